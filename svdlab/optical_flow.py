@@ -1,0 +1,236 @@
+"""Optical flow between frames: OpenCV's DIS on pictures of a workable size, both ways, with occlusion.
+
+    >>> f = flow(frames)                     # "t h w 2", px from each frame to the next, x right, y down
+    >>> both = both_ways(frames)             # the same with the way back, occlusion and baselines
+    >>> points(f, [(32, 32)])                # where a point of frame 0 goes: "f n 2"
+
+Two things make DIS (Kroeger et al. 2016) fit for this work. Small frames are enlarged first, because its
+patches are 8 px wide. And where nothing moves fast, a pair is measured over a longer baseline, several
+frames around it, and the result divided: an error of a tenth of a pixel is then spread over many frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+
+from svdlab.errors import InputError
+from svdlab.frames import as_frames
+
+Backend = Callable[[np.ndarray, np.ndarray], np.ndarray]  # two float32 "h w 3" -> "h w 2" px
+T = TypeVar("T")
+
+WORKING_SIDE = 128  # px: frames with a shorter side than that are enlarged by a whole factor
+LONGEST_BASELINE = 8  # frames
+BASELINE_PATH = 1.5  # px (at working size) that a baseline lets things travel before it stops growing
+FAST = 0.02  # of the diagonal: a global shift beyond that is given to DIS to start from
+
+
+@dataclass(frozen=True)
+class BothWays:
+    """Flow of a clip in both directions.
+
+    forward: float32 "t h w 2", px per frame, at the pixels of frame `start[t]`.
+    backward: float32 "t h w 2", px per frame, at the pixels of frame `start[t] + baseline[t]`.
+    visible: bool "t h w", where going and coming back agree (Sundaram et al. 2010).
+    start, baseline: int "t": pair t was measured from frame start to frame start + baseline.
+    """
+
+    forward: np.ndarray
+    backward: np.ndarray
+    visible: np.ndarray
+    start: np.ndarray
+    baseline: np.ndarray
+
+
+def flow(frames: Any, *, backend: Backend | None = None, longest_baseline: int = LONGEST_BASELINE) -> np.ndarray:
+    """Motion from each frame to the next: float32 "t h w 2" in px, x right, y down, t = frames - 1.
+
+    >>> flow(clip.frames)[0, 32, 32]         # px from frame 0 to frame 1, at row 32, column 32
+
+    Args:
+        frames: "f h w c" in [0, 1], or what `svdlab.frames.as_frames` converts.
+        backend: another estimator, called with two float32 "h w 3" in [0, 1], returning "h w 2" in px.
+        longest_baseline: frames over which slow motion may be averaged; 1 takes each pair on its own.
+
+    Raises:
+        InputError: frames that are not a clip, or a backend that returns another shape.
+    """
+    clip = as_frames(frames)
+    estimate = _checked(backend or dis)
+    start, baseline = _baselines(clip, longest_baseline)
+    return np.stack(together(lambda p: estimate(clip[p[0]], clip[p[0] + p[1]]) / p[1], zip(start, baseline, strict=True)))
+
+
+def both_ways(frames: Any, *, backend: Backend | None = None, longest_baseline: int = LONGEST_BASELINE) -> BothWays:
+    """`flow` with the way back and with what is hidden. Arguments and errors are those of `flow`."""
+    clip = as_frames(frames)
+    estimate = _checked(backend or dis)
+    start, baseline = _baselines(clip, longest_baseline)
+
+    def there_and_back(pair: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        a, b = clip[pair[0]], clip[pair[0] + pair[1]]
+        there, back = estimate(a, b), estimate(b, a)
+        return there / pair[1], back / pair[1], consistent(there, back)
+
+    forward, backward, visible = zip(*together(there_and_back, zip(start, baseline, strict=True)), strict=True)
+    return BothWays(np.stack(forward), np.stack(backward), np.stack(visible), start, baseline)
+
+
+def dis(earlier: np.ndarray, later: np.ndarray) -> np.ndarray:
+    """DIS, preset medium, between two float32 "h w 3" in [0, 1]: "h w 2" px of the given size.
+
+    Both frames share one stretch of their grey values, so that dark pictures use all of DIS's eight bits.
+    """
+    a, b = working_grey([earlier, later])
+    f = _start_shift(a, b)
+    engine = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    f = engine.calc(a, b, f)  # type: ignore[arg-type]  # OpenCV's stubs do not know that None starts it from rest
+    return to_size(f, earlier.shape[:2])
+
+
+def working_factor(shape: tuple[int, ...]) -> int:
+    """The whole factor by which frames of that "h w" shape are enlarged before they are looked at."""
+    return max(1, -(-WORKING_SIDE // min(shape[:2])))
+
+
+def working_grey(pictures: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """Pictures "h w 3" as uint8 grey at working size, stretched together to their common 0.5 to 99.5 percentile."""
+    greys = [cv2.cvtColor(p, cv2.COLOR_RGB2GRAY) for p in pictures]
+    sample = np.concatenate([g[::3, ::3].ravel() for g in greys])
+    low, high = np.percentile(sample, (0.5, 99.5))
+    gain = 255 / max(high - low, 8 / 255)  # at most 32-fold: flat pictures stay flat
+    factor = working_factor(greys[0].shape)
+    if factor > 1:
+        greys = [cv2.resize(g, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC) for g in greys]
+    return [cv2.convertScaleAbs(np.maximum(g - low, 0), alpha=gain) for g in greys]
+
+
+def to_size(f: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A flow "h w 2" resampled to another "h w", its px counted in the new size."""
+    h, w = shape[:2]
+    if f.shape[:2] == (h, w):
+        return f
+    small = cv2.resize(f, (w, h), interpolation=cv2.INTER_AREA)
+    return np.multiply(small, (w / f.shape[1], h / f.shape[0]), dtype=np.float32)
+
+
+def sample(values: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """`values` "h w c" at real-valued places, bilinear; beyond the border its nearest value."""
+    return cv2.remap(values, x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def consistent(there: np.ndarray, back: np.ndarray) -> np.ndarray:
+    """Where |F(x) + B(x + F(x))|^2 <= 0.01 (|F|^2 + |B|^2) + 0.5: bool "h w", False for what gets hidden.
+
+    The rule of Sundaram, Brox and Keutzer (2010). Its 0.5 px^2 is meant for pictures of a full size, so it
+    shrinks with the square of the factor by which small frames are enlarged.
+    """
+    h, w = there.shape[:2]
+    y, x = np.mgrid[:h, :w].astype(np.float32)
+    x, y = x + there[..., 0], y + there[..., 1]
+    returned = sample(back, x, y)
+    slack = 0.5 / working_factor((h, w)) ** 2
+    off = np.square(there + returned).sum(-1)
+    inside = (x >= 0) & (x <= w - 1) & (y >= 0) & (y <= h - 1)
+    return inside & (off <= 0.01 * (np.square(there).sum(-1) + np.square(returned).sum(-1)) + slack)
+
+
+def points(forward: np.ndarray, starts: Any) -> np.ndarray:
+    """Follow points of the first frame by chaining flow: "f n 2" px (x, y), NaN after leaving the picture.
+
+    >>> points(flow(frames), [(32, 32), (10, 50)]).shape      # (x, y) pairs
+    (8, 2, 2)
+    """
+    path = [np.asarray(starts, np.float32).reshape(-1, 2)]
+    h, w = forward.shape[1:3]
+    for f in forward:
+        x, y = path[-1].T
+        inside = (x >= 0) & (x <= w - 1) & (y >= 0) & (y <= h - 1)
+        step = sample(f, np.nan_to_num(x)[None], np.nan_to_num(y)[None])[0]
+        path.append(np.where(inside[:, None], path[-1] + step, np.nan).astype(np.float32))
+    return np.stack(path)
+
+
+def xt_slice(frames: Any, *, row: int | None = None, column: int | None = None) -> np.ndarray:
+    """One row (or column) of the picture over time: "f w c" (or "f h c"). The middle row by default.
+
+    >>> xt_slice(frames, row=20)             # a pan draws slanted lines, a still camera upright ones
+
+    Raises:
+        InputError: both or neither axis fits: give row or column, inside the picture.
+    """
+    clip = as_frames(frames)
+    if row is not None and column is not None:
+        raise InputError(f"got row={row} and column={column}: a slice is along one of them.")
+    axis = "row" if column is None else "column"
+    limit = clip.shape[1 if axis == "row" else 2]
+    at = (limit // 2 if row is None else row) if column is None else column
+    if not 0 <= at < limit:
+        raise InputError(f"got {axis}={at}: the picture has {axis}s 0 to {limit - 1}.")
+    return clip[:, at] if axis == "row" else clip[:, :, at]
+
+
+def together(work: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
+    """`map` over as many threads as OpenCV may use; OpenCV lets go of Python's lock while it computes."""
+    with ThreadPoolExecutor(max(1, cv2.getNumThreads())) as pool:
+        return list(pool.map(work, items))
+
+
+def _checked(backend: Backend) -> Backend:
+    def estimate(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        f = np.asarray(backend(a, b), np.float32)
+        if f.shape != (*a.shape[:2], 2):
+            raise InputError(f'the flow backend returned shape {f.shape}; "h w 2" = {(*a.shape[:2], 2)} is needed.')
+        return f
+
+    return estimate
+
+
+def _start_shift(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
+    """A constant flow to start DIS from, where one global shift is large and clear; else None.
+
+    DIS's coarsest level is 32 px wide, so a shift beyond a few per cent of the frame can escape it.
+    """
+    shrink = 128 / max(a.shape)
+    small = [cv2.resize(p, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA).astype(np.float32) for p in (a, b)]
+    window = cv2.createHanningWindow(small[0].shape[::-1], cv2.CV_32F)
+    (dx, dy), response = cv2.phaseCorrelate(small[0], small[1], window)
+    if response < 0.3 or np.hypot(dx, dy) < FAST * np.hypot(*small[0].shape):
+        return None
+    return np.full((*a.shape, 2), (dx / shrink, dy / shrink), np.float32)
+
+
+def _baselines(clip: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each pair the window of frames to measure it over: (start, baseline), int "t".
+
+    A window grows around its pair while things travel less than BASELINE_PATH in all. Speeds come from a
+    quick look at quarter size, the 98th percentile, so that a small fast object keeps the window short.
+    """
+    pairs = len(clip) - 1
+    start, end = np.arange(pairs), np.arange(pairs) + 1
+    if longest <= 1 or pairs == 1:
+        return start, end - start
+    limit = BASELINE_PATH / working_factor(clip.shape[1:3])
+    speed = np.array(together(lambda t: _quick_speed(clip[t], clip[t + 1]), range(pairs)))
+    for t in range(pairs):
+        grew = True
+        while grew and end[t] - start[t] < longest:
+            grew = False
+            for step in ("later", "earlier"):
+                a, b = (start[t], end[t] + 1) if step == "later" else (start[t] - 1, end[t])
+                if a >= 0 and b <= pairs and b - a <= longest and speed[a:b].sum() < limit:
+                    start[t], end[t], grew = a, b, True
+    return start, end - start
+
+
+def _quick_speed(earlier: np.ndarray, later: np.ndarray) -> float:
+    h, w = earlier.shape[:2]
+    factor = max(1.0, max(h, w) / 256)
+    small = [cv2.resize(p, (round(w / factor), round(h / factor)), interpolation=cv2.INTER_AREA) for p in (earlier, later)]
+    return float(np.percentile(np.linalg.norm(dis(*small), axis=-1), 98) * factor)
