@@ -1,0 +1,96 @@
+# make help lists the targets. Each of them first sees to .venv/, which costs nothing while it is up to date.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+HALF := $(VENV)/.half-made
+
+# The Python that .venv is made with: make setup PYTHON=/opt/python3.12/bin/python3
+PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
+# Where to take torch from, when not from pip's own index. For a machine without a GPU (a tenth of the download):
+#   make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+# More arguments for pytest or JupyterLab: make test ARGS="-k motion -x"
+ARGS ?=
+
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+QUIET := $(if $(CI),--quiet)
+NOTEBOOKS = $(wildcard notebooks/*.ipynb)
+
+# Two processes with one thread each beat one process with two: the models in the tests are too small to share.
+# A file stays in one process, for the sake of its fixtures.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+test test-slow: export OMP_NUM_THREADS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo lab test test-slow test-full validate check format bench gallery lock clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## .venv/ with everything in the lock; does nothing, and needs no network, when nothing changed
+
+# Whatever was interrupted is made anew: pip cannot tell a half-unpacked package from a whole one.
+# The lock comes first, complete and by hash; then torch, whose dependencies are there by now, so that pip adds only
+# what its build brings along; then svdlab itself, which fetches nothing.
+$(READY): requirements.lock requirements-torch.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "svdlab needs Python 3.11 or newer, and '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)"; \
+		echo "Name another with: make setup PYTHON=/path/to/python3.11"; exit 1; }
+	@if [ -e $(HALF) ] || ! $(BIN)/python -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+		echo "making $(VENV) with $$($(PYTHON) --version)"; mkdir -p $(VENV) && touch $(HALF) && $(PYTHON) -m venv --clear $(VENV); fi
+	@touch $(HALF)
+	$(PIP) install $(QUIET) --require-hashes --no-deps -r requirements.lock
+	$(PIP) install $(QUIET) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements-torch.lock
+	$(PIP) install $(QUIET) --no-deps --no-build-isolation --editable .
+	$(PIP) check
+	@rm $(HALF) && touch $@
+
+demo: setup  ## the tour notebook on the embedded checkpoint: pictures in results/00-tour/
+	$(BIN)/svdlab demo
+
+lab: setup  ## JupyterLab on notebooks/
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
+
+check: setup  ## style, types, notebooks: what needs no test to be run
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(if $(NOTEBOOKS),$(BIN)/nbstripout --verify $(NOTEBOOKS))
+	$(if $(NOTEBOOKS),$(BIN)/python tools/notebook_pairs.py $(NOTEBOOKS))
+
+test: check  ## everything that guards a change: under 15 minutes on 2 cores
+	$(BIN)/pytest $(PARALLEL) $(ARGS)
+
+# pytest exits with 5 when nothing matched: said aloud, and no failure only while no test carries the mark.
+define marked
+	$(BIN)/pytest -m '$(1)' $(2) $(ARGS) || { code=$$?; [ $$code = 5 ] && $(if $(ARGS),false,true) \
+		&& ! grep -rqE 'mark\.($(3))\b' --include='test_*.py' tests && echo "$@: no test carries this mark yet"; }
+endef
+
+test-slow: setup  ## kills, full disks, browsers, installs: under 25 minutes; the browser ones need Chromium
+	$(call marked,slow and not full and not validate,$(PARALLEL),slow|browser)
+
+test-full: setup  ## the full-size architecture with random weights: up to 20 GB of memory
+	$(call marked,full,,full)
+
+validate: setup  ## the tables behind the claims, measured again: hours
+	$(call marked,validate,,validate)
+
+bench: setup  ## times and memory, against what is promised
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+format: setup  ## ruff's layout, notebooks without outputs and in step with their .py halves
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+	$(if $(NOTEBOOKS),$(BIN)/nbstripout $(NOTEBOOKS))
+	$(if $(NOTEBOOKS),$(BIN)/python tools/notebook_pairs.py --write $(NOTEBOOKS))
+
+gallery: setup  ## results/gallery/ anew, from the figures in results/
+	$(BIN)/python tools/gallery.py
+
+lock:  ## requirements.lock anew from pyproject.toml; newest versions with ARGS=--upgrade
+	PYTHON=$(PYTHON) tools/lock.sh $(ARGS)
+
+clean:  ## remove .venv/ and caches; results/ stay
+	rm -rf $(VENV) build/lock .mypy_cache .ruff_cache .pytest_cache

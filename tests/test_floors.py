@@ -1,0 +1,112 @@
+"""A lower floor never imports a higher one, and `import svdlab` imports nothing heavy: seen in fresh interpreters."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "svdlab"
+
+# The rooms of the architecture. A room is a module or a folder directly under svdlab/.
+FLOORS = {
+    "errors": 0,
+    "schedule": 0,
+    "conditions": 0,
+    "record": 0,
+    "motion": 0,
+    "fidelity": 0,
+    "stats": 0,
+    "ledger": 0,
+    "checkpoints": 1,
+    "pipeline": 1,
+    "hooks": 1,
+    "sweep": 1,
+    "probes": 1,
+    "organism": 1,
+    "show": 2,
+    "widgets": 2,
+    "cli": 2,
+    "__main__": 2,
+}
+# Measures and formulas know nothing of any model; a model's side draws nothing.
+NEVER = {0: {"diffusers", "transformers"}, 1: {"ipywidgets", "mediapy"}}
+
+
+def rooms(package: Path) -> dict[str, list[str]]:
+    """The modules of each room, by what is on disk: {"motion": ["svdlab.motion"], "probes": ["svdlab.probes", ...]}."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package).with_suffix("").parts
+        if parts == ("__init__",):
+            continue
+        name = ".".join((package.name, *(part for part in parts if part != "__init__")))
+        found.setdefault(parts[0], []).append(name)
+    return found
+
+
+def imported(statement: str, folder: Path) -> set[str]:
+    """The names in sys.modules after a statement, in an interpreter that has done nothing else."""
+    code = f"import json, sys\n{statement}\nprint('\\n' + json.dumps(list(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+    )
+    assert done.returncode == 0, f"`{statement}` failed:\n{done.stderr}"
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def violations(package: Path, room: str, floors: dict[str, int], never: dict[int, set[str]]) -> list[str]:
+    """What a room drags in that belongs above it."""
+    names = imported("\n".join(f"import {module}" for module in rooms(package)[room]), package.parent)
+    others = {name.split(".")[1] for name in names if name.startswith(package.name + ".")}
+    too_high = [
+        f"{room} (floor {floors[room]}) imports {other} (floor {floors[other]})"
+        for other in sorted(others)
+        if floors[other] > floors[room]
+    ]
+    foreign = sorted({name.split(".")[0] for name in names} & never.get(floors[room], set()))
+    return too_high + [f"{room} (floor {floors[room]}) imports {name}" for name in foreign]
+
+
+def test_every_room_has_a_floor() -> None:
+    missing = sorted(rooms(PACKAGE).keys() - FLOORS.keys())
+    assert not missing, f"say in FLOORS (tests/test_floors.py) which floor they are on: {missing}"
+
+
+@pytest.mark.parametrize("room", [room for room in rooms(PACKAGE) if FLOORS.get(room, 2) < 2])
+def test_a_room_imports_nothing_from_above(room: str) -> None:
+    assert violations(PACKAGE, room, FLOORS, NEVER) == []
+
+
+def test_a_violation_would_be_seen(tmp_path: Path) -> None:
+    toy = tmp_path / "toy"
+    (toy / "high").mkdir(parents=True)
+    (toy / "__init__.py").touch()
+    (toy / "high/__init__.py").touch()
+    (toy / "high/part.py").touch()
+    (toy / "middle.py").write_text("import toy.high.part")
+    (toy / "low.py").write_text("import toy.middle, wave")
+    (toy / "good.py").write_text("import json")
+    floors = {"low": 0, "good": 0, "middle": 1, "high": 2}
+
+    assert violations(toy, "good", floors, {0: {"wave"}}) == []
+    assert violations(toy, "low", floors, {0: {"wave"}}) == [
+        "low (floor 0) imports high (floor 2)",
+        "low (floor 0) imports middle (floor 1)",
+        "low (floor 0) imports wave",
+    ]
+    assert rooms(toy)["high"] == ["toy.high", "toy.high.part"]
+
+
+def test_importing_svdlab_is_light() -> None:
+    heavy = {"torch", "diffusers", "transformers", "cv2", "scipy", "pandas", "matplotlib"}
+    assert imported("import svdlab", PACKAGE.parent) & heavy == set()
+    assert imported("import svdlab, pandas", PACKAGE.parent) & heavy == {"pandas"}
