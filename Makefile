@@ -42,9 +42,10 @@ $(READY): requirements.lock requirements-torch.lock pyproject.toml
 	@touch $(HALF)
 	$(PIP) install $(QUIET) --require-hashes --no-deps -r requirements.lock
 	$(PIP) install $(QUIET) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements-torch.lock
+	@rm $(HALF)
 	$(PIP) install $(QUIET) --no-deps --no-build-isolation --editable .
 	$(PIP) check
-	@rm $(HALF) && touch $@
+	@touch $@
 
 demo: setup  ## the tour notebook on the embedded checkpoint: pictures in results/00-tour/
 	$(BIN)/svdlab demo

@@ -15,6 +15,10 @@ PACKAGE = Path(__file__).parents[1] / "svdlab"
 # The rooms of the architecture. A room is a module or a folder directly under svdlab/.
 FLOORS = {
     "errors": 0,
+    "images": 0,
+    "frames": 0,
+    "optical_flow": 0,
+    "known_motion": 0,
     "schedule": 0,
     "conditions": 0,
     "record": 0,

@@ -134,7 +134,7 @@ def test_an_old_python_is_refused_by_name(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_setup_recovers_from_an_interrupted_one(tmp_path: Path) -> None:
     """A small project in the same Makefile; the pins and hashes are the lock's. Needs the package index."""
-    needed = {"hatchling", "packaging", "pathspec", "pluggy", "tomlkit", "trove-classifiers"}
+    needed = {"editables", "hatchling", "packaging", "pathspec", "pluggy", "tomlkit", "trove-classifiers"}
     entries = re.split(r"(?<!\\)\n", (ROOT / "requirements.lock").read_text())
     lock = "\n".join(entry for entry in entries if canonicalize_name(re.split("[ =]", entry)[0]) in needed)
     shutil.copy(ROOT / "Makefile", tmp_path)
