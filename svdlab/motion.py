@@ -70,6 +70,7 @@ GRID = 48  # points across the longer side at which the camera is fitted
 TEXTURE = 0.0006  # grey gradient per px (of working size) below which a place has nothing to follow
 OBJECT_FLOOR = 0.1  # px of working size over the baseline: less residual flow than that is noise
 OBJECT_AREA = 0.003  # of the frame: a smaller leftover is noise
+CAMERA_SIDE = 256  # px: larger pictures are shrunk before the camera is refined on them
 REGION_SIDE = 192  # px: larger moving regions are shrunk before they are aligned
 
 
@@ -84,6 +85,15 @@ class Camera:
     dy: float
     scale: float
     turn: float
+
+    def per_frame(self, baseline: int) -> Camera:
+        """The steady camera that does this in `baseline` frames."""
+        return Camera(self.dx / baseline, self.dy / baseline, self.scale ** (1 / baseline), self.turn / baseline)
+
+    def matrix(self, k: float = 1.0) -> np.ndarray:
+        """The 3 x 3 matrix about the centre, for a picture enlarged by k."""
+        c, s = self.scale * math.cos(self.turn), self.scale * math.sin(self.turn)
+        return np.array([[c, -s, self.dx * k], [s, c, self.dy * k], [0, 0, 1]])
 
     def flow(self, shape: tuple[int, int]) -> np.ndarray:
         """The flow "h w 2" that this camera alone would give."""
@@ -212,9 +222,11 @@ def _pair(clip: np.ndarray, greys: list[np.ndarray], both: BothWays, t: int) -> 
     places = _grid(h, w)
     usable = texture[places] & both.visible[t][places]
     why = _cannot_tell(texture, both.visible[t], usable)
-    camera = None if why else _fit_camera(both.forward[t] * baseline, places, usable, baseline)
-    if camera is None:
+    total = None if why else _fit_camera(both.forward[t] * baseline, places, usable)
+    if total is None:
         return row | dict.fromkeys(NUMBERS, math.nan) | {"frozen": False, "abstained": True, "why": why or "no fit"}
+    total = _refine_camera(total, greys[start], greys[start + baseline], both.forward[t] * baseline, both.visible[t] & texture)
+    camera = total.per_frame(baseline)
     ours = camera.flow((h, w))
     residual = both.forward[t] - ours
     dx, dy, area = _object(residual, ours, both, greys, t)
@@ -284,8 +296,8 @@ def _grid(h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
     return y.ravel(), x.ravel()
 
 
-def _fit_camera(travel: np.ndarray, places: tuple[np.ndarray, np.ndarray], usable: np.ndarray, baseline: int) -> Camera | None:
-    """The similarity that most places follow (RANSAC, refined on its inliers), per frame of the baseline."""
+def _fit_camera(travel: np.ndarray, places: tuple[np.ndarray, np.ndarray], usable: np.ndarray) -> Camera | None:
+    """The similarity that most places follow: RANSAC, refined on its inliers, over the whole baseline."""
     h, w = travel.shape[:2]
     y, x = places[0][usable], places[1][usable]
     origin = np.stack([x - (w - 1) / 2, y - (h - 1) / 2], 1).astype(np.float32)
@@ -295,10 +307,44 @@ def _fit_camera(travel: np.ndarray, places: tuple[np.ndarray, np.ndarray], usabl
     fit, _ = cv2.estimateAffinePartial2D(
         origin, origin + there, method=cv2.RANSAC, ransacReprojThreshold=noise, maxIters=1000, confidence=0.999
     )
-    if fit is None:
-        return None
-    scale, turn = math.hypot(fit[0, 0], fit[1, 0]), math.atan2(fit[1, 0], fit[0, 0])
-    return Camera(fit[0, 2] / baseline, fit[1, 2] / baseline, scale ** (1 / baseline), turn / baseline)
+    return None if fit is None else _similarity(fit)
+
+
+def _similarity(m: np.ndarray) -> Camera:
+    """The similarity nearest to an affine 2 x 3 about the centre."""
+    c, s = (m[0, 0] + m[1, 1]) / 2, (m[1, 0] - m[0, 1]) / 2
+    return Camera(float(m[0, 2]), float(m[1, 2]), math.hypot(c, s), math.atan2(s, c))
+
+
+def _refine_camera(rough: Camera, a: np.ndarray, b: np.ndarray, travel: np.ndarray, told: np.ndarray) -> Camera:
+    """The camera from the pictures themselves: correlation over the places that follow the rough one.
+
+    Flow near the border is drawn inwards, which makes a zoom look smaller than it is; pictures are not.
+    Falls back on the rough camera where the correlation does not settle near it.
+    """
+    shape = travel.shape[:2]
+    off = np.linalg.norm(travel - rough.flow(shape), axis=-1)
+    allowed = 0.5 / working_factor(shape) + 0.1 * float(np.linalg.norm(travel[told], axis=-1).mean())
+    shrink = min(1.0, CAMERA_SIDE / max(a.shape))
+    size = (round(a.shape[1] * shrink), round(a.shape[0] * shrink))
+    one, two = (cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in (a, b))
+    mask = cv2.resize((told & (off < allowed)).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    if mask.mean() < 0.05:
+        return rough
+    k = size[0] / shape[1]
+    to_centre = np.array([[1, 0, (size[0] - 1) / 2], [0, 1, (size[1] - 1) / 2], [0, 0, 1]])
+    matrix = to_centre @ rough.matrix(k) @ np.linalg.inv(to_centre)
+    back: Any = np.linalg.inv(matrix)[:2].astype(np.float32)
+    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-5)
+    try:
+        _, back = cv2.findTransformECC(two, one, back, cv2.MOTION_AFFINE, stop, mask, 1)
+    except cv2.error:  # it diverged
+        return rough
+    forth = np.linalg.inv(np.vstack([back, [0, 0, 1]]))
+    fine = _similarity((np.linalg.inv(to_centre) @ forth @ to_centre)[:2])
+    fine = Camera(fine.dx / k, fine.dy / k, fine.scale, fine.turn)
+    moved = np.linalg.norm(fine.flow(shape) - rough.flow(shape), axis=-1).mean()
+    return fine if moved <= allowed else rough
 
 
 def _object(

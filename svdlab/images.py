@@ -1,0 +1,155 @@
+"""Pictures in: whatever a user has, made into what the pipeline takes, visibly and without guessing.
+
+    >>> image = open_image("photo.jpg")                  # PIL RGB; EXIF orientation applied
+    >>> prepare_image(image, height=576, width=1024).info["crop"]
+    (0, 84, 1000, 646)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from svdlab.errors import InputError
+
+LEAST_SIDE = 16  # px
+PHOTOGRAPHS = ("astronaut", "cat", "coffee", "rocket", "camera", "grace_hopper")
+
+
+class CropWarning(UserWarning):
+    """A picture lost part of its area because the frame has another aspect."""
+
+
+class ImageFileError(InputError, OSError):
+    """A picture file that is missing or cannot be read; also an OSError."""
+
+
+def sample_image(name: str = "astronaut") -> Image.Image:
+    """A free picture that comes with a dependency, or a first frame of the organism's world, as PIL RGB.
+
+    >>> sample_image("astronaut").size, sample_image("scene-3").size
+    ((512, 512), (64, 64))
+
+    Names: astronaut, cat, coffee, rocket, camera (scikit-image; NASA, Stefan van der Walt, Rachel Michetti, SpaceX
+    and Lav Varshney: public domain or CC0), grace_hopper (matplotlib, public domain), and scene-N for any whole
+    number N: the organism's world, seed N.
+    """
+    if name.startswith("scene-") and name[6:].isdigit():
+        from svdlab.organism import world
+
+        frame = world.scenes(1, seed=int(name[6:])).video[0, 0]
+        return Image.fromarray((frame * 255).round().astype(np.uint8))
+    if name == "grace_hopper":
+        from matplotlib import cbook
+
+        return Image.open(cbook.get_sample_data("grace_hopper.jpg")).convert("RGB")
+    if name in PHOTOGRAPHS:
+        from skimage import data
+
+        return Image.fromarray(getattr(data, name)()).convert("RGB")
+    raise InputError(f"no sample picture {name!r}: there are {', '.join(PHOTOGRAPHS)} and scene-N (scene-0, scene-1 ...).")
+
+
+def is_sample(name: str) -> bool:
+    return name in PHOTOGRAPHS or (name.startswith("scene-") and name[6:].isdigit())
+
+
+def open_image(source: Any) -> Image.Image:
+    """PIL RGB from a path, a sample's name, a PIL picture, or an array.
+
+    >>> open_image(np.zeros((64, 64), dtype="uint8")).mode
+    'RGB'
+
+    Arrays: "h w", "h w 1", "h w 3" or "h w 4"; uint8, uint16, or floats in [0, 1]. EXIF orientation is applied,
+    transparency is laid on white, 16-bit is scaled to 8. Raises InputError (ImageFileError, also an OSError, for
+    files) that says what came.
+    """
+    if isinstance(source, Image.Image):
+        image, what = source, f"a {source.mode} picture"
+    elif isinstance(source, np.ndarray):
+        image, what = _from_array(source), "the array"
+    elif isinstance(source, (str, Path)):
+        if isinstance(source, str) and is_sample(source):
+            return sample_image(source)
+        image, what = _from_file(Path(source)), str(source)
+    else:
+        raise InputError(f"image is a {type(source).__name__}: give a path, a PIL picture, an array or a sample's name.")
+    if min(image.size) < LEAST_SIDE:
+        raise InputError(f"{what} is {image.width}x{image.height} px: at least {LEAST_SIDE} px a side are needed.")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        values = np.asarray(image, dtype=np.float64)
+        if values.max() > 65535 or values.min() < 0:
+            raise InputError(f"{what} has values from {values.min():g} to {values.max():g}: 16-bit pictures hold 0 to 65535.")
+        image = Image.fromarray((values / 257).round().astype(np.uint8))
+    if "A" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _from_file(path: Path) -> Image.Image:
+    if path.is_dir():
+        raise ImageFileError(f"{path} is a folder: give one picture.")
+    if not path.exists():
+        raise ImageFileError(f"{path} does not exist, and is no sample's name ({', '.join(PHOTOGRAPHS)}, scene-N).")
+    try:
+        image = Image.open(path)
+        image.load()
+    except UnidentifiedImageError as error:
+        raise ImageFileError(f"{path} is not a picture, whatever its name says: Pillow knows no such format.") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ImageFileError(f"{path} cannot be read as a picture: {error}") from error
+    return image
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
+        raise InputError(f'image array has shape {array.shape}: give "h w", "h w 1", "h w 3" or "h w 4".')
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+            raise InputError(f"image array has values from {array.min():g} to {array.max():g}: floats must lie in [0, 1].")
+        array = (array * 255).round().astype(np.uint8)
+    elif array.dtype == np.uint16:
+        array = (array / 257).round().astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise InputError(f"image array is {array.dtype}: give uint8, uint16, or floats in [0, 1].")
+    return Image.fromarray(array)
+
+
+def prepare_image(source: Any, *, height: int, width: int) -> Image.Image:
+    """The centre of the picture at the frame's aspect, resized to height x width px; `.info["crop"]` says what was kept.
+
+    The pipeline itself would squash the whole picture to the frame; cropping keeps the aspect. A loss of more than
+    1 % of the area is warned of (CropWarning): crop the picture yourself to choose what stays.
+    """
+    image = open_image(source)
+    w, h = image.size
+    scale = min(w / width, h / height)
+    kept_w, kept_h = min(w, round(width * scale)), min(h, round(height * scale))
+    left, top = (w - kept_w) // 2, (h - kept_h) // 2
+    box = (left, top, left + kept_w, top + kept_h)
+    lost = 1 - kept_w * kept_h / (w * h)
+    if lost > 0.01:
+        warnings.warn(
+            f"the picture is {w}x{h}, the frame {width}x{height}: the centre {kept_w}x{kept_h} is used, "
+            f"{100 * lost:.0f} % of the area is cut off.",
+            CropWarning,
+            stacklevel=2,
+        )
+    if (kept_w, kept_h) != (width, height) or lost:
+        image = image.resize((width, height), Image.Resampling.LANCZOS, box=box)
+    image.info = {"crop": box}
+    return image
+
+
+def image_hash(image: Image.Image) -> str:
+    """sha256 over size and RGB bytes of a prepared picture."""
+    return hashlib.sha256(f"{image.size}".encode() + image.convert("RGB").tobytes()).hexdigest()

@@ -1,0 +1,240 @@
+"""What one clip's denoising left behind: a `Step` per denoising step, a `Trace` of them, and the file they live in.
+
+    >>> tr.latents.shape, tr.sigmas[0]              # "s f c h w", before each step
+    (torch.Size([25, 8, 4, 16, 16]), 700.0)
+    >>> tr.save("trace.safetensors"); Trace.load("trace.safetensors").denoised
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from svdlab.errors import BrokenClipError, OutputError, TraceError
+
+if TYPE_CHECKING:
+    import xarray
+
+FORMAT = "svdlab-trace-1"
+DIMS = {  # names of the dimensions of what a step can keep, without the batch
+    "latents": "fchw",
+    "next_latents": "fchw",
+    "denoised": "fchw",
+    "model_output": "fchw",
+    "cond": "fchw",
+    "uncond": "fchw",
+    "guidance_pressure": "fhw",
+}
+
+
+@dataclass
+class Step:
+    """One denoising step. index counts from 0 over the whole schedule of the run; sigma is the noise before the
+    step, sigma_next after it; seconds is wall time from the step before. values: tensors "b ..." by name."""
+
+    index: int
+    sigma: float
+    sigma_next: float
+    timestep: float
+    seconds: float = float("nan")
+    values: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
+
+
+@dataclass
+class Trace:
+    """The steps of one run. `tr["name"]` stacks what was kept over the steps: "s ...", or "s b ..." for a batch.
+
+    schedule: every noise level of the run, terminal zero included, "s+1". calls: what made each sample (image hash,
+    conditions, seed, checkpoint), there when the run went through `svdlab.generate`. label: what figures must say.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    batch: int = 1
+    schedule: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    calls: list[dict[str, Any]] = field(default_factory=list)
+    label: str = ""
+    colours: np.ndarray | None = None  # "c+1 3": linear map from latent channels (and 1) to RGB
+    images: list[Any] = field(default_factory=list, repr=False)  # the prepared pictures, kept for `branch`
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self.steps)
+
+    @property
+    def names(self) -> list[str]:
+        """What was kept, by name."""
+        return sorted({name for step in self.steps for name in step.values})
+
+    @property
+    def sigmas(self) -> np.ndarray:
+        """Noise level before each kept step, "s"."""
+        return np.array([step.sigma for step in self.steps])
+
+    @property
+    def latents(self) -> torch.Tensor:
+        """Latents before each step, "s f c h w"."""
+        return self["latents"]
+
+    @property
+    def denoised(self) -> torch.Tensor:
+        """The denoised estimate at each step, "s f c h w"."""
+        return self["denoised"]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(v.nbytes for step in self.steps for v in step.values.values())
+
+    def __getitem__(self, key: str | int) -> Any:
+        if isinstance(key, int):
+            return self._sample(key)
+        self._check()
+        if key not in self.names:
+            raise TraceError(
+                f"this trace holds no {key!r}: it holds {', '.join(self.names) or 'nothing'}. "
+                f"Ask for it by `keep=` or `modules=` when tracing."
+            )
+        stacked = torch.stack([step.values[key] for step in self.steps if key in step.values])
+        return stacked[:, 0] if self.batch == 1 else stacked
+
+    def _sample(self, i: int) -> Trace:
+        if not -self.batch <= i < self.batch:
+            raise TraceError(f"sample {i} of a trace of {self.batch}: counts run from 0 to {self.batch - 1}.")
+        i %= self.batch
+        steps = [replace(s, values={k: v[i : i + 1] for k, v in s.values.items()}) for s in self.steps]
+        return replace(
+            self, steps=steps, batch=1, calls=self.calls[i : i + 1], images=self.images[i : i + 1]
+        )
+
+    def _check(self) -> None:
+        if not self.steps:
+            raise TraceError(
+                "this trace is empty: call the pipeline inside the `with svdlab.trace(pipe)` block, "
+                "and check that `steps=` names steps that the run has."
+            )
+
+    def decode(self, pipe: Any, *, steps: Any = None, frames: Any = None, name: str = "denoised") -> np.ndarray:
+        """Frames of the denoised estimates by the pipeline's own VAE, float32 "s f h w c" in [0, 1].
+
+        >>> tr.decode(pipe, steps=[0, 12, 24], frames=[4])
+
+        steps: positions in this trace, None for all; frames: frame numbers, None for all. Neighbouring frames are
+        decoded with each chosen one where all frames are asked for; a single frame is decoded by itself, which
+        differs slightly because the decoder is temporal. The cost is printed when it exceeds 50 frames.
+        """
+        self._check()
+        if self.batch != 1:
+            raise TraceError(f"this trace holds {self.batch} samples: decode one, as in tr[0].decode(pipe).")
+        latents = self[name]
+        latents = latents if steps is None else latents[list(steps)]
+        latents = latents if frames is None else latents[:, list(frames)]
+        if latents.shape[0] * latents.shape[1] > 50:
+            print(f"decoding {latents.shape[0]} steps x {latents.shape[1]} frames with the VAE")
+        chunk = (self.calls[0]["conditions"].get("decode_chunk_size") if self.calls else None) or latents.shape[1]
+        return np.stack([decode_latents(pipe, z, chunk) for z in latents])
+
+    def save(self, path: str | Path) -> Path:
+        """Write tensors and JSON header into one safetensors file, whole or not at all."""
+        self._check()
+        path = Path(path)
+        tensors = {
+            f"{n}/{name}": v.contiguous() for n, s in enumerate(self.steps) for name, v in s.values.items()
+        }
+        if self.colours is not None:
+            tensors["colours"] = torch.from_numpy(np.asarray(self.colours)).contiguous()
+        header = dict(
+            format=FORMAT,
+            batch=self.batch,
+            schedule=[float(s) for s in self.schedule],
+            calls=self.calls,
+            label=self.label,
+            steps=[{k: getattr(s, k) for k in ("index", "sigma", "sigma_next", "timestep", "seconds")} for s in self.steps],
+        )
+        temporary = path.with_name(path.name + ".part")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, temporary, metadata={"svdlab": json.dumps(header)})
+            os.replace(temporary, path)
+        except Exception as error:  # safetensors has its own error classes for a full disk
+            temporary.unlink(missing_ok=True)
+            raise OutputError(f"{path} could not be written: {error}. Nothing was left half-written.") from error
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Trace:
+        """Read what `save` wrote; raises OutputError where the file is missing, cut off or something else."""
+        try:
+            with safe_open(str(path), "pt") as file:
+                header = json.loads((file.metadata() or {}).get("svdlab", "null"))
+                tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict
+        except Exception as error:  # safetensors raises its own classes for a cut-off file
+            raise OutputError(f"{path} cannot be read as a trace: {error}") from error
+        if not header or header.get("format") != FORMAT:
+            raise OutputError(f"{path} is no trace of svdlab's: its header lacks format {FORMAT!r}.")
+        steps = [Step(**s) for s in header["steps"]]
+        colours = tensors.pop("colours", None)
+        for key, value in tensors.items():
+            n, name = key.split("/", 1)
+            steps[int(n)].values[name] = value
+        return cls(
+            steps,
+            header["batch"],
+            np.array(header["schedule"], dtype=np.float32),
+            header["calls"],
+            header["label"],
+            None if colours is None else colours.numpy(),
+        )
+
+    def to_xarray(self) -> xarray.Dataset:
+        """A Dataset with coordinates step, sigma and timestep; bfloat16 becomes float32, which xarray can hold.
+
+        >>> tr.to_xarray()["denoised"].sel(step=10)
+        """
+        import xarray
+
+        self._check()
+        data = {}
+        for name in self.names:
+            kept = [s for s in self.steps if name in s.values]
+            value = self[name]
+            value = value.float().numpy() if value.dtype == torch.bfloat16 else value.numpy()
+            known = list(DIMS.get(name, ""))
+            inner = (["batch"] if self.batch > 1 else []) + known
+            if len(inner) != value.ndim - 1:
+                inner = [f"{name}_{i}" for i in range(value.ndim - 1)]
+            data[name] = xarray.DataArray(value, dims=["step", *inner], coords={"step": [s.index for s in kept]})
+        coords = {
+            "sigma": ("step", [s.sigma for s in self.steps]),
+            "timestep": ("step", [s.timestep for s in self.steps]),
+        }
+        data_set = xarray.Dataset(data, coords={"step": [s.index for s in self.steps], **coords})
+        return data_set.assign_attrs(label=self.label, calls=json.dumps(self.calls))
+
+
+@torch.no_grad()
+def decode_latents(pipe: Any, latents: torch.Tensor, decode_chunk_size: int) -> np.ndarray:
+    """Latents "f c h w" of one clip to frames, float32 "f h w c" in [0, 1], by the pipeline's own methods.
+
+    Raises BrokenClipError for NaN, and for frames that are black throughout, which is how half precision fails.
+    """
+    if not torch.isfinite(latents).all():
+        raise BrokenClipError("the latents hold NaN or infinities: try dtype=torch.bfloat16 or float32.")
+    z = latents[None].to(device=pipe._execution_device, dtype=pipe.vae.dtype)
+    frames = pipe.decode_latents(z, len(latents), decode_chunk_size)
+    video = pipe.video_processor.postprocess_video(video=frames, output_type="np")[0]
+    pipe.maybe_free_model_hooks()
+    if not np.isfinite(video).all() or video.max() <= 1 / 255:
+        raise BrokenClipError(
+            "the decoded frames are NaN or black: the VAE overflows in float16. Load with dtype=torch.bfloat16 or float32."
+        )
+    return np.asarray(video, dtype=np.float32)
