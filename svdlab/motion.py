@@ -33,6 +33,7 @@ from svdlab.optical_flow import (
     both_ways,
     flow,
     points,
+    sample,
     together,
     working_factor,
     working_grey,
@@ -67,10 +68,13 @@ STILL = 0.07  # px per frame: a camera slower than that is called static
 SECOND = 0.5  # of the strongest component: another one beyond that makes the camera "mixed"
 RETURNED = 0.5  # of its path: a camera that ends nearer than that to where it began is "mixed"
 GRID = 48  # points across the longer side at which the camera is fitted
+RIM = 12  # this part of the longer side is left out along the border, where flow is drawn inwards
 TEXTURE = 0.0006  # grey gradient per px (of working size) below which a place has nothing to follow
 OBJECT_FLOOR = 0.1  # px of working size over the baseline: less residual flow than that is noise
 OBJECT_AREA = 0.003  # of the frame: a smaller leftover is noise
-CAMERA_SIDE = 256  # px: larger pictures are shrunk before the camera is refined on them
+MOST_BODIES = 4  # pieces of leftover flow that are looked at, in each pair
+CONFIRM_LEVELS = 2.0  # grey levels (after the stretch): less difference than that proves no motion
+CONFIRM_SHARE = 0.7  # of the difference under the camera alone that may remain if a body moves by itself
 REGION_SIDE = 192  # px: larger moving regions are shrunk before they are aligned
 
 
@@ -90,11 +94,6 @@ class Camera:
         """The steady camera that does this in `baseline` frames."""
         return Camera(self.dx / baseline, self.dy / baseline, self.scale ** (1 / baseline), self.turn / baseline)
 
-    def matrix(self, k: float = 1.0) -> np.ndarray:
-        """The 3 x 3 matrix about the centre, for a picture enlarged by k."""
-        c, s = self.scale * math.cos(self.turn), self.scale * math.sin(self.turn)
-        return np.array([[c, -s, self.dx * k], [s, c, self.dy * k], [0, 0, 1]])
-
     def flow(self, shape: tuple[int, int]) -> np.ndarray:
         """The flow "h w 2" that this camera alone would give."""
         h, w = shape
@@ -102,6 +101,16 @@ class Camera:
         y = (np.arange(h, dtype=np.float32) - (h - 1) / 2)[:, None]
         c, s = self.scale * math.cos(self.turn) - 1, self.scale * math.sin(self.turn)
         return np.stack([c * x - s * y + self.dx, s * x + c * y + self.dy], -1).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Body:
+    """What moves against the background: mean shift and mean speed in px per frame, and its share of the frame."""
+
+    dx: float
+    dy: float
+    speed: float
+    area: float
 
 
 def measure(frames: Any, *, playback_fps: float | None = None, backend: Backend | None = None) -> pd.DataFrame:
@@ -225,11 +234,10 @@ def _pair(clip: np.ndarray, greys: list[np.ndarray], both: BothWays, t: int) -> 
     total = None if why else _fit_camera(both.forward[t] * baseline, places, usable)
     if total is None:
         return row | dict.fromkeys(NUMBERS, math.nan) | {"frozen": False, "abstained": True, "why": why or "no fit"}
-    total = _refine_camera(total, greys[start], greys[start + baseline], both.forward[t] * baseline, both.visible[t] & texture)
     camera = total.per_frame(baseline)
     ours = camera.flow((h, w))
     residual = both.forward[t] - ours
-    dx, dy, area = _object(residual, ours, both, greys, t)
+    body = _object(residual, ours, both, greys, t)
     camera_px = float(np.linalg.norm(ours, axis=-1).mean())
     row |= {
         "flow_px": float(np.linalg.norm(both.forward[t], axis=-1).mean()),
@@ -238,13 +246,13 @@ def _pair(clip: np.ndarray, greys: list[np.ndarray], both: BothWays, t: int) -> 
         "tilt_px": camera.dy,
         "zoom_pct": (camera.scale - 1) * 100,
         "roll_deg": -math.degrees(camera.turn),
-        "object_px": math.hypot(dx, dy),
-        "object_dx": dx,
-        "object_dy": dy,
-        "object_direction": _direction(dx, dy),
-        "object_area": area,
+        "object_px": body.speed,
+        "object_dx": body.dx,
+        "object_dy": body.dy,
+        "object_direction": _direction(body.dx, body.dy),
+        "object_area": body.area,
         "residual_px": float(np.linalg.norm(residual, axis=-1)[both.visible[t]].mean()),
-        "frozen": camera_px < STILL and area == 0,
+        "frozen": camera_px < STILL and body.area == 0,
         "abstained": False,
         "why": "",
     }
@@ -291,7 +299,8 @@ def _cannot_tell(texture: np.ndarray, visible: np.ndarray, usable: np.ndarray) -
 
 def _grid(h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
     step = max(1, max(h, w) // GRID)
-    rows, columns = np.arange(step // 2, h, step), np.arange(step // 2, w, step)
+    rim = max(h, w) // RIM
+    rows, columns = np.arange(rim, h - rim, step), np.arange(rim, w - rim, step)
     y, x = np.meshgrid(rows, columns, indexing="ij")
     return y.ravel(), x.ravel()
 
@@ -316,61 +325,65 @@ def _similarity(m: np.ndarray) -> Camera:
     return Camera(float(m[0, 2]), float(m[1, 2]), math.hypot(c, s), math.atan2(s, c))
 
 
-def _refine_camera(rough: Camera, a: np.ndarray, b: np.ndarray, travel: np.ndarray, told: np.ndarray) -> Camera:
-    """The camera from the pictures themselves: correlation over the places that follow the rough one.
-
-    Flow near the border is drawn inwards, which makes a zoom look smaller than it is; pictures are not.
-    Falls back on the rough camera where the correlation does not settle near it.
-    """
-    shape = travel.shape[:2]
-    off = np.linalg.norm(travel - rough.flow(shape), axis=-1)
-    allowed = 0.5 / working_factor(shape) + 0.1 * float(np.linalg.norm(travel[told], axis=-1).mean())
-    shrink = min(1.0, CAMERA_SIDE / max(a.shape))
-    size = (round(a.shape[1] * shrink), round(a.shape[0] * shrink))
-    one, two = (cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in (a, b))
-    mask = cv2.resize((told & (off < allowed)).astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-    if mask.mean() < 0.05:
-        return rough
-    k = size[0] / shape[1]
-    to_centre = np.array([[1, 0, (size[0] - 1) / 2], [0, 1, (size[1] - 1) / 2], [0, 0, 1]])
-    matrix = to_centre @ rough.matrix(k) @ np.linalg.inv(to_centre)
-    back: Any = np.linalg.inv(matrix)[:2].astype(np.float32)
-    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 30, 1e-5)
-    try:
-        _, back = cv2.findTransformECC(two, one, back, cv2.MOTION_AFFINE, stop, mask, 1)
-    except cv2.error:  # it diverged
-        return rough
-    forth = np.linalg.inv(np.vstack([back, [0, 0, 1]]))
-    fine = _similarity((np.linalg.inv(to_centre) @ forth @ to_centre)[:2])
-    fine = Camera(fine.dx / k, fine.dy / k, fine.scale, fine.turn)
-    moved = np.linalg.norm(fine.flow(shape) - rough.flow(shape), axis=-1).mean()
-    return fine if moved <= allowed else rough
-
-
-def _object(
-    residual: np.ndarray, ours: np.ndarray, both: BothWays, greys: list[np.ndarray], t: int
-) -> tuple[float, float, float]:
-    """The moving body: dx, dy in px per frame against the background, and its share of the frame."""
+def _object(residual: np.ndarray, camera: np.ndarray, both: BothWays, greys: list[np.ndarray], t: int) -> Body:
+    """What moves against the background: the pieces of leftover flow that the pictures themselves confirm."""
     h, w = residual.shape[:2]
+    baseline, first = int(both.baseline[t]), int(both.start[t])
+    one, two = greys[first], greys[first + baseline]
     speed = np.linalg.norm(residual, axis=-1)
-    baseline = int(both.baseline[t])
-    spread = 1.4826 * float(np.median(np.abs(speed[both.visible[t]])))  # of what the camera explains
-    floor = max(
-        OBJECT_FLOOR / working_factor((h, w)) / baseline, 3 * spread, 0.05 * float(np.linalg.norm(ours, axis=-1).mean())
+    spread = 1.4826 * float(np.median(speed[both.visible[t]]))  # of what the camera explains
+    noise = OBJECT_FLOOR / working_factor((h, w)) / baseline
+    moving = (speed > max(noise, 3 * spread)) & both.visible[t]
+    bodies = []
+    for piece in _pieces(moving, speed):
+        guess = residual[piece].mean(0)
+        own = _align(one, two, piece, (guess + camera[piece].mean(0)) * baseline) / baseline - camera[piece].mean(0)
+        if _confirmed(one, two, piece, camera * baseline, own * baseline):
+            bodies.append(Body(float(own[0]), float(own[1]), float(np.hypot(*own)), float(piece.mean())))
+    return _together(bodies)
+
+
+def _pieces(moving: np.ndarray, speed: np.ndarray) -> list[np.ndarray]:
+    """Connected pieces of what moves, the largest first, each without the slow seam that smooth flow sews around it."""
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(moving.astype(np.uint8))
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    largest = [1 + int(i) for i in np.argsort(-areas)[:MOST_BODIES] if areas[i] >= OBJECT_AREA * moving.size]
+    pieces = []
+    for label in largest:
+        piece = labels == label
+        piece &= speed > np.percentile(speed[piece], 90) / 2
+        if piece.mean() >= OBJECT_AREA:
+            pieces.append(piece)
+    return pieces
+
+
+def _confirmed(one: np.ndarray, two: np.ndarray, piece: np.ndarray, camera: np.ndarray, own: np.ndarray) -> bool:
+    """Whether the second picture resembles the first better if the piece moves by itself too, not with the camera alone."""
+    ys, xs = np.nonzero(piece)
+    few = slice(None, None, max(1, len(ys) // 4000))
+    ys, xs = ys[few], xs[few]
+    factor = one.shape[0] / piece.shape[0]
+
+    def grey(picture: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        places = ((v[None] + 0.5) * factor - 0.5 for v in (x, y))
+        return sample(picture, *places)[0].astype(np.float32)
+
+    here = grey(one, xs, ys)
+    dx, dy = camera[ys, xs].T
+    alone = np.abs(grey(two, xs + dx, ys + dy) - here).mean()
+    moved = np.abs(grey(two, xs + dx + own[0], ys + dy + own[1]) - here).mean()
+    return bool(alone > CONFIRM_LEVELS and moved < CONFIRM_SHARE * alone)
+
+
+def _together(bodies: list[Body]) -> Body:
+    area = sum(b.area for b in bodies)
+    if not bodies:
+        return Body(0.0, 0.0, 0.0, 0.0)
+    dx, dy, speed = (
+        sum(v * b.area for v, b in zip(values, bodies, strict=True)) / area
+        for values in ([b.dx for b in bodies], [b.dy for b in bodies], [b.speed for b in bodies])
     )
-    moving = (speed > floor) & both.visible[t]
-    if moving.mean() < OBJECT_AREA:
-        return 0.0, 0.0, 0.0
-    peak = float(np.percentile(speed[moving], 90))
-    count, labels, stats, _ = cv2.connectedComponentsWithStats((moving & (speed > peak / 2)).astype(np.uint8))
-    body = labels == 1 + int(np.argmax(stats[1:, cv2.CC_STAT_AREA])) if count > 1 else moving
-    if body.mean() < OBJECT_AREA:
-        return 0.0, 0.0, 0.0
-    seen = np.median(both.forward[t][body], axis=0)
-    first, last = int(both.start[t]), int(both.start[t]) + baseline
-    aligned = _align(greys[first], greys[last], body, seen * baseline) / baseline
-    dx, dy = aligned - ours[body].mean(0)
-    return float(dx), float(dy), float(body.mean())
+    return Body(dx, dy, speed, area)
 
 
 def _align(a: np.ndarray, b: np.ndarray, body: np.ndarray, guess: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from svdlab.frames import as_frames
 Backend = Callable[[np.ndarray, np.ndarray], np.ndarray]  # two float32 "h w 3" -> "h w 2" px
 T = TypeVar("T")
 
-WORKING_SIDE = 128  # px: frames with a shorter side than that are enlarged by a whole factor
+WORKING_SIDE = 192  # px: frames with a shorter side than that are enlarged by a whole factor
 LONGEST_BASELINE = 8  # frames
 BASELINE_PATH = 1.5  # px (at working size) that a baseline lets things travel before it stops growing
 FAST = 0.02  # of the diagonal: a global shift beyond that is given to DIS to start from
