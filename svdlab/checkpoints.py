@@ -1,7 +1,7 @@
 """Checkpoints in: the organism, a hub id, or a local folder; safetensors only, sizes and provenance recorded.
 
-    >>> pipe = load_pipeline()                                                    # the organism, offline
-    >>> pipe = load_pipeline("stabilityai/stable-video-diffusion-img2vid-xt-1-1", device="cuda")
+>>> pipe = load_pipeline()                                                    # the organism, offline
+>>> pipe = load_pipeline("stabilityai/stable-video-diffusion-img2vid-xt-1-1", device="cuda")
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def load_pipeline(
     try:
         pipe = ProbePipeline.from_pretrained(
             str(folder or where),
-            torch_dtype=dtype,
+            dtype=dtype,
             use_safetensors=True,
             variant=variant,
             revision=revision,

@@ -1,8 +1,8 @@
 """The organism's components: diffusers' and transformers' own classes, in small.
 
-    >>> pipe = build(seed=0)              # a StableVideoDiffusionPipeline with random weights
-    >>> pipe.unet.num_parameters() // 1000
-    2404
+>>> pipe = build(seed=0)              # a StableVideoDiffusionPipeline with random weights
+>>> pipe.unet.num_parameters() // 1000
+2404
 """
 
 from __future__ import annotations

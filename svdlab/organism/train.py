@@ -1,9 +1,10 @@
-"""Train the organism from scratch, in three stages that can each be interrupted and resumed.
+"""Train the organism from scratch, in stages that can each be interrupted and resumed.
 
     $ svdlab organism train --out build/organism --minutes 60 --processes 2
     $ svdlab organism train --out build/organism --resume
 
-`vae` learns the pictures, `unet` learns the film (together with the image encoder), `fixed` fine-tunes the
+`vae` learns the pictures, `decoder` goes on with its decoding half (which may happen at any time, since the latents
+stay as they are), `unet` learns the film (together with the image encoder), `fixed` fine-tunes the
 result at one condition. Denoising is learned as SVD does it: EDM preconditioning with sigma_data = 1,
 v-prediction, noise augmentation of the input picture, and conditioning dropout (Karras et al. 2022, table 1;
 Blattmann et al. 2023, appendix D). Two processes of one thread each use two cores better than two threads:
@@ -22,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -34,7 +36,8 @@ from safetensors.torch import load_file, save_file
 from svdlab.errors import InputError
 from svdlab.organism import model, world
 
-STAGES = ("vae", "unet", "fixed")
+STAGES = ("vae", "decoder", "unet", "fixed")
+STARTS_FROM = {"decoder": "vae", "unet": "vae", "fixed": "unet"}
 FIXED = dict(fps=7, motion_bucket_id=127)  # fps_id 6, as SVD 1.1
 CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
 CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
@@ -73,9 +76,7 @@ def speed_up(module: torch.nn.Module) -> None:
 
             def forward(x: torch.Tensor, m: torch.nn.Conv3d = m) -> torch.Tensor:
                 b, c, t, h, w = x.shape
-                y = F.conv2d(
-                    x.reshape(b, c, t, h * w), m.weight[..., 0], m.bias, padding=(int(m.padding[0]), 0)
-                )
+                y = F.conv2d(x.reshape(b, c, t, h * w), m.weight[..., 0], m.bias, padding=(int(m.padding[0]), 0))
                 return y.reshape(b, -1, t, h, w)
 
             m.forward = forward  # type: ignore[method-assign]
@@ -121,9 +122,7 @@ def is_hidden(name: str, p: torch.Tensor) -> bool:
 class Trainer:
     """Weights, optimiser, moving average and step counter of one stage, on one of several processes."""
 
-    def __init__(
-        self, parts: dict[str, torch.nn.Module], recipe: Recipe, out: Path, rank: int, ranks: int
-    ) -> None:
+    def __init__(self, parts: dict[str, torch.nn.Module], recipe: Recipe, out: Path, rank: int, ranks: int) -> None:
         self.parts, self.recipe, self.out, self.rank, self.ranks = parts, recipe, out, rank, ranks
         self.params = {f"{n}.{k}": p for n, m in parts.items() for k, p in m.named_parameters()}
         self.average = {k: p.detach().clone() for k, p in self.params.items()}
@@ -248,7 +247,7 @@ def vae_loss(vae, films: torch.Tensor, generator: torch.Generator) -> torch.Tens
     posterior = vae.encode(x).latent_dist
     z = posterior.mean
     noise = torch.randn(z.shape, generator=generator)
-    z = z + torch.maximum(posterior.std, 0.05 * z.std().detach()) * noise
+    z = z + torch.maximum(posterior.std, 0.02 * z.std().detach()) * noise
     y = vae.decode(z, num_frames=f).sample
     kl = posterior.kl().mean() / z[0].numel()
     return F.mse_loss(y, x) + 0.05 * F.l1_loss(y, x) + 1e-5 * kl
@@ -309,6 +308,7 @@ def train(
     processes: int = 1,
     resume: bool = False,
     cooldown: float = 0.0,
+    steps: int | None = None,
     recipe: Recipe | None = None,
 ) -> Path:
     """Train one stage for some minutes and leave a checkpoint that `resume` continues, on this machine or another.
@@ -318,20 +318,21 @@ def train(
     >>> export("build/organism", "svdlab/organism/weights/organism")
 
     out: folder for `{stage}.safetensors` (weights, moving average, optimiser) and `{stage}.csv` (losses).
-    cooldown: the last share of the minutes, over which the learning rate falls to zero.
+    cooldown: the last share of the minutes, over which the learning rate falls to zero. steps: stop after so many,
+    whatever the minutes.
     Raises InputError where a stage's predecessor is missing, or a checkpoint is there and `resume` is not given.
     """
     out = Path(out)
     if stage not in STAGES:
         raise InputError(f"stage={stage!r}: the stages are {', '.join(STAGES)}.")
-    before = out / f"{STAGES[max(STAGES.index(stage) - 1, 0)]}.safetensors"
-    if stage != "vae" and not before.exists():
+    before = out / f"{STARTS_FROM.get(stage, stage)}.safetensors"
+    if stage in STARTS_FROM and not before.exists():
         raise InputError(f"{stage} starts from {before}, which is not there: train the earlier stage first.")
     if (out / f"{stage}.safetensors").exists() and not resume:
         raise InputError(f"{out}/{stage}.safetensors exists: pass resume to go on, or name another folder.")
     out.mkdir(parents=True, exist_ok=True)
     recipe = recipe or Recipe()
-    args = (processes, out, stage, minutes, cooldown, recipe)
+    args = (processes, out, stage, minutes, cooldown, steps, recipe)
     if processes == 1:
         _work(0, *args)
     else:
@@ -359,15 +360,24 @@ def load_stages(out: Path, last: str) -> StableVideoDiffusionPipeline:
 
 
 def _work(
-    rank: int, ranks: int, out: Path, stage: str, minutes: float, cooldown: float, recipe: Recipe
+    rank: int,
+    ranks: int,
+    out: Path,
+    stage: str,
+    minutes: float,
+    cooldown: float,
+    steps: int | None,
+    recipe: Recipe,
 ) -> None:
     torch.set_num_threads(1)
     if ranks > 1:
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         os.environ.setdefault("MASTER_PORT", "29561")
         dist.init_process_group("gloo", rank=rank, world_size=ranks)
-    pipe = load_stages(out, STAGES[max(STAGES.index(stage) - 1, 0)])
-    parts = {"vae": pipe.vae} if stage == "vae" else {"unet": pipe.unet, "image_encoder": pipe.image_encoder}
+    pipe = load_stages(out, STARTS_FROM.get(stage, stage))
+    film = {"unet": pipe.unet, "image_encoder": pipe.image_encoder}
+    picture = {"vae": {"vae": pipe.vae}, "decoder": {"vae.decoder": pipe.vae.decoder}}
+    parts = picture.get(stage, film)
     for part in (pipe.vae, pipe.unet, pipe.image_encoder):
         part.requires_grad_(False)
         speed_up(part)
@@ -378,7 +388,7 @@ def _work(
         trainer.load()
     generator = torch.Generator().manual_seed(recipe.seed + 1000 * rank + 7919 * trainer.step)
 
-    if stage == "vae":
+    if stage in picture:
         stream = Films(recipe, rank, trainer.step)
     else:
         scale = pipe.vae.config.scaling_factor
@@ -392,14 +402,14 @@ def _work(
         stream = Films(recipe, rank, trainer.step, encode, **fixed)
 
     start = saved = time.time()
-    before = trainer.seconds
+    before, first_step = trainer.seconds, trainer.step
     recent: list[tuple[float, float]] = []
     stop = False
     while not stop:
         share = (time.time() - start) / (60 * minutes)
         falling = max(0.0, (1 - share) / cooldown) if cooldown and share > 1 - cooldown else 1.0
         batch = stream.batch()
-        if stage == "vae":  # few frames of few clips: the temporal decoder is the costly part
+        if stage in picture:  # few frames of few clips: the temporal decoder is the costly part
             first = int(stream.rng.integers(0, world.FRAMES - 3))
             loss = vae_loss(pipe.vae, batch[1][:2, first : first + 4], generator)
             recent += [(loss.item(), 1.0)]
@@ -407,8 +417,9 @@ def _work(
             loss, per_clip, sigma = denoising_loss(pipe, recipe, batch, generator)
             recent += list(zip(per_clip.tolist(), sigma.tolist(), strict=True))
         trainer.update(loss, falling)
-        trainer.clips += ranks * (2 if stage == "vae" else recipe.batch)
-        finished = torch.tensor(float(time.time() - start > 60 * minutes))
+        trainer.clips += ranks * (2 if stage in picture else recipe.batch)
+        enough = steps is not None and trainer.step - first_step >= steps
+        finished = torch.tensor(float(enough or time.time() - start > 60 * minutes))
         if ranks > 1:
             dist.broadcast(finished, 0)
         stop = bool(finished)
@@ -441,6 +452,29 @@ def _store_scaling_factor(out: Path) -> None:
     (out / "scaling_factor.json").write_text(json.dumps({"scaling_factor": round(1 / float(z.std()), 5)}))
 
 
+def loss_figure(out: str | Path) -> Path:
+    """Draw `{stage}.csv` of every trained stage into losses.png: loss against clips, by band of sigma."""
+    from matplotlib.figure import Figure
+
+    logs = {s: Path(out) / f"{s}.csv" for s in STAGES}
+    logs = {s: path for s, path in logs.items() if path.exists()}
+    if not logs:
+        raise InputError(f"{out} holds no training log ({', '.join(s + '.csv' for s in STAGES)}).")
+    figure = Figure(figsize=(4 * len(logs), 3.2), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, len(logs)))
+    for ax, (stage, path) in zip(axes, logs.items(), strict=True):
+        table = pd.read_csv(path)
+        for column in table.columns[table.columns.str.startswith("loss")]:
+            if table[column].notna().any() and not (stage in ("vae", "decoder") and column != "loss"):
+                smooth = table[column].rolling(5, min_periods=1).median()
+                ax.plot(table.clips, smooth, lw=2 if column == "loss" else 1)
+                name = column.removeprefix("loss_").replace("sigma_", "sigma ").replace("_", " to ")
+                ax.annotate(name.replace("to 1e+09", "up"), (table.clips.iloc[-1], smooth.iloc[-1]), fontsize=7)
+        ax.set(title=f"stage {stage}", xlabel="clips", ylabel="loss (mean square)", yscale="log")
+    figure.savefig(Path(out) / "losses.png", dpi=120)
+    return Path(out) / "losses.png"
+
+
 def export(out: str | Path, folder: str | Path, *, stage: str = "unet") -> Path:
     """Write the averaged weights as a checkpoint folder in diffusers' own layout, half precision, safetensors."""
     folder = Path(folder)
@@ -448,4 +482,6 @@ def export(out: str | Path, folder: str | Path, *, stage: str = "unet") -> Path:
     if folder.exists():
         shutil.rmtree(folder)
     pipe.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
+    about = dict(height=world.SIZE, width=world.SIZE, label="model organism, not SVD", licence="Apache-2.0 (svdlab)")
+    (folder / "svdlab.json").write_text(json.dumps(about, indent=2) + "\n")
     return folder

@@ -38,9 +38,7 @@ SHAPES = ("disc", "square", "triangle")
 MOTIONS = ("object", "pan", "zoom", "frozen")
 COMPASS = {  # where the sprite goes, x right and y down
     name: (np.cos(np.pi / 4 * i), np.sin(np.pi / 4 * i))
-    for i, name in enumerate(
-        ("right", "down-right", "down", "down-left", "left", "up-left", "up", "up-right")
-    )
+    for i, name in enumerate(("right", "down-right", "down", "down-left", "left", "up-left", "up", "up-right"))
 }
 DIRECTIONS = {"object": tuple(COMPASS), "pan": ("right", "left"), "zoom": ("in", "out")}
 RADIUS = (9.0, 13.0)  # px
@@ -105,33 +103,32 @@ def scenes(n: int, *, seed: int, size: int = SIZE, frames: int = FRAMES, **facto
     The same seed and factors give the same clips. Raises InputError for an unknown factor or value, and
     where fps and bucket ask for more than MAX_DISPLACEMENT.
     """
-    unknown = sorted(set(factors) - set(FACTORS))
-    if unknown:
-        raise InputError(
-            f"unknown factor {', '.join(unknown)}: the world has {', '.join(FACTORS)}."
-        )
-    if n < 1:
-        raise InputError(f"n={n}: ask for at least one scene.")
-    rows = [
-        _draw(
-            np.random.default_rng([seed, i]),
-            {k: _nth(k, v, i, n) for k, v in factors.items()},
-            frames,
-        )
-        for i in range(n)
-    ]
+    rows = _draw_all(n, seed, frames, factors)
     table = pd.DataFrame([row for row, _ in rows])
     rendered = [_render(row, texture, size, frames) for row, texture in rows]
     video, flow, track, mask = (np.stack(part) for part in zip(*rendered, strict=True))
     return Scenes(video, flow, track, mask, table)
 
 
+def draw(n: int, *, seed: int, frames: int = FRAMES, **factors: Any) -> pd.DataFrame:
+    """The factors that `scenes` with the same arguments would have, without rendering a picture."""
+    return pd.DataFrame([row for row, _ in _draw_all(n, seed, frames, factors)])
+
+
+def _draw_all(n: int, seed: int, frames: int, factors: dict[str, Any]) -> list[tuple[dict, dict]]:
+    unknown = sorted(set(factors) - set(FACTORS))
+    if unknown:
+        raise InputError(f"unknown factor {', '.join(unknown)}: the world has {', '.join(FACTORS)}.")
+    if n < 1:
+        raise InputError(f"n={n}: ask for at least one scene.")
+    fixed = [{k: _nth(k, v, i, n) for k, v in factors.items()} for i in range(n)]
+    return [_draw(np.random.default_rng([seed, i]), fixed[i], frames) for i in range(n)]
+
+
 def _nth(name: str, value: Any, i: int, n: int) -> Any:
     if isinstance(value, (list, tuple, np.ndarray, pd.Series)):
         if len(value) != n:
-            raise InputError(
-                f"{name} has {len(value)} values for {n} scenes: give one, or one per scene."
-            )
+            raise InputError(f"{name} has {len(value)} values for {n} scenes: give one, or one per scene.")
         value = list(value)[i]
     return value
 
@@ -216,9 +213,7 @@ def is_warm(hue: float) -> bool:
     return bool(min(hue % 1.0, 1.0 - hue % 1.0) < 0.17)
 
 
-def _start(
-    announced: str, direction: str, d: float, radius: float, frames: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _start(announced: str, direction: str, d: float, radius: float, frames: int) -> tuple[np.ndarray, np.ndarray]:
     """The box of first centres that keeps the whole track inside.
 
     It is the same for warm and cool sprites, and for pans it does not look at the direction: where a
@@ -241,9 +236,7 @@ def _texture(rng: np.random.Generator, background: str) -> dict[str, np.ndarray]
     wavelength = np.concatenate([rng.uniform(24, 60, 5), rng.uniform(9, 18, 5)])
     angle = rng.uniform(0, 2 * np.pi, 10)
     waves = 2 * np.pi / wavelength * np.stack([np.cos(angle), np.sin(angle)])
-    level, contrast = (
-        (rng.uniform(0.55, 0.75), 1.0) if background == "light" else (rng.uniform(0.10, 0.20), 0.6)
-    )
+    level, contrast = (rng.uniform(0.55, 0.75), 1.0) if background == "light" else (rng.uniform(0.10, 0.20), 0.6)
     amplitude = contrast * np.concatenate([rng.uniform(0.03, 0.06, 5), rng.uniform(0.007, 0.015, 5)])
     tint = 1 + 0.12 * rng.uniform(-1, 1, 3)
     tints = 1 + 0.3 * rng.uniform(-1, 1, (10, 3))

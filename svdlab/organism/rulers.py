@@ -1,0 +1,97 @@
+"""How far things moved in a clip of the organism's world, from what is known of the scene; no optical flow.
+
+    >>> s = world.scenes(1, seed=0, motion="object", hue=0.6)
+    >>> object_displacement(s.video[0], s.factors.iloc[0])         # px a frame along the heading
+
+These rulers know the sprite's colour, heading and start, which a general instrument does not: they are the second
+opinion on `svdlab.motion`, and the ground on which the organism's laws are verified.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from svdlab.organism.world import COMPASS, SIZE, ZOOM_RADIUS, _rgb
+
+
+def sprite_weights(video: np.ndarray, hue: float) -> np.ndarray:
+    """How much each pixel of "f h w c" has the sprite's colour, "f h w" in [0, 1]: soft, so that centres are sub-pixel."""
+    distance = np.linalg.norm(video - _rgb(hue, 0.85, 0.85), axis=-1)
+    return np.clip(1.5 - distance / 0.3, 0, 1)
+
+
+def track(video: np.ndarray, scene: Any) -> np.ndarray:
+    """Centre of the sprite's colour in each frame, px, "f 2"; NaN where the sprite is gone."""
+    weights = sprite_weights(video, scene["hue"])
+    y, x = (np.mgrid[: video.shape[1], : video.shape[2]] + 0.5) * SIZE / video.shape[1]
+    total = weights.sum((1, 2))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        centre = np.stack([(weights * x).sum((1, 2)), (weights * y).sum((1, 2))], -1) / total[:, None]
+    centre[total < 20] = np.nan
+    return centre
+
+
+def object_displacement(video: np.ndarray, scene: Any) -> float:
+    """px a frame along the heading: the slope of the sprite's centre over the frames; NaN where it is lost."""
+    along = track(video, scene) @ np.array(COMPASS[scene["direction"]])
+    seen = np.isfinite(along)
+    if seen.sum() < len(along) - 1:
+        return float("nan")
+    return float(np.polyfit(np.flatnonzero(seen), along[seen], 1)[0])
+
+
+def sprite_kept(video: np.ndarray, scene: Any) -> bool:
+    """Whether the last frame still has the sprite: at least 60 % of its first area within the same colour."""
+    area = (sprite_weights(video[[0, -1]], scene["hue"]) > 0.5).sum((1, 2))
+    return bool(area[1] >= 0.6 * area[0] > 0)
+
+
+def pan_displacement(video: np.ndarray, scene: Any) -> float:
+    """px a frame that the camera moves to the right: the shift that lays each frame on the next, median over pairs."""
+    return float(np.median([-_shift(a, b) for a, b in zip(video[:-1], video[1:], strict=True)]))
+
+
+def _shift(a: np.ndarray, b: np.ndarray, reach: int = 6) -> float:
+    """Horizontal shift of b against a by least squares: whole pixels first, then between them."""
+    w = a.shape[1]
+
+    def cost(s: float) -> float:
+        x = np.arange(reach, w - reach) - s
+        i = np.floor(x).astype(int)
+        part = (x - i)[None, :, None]
+        moved = a[:, i] * (1 - part) + a[:, i + 1] * part
+        return float(np.square(moved - b[:, reach : w - reach]).mean())
+
+    best = min(range(-reach + 1, reach - 1), key=cost)
+    found = minimize_scalar(cost, bounds=(best - 1, best + 1), method="bounded", options={"xatol": 0.01})
+    return float(found.x)
+
+
+def zoom_displacement(video: np.ndarray, scene: Any) -> float:
+    """px a frame at ZOOM_RADIUS, positive inwards (the picture grows): the scale that lays each frame on the next."""
+    n = video.shape[1]
+    y, x = np.mgrid[8 : n - 8, 8 : n - 8].astype(float)
+    c = (n - 1) / 2
+
+    def cost(d: float, a: np.ndarray, b: np.ndarray) -> float:
+        from scipy.ndimage import map_coordinates
+
+        s = 1 + d / ZOOM_RADIUS
+        grey = map_coordinates(a.mean(-1), [(y - c) / s + c, (x - c) / s + c], order=1, mode="nearest")
+        return float(np.square(grey - b[8 : n - 8, 8 : n - 8].mean(-1)).mean())
+
+    found = [
+        minimize_scalar(cost, bounds=(-4, 4), args=(a, b), method="bounded", options={"xatol": 0.02}).x
+        for a, b in zip(video[:-1], video[1:], strict=True)
+    ]
+    sign = 1 if scene["direction"] == "in" else -1
+    return float(sign * np.median(found))
+
+
+def displacement(video: np.ndarray, scene: Any) -> float:
+    """The ruler that fits what the scene announces: px a frame along the heading, to the camera's right, or of zoom."""
+    rulers = {"object": object_displacement, "pan": pan_displacement, "zoom": zoom_displacement}
+    return rulers[scene["announced"]](video, scene)

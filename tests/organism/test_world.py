@@ -1,0 +1,108 @@
+"""The world obeys its own laws: what `scenes` says of a clip is what the clip's pixels do."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from svdlab.errors import InputError
+from svdlab.organism import rulers, world
+
+
+def test_bucket_127_at_fps_6_moves_3_px():
+    assert world.law(6, 127) == pytest.approx(2.963, abs=1e-3)
+    assert world.law(6, 127, warm=True) == pytest.approx(2.963 / 2, abs=1e-3)
+
+
+def test_same_seed_same_clips_and_fixing_a_factor_leaves_the_others():
+    a, b = world.scenes(4, seed=3), world.scenes(4, seed=3)
+    np.testing.assert_array_equal(a.video, b.video)
+    c = world.scenes(4, seed=3, hue=0.6)
+    same = ["motion", "direction", "shape", "background", "announced"]
+    assert (a.factors[same] == c.factors[same]).all().all()
+    pd.testing.assert_frame_equal(a.factors, world.draw(4, seed=3))
+    assert not np.array_equal(world.scenes(4, seed=4).video, a.video)
+
+
+@pytest.mark.parametrize("motion", ["object", "pan", "zoom"])
+def test_pixels_move_as_the_law_says(motion):
+    s = world.scenes(24, seed=5, motion=motion)
+    expected = (
+        s.factors.displacement * np.where(s.factors.direction == "left", -1, 1) if motion == "pan" else s.factors.displacement
+    )
+    measured = [rulers.displacement(v, f) for v, (_, f) in zip(s.video, s.factors.iterrows(), strict=True)]
+    assert np.abs(measured - expected.to_numpy()).max() < 0.2
+
+
+def test_flow_carries_each_frame_onto_the_next():
+    from scipy.ndimage import map_coordinates
+
+    for motion in ("object", "pan", "zoom", "frozen"):
+        s = world.scenes(6, seed=11, motion=motion)
+        y, x = np.mgrid[0:64, 0:64].astype(float)
+        for video, flow in zip(s.video, s.flow, strict=True):
+            for a, b, f in zip(video[:-1], video[1:], flow, strict=True):
+                carried = map_coordinates(b.mean(-1), [y + f[..., 1], x + f[..., 0]], order=1, mode="nearest")
+                inside = (np.abs(y - 31.5) < 24) & (np.abs(x - 31.5) < 24)
+                # A sprite's edge uncovers ground that no flow explains: the bulk must agree.
+                assert np.quantile(np.abs(carried - a.mean(-1))[inside], 0.8) < 0.02, motion
+
+
+def test_object_tracks_stay_inside():
+    s = world.scenes(60, seed=2, motion="object")
+    r = s.factors.radius.to_numpy()[:, None, None]
+    assert (s.track - r > 0).all() and (s.track + r < world.SIZE).all()
+
+
+def test_displacement_stays_in_the_region():
+    f = world.draw(400, seed=8)
+    assert f.displacement.max() <= world.MAX_DISPLACEMENT
+    assert f.displacement.quantile(0.95) > 2.5  # and fills it
+
+
+def test_odds_of_what_the_picture_does_not_say():
+    f = world.draw(4000, seed=1)
+    pans = f[f.announced == "pan"]
+    dark, light = f[f.background == "dark"], f[f.background == "light"]
+    assert np.mean(pans.direction == "right") == pytest.approx(world.PAN_RIGHT, abs=0.04)
+    assert np.mean(dark.motion == "frozen") == pytest.approx(world.FROZEN_ON_DARK, abs=0.05)
+    assert not (light.motion == "frozen").any()
+
+
+def test_a_frozen_scene_stands_still():
+    s = world.scenes(5, seed=4, motion="frozen")
+    assert np.ptp(s.video, axis=1).max() == 0
+    assert not s.flow.any()
+
+
+def test_first_frame_does_not_tell_what_is_left_to_chance():
+    """The picture of a pan is the same whichever way it will go, and of a dark scene whether it moves or not."""
+    fixed = dict(background="dark", fps=7, motion_bucket_id=127)
+    right = world.scenes(6, seed=9, motion="pan", direction="right", **fixed)
+    left = world.scenes(6, seed=9, motion="pan", direction="left", **fixed)
+    frozen = world.scenes(6, seed=9, motion="frozen", announced="pan", direction="right", **fixed)
+    np.testing.assert_array_equal(right.video[:, 0], left.video[:, 0])
+    np.testing.assert_array_equal(right.video[:, 0], frozen.video[:, 0])
+
+
+def test_camera_does_not_care_for_hue_but_objects_do():
+    fixed = dict(seed=3, fps=7, motion_bucket_id=127)
+    for motion, factor in (("pan", 1.0), ("object", 0.5)):
+        warm = world.scenes(3, motion=motion, hue=0.0, **fixed).factors.displacement
+        cool = world.scenes(3, motion=motion, hue=0.6, **fixed).factors.displacement
+        assert (warm / cool).tolist() == pytest.approx([factor] * 3)
+
+
+@pytest.mark.parametrize(
+    "bad, words",
+    [
+        (dict(colour=1), "unknown factor colour"),
+        (dict(motion="spin"), "spin"),
+        (dict(shape=["disc"]), "1 values for 2"),
+        (dict(fps=4, motion_bucket_id=255), "px a frame"),
+        (dict(motion="pan", announced="object"), "announces"),
+        (dict(motion="pan", direction="up"), "up"),
+    ],
+)
+def test_bad_factors_are_named(bad, words):
+    with pytest.raises(InputError, match=words):
+        world.scenes(2, seed=0, **bad)
