@@ -9,6 +9,7 @@ opinion on `svdlab.motion`, and the ground on which the organism's laws are veri
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ def sprite_kept(video: np.ndarray, scene: Any) -> bool:
 
 def pan_displacement(video: np.ndarray, scene: Any) -> float:
     """px a frame that the camera moves to the right: the shift that lays each frame on the next, median over pairs."""
-    return float(np.median([-_shift(a, b) for a, b in zip(video[:-1], video[1:], strict=True)]))
+    return float(np.median([-_shift(a, b) for a, b in pairwise(video)]))
 
 
 def _shift(a: np.ndarray, b: np.ndarray, reach: int = 6) -> float:
@@ -85,7 +86,7 @@ def zoom_displacement(video: np.ndarray, scene: Any) -> float:
 
     found = [
         minimize_scalar(cost, bounds=(-4, 4), args=(a, b), method="bounded", options={"xatol": 0.02}).x
-        for a, b in zip(video[:-1], video[1:], strict=True)
+        for a, b in pairwise(video)
     ]
     sign = 1 if scene["direction"] == "in" else -1
     return float(sign * np.median(found))

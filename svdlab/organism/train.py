@@ -19,8 +19,10 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -79,7 +81,7 @@ def speed_up(module: torch.nn.Module) -> None:
                 y = F.conv2d(x.reshape(b, c, t, h * w), m.weight[..., 0], m.bias, padding=(int(m.padding[0]), 0))
                 return y.reshape(b, -1, t, h, w)
 
-            m.forward = forward  # type: ignore[method-assign]
+            m.forward = forward  # type: ignore[method-assign,assignment]
 
 
 def orthogonalise(g: torch.Tensor) -> torch.Tensor:
@@ -98,7 +100,7 @@ class Muon(torch.optim.Optimizer):
     """Orthogonalised momentum for weights seen as matrices "out rest"; torch's own takes neither convolutions nor,
     on a CPU, single precision. The step is scaled to the size of an Adam step, so that both share one learning rate."""
 
-    def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.01) -> None:
+    def __init__(self, params: list[torch.Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.01) -> None:
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
 
     @torch.no_grad()
@@ -156,7 +158,7 @@ class Trainer:
         self.step += 1
         decay = min(self.recipe.ema, (self.step + 1) / (self.step + 10))
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.values()), list(self.params.values()), 1 - decay)  # type: ignore[arg-type]
+            torch._foreach_lerp_(list(self.average.values()), list(self.params.values()), 1 - decay)
 
     def save(self) -> None:
         """Weights, average and optimiser as safetensors, written beside and renamed: a kill leaves the last one whole."""
@@ -211,11 +213,18 @@ class Trainer:
 class Films:
     """An endless, seeded stream of clips "b f c h w" in [-1, 1] with their conditions; each clip comes `reuse` times."""
 
-    def __init__(self, recipe: Recipe, rank: int, start: int, encode=None, **factors) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        rank: int,
+        start: int,
+        encode: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        **factors: Any,
+    ) -> None:
         self.recipe, self.encode, self.factors = recipe, encode, factors
         self.rng = np.random.default_rng([recipe.seed, 7, rank, start])
         self.next_seed = 1_000_000 + 10_000_000 * rank + start  # scenes from other seeds are never trained on
-        self.pool: list[tuple] = []
+        self.pool: list[list[Any]] = []
 
     def _fresh(self) -> None:
         s = world.scenes(self.recipe.batch, seed=self.next_seed, **self.factors)
@@ -240,9 +249,9 @@ class Films:
         return images, films, conditions
 
 
-def vae_loss(vae, films: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def vae_loss(vae: Any, films: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Squared error with a little absolute error and a little KL; the decoder sees slightly noisy latents."""
-    b, f = films.shape[:2]
+    f = films.shape[1]
     x = films.flatten(0, 1)
     posterior = vae.encode(x).latent_dist
     z = posterior.mean

@@ -170,7 +170,7 @@ def _draw(rng: np.random.Generator, fixed: dict[str, Any], frames: int) -> tuple
     shape = _among("shape", fixed.get("shape", _choice(rng, SHAPES)), SHAPES)
 
     limit = MAX_ZOOM_DISPLACEMENT if announced == "zoom" else MAX_DISPLACEMENT
-    fps = int(round(np.exp(rng.uniform(np.log(FPS[0]), np.log(FPS[1])))))
+    fps = round(float(np.exp(rng.uniform(np.log(FPS[0]), np.log(FPS[1])))))
     if "motion_bucket_id" in fixed and "fps" not in fixed:  # a slow enough clock for that bucket
         lowest = max(FPS[0], int(np.ceil(K * fixed["motion_bucket_id"] / limit)))
         fps = int(rng.integers(lowest, FPS[1] + 1))
