@@ -25,12 +25,25 @@ _HOME = {
     "branch": "hooks",
     "module_names": "hooks",
     "Trace": "record",
-    "grid": "sweep",
-    "sweep": "sweep",
-    "load_results": "sweep",
+    "grid": "sweeps",
+    "sweep": "sweeps",
+    "load_results": "sweeps",
     "sample_image": "images",
 }
-_ROOMS = ("conditions", "errors", "fidelity", "hooks", "ledger", "motion", "organism", "probes", "schedule", "show", "stats", "widgets")
+_ROOMS = (
+    "conditions",
+    "errors",
+    "fidelity",
+    "hooks",
+    "ledger",
+    "motion",
+    "organism",
+    "probes",
+    "schedule",
+    "show",
+    "stats",
+    "widgets",
+)
 
 __all__ = ["__version__", *_HOME, *_ROOMS]
 
@@ -41,7 +54,7 @@ if TYPE_CHECKING:
     from svdlab.images import sample_image
     from svdlab.pipeline import Clip, ProbePipeline, generate
     from svdlab.record import Trace
-    from svdlab.sweep import grid, load_results, sweep
+    from svdlab.sweeps import grid, load_results, sweep
 
 
 def __getattr__(name: str) -> Any:
