@@ -92,10 +92,9 @@ def moving(
             mask = distance < 0
         pictures.append(np.clip(picture, 0, 1))
         masks.append(mask)
-    flows = [_true_flow(pan, tilt, zoom, roll, centre, size) for _ in range(1)] * (frames - 1)
-    truth = np.stack(flows) if flows else np.zeros((0, h, w, 2), np.float32)
-    if body is not None:
-        truth = np.where(np.stack(masks)[:-1, ..., None], np.float32(body), truth)
+    camera_flow = _true_flow(pan, tilt, zoom, roll, centre, size)
+    seen = np.stack(masks)[:-1, ..., None]
+    truth = np.where(seen, np.array(body or (0, 0), np.float32), camera_flow)  # "t h w 2"
     video = np.repeat(np.stack(pictures).astype(np.float32)[..., None], 3, axis=-1)
     return KnownClip(video, truth.astype(np.float32), np.stack(masks))
 

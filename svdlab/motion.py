@@ -65,7 +65,7 @@ CAMERAS = (
     "abstained",
 )
 STILL = 0.07  # px per frame: a camera slower than that is called static
-SECOND = 0.5  # of the strongest component: another one beyond that makes the camera "mixed"
+SECOND = 0.7  # of the strongest component: another one beyond that makes the camera "mixed"
 RETURNED = 0.5  # of its path: a camera that ends nearer than that to where it began is "mixed"
 GRID = 48  # points across the longer side at which the camera is fitted
 RIM = 12  # this part of the longer side is left out along the border, where flow is drawn inwards
@@ -186,7 +186,7 @@ def camera_class(table: pd.DataFrame, shape: tuple[int, ...]) -> str:
     """The camera's class, one of CAMERAS, from the rows of `measure` for frames of that "h w".
 
     Pan, tilt, zoom and roll are compared as the mean speed in px that each gives to the picture. The
-    strongest names the class, unless another reaches half of it or the camera came back on its path.
+    strongest names the class, unless another reaches SECOND of it or the camera came back on its path.
     """
     seen = table[~table.abstained]
     if len(seen) * 2 <= len(table):
