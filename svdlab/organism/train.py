@@ -100,7 +100,7 @@ class Muon(torch.optim.Optimizer):
     """Orthogonalised momentum for weights seen as matrices "out rest"; torch's own takes neither convolutions nor,
     on a CPU, single precision. The step is scaled to the size of an Adam step, so that both share one learning rate."""
 
-    def __init__(self, params: list[torch.Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.01) -> None:
+    def __init__(self, params: Any, lr: float, momentum: float = 0.95, weight_decay: float = 0.01) -> None:
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
 
     @torch.no_grad()
@@ -133,7 +133,7 @@ class Trainer:
         if not recipe.muon:
             hidden, rest = [], hidden + rest
         adam = torch.optim.AdamW(rest, lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-        self.optimizers = [adam] + ([Muon(hidden, recipe.lr)] if hidden else [])
+        self.optimizers: list[torch.optim.Optimizer] = [adam] + ([Muon(hidden, recipe.lr)] if hidden else [])
         self.step = self.clips = 0
         self.seconds = 0.0
         self.rows: list[dict] = []
