@@ -1,0 +1,153 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 00 · The tour
+#
+# **Question:** what happens between one picture and one clip of Stable Video Diffusion, and what do its knobs really do?
+#
+# In a few minutes on a laptop you will see one clip being made, the picture emerging step by step from noise, what moves in
+# it and how fast, and a sweep over two of the conditions with a curve that says what they did.
+#
+# All of it runs on the **model organism**: a tiny SVD, made of diffusers' own classes and trained on a small drawn world
+# whose laws are known. It is not SVD, and every figure says so. Name another `checkpoint` below and the same cells run on it.
+
+# %% tags=["parameters"]
+checkpoint: str = "organism"  # or SVD, SVD_XT, SVD_1_1, a hub id, a local folder
+scene: str = "scene-27"  # a first frame from the organism's world: scene-0, scene-1, ...
+photograph: str = "astronaut"  # any picture: a sample's name or a path
+fps: int = 7  # frames per second, as diffusers counts: the UNet sees fps - 1
+motion_bucket_id: int = 127  # how much motion is asked for, 0 to 255
+num_inference_steps: int = 25  # denoising steps
+sweep_fps: list = [6, 8, 12]  # the sweep's columns
+sweep_motion_bucket_id: list = [30, 60, 90, 120]  # the sweep's rows
+seeds: list = [0, 1, 2]  # noises for each point of the sweep
+out: str = "../results/00-tour"  # folder for figures, films, runs and the table
+
+# %%
+from pathlib import Path
+
+import svdlab
+from svdlab import motion, show
+
+# %% [markdown]
+# ## One clip
+#
+# A scene is the first frame of a drawn world. The white eye on the shape says where it is heading; the model has to carry
+# that out. `trace` keeps what is computed at every step, without changing a bit of it.
+
+# %%
+pipe = svdlab.load_pipeline(checkpoint)
+image = svdlab.sample_image(scene)
+conditions = svdlab.Conditions(fps=fps, motion_bucket_id=motion_bucket_id, num_inference_steps=num_inference_steps)
+with svdlab.trace(pipe) as tr:
+    clip = svdlab.generate(pipe, image, conditions, seed=0)
+
+# %%
+film = show.video(clip)
+film.save(Path(out, "scene"))
+film
+
+# %%
+fig = show.filmstrip(clip, given=True)
+show.save(fig, Path(out, "filmstrip"))
+fig
+
+# %% [markdown]
+# ## How it came about
+#
+# Each column is the clip that the model would settle for if it stopped there: its *denoised estimate*, before a step at
+# noise level sigma. Above as colours, by one linear map from the latents; below through the real decoder.
+
+# %%
+last = len(tr) - 1
+steps = sorted({0, last // 6, last // 3, last // 2, 2 * last // 3, 5 * last // 6, last})
+fig = show.denoising(tr, frame=clip.frames.shape[0] // 2, steps=steps)
+show.save(fig, Path(out, "denoising-latents"))
+fig
+
+# %%
+frame = clip.frames.shape[0] // 2
+decoded = tr.decode(pipe, steps=steps, frames=[frame])
+fig = show.denoising(tr, frame=frame, steps=steps, decoded=decoded)
+show.save(fig, Path(out, "denoising"))
+fig
+
+# %% [markdown]
+# **How to read it:** at high sigma the estimate is an average over everything that could follow the picture, so it is
+# blurred where the future is open. The place of the shape is settled early, its outline late.
+#
+# ## What moves
+#
+# Optical flow says where each pixel goes until the next frame; from it `motion` tells the camera's motion from the
+# subject's, in px per frame.
+
+# %%
+fig = show.flow(clip)
+show.save(fig, Path(out, "flow"))
+fig
+
+# %%
+summary = motion.summary(clip.frames, playback_fps=clip.playback_fps)
+{name: summary[name] for name in ("camera", "camera_px", "object_px", "object_direction", "object_area", "frozen")}
+
+# %% [markdown]
+# ## What the knobs do
+#
+# A plan is a table with a row for each clip to make; `grid` writes one. Each run is filed in a folder of its own, so that a
+# second execution of this notebook only makes what is missing. Guidance is off here: it sharpens whatever the picture
+# suggests, and the question is what fps and motion bucket do.
+
+# %%
+axes = dict(fps=sweep_fps, motion_bucket_id=sweep_motion_bucket_id, seed=seeds)
+plan = svdlab.grid(**axes, max_guidance_scale=1.0, num_inference_steps=num_inference_steps)
+results = svdlab.sweep(pipe, plan, Path(out, "ledger"), image=scene)
+results.to_parquet(Path(out, "results.parquet"))
+results[["fps", "motion_bucket_id", "seed", "camera", "object_px", "camera_px"]].head()
+
+# %%
+one_seed = results[results.seed == seeds[0]]
+fig = show.sheet(one_seed, rows="motion_bucket_id", columns="fps", note="object_px")
+show.save(fig, Path(out, "sweep"))
+fig
+
+# %%
+film = show.video(one_seed[one_seed.fps == sweep_fps[0]], title=f"Motion buckets at fps {sweep_fps[0]}")
+film.save(Path(out, "sweep"))
+film
+
+# %%
+fig = show.dose_response(results, x="motion_bucket_id", y="object_px", by="fps")
+show.save(fig, Path(out, "dose-response"))
+fig
+
+# %% [markdown]
+# **How to read it:** within a panel the subject goes faster as the bucket rises; from panel to panel it goes slower as fps
+# rises, since a higher frame rate cuts the same motion into smaller steps. The world that the organism was trained on moves
+# by `0.14 * motion_bucket_id / fps` px a frame, so both had to be learned. What SVD itself does is for you to find out.
+#
+# ## Any picture
+#
+# Photographs, paths and arrays all work. But a model knows only what it was trained on: the organism has seen coloured
+# shapes and nothing else, so a photograph comes back as what such a world has for it. On SVD this cell shows a moving astronaut.
+
+# %%
+other = svdlab.generate(pipe, photograph, conditions, seed=0)
+show.video(other).save(Path(out, "photograph"))
+fig = show.filmstrip(other, given=True)
+show.save(fig, Path(out, "photograph"))
+fig
+
+# %% [markdown]
+# ## Limits
+#
+# - The organism is 64x64 px and eight frames, so speeds here are in its pixels.
+# - One scene and a few seeds show that the knobs work, not how well. `svdlab organism verify` measures the laws with intervals.
+# - fps is a trap: `fps=7` here is `fps_id=6` in Stability's script, and changes nothing about how fast a player plays.
+#
+# **Next:** `01-conditioning-sweep` puts guidance beside fps and motion bucket.

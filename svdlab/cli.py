@@ -1,0 +1,272 @@
+"""The command `svdlab`, also `python -m svdlab`: thin calls of what the package does, imported when they are used.
+
+$ svdlab demo
+$ svdlab notebook 01-conditioning-sweep -p fps "[6, 12]" -p image cat
+$ svdlab sweep --grid grid.yaml --out results/study
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from svdlab.errors import InputError, SvdlabError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="svdlab: hooks, sweeps, measures and probes for Stable Video Diffusion. Start with: svdlab demo",
+)
+ledger_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look after a folder of runs.")
+organism_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train and verify the model organism.")
+motion_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The motion instrument.")
+app.add_typer(ledger_app, name="ledger")
+app.add_typer(organism_app, name="organism")
+app.add_typer(motion_app, name="motion")
+
+Out = Annotated[Path | None, typer.Option(help="Folder for what is made.")]
+Ledger = Annotated[Path, typer.Argument(help="A folder that `svdlab sweep` or a notebook wrote runs to.")]
+
+
+@app.command()
+def demo(out: Out = Path("results/00-tour")) -> None:
+    """Run the tour notebook: no network, a few minutes.
+
+    \b
+    Example: svdlab demo
+    """
+    from svdlab import notebooks
+
+    print("the tour: notebooks/00-tour.ipynb, cell by cell, on the model organism that ships with svdlab", file=sys.stderr)
+    _tell(notebooks.run("00-tour", out))
+
+
+@app.command()
+def notebook(
+    name: Annotated[str, typer.Argument(help="Such as 01-conditioning-sweep, or the path of an .ipynb.")],
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", metavar="KEY VALUE", help="A parameter of the notebook; repeat for more."),
+    ] = None,
+    grid: Annotated[
+        Path | None, typer.Option(help="YAML, parameter to list of values: run once for each combination.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Notebooks at a time, with --grid.")] = 1,
+    out: Out = None,
+) -> None:
+    """Execute a notebook with parameters, into results/NAME/.
+
+    \b
+    Example: svdlab notebook 01-conditioning-sweep -p fps "[6, 12]" -p image cat
+    """
+    from svdlab import notebooks
+
+    given = _pairs(name, parameter or [])
+    if grid is None:
+        _tell(notebooks.run(name, out, **given))
+        return
+    axes = _mapping(grid)
+    twice = sorted(set(axes) & set(given))
+    if twice:
+        raise InputError(f"{', '.join(twice)}: given both by -p and in {grid}. Leave one out.")
+    table = notebooks.run_grid(name, {**axes, **{k: [v] for k, v in given.items()}}, jobs, out)
+    print(table.drop(columns="notebook").to_string(index=False))
+    if (table["status"] == "failed").any():
+        raise typer.Exit(1)
+
+
+@app.command()
+def sweep(
+    grid: Annotated[Path, typer.Option(help="A grid (.yaml: condition to list of values) or a plan (.csv, .parquet).")],
+    out: Annotated[Path, typer.Option(help="Folder for the runs; what it holds already is not made again.")],
+    checkpoint: Annotated[
+        str, typer.Option(help="organism, organism-fixed, SVD, SVD_XT, SVD_1_1, a hub id or a folder.")
+    ] = "organism",
+    image: Annotated[
+        str | None, typer.Option(help="Picture for all rows: path or sample name; the plan may name one per row.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Clips at a time; default by size.")] = None,
+) -> None:
+    """Make and measure a clip for every point of a grid.
+
+    Interrupted, it goes on where it was when it is started again.
+
+    \b
+    Example: svdlab sweep --grid grid.yaml --out results/study --image cat
+    where grid.yaml has lines such as  fps: [6, 12]
+    """
+    from svdlab import plans
+
+    plan = plans.read_plan(grid)  # before the model is loaded
+    import svdlab
+
+    pipe = svdlab.load_pipeline(checkpoint)
+    table = svdlab.sweep(pipe, plan, out, image=image, batch_size=batch_size or "auto")
+    failed = int((table["status"] == "failed").sum())
+    print(f"{len(table)} runs in {out}" + (f", {failed} of them failed: see the columns status and reason" if failed else ""))
+    print(f"the table: svdlab.load_results({str(out)!r})")
+
+
+@ledger_app.command("check")
+def ledger_check(folder: Ledger) -> None:
+    """Hold every file against its recorded hash.
+
+    Damaged runs are set aside, and the next sweep makes them again.
+
+    \b
+    Example: svdlab ledger check results/study
+    """
+    from svdlab import ledger
+
+    found = ledger.check(folder)
+    if found.empty:
+        print(f"{len(ledger.run_ids(folder))} runs, all whole")
+        return
+    print(found.to_string(index=False))
+    print(f"set aside in {folder}/damaged/")
+    raise typer.Exit(1)
+
+
+@ledger_app.command("rebuild")
+def ledger_rebuild(folder: Ledger) -> None:
+    """Make the index again from the run folders.
+
+    \b
+    Example: svdlab ledger rebuild results/study
+    """
+    from svdlab import ledger
+
+    print(f"{len(ledger.rebuild(folder))} runs")
+
+
+@ledger_app.command("export")
+def ledger_export(folder: Ledger, to: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
+    """Copy table, previews and a README to a new folder.
+
+    \b
+    Example: svdlab ledger export results/study shared/study
+    """
+    from svdlab import ledger
+
+    print(ledger.export(folder, to))
+
+
+@organism_app.command("train")
+def organism_train(
+    out: Annotated[Path, typer.Option(help="Folder for the training state.")] = Path("build/organism"),
+    stage: Annotated[str, typer.Option(help="vae, decoder, unet or fixed, in this order.")] = "unet",
+    minutes: Annotated[float, typer.Option(help="How long.")] = 60.0,
+    processes: Annotated[int, typer.Option(help="One thread each.")] = 1,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from what is in the folder.")] = False,
+) -> None:
+    """Train one stage of the model organism from scratch.
+
+    \b
+    Example: svdlab organism train --stage vae --minutes 60 --processes 2
+    """
+    from svdlab.organism.train import train
+
+    print(train(out, stage=stage, minutes=minutes, processes=processes, resume=resume))
+
+
+@organism_app.command("verify")
+def organism_verify(
+    checkpoint: Annotated[str, typer.Argument(help="organism, or a folder.")] = "organism",
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer clips: about three minutes.")] = False,
+    out: Out = None,
+) -> None:
+    """Measure the planted laws in what the organism makes.
+
+    Exits with 1 where one fails.
+
+    \b
+    Example: svdlab organism verify organism --quick
+    """
+    from svdlab.organism.verify import verify
+
+    table = verify(checkpoint, quick=quick, out=out)
+    print(table.to_string(index=False))
+    raise typer.Exit(int(not table["passed"].all()))
+
+
+@motion_app.command("calibrate")
+def motion_calibrate(
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer clips, small sizes: a minute or two.")] = False,
+    out: Annotated[Path | None, typer.Option(help="A CSV for the table.")] = None,
+) -> None:
+    """Hold the motion instrument against known motion.
+
+    Exits with 1 where it misses a bar.
+
+    \b
+    Example: svdlab motion calibrate --quick --out results/motion/calibration.csv
+    """
+    from svdlab import calibrate
+
+    table = calibrate.run(quick=quick, out=out)
+    raise typer.Exit(int((table["passed"] == False).any()))  # noqa: E712 - rows without a bar hold None
+
+
+def _pairs(name: str, words: list[str]) -> dict[str, Any]:
+    """Parameters as the notebook declares them: text stays text, everything else is read as YAML."""
+    if not words:
+        return {}
+    import yaml
+
+    from svdlab import notebooks
+
+    path = notebooks.find(name)
+    known = notebooks.parameters_of(path)
+    given = dict(zip(words[::2], words[1::2], strict=True))
+    notebooks.check_parameters(path, known, {k: v for k, v in given.items() if k not in known})
+    return {k: v if known[k]["inferred_type_name"] == "str" else yaml.safe_load(v) for k, v in given.items()}
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    from svdlab import plans
+
+    if not path.is_file():
+        raise InputError(f"there is no grid file {path}.")
+    content = plans.read_yaml(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is no grid: it must map parameters to lists of values, as in  fps: [6, 12].")
+    return content
+
+
+def _tell(executed: Path) -> None:
+    """Where everything is that a notebook left."""
+    folder = executed.parent
+    print(f"executed notebook  {executed}")
+    for what, pattern in (("figures", "*.png"), ("films", "*.mp4"), ("tables", "*.parquet")):
+        names = sorted(p.name for p in folder.glob(pattern))
+        if names:
+            print(f"{what:<18} {folder}/  {'  '.join(names)}")
+
+
+def _paired(arguments: list[str]) -> list[str]:
+    """`-p key value` as `-p key -p value`: an option with two words that may be repeated."""
+    paired, words = [], iter(arguments)
+    for word in words:
+        paired.append(word)
+        if word in ("-p", "--parameter"):
+            key, value = next(words, None), next(words, None)
+            if key is None or value is None:
+                raise InputError(f"{word} takes two words: a parameter and its value, as in  -p fps 12.")
+            paired[-1:] = [f"--parameter={key}", f"--parameter={value}"]  # so that a value may begin with a minus
+    return paired
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command. svdlab's own errors are one line on stderr, without a traceback."""
+    try:
+        app(_paired(sys.argv[1:] if arguments is None else arguments), prog_name="svdlab")
+    except SvdlabError as error:
+        print(f"svdlab: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    raise SystemExit(0)

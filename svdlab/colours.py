@@ -1,0 +1,64 @@
+"""Latents as colours: one linear map per checkpoint, fitted on what its own VAE makes of known pictures.
+
+    >>> tr.colours.shape                          # "c+1 3": from the channels and 1 to red, green, blue
+    (5, 3)
+    >>> colour(tr.denoised[0], tr.colours)        # "f h w 3" in [0, 1]
+
+A preview at the latents' own resolution, without running the decoder: right in colour and place, without detail.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+PICTURES = 6  # smooth random colour fields; enough for 5 x 3 numbers at any latent size
+
+
+def of(pipe: Any) -> np.ndarray:
+    """The map of a pipeline's VAE, float32 "c+1 3", fitted on first use and kept with the pipeline.
+
+    The pictures are smooth colour fields from a fixed seed, at the checkpoint's own size, so that the same
+    weights give the same map in every session. Costs as many encodings as there are PICTURES, once.
+    """
+    known: np.ndarray | None = vars(pipe).get("_svdlab_colours")
+    if known is None:
+        source = getattr(pipe, "source", None)
+        height, width = (source.height, source.width) if source else (256, 256)
+        rng = np.random.default_rng(0)
+        latents, pictures = [], []
+        for _ in range(PICTURES):
+            coarse = rng.random((5, 5, 3), dtype=np.float32)
+            picture = np.clip(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1)
+            latents.append(_encode(pipe, picture))
+            pictures.append(picture)
+        known = fit(np.stack(latents), np.stack(pictures))
+        vars(pipe)["_svdlab_colours"] = known
+    return known
+
+
+def fit(latents: Any, pictures: np.ndarray) -> np.ndarray:
+    """Least squares from latents "n c h w" (and 1) to pictures "n H W 3" averaged to h x w; float32 "c+1 3"."""
+    z = np.asarray(latents, dtype=np.float64)
+    n, c, h, w = z.shape
+    small = np.stack([cv2.resize(np.asarray(p, np.float32), (w, h), interpolation=cv2.INTER_AREA) for p in pictures])
+    sites = np.concatenate([z.transpose(0, 2, 3, 1).reshape(-1, c), np.ones((n * h * w, 1))], axis=1)
+    return np.linalg.lstsq(sites, small.reshape(-1, 3).astype(np.float64), rcond=None)[0].astype(np.float32)
+
+
+def colour(latents: Any, colours: np.ndarray) -> np.ndarray:
+    """Latents "... c h w" as pictures "... h w 3" in [0, 1]."""
+    z = np.moveaxis(np.asarray(latents, dtype=np.float32), -3, -1)
+    return np.clip(z @ colours[:-1] + colours[-1], 0, 1)
+
+
+@torch.no_grad()
+def _encode(pipe: Any, picture: np.ndarray) -> np.ndarray:
+    """A picture "h w 3" in [0, 1] to latents "c h w" on the scale that denoising works on."""
+    vae = pipe.vae
+    x = torch.from_numpy(picture).permute(2, 0, 1)[None] * 2 - 1
+    x = x.to(device=pipe._execution_device, dtype=vae.dtype)
+    return (vae.encode(x).latent_dist.mode()[0] * vae.config.scaling_factor).float().cpu().numpy()

@@ -1,0 +1,138 @@
+"""Where a figure's content comes from, in a line: checkpoint, conditions, seeds, and what the checkpoint is not.
+
+>>> about(clip)
+'organism · fps 7, motion bucket 180, noise 0.02, guidance 1 to 3, 25 steps · seed 0 · model organism, not SVD'
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+NAMES = {  # column or condition -> how a figure says it
+    "fps": "fps",
+    "motion_bucket_id": "motion bucket",
+    "noise_aug_strength": "noise augmentation",
+    "min_guidance_scale": "min. guidance",
+    "max_guidance_scale": "max. guidance",
+    "guidance_curve": "guidance curve",
+    "guidance_interval": "guidance interval",
+    "num_inference_steps": "steps",
+    "playback_fps": "playback fps",
+    "checkpoint": "checkpoint",
+    "seed": "seed",
+    "image": "picture",
+    "camera": "camera",
+}
+UNITS = {  # ending of a measure's column -> its unit, for axes
+    "_px_s": "px per second",
+    "_pct_s": "% of the frame width per second",
+    "_px": "px per frame",
+    "_pct": "% per frame",
+    "_deg": "degrees per frame",
+    "_db": "dB",
+    "_area": "share of the frame",
+    "_share": "share of frame pairs",
+}
+SHORT = {"fps": "fps", "motion_bucket_id": "motion bucket", "noise_aug_strength": "noise"}
+
+
+def name(column: str) -> str:
+    """A condition or measure in words, without its unit."""
+    ending = next((e for e in UNITS if column.endswith(e)), "")
+    return NAMES.get(column, column.removesuffix(ending).replace("_", " "))
+
+
+def axis(column: str) -> str:
+    """A condition or measure in words, with its unit: what an axis says."""
+    unit = next((u for e, u in UNITS.items() if column.endswith(e)), "")
+    return f"{name(column)} ({unit})" if unit else name(column)
+
+
+def number(value: Any) -> str:
+    """A value as a label: 4 digits at most, no trailing zeros."""
+    if isinstance(value, (bool, np.bool_, str)):
+        return str(value)
+    if isinstance(value, (int, float, np.number)):
+        return f"{float(value):.4g}"
+    return str(value)
+
+
+def about(*things: Any) -> str:
+    """The line for clips, traces, tables of results or sequences of them; what varies is given as a range."""
+    records = [r for thing in things for r in _records(thing)]
+    if not records:
+        return ""
+    seen = {key: _distinct(r.get(key) for r in records) for r in records for key in r}
+    parts = [", ".join(str(c).rstrip("/").split("/")[-1] for c in seen.get("checkpoint", []))]
+    conditions = [f"{SHORT[key]} {_range(seen[key])}" for key in SHORT if seen.get(key)]
+    low, high = seen.get("min_guidance_scale"), seen.get("max_guidance_scale")
+    if low and high:
+        least, most = number(min(low)), number(max(high))
+        span = least if least == most else f"{least} to {most}"
+        conditions.append(f"guidance {span}" if max(high) > 1 else "no guidance")
+    if seen.get("num_inference_steps"):
+        steps = seen["num_inference_steps"]
+        conditions.append(f"{_range(steps)} step{'s' if steps != [1] else ''}")
+    parts.append(", ".join(conditions))
+    seeds = seen.get("seed", [])
+    parts.append(f"seed{'s' if len(seeds) > 1 else ''} {_range(seeds)}" if seeds else "")
+    parts.append("; ".join(map(str, seen.get("label", []))))
+    return " · ".join(part for part in parts if part)
+
+
+def caption(clip: Any) -> str:
+    """What tells a clip from others: its main conditions and its seed."""
+    records = _records(clip)
+    if not records:
+        return ""
+    values = records[0]
+    parts = [f"{SHORT[key]} {number(values[key])}" for key in SHORT if key in values]
+    return ", ".join([*parts, f"seed {values['seed']}"] if "seed" in values else parts)
+
+
+def _records(thing: Any) -> list[dict[str, Any]]:
+    if isinstance(thing, str):
+        return [{"label": thing}] if thing else []
+    if isinstance(thing, pd.DataFrame):
+        keys = [k for k in (*NAMES, "label") if k in thing.columns]
+        return thing[keys].drop_duplicates().to_dict("records") or [{}]
+    if isinstance(thing, pd.Series):
+        return _records(thing.to_frame().T)
+    if hasattr(thing, "calls"):  # a trace
+        return [_call(c) for c in thing.calls] or [{"label": thing.label}]
+    if hasattr(thing, "call"):  # a clip
+        return [_call(thing.call())]
+    if isinstance(thing, dict):
+        thing = list(thing.values())
+    if isinstance(thing, Sequence):
+        return [r for t in thing for r in _records(t)]
+    return []
+
+
+def _call(call: dict[str, Any]) -> dict[str, Any]:
+    source = call["source"]
+    return {**call["conditions"], "seed": call["seed"], "checkpoint": source["checkpoint"], "label": source["label"]}
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    kept = []
+    for value in values:
+        empty = value is None or value == "" or (isinstance(value, float) and np.isnan(value))
+        if not empty and value not in kept:
+            kept.append(value)
+    try:
+        return sorted(kept)
+    except TypeError:
+        return kept
+
+
+def _range(values: Sequence[Any]) -> str:
+    distinct = sorted(set(values))
+    counting = len(distinct) > 2 and distinct == list(range(int(distinct[0]), int(distinct[0]) + len(distinct)))
+    if len(distinct) <= 4 and not counting:
+        return ", ".join(map(number, distinct))
+    return f"{number(distinct[0])} to {number(distinct[-1])}"
