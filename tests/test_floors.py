@@ -17,6 +17,7 @@ FLOORS = {
     "errors": 0,
     "images": 0,
     "frames": 0,
+    "colours": 0,
     "optical_flow": 0,
     "known_motion": 0,
     "schedule": 0,
