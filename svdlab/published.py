@@ -139,9 +139,9 @@ def warping_error(frames: Any, both: BothWays | None = None, *, backend: Backend
 def occluded(there: np.ndarray, back: np.ndarray) -> np.ndarray:
     """Where EvalCrafter-style warping error does not look: bool "h w".
 
-    |F + B_w|^2 > 0.01 (|F|^2 + |B_w|^2) + 0.5, B_w the way back seen from the earlier frame, or the gradient of the
-    flow there itself above |grad F|^2 > 0.01 |F|^2 + 0.002 (a motion boundary). Both in px, whatever the size. The
-    published code tests the later frame's pixels and warps forward; this is the same test at the earlier frame's.
+    |F + B_w|^2 > 0.01 (|F|^2 + |B_w|^2) + 0.5, B_w the way back seen from the earlier frame, or, at motion
+    boundaries, |grad F|^2 > 0.01 |F|^2 + 0.002. In px whatever the size; taken at the earlier frame's pixels, where
+    the pictures are compared, with central differences for the gradient.
     """
     h, w = there.shape[:2]
     y, x = np.mgrid[:h, :w].astype(np.float32)

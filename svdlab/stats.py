@@ -1,0 +1,357 @@
+"""Statistics by name: thin calls of scipy.stats and statsmodels, with checked input and results that read plainly.
+
+    >>> paired_test(warm, cool).p                        # exact by permutation for small samples
+    >>> equivalent_mean(differences, -0.2, 0.2)          # "no difference", with a margin set beforehand
+    >>> print(dose_response(table, "motion_bucket_id", "object_px").sentence)
+
+The unit is what was sampled independently, most often the image: average seeds over it first. All intervals are
+two-sided with confidence 0.95 unless told otherwise, but for TOST, whose interval has confidence 1 - 2 alpha by
+construction. `seed` makes resampling repeatable. InputError is raised for empty, non-finite or unpaired input.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from statsmodels.stats.power import TTestPower
+from statsmodels.stats.proportion import binom_test, binom_tost, proportion_confint
+from statsmodels.stats.weightstats import DescrStatsW
+
+from svdlab.errors import InputError
+
+FEW = 20  # units: below that a bootstrap interval covers too little, and a t interval is given
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its interval, the number of units behind it and how the interval was made."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    method: str
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g})"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A mean difference with its interval, permutation p, and standardised size (mean over standard deviation).
+
+    `decidable` is False where the sample is too small for any p below alpha: such numbers carry no verdict.
+    """
+
+    effect: float
+    low: float
+    high: float
+    p: float
+    d: float
+    n: int
+    method: str
+    decidable: bool
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """Two one-sided tests: p, the interval of confidence 1 - 2 alpha, the margin, and whether it holds it all."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+    margin: tuple[float, float]
+    n: int
+    equivalent: bool
+
+
+def paired_test(
+    a: Any, b: Any, *, alpha: float = 0.05, resamples: int = 9999, interval: str = "t", seed: int = 0
+) -> Comparison:
+    """Paired two-sided permutation test of mean(a - b) = 0 (signs are swapped within pairs).
+
+    >>> paired_test([3, 4, 5, 6, 5, 4], [1, 2, 4, 4, 3, 3]).p
+    0.03125
+
+    Exact where 2 ** n is at most `resamples`; the smallest p it can give is then 2 / 2 ** n, so five pairs can never
+    reach 0.05. `interval` is "t" or "permutation" (the shifts that the test would not reject).
+    """
+    one, two = _finite(a, "a"), _finite(b, "b")
+    if len(one) != len(two):
+        raise InputError(f"got {len(one)} and {len(two)} values: a paired test needs a partner for each.")
+    return one_sample_test(one - two, alpha=alpha, resamples=resamples, interval=interval, seed=seed)
+
+
+def one_sample_test(
+    differences: Any, *, alpha: float = 0.05, resamples: int = 9999, interval: str = "t", seed: int = 0
+) -> Comparison:
+    """`paired_test` from the differences themselves.
+
+    >>> one_sample_test([2, 2, 1, 2, 2, 1]).effect
+    1.6666666666666667
+    """
+    values = _finite(differences, "differences", least=2)
+    spread = float(values.std(ddof=1))
+    if interval == "t":
+        limits = t_interval(values, confidence=1 - alpha)
+        low, high = limits.low, limits.high
+    elif interval == "permutation":
+        low, high = _inverted(values, alpha, resamples, seed)
+    else:
+        raise InputError(f'got interval={interval!r}: "t" or "permutation".')
+    mean = float(values.mean())
+    return Comparison(
+        effect=mean,
+        low=low,
+        high=high,
+        p=_permutation_p(values, resamples, seed),
+        d=mean / spread if spread else math.copysign(math.inf, mean) if mean else 0.0,
+        n=len(values),
+        method=f"permutation test, {interval} interval",
+        decidable=smallest_p(len(values)) <= alpha,
+    )
+
+
+def smallest_p(pairs: int) -> float:
+    """The smallest two-sided p that a paired permutation test of so many pairs can give: 2 / 2 ** pairs.
+
+    >>> smallest_p(5)
+    0.0625
+    """
+    return 2.0 / 2.0**pairs
+
+
+def t_interval(values: Any, *, confidence: float = 0.95) -> Estimate:
+    """The mean with its t interval.
+
+    >>> print(t_interval([1, 2, 3]))
+    2 (-0.484 to 4.48)
+    """
+    x = _finite(values, "values", least=2)
+    low, high = DescrStatsW(x).tconfint_mean(alpha=1 - confidence)
+    return Estimate(float(x.mean()), float(low), float(high), len(x), "t")
+
+
+def bootstrap(
+    values: Any,
+    statistic: Callable[..., Any] = np.mean,
+    *,
+    confidence: float = 0.95,
+    method: str = "BCa",
+    resamples: int = 9999,
+    seed: int = 0,
+) -> Estimate:
+    """Any statistic of one sample with its bootstrap interval (scipy.stats.bootstrap; BCa, percentile or basic).
+
+    >>> bootstrap(values, np.median)
+
+    BCa covers too little below 20 units: prefer `t_interval` for a mean of fewer.
+    """
+    x = _finite(values, "values", least=2)
+    if np.ptp(x) == 0:  # no spread to resample; scipy would give NaN
+        same = float(statistic(x))
+        return Estimate(same, same, same, len(x), method)
+    found = stats.bootstrap(
+        (x,), statistic, confidence_level=confidence, method=method, n_resamples=resamples, rng=np.random.default_rng(seed)
+    ).confidence_interval
+    return Estimate(float(statistic(x)), float(found.low), float(found.high), len(x), method)
+
+
+def mean_interval(values: Any, *, confidence: float = 0.95, resamples: int = 9999, seed: int = 0) -> Estimate:
+    """The mean with a BCa bootstrap interval from 20 units up, and a t interval below.
+
+    >>> mean_interval(per_image).method
+    't'
+    """
+    x = _finite(values, "values", least=2)
+    return (
+        t_interval(x, confidence=confidence)
+        if len(x) < FEW
+        else bootstrap(x, confidence=confidence, resamples=resamples, seed=seed)
+    )
+
+
+def spearman(x: Any, y: Any, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Estimate:
+    """Spearman's rank correlation with a percentile bootstrap interval over the pairs.
+
+    >>> spearman([1, 2, 3, 4], [1, 4, 9, 16]).value
+    1.0
+    """
+    a, b = _finite(x, "x", least=3), _finite(y, "y", least=3)
+    if len(a) != len(b):
+        raise InputError(f"got {len(a)} and {len(b)} values: a correlation needs pairs.")
+    rho = float(stats.spearmanr(a, b).statistic) if np.ptp(a) and np.ptp(b) else math.nan
+    if not np.isfinite(rho):
+        return Estimate(rho, math.nan, math.nan, len(a), "percentile")
+    draws = np.random.default_rng(seed).integers(0, len(a), (resamples, len(a)))
+    draws = draws[(np.ptp(a[draws], axis=1) > 0) & (np.ptp(b[draws], axis=1) > 0)]  # without spread there is no rank
+    again = stats.pearsonr(stats.rankdata(a[draws], axis=1), stats.rankdata(b[draws], axis=1), axis=1).statistic
+    low, high = np.quantile(again, ((1 - confidence) / 2, (1 + confidence) / 2))
+    return Estimate(rho, float(low), float(high), len(a), "percentile")
+
+
+def equivalent_mean(values: Any, low: float, high: float, *, alpha: float = 0.05) -> Equivalence:
+    """TOST that a mean lies between low and high: statsmodels' DescrStatsW.ttost_mean.
+
+    >>> equivalent_mean([0.01, -0.02, 0.03, 0.0], -0.2, 0.2).equivalent
+    True
+    """
+    x = _finite(values, "values", least=2)
+    _margin(low, high)
+    describe = DescrStatsW(x)
+    p = float(describe.ttost_mean(low, high)[0])
+    inner = describe.tconfint_mean(alpha=2 * alpha)
+    return Equivalence(float(x.mean()), float(inner[0]), float(inner[1]), p, (low, high), len(x), p < alpha)
+
+
+def equivalent_pairs(a: Any, b: Any, low: float, high: float, *, alpha: float = 0.05) -> Equivalence:
+    """TOST that the mean of a - b lies between low and high, for pairs.
+
+    >>> equivalent_pairs([1.0, 2.0, 3.0], [1.01, 1.98, 3.0], -0.2, 0.2).equivalent
+    True
+    """
+    one, two = _finite(a, "a"), _finite(b, "b")
+    if len(one) != len(two):
+        raise InputError(f"got {len(one)} and {len(two)} values: pairs are needed.")
+    return equivalent_mean(one - two, low, high, alpha=alpha)
+
+
+def equivalent_proportion(count: int, n: int, low: float, high: float, *, alpha: float = 0.05) -> Equivalence:
+    """TOST that a proportion lies between low and high, by two exact binomial tests (statsmodels' binom_tost).
+
+    >>> equivalent_proportion(50, 100, 0.35, 0.65).equivalent
+    True
+    """
+    _counts(count, n)
+    _margin(low, high)
+    p = float(binom_tost(count, n, low, high)[0])
+    inner = proportion_confint(count, n, alpha=2 * alpha, method="wilson")
+    return Equivalence(count / n, float(inner[0]), float(inner[1]), p, (low, high), n, p < alpha)
+
+
+def proportion(count: int, n: int, *, confidence: float = 0.95) -> Estimate:
+    """A proportion with Wilson's interval.
+
+    >>> print(proportion(8, 10))
+    0.8 (0.49 to 0.943)
+    """
+    _counts(count, n)
+    low, high = proportion_confint(count, n, alpha=1 - confidence, method="wilson")
+    return Estimate(count / n, float(low), float(high), n, "Wilson")
+
+
+def proportion_test(count: int, n: int, expected: float) -> float:
+    """Exact two-sided binomial p that a proportion is `expected`.
+
+    >>> round(proportion_test(9, 10, 0.5), 4)
+    0.0215
+    """
+    _counts(count, n)
+    return float(binom_test(count, n, expected))
+
+
+def fdr(p_values: Any) -> np.ndarray:
+    """Benjamini-Hochberg q values for a family of p values, in their order; NaN (a test not made) stays out.
+
+    >>> fdr([0.01, 0.02, 0.5])
+    array([0.03, 0.03, 0.5 ])
+    """
+    p = np.asarray(p_values, np.float64)
+    if p.ndim != 1 or ((p < 0) | (p > 1)).any():
+        raise InputError(f"got p values of shape {p.shape} in [{np.nanmin(p):.3g}, {np.nanmax(p):.3g}]: a list in [0, 1].")
+    made = np.isfinite(p)
+    q = np.full(p.shape, math.nan)
+    if made.any():
+        q[made] = stats.false_discovery_control(p[made], method="bh")
+    return q
+
+
+def power(effect: float, n: int, *, alpha: float = 0.05) -> float:
+    """Power of a two-sided paired t test for a standardised effect (mean difference over its standard deviation).
+
+    >>> round(power(0.5, 34), 2)
+    0.81
+    """
+    return float(TTestPower().power(effect, n, alpha))
+
+
+def detectable(n: int, *, alpha: float = 0.05, power: float = 0.8) -> float:
+    """The smallest standardised effect that n pairs detect with that power.
+
+    >>> round(detectable(34), 2)
+    0.49
+    """
+    if n < 2:
+        raise InputError(f"got n={n}: two pairs at least.")
+    return float(TTestPower().solve_power(nobs=n, alpha=alpha, power=power))
+
+
+def pairs_needed(effect: float, *, alpha: float = 0.05, power: float = 0.8) -> int:
+    """The number of pairs that detect a standardised effect with that power.
+
+    >>> pairs_needed(0.5)
+    34
+    """
+    if not effect:
+        raise InputError("got effect=0: no number of pairs detects nothing.")
+    return math.ceil(float(TTestPower().solve_power(effect_size=abs(effect), alpha=alpha, power=power)))
+
+
+def _permutation_p(values: np.ndarray, resamples: int, seed: int) -> float:
+    if not np.any(values):
+        return 1.0
+    return float(
+        stats.permutation_test(
+            (values,),
+            lambda x, axis: x.mean(axis=axis),
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=resamples,
+            alternative="two-sided",
+            rng=np.random.default_rng(seed),
+        ).pvalue
+    )
+
+
+def _inverted(values: np.ndarray, alpha: float, resamples: int, seed: int) -> tuple[float, float]:
+    """The shifts that the permutation test does not reject, by halving; infinite where it can reject nothing."""
+    if smallest_p(len(values)) > alpha:
+        return -math.inf, math.inf
+    mean, reach = float(values.mean()), float(np.ptp(values)) or 1.0
+    ends = []
+    for sign in (-1.0, 1.0):
+        inside, outside = mean, mean + sign * reach
+        for _ in range(30):
+            middle = (inside + outside) / 2
+            if _permutation_p(values - middle, resamples, seed) > alpha:
+                inside = middle
+            else:
+                outside = middle
+        ends.append(inside)
+    return ends[0], ends[1]
+
+
+def _finite(values: Any, name: str, *, least: int = 1) -> np.ndarray:
+    array = np.asarray(values, np.float64)
+    if array.ndim != 1 or len(array) < least:
+        raise InputError(f"got {name} of shape {array.shape}: a list of at least {least} number(s) is needed.")
+    if not np.isfinite(array).all():
+        bad = [int(i) for i in np.flatnonzero(~np.isfinite(array))[:8]]
+        raise InputError(f"got NaN or infinity in {name} at {bad}: drop these units, and say that you did.")
+    return array
+
+
+def _margin(low: float, high: float) -> None:
+    if not low < high:
+        raise InputError(f"got a margin from {low} to {high}: the lower end comes first.")
+
+
+def _counts(count: int, n: int) -> None:
+    if not 0 <= count <= n or n < 1:
+        raise InputError(f"got {count} of {n}: a count lies between 0 and n, and n is at least 1.")
