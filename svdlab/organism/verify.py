@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from scipy import stats as sps
-from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 from tqdm.auto import tqdm
 
+from svdlab import stats
 from svdlab.errors import InputError
 from svdlab.organism import rulers, world
 
@@ -205,21 +205,12 @@ def law_rows(clips: pd.DataFrame) -> list[dict[str, Any]]:
     gain = excess(x, other, y)
     low, high = _bootstrap(excess, x, other, y, paired=True)
     rows.append(_row("law: squared error that 1/fps saves over 1/(fps-1)", gain, low, high, n, "> 0", low > 0))
-    if "motion_camera" in law:
-        speed = law["motion_object_px_per_frame"].to_numpy() if "motion_object_px_per_frame" in law else np.full(n, np.nan)
+    if "motion_object_px" in law:
+        speed = law["motion_object_px"].to_numpy(dtype=float)
         seen = np.isfinite(speed)
-        if seen.any():
-            b = slope(x[seen], speed[seen])
-            rows.append(
-                _row(
-                    "law: the same slope by svdlab.motion",
-                    b,
-                    *_bootstrap(slope, x[seen], speed[seen], paired=True),
-                    int(seen.sum()),
-                    "reported",
-                    None,
-                )
-            )
+        b = slope(x[seen], speed[seen])
+        interval = _bootstrap(slope, x[seen], speed[seen], paired=True)
+        rows.append(_row("law: the same slope by svdlab.motion", b, *interval, int(seen.sum()), "reported", None))
     return rows
 
 
@@ -273,10 +264,10 @@ def _equivalence(what: str, a: np.ndarray, b: np.ndarray, margin: float, bar: st
 
 
 def _proportion(what: str, count: int, n: int, expected: float, margin: float) -> dict[str, Any]:
-    """A share with its 90 % Wilson interval: equivalence at 0.05 where the interval lies inside the margin."""
-    low, high = proportion_confint(count, n, alpha=0.10, method="wilson")
-    inside = expected - margin <= low and high <= expected + margin
-    return _row(what, count / n, float(low), float(high), n, f"{expected} within {margin} (TOST)", bool(inside))
+    """A share with its 90 % interval, equivalent to the planted one where TOST at 0.05 says so."""
+    found = stats.equivalent_proportion(count, n, max(expected - margin, 0.0), min(expected + margin, 1.0))
+    bar = f"{expected} within {margin} (TOST)"
+    return _row(what, found.value, found.low, found.high, n, bar, found.equivalent)
 
 
 def picture_rows(clips: pd.DataFrame) -> list[dict[str, Any]]:
@@ -285,11 +276,9 @@ def picture_rows(clips: pd.DataFrame) -> list[dict[str, Any]]:
     low, high = _bootstrap(np.median, psnr)
     rows = [_row("frame 0 against the input, median PSNR (dB)", middle, low, high, len(psnr), ">= 27", middle >= 27)]
     kept = clips.kept.dropna().astype(bool)
-    low, high = proportion_confint(int(kept.sum()), len(kept), method="wilson")
-    share = float(kept.mean())
-    rows.append(
-        _row("sprite in the last frame, same hue", share, float(low), float(high), len(kept), ">= 0.95", share >= 0.95)
-    )
+    share = stats.proportion(int(kept.sum()), len(kept))
+    what = "sprite in the last frame, same hue"
+    rows.append(_row(what, share.value, share.low, share.high, share.n, ">= 0.95", share.value >= 0.95))
     return rows
 
 
