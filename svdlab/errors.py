@@ -30,3 +30,19 @@ class BrokenClipError(SvdlabError, RuntimeError):
 
 class MissingExtraError(SvdlabError, ImportError):
     """An optional part that is not installed; the message names the extra."""
+
+
+class OutOfMemoryError(SvdlabError, MemoryError):
+    """Not even one clip fits into memory."""
+
+
+class WorkerError(SvdlabError, RuntimeError):
+    """An executor's worker that failed for a reason of its own."""
+
+
+class SweepInterrupted(SvdlabError, KeyboardInterrupt):
+    """A sweep that was told to stop, after it had finished what was in hand."""
+
+
+class NotebookError(SvdlabError, RuntimeError):
+    """A notebook that failed; the message has the cell and what it raised."""

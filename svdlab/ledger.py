@@ -314,7 +314,7 @@ def survey(out: str | Path, ids: Iterable[str] | None = None) -> pd.DataFrame:
             fresh.append({**_row(read_record(run_folder(out, run_id))), "_stat": stamp})
     if broken:
         warnings.warn(
-            f"{len(broken)} damaged run(s) in {out}, to be made again: {', '.join(broken[:3])}{' ...' if len(broken) > 3 else ''}",
+            f"{len(broken)} damaged run(s) in {out}, to be made again: {', '.join(broken[:5])}",
             DamagedRunWarning,
             stacklevel=2,
         )
@@ -327,6 +327,33 @@ def survey(out: str | Path, ids: Iterable[str] | None = None) -> pd.DataFrame:
     elif ids is None and len(rows) != len(table):
         _write_index(out, rows)
     return rows
+
+
+def state(record: dict[str, Any]) -> dict[str, Any]:
+    """What must be known of a run to tell whether a sweep needs more of it: frames (has it any), kept (arguments of
+    its trace), measures (name -> version), failed (names of measures that raised)."""
+    measures = record["measures"]
+    return {
+        "frames": FRAMES in record["files"],
+        "kept": record["kept"],
+        "measures": {name: entry["version"] for name, entry in measures.items()},
+        "failed": [name for name, entry in measures.items() if "error" in entry],
+    }
+
+
+def states(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """`state` of each run in a survey, by id."""
+    parsed = {text: json.loads(text) for text in table["_state"].unique()} if len(table) else {}
+    return {run_id: parsed[text] for run_id, text in zip(table.index, table["_state"], strict=True)} if len(table) else {}
+
+
+def donors(table: pd.DataFrame) -> dict[str, str]:
+    """For each latents id of a survey, a run that has the latents."""
+    if not len(table):
+        return {}
+    return {
+        z: run for z, run, files in zip(table["latents_id"], table.index, table["_files"], strict=True) if LATENTS in files
+    }
 
 
 def _listing(folder: Path) -> tuple[str, dict[str, int]] | None:
@@ -360,8 +387,7 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
     for measured in record["measures"].values():
         row |= measured["values"]
     row["_files"] = json.dumps({k: v["bytes"] for k, v in record["files"].items()})
-    row["_measured"] = json.dumps({k: v["version"] for k, v in record["measures"].items()})
-    row["_kept"] = json.dumps(record["kept"])
+    row["_state"] = json.dumps(state(record))
     return row
 
 
@@ -375,7 +401,7 @@ def _read_index(out: str | Path) -> pd.DataFrame:
         table = pd.read_parquet(Path(out) / INDEX)
     except (OSError, ValueError):  # pyarrow's errors are ValueErrors
         return pd.DataFrame()
-    usable = table.index.name == "run_id" and {"_stat", "_files", "_measured", "_kept"} <= set(table.columns)
+    usable = table.index.name == "run_id" and {"_stat", "_files", "_state"} <= set(table.columns)
     return table if usable and table.index.is_unique else pd.DataFrame()
 
 
@@ -403,7 +429,7 @@ def check(out: str | Path, *, set_aside: bool = True) -> pd.DataFrame:
 
     set_aside: move damaged runs to `<out>/damaged/`, so that the next sweep makes them again; nothing is deleted.
     """
-    _must_exist(out)
+    existing(out)
     found = []
     for run_id in run_ids(out):
         folder = run_folder(out, run_id)
@@ -418,7 +444,7 @@ def check(out: str | Path, *, set_aside: bool = True) -> pd.DataFrame:
 
 def rebuild(out: str | Path) -> pd.DataFrame:
     """Throw the index away and make it again from the folders."""
-    _must_exist(out)
+    existing(out)
     (Path(out) / INDEX).unlink(missing_ok=True)
     return survey(out)
 
@@ -428,7 +454,7 @@ def export(out: str | Path, to: str | Path) -> Path:
 
     Raises InputError where `to` already holds something else.
     """
-    _must_exist(out)
+    existing(out)
     table, to = public_table(out, survey(out)), Path(to)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"{to} is there already and not empty: give a new folder.")
@@ -465,12 +491,10 @@ def _readme(out: str | Path, table: pd.DataFrame) -> str:
 
 def public_table(out: str | Path, table: pd.DataFrame) -> pd.DataFrame:
     """The survey as users see it: the paths of each run's files instead of the columns that svdlab keeps for itself."""
-    held = [json.loads(text) for text in table["_files"]] if len(table) else []
+    held = list(zip(table.index, table["_files"], strict=True)) if len(table) else []
+    runs = os.path.join(str(out), "runs", "")
     paths = {
-        column: [
-            str(Path(out, "runs", run_id, name)) if name in files else ""
-            for run_id, files in zip(table.index, held, strict=True)
-        ]
+        column: [f"{runs}{run_id}{os.sep}{name}" if f'"{name}"' in files else "" for run_id, files in held]
         for column, name in FILES.items()
     }
     return table.drop(columns=[c for c in table if str(c).startswith("_")]).assign(**paths)
@@ -486,6 +510,8 @@ def plain(value: Any) -> Any:
     raise InputError(f"a measure gave {type(value).__name__} {value!r}: give numbers, strings, truth values or None.")
 
 
-def _must_exist(out: str | Path) -> None:
+def existing(out: str | Path) -> Path:
+    """The ledger's path; InputError where there is none."""
     if not (Path(out) / "runs").is_dir():
-        raise InputError(f"{out} is no ledger: it has no folder runs/.")
+        raise InputError(f"{out} is no ledger: it has no folder runs/. A sweep makes one.")
+    return Path(out)

@@ -20,16 +20,12 @@ from typing import Any
 import pandas as pd
 
 from svdlab import ledger, plans
-from svdlab.errors import InputError, MissingExtraError, OutputError, SvdlabError
+from svdlab.errors import InputError, MissingExtraError, NotebookError, OutputError
 
 FOLDER = "notebooks"
 POINT = "point.json"
 OUT = "out"  # a notebook that has a parameter of this name is told its folder by it
 KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
-
-
-class NotebookError(SvdlabError, RuntimeError):
-    """A notebook that failed; the message has the cell and what it raised."""
 
 
 def run(notebook: str | Path, out: str | Path | None = None, *, progress: bool = True, **parameters: Any) -> Path:

@@ -32,6 +32,7 @@ FLOORS = {
     "checkpoints": 1,
     "pipeline": 1,
     "hooks": 1,
+    "runs": 1,
     "sweeps": 1,
     "workers": 1,
     "probes": 1,
