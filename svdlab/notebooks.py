@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from svdlab import ledger, plans
+from svdlab import folders, plans
 from svdlab.errors import InputError, MissingExtraError, NotebookError, OutputError
 
 FOLDER = "notebooks"
@@ -84,8 +84,8 @@ def run_grid(
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{root} cannot be written to: {error}") from error
-    text = ledger.hash_file(path)
-    folders = [ledger.inside(root, ledger.identify({"notebook": text, "parameters": point})) for point in points]
+    text = folders.hash_file(path)
+    places = [folders.inside(root, folders.identify({"notebook": text, "parameters": point})) for point in points]
 
     def one(point: dict[str, Any], folder: Path) -> dict[str, Any]:
         told = {**point, OUT: str(folder)} if OUT in known else point
@@ -98,7 +98,7 @@ def run_grid(
         tqdm(total=len(points), desc=path.stem, unit="notebook", disable=not progress) as bar,
     ):
         rows = []
-        for row in pool.map(one, points, folders):
+        for row in pool.map(one, points, places):
             bar.update()
             if row["status"] == "failed":
                 bar.write(f"{path.name} {row['parameters']}, cell {row['cell']}: {row['error']}")

@@ -16,7 +16,7 @@ from typing import Any
 import diffusers
 import torch
 
-from svdlab import __version__, fidelity, ledger, motion
+from svdlab import __version__, fidelity, folders, ledger, motion
 from svdlab.conditions import Conditions
 from svdlab.errors import InputError
 from svdlab.pipeline import Clip, ProbePipeline
@@ -74,7 +74,7 @@ def facts(pipe: ProbePipeline, intervention: str | None = None) -> dict[str, Any
         "dtype": str(pipe.unet.dtype).removeprefix("torch."),
         "versions": {"torch": torch.__version__.split("+")[0], "diffusers": diffusers.__version__},
         "intervention": intervention,
-        "format": ledger.FORMAT,
+        "format": folders.FORMAT,
     }
 
 
@@ -103,8 +103,8 @@ def job(conditions: Conditions, seed: int, image: str, image_name: str, facts_id
     """
     values = {name: getattr(conditions, name) for name in CONDITIONS}
     decoding = {name: values.pop(name) for name in ("decode_chunk_size", "playback_fps")}
-    latents_id = ledger.identify({"facts": facts_id, "conditions": values, "seed": seed, "image": image})
-    return Job(ledger.identify({"latents": latents_id, **decoding}), latents_id, conditions, seed, image, image_name)
+    latents_id = folders.identify({"facts": facts_id, "conditions": values, "seed": seed, "image": image})
+    return Job(folders.identify({"latents": latents_id, **decoding}), latents_id, conditions, seed, image, image_name)
 
 
 # --- measures ---------------------------------------------------------------------------------------------------------

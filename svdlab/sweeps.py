@@ -25,7 +25,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from svdlab import ledger, plans, workers
+from svdlab import folders, ledger, plans, workers
 from svdlab.conditions import Conditions, UnusualConditionWarning
 from svdlab.errors import InputError, SvdlabError, SweepInterrupted, WorkerError
 from svdlab.images import image_hash, prepare_image
@@ -78,7 +78,7 @@ def sweep(
     how = How(facts(_usable(pipe, executor, intervention), intervention), as_measures(measure), _kept(keep), 1, retry_failed)
     jobs, pictures = _jobs(pipe, plan, image, how.facts)
     how = replace(how, batch_size=_batch_size(pipe, batch_size, jobs))
-    out = ledger.prepare(out)
+    out = folders.prepare(out)
     missing = _in_order(_with_donors(out, _missing(out, jobs, how)))
     wanted = len({j.run_id for j in jobs})
     if missing:
@@ -101,7 +101,7 @@ def load_results(out: str | Path) -> pd.DataFrame:
 
     Raises InputError where `out` is no ledger; damaged runs are left out with a DamagedRunWarning.
     """
-    return ledger.public_table(out, ledger.survey(ledger.existing(out))).reset_index()
+    return ledger.public_table(out, ledger.survey(folders.existing(out))).reset_index()
 
 
 # --- from rows to jobs ------------------------------------------------------------------------------------------------
@@ -147,7 +147,7 @@ def _jobs(
     sizes: dict[tuple, Conditions] = {}
     filled: dict[tuple, Conditions] = {}
     unusual: dict[str, None] = {}
-    facts_id = ledger.identify(given)
+    facts_id = folders.identify(given)
     jobs = []
     for label, row, seed, picture in zip(plan.index, rows, seeds, images, strict=True):
         try:

@@ -23,7 +23,7 @@ from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from svdlab import ledger, video
+from svdlab import folders, ledger, video
 from svdlab.conditions import Conditions
 from svdlab.errors import BrokenClipError, CheckpointError, OutOfMemoryError, OutputError
 from svdlab.hooks import trace
@@ -96,7 +96,7 @@ def _take(queue: deque[_Unit], size: int, out: Path) -> list[_Unit]:
         if len(batch) == size or (batch and queue[0].jobs[0].batch_key != batch[0].jobs[0].batch_key):
             break
         unit = queue.popleft()
-        unit.lock = ledger.claim(out, unit.jobs[0].latents_id)
+        unit.lock = folders.claim(out, unit.jobs[0].latents_id)
         (batch if unit.lock else queue).append(unit)
     return batch
 
@@ -147,9 +147,9 @@ def _lacks_clip(unit: _Unit, writer: _Writer) -> bool:
     unit.left = len(unit.jobs)
     clipless = []
     for job in list(unit.jobs):
-        record = _whole_record(ledger.run_folder(writer.out, job.run_id))
+        record = _whole_record(folders.run_folder(writer.out, job.run_id))
         lack = "clip" if record is None else lacks(ledger.state(record), writer.how)
-        if lack == "measures" and record is not None and not ledger.damage(ledger.run_folder(writer.out, job.run_id)):
+        if lack == "measures" and record is not None and not folders.damage(folders.run_folder(writer.out, job.run_id)):
             writer.measure_again(unit, job, record)
         elif lack == "":
             writer.settled(unit, job)
@@ -160,7 +160,7 @@ def _lacks_clip(unit: _Unit, writer: _Writer) -> bool:
 
 
 def _whole_record(folder: Path) -> dict[str, Any] | None:
-    return None if ledger.damage(folder, hashes=False) else ledger.read_record(folder)
+    return None if folders.damage(folder, hashes=False) else folders.read_record(folder)
 
 
 def _lent_latents(unit: _Unit, writer: _Writer) -> torch.Tensor | None:
@@ -169,7 +169,7 @@ def _lent_latents(unit: _Unit, writer: _Writer) -> torch.Tensor | None:
     if donor is None or writer.how.kept is not None:
         return None
     try:
-        return load_file(ledger.read_file(writer.out, donor, ledger.LATENTS))["latents"]
+        return load_file(folders.read_file(writer.out, donor, folders.LATENTS))["latents"]
     except OutputError:  # gone or damaged meanwhile
         return None
 
@@ -280,11 +280,11 @@ class _Writer:
         with self.mutex:
             lock, unit.lock = unit.lock, None
         if lock is not None:
-            ledger.release(lock)
+            folders.release(lock)
 
     def _write(self, job: Job, clip: Clip, tr: Trace | None, batch_size: int, reason: str) -> None:
         record = new_record(job, clip, self.how, batch_size)
-        with ledger.new_run(self.out, job.latents_id, job.run_id, record) as folder:
+        with folders.new_run(self.out, job.latents_id, job.run_id, record) as folder:
             if reason:
                 record.update(status="failed", reason=reason)
                 return
@@ -292,26 +292,26 @@ class _Writer:
             clip.frames = frames.astype(np.float32) / 255  # what the file holds: measuring that again gives the same
             record["measures"] = measure_clip(clip, self.how.measures)
             settle(record)
-            save_file({"latents": clip.latents.contiguous()}, folder / ledger.LATENTS)
-            video.write_frames(folder / ledger.FRAMES, frames, playback_fps=clip.playback_fps)
-            video.write_preview(folder / ledger.PREVIEW, frames, playback_fps=clip.playback_fps)
+            save_file({"latents": clip.latents.contiguous()}, folder / folders.LATENTS)
+            video.write_frames(folder / folders.FRAMES, frames, playback_fps=clip.playback_fps)
+            video.write_preview(folder / folders.PREVIEW, frames, playback_fps=clip.playback_fps)
             if tr is not None:
-                tr.save(folder / ledger.TRACE)
+                tr.save(folder / folders.TRACE)
 
     def _measure_again(self, job: Job, record: dict[str, Any]) -> None:
-        folder = ledger.run_folder(self.out, job.run_id)
+        folder = folders.run_folder(self.out, job.run_id)
         clip = Clip(
-            video.read_frames(folder / ledger.FRAMES).astype(np.float32) / 255,
+            video.read_frames(folder / folders.FRAMES).astype(np.float32) / 255,
             job.conditions,
             job.seed,
             self.pictures[job.image],
-            load_file(folder / ledger.LATENTS)["latents"],
+            load_file(folder / folders.LATENTS)["latents"],
             Source(**record["source"]),
             record["seconds"],
         )
         record["measures"] |= measure_clip(clip, missing_measures(ledger.state(record), self.how))
         settle(record)
-        ledger.amend(folder, record)
+        folders.amend(folder, record)
 
 
 # --- other processes --------------------------------------------------------------------------------------------------

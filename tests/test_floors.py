@@ -26,6 +26,7 @@ FLOORS = {
     "motion": 0,
     "fidelity": 0,
     "stats": 0,
+    "folders": 0,
     "ledger": 0,
     "plans": 0,
     "video": 0,
