@@ -42,7 +42,6 @@ from svdlab.folders import (
     run_folder,
     run_ids,
 )
-
 from svdlab.video import read_frames as _read_video
 
 if TYPE_CHECKING:
