@@ -55,8 +55,8 @@ class Recipe:
     muon: bool = True  # orthogonalised steps for the hidden matrices
     warmup: int = 200  # steps
     ema: float = 0.998
-    reuse: int = 3  # times a rendered clip is used, each with its own noise
-    pool: int = 512  # clips per process that wait to be used again
+    reuse: int = 6  # times a rendered clip is used, each with its own noise
+    pool: int = 1024  # clips per process that wait to be used again
     sigma_mean: float = 0.0  # of log sigma
     sigma_std: float = 1.4
     high_sigma: float = 0.15  # share of clips with log-uniform sigma in [5, 700]: where a film is decided

@@ -1,0 +1,77 @@
+"""The verification can fail: it passes the world itself, and no world with another law; then it judges the organism."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from svdlab.organism import rulers, verify, world
+
+
+def as_if_generated(block: str, n: int) -> pd.DataFrame:
+    """The world's own clips, measured as generated ones would be."""
+    s = verify.scenes_for(block, n)
+    rows = [
+        {**scene, "block": block, **verify._measure(video, scene, video, False)}
+        for video, (_, scene) in zip(s.video, s.factors.iterrows(), strict=True)
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture(scope="module")
+def perfect() -> pd.DataFrame:
+    sizes = dict(law=56, warm=20, cool=60, pan=80, dark=120)
+    return pd.concat([as_if_generated(b, n) for b, n in sizes.items()], ignore_index=True)
+
+
+def table_of(clips: pd.DataFrame) -> pd.Series:
+    rows = [*verify.law_rows(clips), *verify.effect_rows(clips, quick=True), *verify.picture_rows(clips)]
+    return pd.DataFrame(rows).set_index("what").passed.astype(bool)
+
+
+def test_the_world_itself_passes(perfect):
+    passed = table_of(perfect)
+    assert passed.all(), passed[~passed]
+
+
+@pytest.mark.parametrize(
+    "block, change, fails",
+    [
+        ("law", lambda d: d * 0.7, "slope"),
+        ("law", lambda d: d * 0 + 1.5, "Spearman"),
+        ("warm", lambda d: d * 2, "warm"),
+        ("pan", lambda d: d.abs(), "pans to the right"),
+        ("dark", lambda d: d * 0, "frozen"),
+    ],
+)
+def test_another_law_fails(perfect, block, change, fails):
+    bent = perfect.copy()
+    bent.loc[bent.block == block, "measured"] = change(bent.loc[bent.block == block, "measured"])
+    passed = table_of(bent)
+    assert not passed[passed.index.str.contains(fails)].all()
+
+
+def test_a_shape_that_changes_speed_fails(perfect):
+    bent = perfect.copy()
+    bent.loc[(bent.block == "cool") & (bent["shape"] == "square"), "measured"] *= 1.5
+    passed = table_of(bent)
+    assert not passed["planted null: square against disc"]
+    assert passed["planted null: left half against right"]
+
+
+def test_1_over_fps_minus_1_is_told_apart(perfect):
+    bent = perfect[perfect.block == "law"].copy()
+    bent["measured"] = world.K * bent.motion_bucket_id / (bent.fps - 1)
+    assert not table_of(pd.concat([bent, perfect[perfect.block != "law"]]))["law: squared error that 1/fps saves over 1/(fps-1)"]
+
+
+def test_a_lost_sprite_is_no_displacement():
+    s = world.scenes(1, seed=0, motion="object", background="light", hue=0.6)
+    video = s.video[0].copy()
+    video[3:] = video[3:].mean(axis=(1, 2), keepdims=True)
+    assert np.isnan(rulers.object_displacement(video, s.factors.iloc[0]))
+    assert not rulers.sprite_kept(video, s.factors.iloc[0])
+
+
+def test_verification_scenes_were_never_trained_on():
+    seeds = {verify.FIRST_SEED + 1000 * b + offset for b in range(10) for offset in range(700)}
+    assert max(seeds) + 100_000 < 1_000_000  # where training's seeds begin
