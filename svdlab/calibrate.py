@@ -63,18 +63,16 @@ def run(quick: bool = False, out: str | Path | None = None) -> pd.DataFrame:
 def _rows(quick: bool) -> Iterator[dict[str, Any]]:
     sizes = SIZES[:2] if quick else SIZES
     for size in sizes:
-        yield from shifts(
-            size, photographs=PHOTOGRAPHS[:2] if quick else PHOTOGRAPHS, speeds=SPEEDS[1:7:2] if quick else SPEEDS
-        )
-    yield from classes(sizes, count=27 if quick else 300)
+        yield from shifts(size, photographs=PHOTOGRAPHS[2:3], speeds=(0.1, 1.0, 4.0)) if quick else shifts(size)
+    yield from classes(sizes, count=18 if quick else 300)
     for size in sizes:
-        yield from still(size, count=4 if quick else 20)
-        yield from objects(size, count=4 if quick else 20)
+        yield from still(size, count=2 if quick else 20)
+        yield from objects(size, count=2 if quick else 20)
         yield from mirrored(size, photographs=PHOTOGRAPHS[:1] if quick else PHOTOGRAPHS[:3])
     if not quick:
         for size in sizes:
             yield from degraded(size)
-    yield from organism(count=6 if quick else 60)
+    yield from organism(count=4 if quick else 60)
     if not quick:
         yield from film()
 

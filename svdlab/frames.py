@@ -65,10 +65,12 @@ def _array(frames: Any, wanted: str) -> np.ndarray:
         return array.astype(np.float32) / 255
     if not np.issubdtype(array.dtype, np.floating):
         raise InputError(f"got {array.dtype} values; {wanted}. Divide other integers by their full scale.")
-    if array.size and not np.isfinite(array).all():
+    low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
+    if not np.isfinite([low, high]).all():  # NaN is passed on by min and max, which is cheaper than a look at each value
         bad = [int(i) for i in np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(1))]
         raise InputError(f"got NaN or infinity in frame(s) {bad[:8]}: nothing can be measured there.")
-    low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
     if low < -SLACK or high > 1 + SLACK:
         raise InputError(f"got values from {low:.3g} to {high:.3g}; {wanted}. Scale or clip them first.")
-    return np.clip(array, 0, 1).astype(np.float32, copy=False)
+    if low < 0 or high > 1:
+        array = np.clip(array, 0, 1)
+    return array.astype(np.float32, copy=False)

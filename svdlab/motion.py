@@ -25,6 +25,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from svdlab.bodies import Pair, find
 from svdlab.errors import InputError
 from svdlab.frames import as_frames
 from svdlab.optical_flow import (
@@ -33,7 +34,8 @@ from svdlab.optical_flow import (
     both_ways,
     flow,
     points,
-    sample,
+    speed,
+    stride,
     together,
     working_factor,
     working_grey,
@@ -69,13 +71,9 @@ SECOND = 0.7  # of the strongest component: another one beyond that makes the ca
 RETURNED = 0.5  # of its path: a camera that ends nearer than that to where it began is "mixed"
 GRID = 48  # points across the longer side at which the camera is fitted
 RIM = 12  # this part of the longer side is left out along the border, where flow is drawn inwards
+FEWEST = 12  # places that a camera is fitted to
 TEXTURE = 0.0006  # grey gradient per px (of working size) below which a place has nothing to follow
 OBJECT_FLOOR = 0.1  # px of working size over the baseline: less residual flow than that is noise
-OBJECT_AREA = 0.003  # of the frame: a smaller leftover is noise
-MOST_BODIES = 4  # pieces of leftover flow that are looked at, in each pair
-CONFIRM_LEVELS = 2.0  # grey levels (after the stretch): less difference than that proves no motion
-CONFIRM_SHARE = 0.7  # of the difference under the camera alone that may remain if a body moves by itself
-REGION_SIDE = 192  # px: larger moving regions are shrunk before they are aligned
 
 
 @dataclass(frozen=True)
@@ -94,23 +92,13 @@ class Camera:
         """The steady camera that does this in `baseline` frames."""
         return Camera(self.dx / baseline, self.dy / baseline, self.scale ** (1 / baseline), self.turn / baseline)
 
-    def flow(self, shape: tuple[int, int]) -> np.ndarray:
-        """The flow "h w 2" that this camera alone would give."""
-        h, w = shape
-        x = (np.arange(w, dtype=np.float32) - (w - 1) / 2)[None, :]
-        y = (np.arange(h, dtype=np.float32) - (h - 1) / 2)[:, None]
+    def flow(self, shape: tuple[int, ...], every: int = 1) -> np.ndarray:
+        """The flow "h w 2" that this camera alone would give, at every so many px of a frame of that "h w"."""
+        h, w = shape[:2]
+        x = (np.arange(0, w, every, dtype=np.float32) - np.float32((w - 1) / 2))[None, :]
+        y = (np.arange(0, h, every, dtype=np.float32) - np.float32((h - 1) / 2))[:, None]
         c, s = self.scale * math.cos(self.turn) - 1, self.scale * math.sin(self.turn)
         return np.stack([c * x - s * y + self.dx, s * x + c * y + self.dy], -1).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class Body:
-    """What moves against the background: mean shift and mean speed in px per frame, and its share of the frame."""
-
-    dx: float
-    dy: float
-    speed: float
-    area: float
 
 
 def measure(frames: Any, *, playback_fps: float | None = None, backend: Backend | None = None) -> pd.DataFrame:
@@ -133,7 +121,7 @@ def measure(frames: Any, *, playback_fps: float | None = None, backend: Backend 
     clip = as_frames(frames)
     fps = _positive_fps(playback_fps)
     both = both_ways(clip, backend=backend)
-    greys = working_grey(clip)
+    greys = _small_greys(clip)
     rows = together(lambda t: _pair(clip, greys, both, t), range(len(both.start)))
     table = pd.DataFrame(rows)
     table.insert(0, "pair", range(len(table)))
@@ -224,23 +212,26 @@ def camera_path(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _pair(clip: np.ndarray, greys: list[np.ndarray], both: BothWays, t: int) -> dict[str, Any]:
-    start, baseline = int(both.start[t]), int(both.baseline[t])
-    h, w = clip.shape[1:3]
+    start, baseline, shape = int(both.start[t]), int(both.baseline[t]), clip.shape[1:3]
+    every = stride(shape)
+    forward = np.ascontiguousarray(both.forward[t, ::every, ::every])
+    visible = np.ascontiguousarray(both.visible[t, ::every, ::every])
+    texture = _texture(clip[start], visible.shape)
     row: dict[str, Any] = {"start": start, "baseline": baseline}
-    texture = _texture(clip[start])
-    places = _grid(h, w)
-    usable = texture[places] & both.visible[t][places]
-    why = _cannot_tell(texture, both.visible[t], usable)
-    total = None if why else _fit_camera(both.forward[t] * baseline, places, usable)
+    why = _cannot_tell(texture, visible)
+    total = None if why else _fit_camera(forward * baseline, texture & visible, shape)
     if total is None:
         return row | dict.fromkeys(NUMBERS, math.nan) | {"frozen": False, "abstained": True, "why": why or "no fit"}
     camera = total.per_frame(baseline)
-    ours = camera.flow((h, w))
-    residual = both.forward[t] - ours
-    body = _object(residual, ours, both, greys, t)
-    camera_px = float(np.linalg.norm(ours, axis=-1).mean())
+    ours = camera.flow(shape, every)
+    residual = forward - ours
+    earlier, later = greys[start], greys[start + baseline]
+    pictures = Pair(earlier, later, earlier.shape[0] / visible.shape[0], earlier.shape[1] / shape[1])
+    floor = OBJECT_FLOOR / working_factor(shape)
+    body = find(residual, ours, visible, pictures, baseline=baseline, floor=floor)
+    camera_px = float(speed(ours).mean())
     row |= {
-        "flow_px": float(np.linalg.norm(both.forward[t], axis=-1).mean()),
+        "flow_px": float(speed(forward).mean()),
         "camera_px": camera_px,
         "pan_px": -camera.dx,
         "tilt_px": camera.dy,
@@ -251,12 +242,18 @@ def _pair(clip: np.ndarray, greys: list[np.ndarray], both: BothWays, t: int) -> 
         "object_dy": body.dy,
         "object_direction": _direction(body.dx, body.dy),
         "object_area": body.area,
-        "residual_px": float(np.linalg.norm(residual, axis=-1)[both.visible[t]].mean()),
+        "residual_px": float(speed(residual)[visible].mean()),
         "frozen": camera_px < STILL and body.area == 0,
         "abstained": False,
         "why": "",
     }
     return row
+
+
+def _small_greys(clip: np.ndarray) -> list[np.ndarray]:
+    """Grey pictures of the size at which dense fields are looked at: enlarged where frames are small, thinned where large."""
+    k = 1 / stride(clip.shape[1:3])
+    return working_grey(clip if k == 1 else [cv2.resize(f, None, fx=k, fy=k, interpolation=cv2.INTER_AREA) for f in clip])
 
 
 NUMBERS = (
@@ -275,43 +272,36 @@ NUMBERS = (
 )
 
 
-def _texture(picture: np.ndarray) -> np.ndarray:
-    """Where there is something to follow: the weaker eigenvalue of the structure tensor, bool "h w"."""
+def _texture(picture: np.ndarray, sites: tuple[int, ...]) -> np.ndarray:
+    """Where there is something to follow: the weaker eigenvalue of the structure tensor, bool at the sites "h w"."""
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
-    h, w = grey.shape
-    factor = working_factor((h, w))
-    shrink = min(1.0, 512 / max(h, w)) * factor
+    shrink = working_factor(grey.shape) / stride(grey.shape)
     grey = cv2.resize(grey, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA if shrink < 1 else cv2.INTER_CUBIC)
     weakest = cv2.cornerMinEigenVal(grey, blockSize=15, ksize=3)  # of gradients summed to 1 over a 15 px block
-    return cv2.resize(weakest, (w, h), interpolation=cv2.INTER_LINEAR) > TEXTURE**2
+    return cv2.resize(weakest, sites[::-1], interpolation=cv2.INTER_LINEAR) > TEXTURE**2
 
 
-def _cannot_tell(texture: np.ndarray, visible: np.ndarray, usable: np.ndarray) -> str:
+def _cannot_tell(texture: np.ndarray, visible: np.ndarray) -> str:
     """Why this pair is not judged, or "". The border decides: texture in the middle alone may be the object."""
     cells = cv2.resize(texture.astype(np.float32), (4, 4), interpolation=cv2.INTER_AREA) > 0.1
-    border = int(cells.sum() - cells[1:3, 1:3].sum())
-    if border < 5:
+    if int(cells.sum() - cells[1:3, 1:3].sum()) < 5:
         return "no texture"
-    if visible.mean() < 0.3 or usable.sum() < 12:
-        return "frames do not match"
-    return ""
+    return "frames do not match" if visible.mean() < 0.3 else ""
 
 
-def _grid(h: int, w: int) -> tuple[np.ndarray, np.ndarray]:
-    step = max(1, max(h, w) // GRID)
-    rim = max(h, w) // RIM
-    rows, columns = np.arange(rim, h - rim, step), np.arange(rim, w - rim, step)
-    y, x = np.meshgrid(rows, columns, indexing="ij")
-    return y.ravel(), x.ravel()
-
-
-def _fit_camera(travel: np.ndarray, places: tuple[np.ndarray, np.ndarray], usable: np.ndarray) -> Camera | None:
+def _fit_camera(travel: np.ndarray, usable: np.ndarray, shape: tuple[int, ...]) -> Camera | None:
     """The similarity that most places follow: RANSAC, refined on its inliers, over the whole baseline."""
-    h, w = travel.shape[:2]
-    y, x = places[0][usable], places[1][usable]
-    origin = np.stack([x - (w - 1) / 2, y - (h - 1) / 2], 1).astype(np.float32)
+    rows, columns = usable.shape
+    step, rim = max(1, max(rows, columns) // GRID), max(rows, columns) // RIM
+    y, x = np.mgrid[rim : rows - rim : step, rim : columns - rim : step]
+    y, x = y[usable[y, x]], x[usable[y, x]]
+    if len(x) < FEWEST:
+        return None
     there = travel[y, x]
-    noise = 0.25 / working_factor((h, w)) + 0.03 * float(np.median(np.linalg.norm(there, axis=1)))
+    h, w = shape
+    every = stride(shape)
+    origin = np.stack([x * every - (w - 1) / 2, y * every - (h - 1) / 2], 1).astype(np.float32)
+    noise = 0.25 / working_factor(shape) + 0.03 * float(np.median(np.linalg.norm(there, axis=1)))
     fit: Any  # OpenCV's stubs do not know that it may find none
     fit, _ = cv2.estimateAffinePartial2D(
         origin, origin + there, method=cv2.RANSAC, ransacReprojThreshold=noise, maxIters=1000, confidence=0.999
@@ -323,97 +313,6 @@ def _similarity(m: np.ndarray) -> Camera:
     """The similarity nearest to an affine 2 x 3 about the centre."""
     c, s = (m[0, 0] + m[1, 1]) / 2, (m[1, 0] - m[0, 1]) / 2
     return Camera(float(m[0, 2]), float(m[1, 2]), math.hypot(c, s), math.atan2(s, c))
-
-
-def _object(residual: np.ndarray, camera: np.ndarray, both: BothWays, greys: list[np.ndarray], t: int) -> Body:
-    """What moves against the background: the pieces of leftover flow that the pictures themselves confirm."""
-    h, w = residual.shape[:2]
-    baseline, first = int(both.baseline[t]), int(both.start[t])
-    one, two = greys[first], greys[first + baseline]
-    speed = np.linalg.norm(residual, axis=-1)
-    spread = 1.4826 * float(np.median(speed[both.visible[t]]))  # of what the camera explains
-    noise = OBJECT_FLOOR / working_factor((h, w)) / baseline
-    moving = (speed > max(noise, 3 * spread)) & both.visible[t]
-    bodies = []
-    for piece in _pieces(moving, speed):
-        guess = residual[piece].mean(0)
-        own = _align(one, two, piece, (guess + camera[piece].mean(0)) * baseline) / baseline - camera[piece].mean(0)
-        if _confirmed(one, two, piece, camera * baseline, own * baseline):
-            bodies.append(Body(float(own[0]), float(own[1]), float(np.hypot(*own)), float(piece.mean())))
-    return _together(bodies)
-
-
-def _pieces(moving: np.ndarray, speed: np.ndarray) -> list[np.ndarray]:
-    """Connected pieces of what moves, the largest first, each without the slow seam that smooth flow sews around it."""
-    _, labels, stats, _ = cv2.connectedComponentsWithStats(moving.astype(np.uint8))
-    areas = stats[1:, cv2.CC_STAT_AREA]
-    largest = [1 + int(i) for i in np.argsort(-areas)[:MOST_BODIES] if areas[i] >= OBJECT_AREA * moving.size]
-    pieces = []
-    for label in largest:
-        piece = labels == label
-        piece &= speed > np.percentile(speed[piece], 90) / 2
-        if piece.mean() >= OBJECT_AREA:
-            pieces.append(piece)
-    return pieces
-
-
-def _confirmed(one: np.ndarray, two: np.ndarray, piece: np.ndarray, camera: np.ndarray, own: np.ndarray) -> bool:
-    """Whether the second picture resembles the first better if the piece moves by itself too, not with the camera alone."""
-    ys, xs = np.nonzero(piece)
-    few = slice(None, None, max(1, len(ys) // 4000))
-    ys, xs = ys[few], xs[few]
-    factor = one.shape[0] / piece.shape[0]
-
-    def grey(picture: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        places = ((v[None] + 0.5) * factor - 0.5 for v in (x, y))
-        return sample(picture, *places)[0].astype(np.float32)
-
-    here = grey(one, xs, ys)
-    dx, dy = camera[ys, xs].T
-    alone = np.abs(grey(two, xs + dx, ys + dy) - here).mean()
-    moved = np.abs(grey(two, xs + dx + own[0], ys + dy + own[1]) - here).mean()
-    return bool(alone > CONFIRM_LEVELS and moved < CONFIRM_SHARE * alone)
-
-
-def _together(bodies: list[Body]) -> Body:
-    area = sum(b.area for b in bodies)
-    if not bodies:
-        return Body(0.0, 0.0, 0.0, 0.0)
-    dx, dy, speed = (
-        sum(v * b.area for v, b in zip(values, bodies, strict=True)) / area
-        for values in ([b.dx for b in bodies], [b.dy for b in bodies], [b.speed for b in bodies])
-    )
-    return Body(dx, dy, speed, area)
-
-
-def _align(a: np.ndarray, b: np.ndarray, body: np.ndarray, guess: np.ndarray) -> np.ndarray:
-    """The shift in px that carries the body from grey picture a to b, by correlation (Evangelidis, Psarakis 2008).
-
-    Flow inside a smooth body is drawn towards what is around it; its outline, which this aligns, is not.
-    Falls back on the guess where the correlation finds no better place nearby.
-    """
-    factor = a.shape[0] / body.shape[0]
-    if factor > 1:
-        body = cv2.resize(body.astype(np.uint8), a.shape[::-1], interpolation=cv2.INTER_NEAREST) > 0
-    start = guess * factor
-    y, x = np.nonzero(body)
-    margin = int(np.ceil(np.abs(start).max())) + 8
-    top, left = max(0, y.min() - margin), max(0, x.min() - margin)
-    box = (slice(top, y.max() + margin + 1), slice(left, x.max() + margin + 1))
-    shrink = min(1.0, REGION_SIDE / max(a[box].shape))
-    size = tuple(max(16, round(s * shrink)) for s in a[box].shape[::-1])
-    one, two = (cv2.resize(p[box], size, interpolation=cv2.INTER_AREA) for p in (a, b))
-    mask = cv2.resize(body[box].astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
-    back: Any = np.eye(2, 3, dtype=np.float32)
-    back[:, 2] = -start * shrink
-    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 40, 1e-4)
-    try:
-        _, back = cv2.findTransformECC(two, one, back, cv2.MOTION_TRANSLATION, stop, mask, 1)
-    except cv2.error:  # it diverged: the flow's own answer stands
-        return guess
-    found = -back[:, 2] / shrink
-    limit = 2.0 + 0.5 * float(np.linalg.norm(start))
-    return found / factor if np.linalg.norm(found - start) <= limit else guess
 
 
 def _mean_radius(shape: tuple[int, ...]) -> float:

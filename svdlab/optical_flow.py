@@ -27,7 +27,9 @@ T = TypeVar("T")
 
 WORKING_SIDE = 192  # px: frames with a shorter side than that are enlarged by a whole factor
 LONGEST_BASELINE = 8  # frames
+QUICK_SIDE = 192  # px: the longer side of the pictures that are looked at to choose baselines
 BASELINE_PATH = 1.5  # px (at working size) that a baseline lets things travel before it stops growing
+LOOKED_AT = 512  # sites across the longer side, about, at which dense fields are compared
 FAST = 0.02  # of the diagonal: a global shift beyond that is given to DIS to start from
 
 
@@ -62,23 +64,25 @@ def flow(frames: Any, *, backend: Backend | None = None, longest_baseline: int =
         InputError: frames that are not a clip, or a backend that returns another shape.
     """
     clip = as_frames(frames)
-    estimate = _checked(backend or dis)
+    estimate = _estimator(clip, backend)
     start, baseline = _baselines(clip, longest_baseline)
-    return np.stack(together(lambda p: estimate(clip[p[0]], clip[p[0] + p[1]]) / p[1], zip(start, baseline, strict=True)))
+    windows = zip(start.tolist(), baseline.tolist(), strict=True)
+    return np.stack(together(lambda p: _per_frame(estimate(p[0], p[0] + p[1]), p[1]), windows))
 
 
 def both_ways(frames: Any, *, backend: Backend | None = None, longest_baseline: int = LONGEST_BASELINE) -> BothWays:
     """`flow` with the way back and with what is hidden. Arguments and errors are those of `flow`."""
     clip = as_frames(frames)
-    estimate = _checked(backend or dis)
+    estimate = _estimator(clip, backend)
     start, baseline = _baselines(clip, longest_baseline)
 
-    def there_and_back(pair: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        a, b = clip[pair[0]], clip[pair[0] + pair[1]]
-        there, back = estimate(a, b), estimate(b, a)
-        return there / pair[1], back / pair[1], consistent(there, back)
+    def there_and_back(window: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        first, length = window
+        there, back = estimate(first, first + length), estimate(first + length, first)
+        return _per_frame(there, length), _per_frame(back, length), consistent(there, back)
 
-    forward, backward, visible = zip(*together(there_and_back, zip(start, baseline, strict=True)), strict=True)
+    windows = zip(start.tolist(), baseline.tolist(), strict=True)
+    forward, backward, visible = zip(*together(there_and_back, windows), strict=True)
     return BothWays(np.stack(forward), np.stack(backward), np.stack(visible), start, baseline)
 
 
@@ -88,10 +92,7 @@ def dis(earlier: np.ndarray, later: np.ndarray) -> np.ndarray:
     Both frames share one stretch of their grey values, so that dark pictures use all of DIS's eight bits.
     """
     a, b = working_grey([earlier, later])
-    f = _start_shift(a, b)
-    engine = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    f = engine.calc(a, b, f)  # type: ignore[arg-type]  # OpenCV's stubs do not know that None starts it from rest
-    return to_size(f, earlier.shape[:2])
+    return _dis(a, b, earlier.shape[:2])
 
 
 def working_factor(shape: tuple[int, ...]) -> int:
@@ -132,13 +133,25 @@ def consistent(there: np.ndarray, back: np.ndarray) -> np.ndarray:
     shrinks with the square of the factor by which small frames are enlarged.
     """
     h, w = there.shape[:2]
-    y, x = np.mgrid[:h, :w].astype(np.float32)
-    x, y = x + there[..., 0], y + there[..., 1]
+    thin = stride((h, w))
+    x, y = np.meshgrid(np.arange(0, w, thin, dtype=np.float32), np.arange(0, h, thin, dtype=np.float32))
+    own = np.ascontiguousarray(there[::thin, ::thin])
+    x, y = x + own[..., 0], y + own[..., 1]
     returned = sample(back, x, y)
     slack = 0.5 / working_factor((h, w)) ** 2
-    off = np.square(there + returned).sum(-1)
-    inside = (x >= 0) & (x <= w - 1) & (y >= 0) & (y <= h - 1)
-    return inside & (off <= 0.01 * (np.square(there).sum(-1) + np.square(returned).sum(-1)) + slack)
+    agrees = speed(own + returned) ** 2 <= 0.01 * (speed(own) ** 2 + speed(returned) ** 2) + slack
+    visible = agrees & (x >= 0) & (x <= w - 1) & (y >= 0) & (y <= h - 1)
+    return visible if thin == 1 else visible.repeat(thin, 0).repeat(thin, 1)[:h, :w]
+
+
+def stride(shape: tuple[int, ...]) -> int:
+    """Every how many px a dense field is looked at: DIS computes at half size, so large frames lose nothing at 2."""
+    return max(1, max(shape[:2]) // LOOKED_AT)
+
+
+def speed(f: np.ndarray) -> np.ndarray:
+    """Length of each vector of a flow "h w 2": "h w"."""
+    return cv2.magnitude(*cv2.split(f))
 
 
 def points(forward: np.ndarray, starts: Any) -> np.ndarray:
@@ -182,14 +195,30 @@ def together(work: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
         return list(pool.map(work, items))
 
 
-def _checked(backend: Backend) -> Backend:
-    def estimate(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        f = np.asarray(backend(a, b), np.float32)
-        if f.shape != (*a.shape[:2], 2):
-            raise InputError(f'the flow backend returned shape {f.shape}; "h w 2" = {(*a.shape[:2], 2)} is needed.')
+def _estimator(clip: np.ndarray, backend: Backend | None) -> Callable[[int, int], np.ndarray]:
+    """Flow between two frames of the clip, by their numbers. DIS prepares its grey pictures once for all of them."""
+    if backend is None:
+        greys = working_grey(clip)
+        return lambda i, j: _dis(greys[i], greys[j], clip.shape[1:3])
+
+    def estimate(i: int, j: int) -> np.ndarray:
+        f = np.asarray(backend(clip[i], clip[j]), np.float32)
+        if f.shape != (*clip.shape[1:3], 2):
+            raise InputError(f'the flow backend returned shape {f.shape}; "h w 2" = {(*clip.shape[1:3], 2)} is needed.')
         return f
 
     return estimate
+
+
+def _dis(a: np.ndarray, b: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """DIS between two grey pictures of working size: "h w 2" in px of frames of that shape."""
+    engine = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    f = engine.calc(a, b, _start_shift(a, b))  # type: ignore[arg-type]  # OpenCV's stubs forget that None starts it from rest
+    return to_size(f, shape)
+
+
+def _per_frame(f: np.ndarray, frames: int) -> np.ndarray:
+    return f if frames == 1 else f / np.float32(frames)
 
 
 def _start_shift(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
@@ -210,27 +239,28 @@ def _baselines(clip: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
     """For each pair the window of frames to measure it over: (start, baseline), int "t".
 
     A window grows around its pair while things travel less than BASELINE_PATH in all. Speeds come from a
-    quick look at quarter size, the 98th percentile, so that a small fast object keeps the window short.
+    quick look at small pictures, the 98th percentile, so that a small fast object keeps the window short.
     """
     pairs = len(clip) - 1
     start, end = np.arange(pairs), np.arange(pairs) + 1
     if longest <= 1 or pairs == 1:
         return start, end - start
     limit = BASELINE_PATH / working_factor(clip.shape[1:3])
-    speed = np.array(together(lambda t: _quick_speed(clip[t], clip[t + 1]), range(pairs)))
+    shrink = min(1.0, QUICK_SIDE / max(clip.shape[1:3]))
+    small = working_grey([cv2.resize(f, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_LINEAR) for f in clip])
+    speeds = np.array(together(lambda t: _quick_speed(small[t], small[t + 1], clip.shape[1:3]), range(pairs)))
     for t in range(pairs):
         grew = True
         while grew and end[t] - start[t] < longest:
             grew = False
             for step in ("later", "earlier"):
                 a, b = (start[t], end[t] + 1) if step == "later" else (start[t] - 1, end[t])
-                if a >= 0 and b <= pairs and b - a <= longest and speed[a:b].sum() < limit:
+                if a >= 0 and b <= pairs and b - a <= longest and speeds[a:b].sum() < limit:
                     start[t], end[t], grew = a, b, True
     return start, end - start
 
 
-def _quick_speed(earlier: np.ndarray, later: np.ndarray) -> float:
-    h, w = earlier.shape[:2]
-    factor = max(1.0, max(h, w) / 256)
-    small = [cv2.resize(p, (round(w / factor), round(h / factor)), interpolation=cv2.INTER_AREA) for p in (earlier, later)]
-    return float(np.percentile(np.linalg.norm(dis(*small), axis=-1), 98) * factor)
+def _quick_speed(a: np.ndarray, b: np.ndarray, shape: tuple[int, ...]) -> float:
+    """The 98th percentile of the speeds between two small grey pictures, in px of frames of that shape."""
+    f = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(a, b, None)  # type: ignore[call-overload]
+    return float(np.percentile(speed(f), 98)) * max(shape[:2]) / max(a.shape)
