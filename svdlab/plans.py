@@ -128,7 +128,8 @@ def as_plan(plan: Any) -> pd.DataFrame:
             raise InputError(f"plan is a {type(plan).__name__}: give a DataFrame, a list of dicts, or a file.") from error
         columns = list(dict.fromkeys(name for row in rows for name in row))
         cells = {name: [row.get(name) for row in rows] for name in columns}
-        plan = pd.DataFrame({name: pd.Series(column, dtype=_dtype(column)) for name, column in cells.items()})
+        series = {name: pd.Series(column, dtype=_dtype(column)) for name, column in cells.items()}
+        plan = pd.DataFrame(series, index=range(len(rows)))
     check_columns(plan.columns)
     if not len(plan):
         raise InputError("the plan has no rows: nothing would be made.")

@@ -140,8 +140,8 @@ def _jobs(
 ) -> tuple[list[Job], dict[str, Image.Image]]:
     """A job for each row, and the prepared pictures by hash. Whatever recurs is checked, prepared and hashed once."""
     rows = plans.condition_rows(plan)
-    seeds = plan["seed"].tolist() if "seed" in plan else [0] * len(plan)
-    images = plan["image"].tolist() if "image" in plan else [image] * len(plan)
+    seeds = [0 if _empty(s) else s for s in plan["seed"]] if "seed" in plan else [0] * len(plan)
+    images = [image if _empty(i) else i for i in plan["image"]] if "image" in plan else [image] * len(plan)
     pictures: dict[str, Image.Image] = {}
     prepared: dict[tuple, tuple[str, str]] = {}
     sizes: dict[tuple, Conditions] = {}
@@ -177,12 +177,16 @@ def _fill(pipe: ProbePipeline, row: tuple, sizes: dict[tuple, Conditions]) -> Co
 
 
 def _prepare(picture: Any, conditions: Conditions, pictures: dict[str, Image.Image]) -> tuple[str, str]:
-    if picture is None or (isinstance(picture, float) and picture != picture):
+    if picture is None:
         raise InputError("no image: give sweep(..., image=...) or a column 'image' (path or sample's name).")
     prepared = prepare_image(picture, height=conditions.height or 0, width=conditions.width or 0)
     digest = image_hash(prepared)
     pictures[digest] = prepared
     return digest, str(picture) if isinstance(picture, (str, Path)) else f"image-{digest[:8]}"
+
+
+def _empty(cell: Any) -> bool:
+    return cell is None or cell is pd.NA or (isinstance(cell, float) and cell != cell)
 
 
 def _seed(seed: Any) -> int:
