@@ -26,6 +26,7 @@ from svdlab.organism import rulers, world
 
 FIRST_SEED = 500_000  # scenes for verification; training draws from 1,000,000 up
 BATCH = 8
+CARD = Path(__file__).with_name("card.md")
 # (fps, bucket) cells of the law, displacement 0.4 to 3.9 px a frame over a sixfold range of fps
 CELLS = [(4, 20), (4, 60), (4, 105), (5, 120), (6, 40), (6, 127), (7, 90)]
 CELLS += [(7, 180), (9, 230), (12, 60), (12, 150), (18, 230), (24, 150), (24, 250)]
@@ -354,3 +355,18 @@ def compare_fixed(fixed: str = "organism-fixed", base: str = "organism", *, n: i
                 )
             )
     return pd.DataFrame(rows)[REPORT]
+
+
+def into_card(table: pd.DataFrame, section: str, command: str, card: Path = CARD) -> None:
+    """Put a table under its heading in the model card, instead of the one that stood there."""
+    cells = table.astype(object).where(table.notna(), "").replace({True: "yes", False: "**no**"})
+    rows = [[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row] for row in cells.to_numpy()]
+    lines = [list(table.columns), ["---"] * table.shape[1], *rows]
+    body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    text = card.read_text(encoding="utf8")
+    start, end = f"<!-- {section} -->", f"<!-- end of {section} -->"
+    if start not in text:
+        text += f"\n## {section}\n\n{start}\n{end}\n"
+    before, rest = text.split(start)
+    after = rest.split(end)[1]
+    card.write_text(f"{before}{start}\nMade by `{command}`.\n\n{body}\n{end}{after}", encoding="utf8")

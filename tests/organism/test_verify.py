@@ -61,7 +61,9 @@ def test_a_shape_that_changes_speed_fails(perfect):
 def test_1_over_fps_minus_1_is_told_apart(perfect):
     bent = perfect[perfect.block == "law"].copy()
     bent["measured"] = world.K * bent.motion_bucket_id / (bent.fps - 1)
-    assert not table_of(pd.concat([bent, perfect[perfect.block != "law"]]))["law: squared error that 1/fps saves over 1/(fps-1)"]
+    assert not table_of(pd.concat([bent, perfect[perfect.block != "law"]]))[
+        "law: squared error that 1/fps saves over 1/(fps-1)"
+    ]
 
 
 def test_a_lost_sprite_is_no_displacement():
@@ -75,3 +77,14 @@ def test_a_lost_sprite_is_no_displacement():
 def test_verification_scenes_were_never_trained_on():
     seeds = {verify.FIRST_SEED + 1000 * b + offset for b in range(10) for offset in range(700)}
     assert max(seeds) + 100_000 < 1_000_000  # where training's seeds begin
+
+
+def test_a_table_takes_its_own_place_in_the_card(tmp_path):
+    card = tmp_path / "card.md"
+    card.write_text("# Card\n\ntext\n")
+    table = pd.DataFrame([verify._row("law", 0.98765, float("nan"), 1.0, 12, ">= 0.97", True)])
+    verify.into_card(table, "Verification", "svdlab organism verify", card)
+    verify.into_card(table.assign(passed=False), "Verification", "svdlab organism verify", card)
+    text = card.read_text()
+    assert text.startswith("# Card") and text.count("## Verification") == 1
+    assert "| law | 0.988 |  | 1 | 12 | >= 0.97 | **no** |" in text
