@@ -192,7 +192,7 @@ def organism_verify(
 
     table = verify(checkpoint, quick=quick, out=out)
     print(table.to_string(index=False))
-    raise typer.Exit(int(not table["passed"].all()))
+    raise typer.Exit(int(not table["passed"].dropna().all()))
 
 
 @motion_app.command("calibrate")

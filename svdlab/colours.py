@@ -10,36 +10,43 @@ A preview at the latents' own resolution, without running the decoder: right in 
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import cv2
 import numpy as np
 import torch
 
+_KNOWN: WeakKeyDictionary[Any, np.ndarray | None] = WeakKeyDictionary()  # by VAE; nothing is left on the pipeline
 PICTURES = 6  # smooth random colour fields; enough for 5 x 3 numbers at any latent size
 
 
 def of(pipe: Any) -> np.ndarray | None:
-    """The map of a pipeline's VAE, float32 "c+1 3", fitted on first use and kept with the pipeline; None where the VAE
+    """The map of a pipeline's VAE, float32 "c+1 3", fitted on first use and remembered; None where the VAE
     overflows.
 
     The pictures are smooth colour fields from a fixed seed, at the checkpoint's own size, so that the same
     weights give the same map in every session. Costs as many encodings as there are PICTURES, once.
     """
-    if "_svdlab_colours" not in vars(pipe):
+    if pipe.vae not in _KNOWN:
         source = getattr(pipe, "source", None)
         height, width = (source.height, source.width) if source else (256, 256)
         rng = np.random.default_rng(0)
         latents, pictures = [], []
+        dtype = pipe.vae.dtype
+        overflows = dtype == torch.float16 and pipe.vae.config.force_upcast  # the pipeline casts it to encode, too
+        if overflows:
+            pipe.vae.to(dtype=torch.float32)
         for _ in range(PICTURES):
             coarse = rng.random((5, 5, 3), dtype=np.float32)
             picture = np.clip(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1)
             latents.append(_encode(pipe, picture))
             pictures.append(picture)
+        if overflows:
+            pipe.vae.to(dtype=dtype)
         z = np.stack(latents)
-        vars(pipe)["_svdlab_colours"] = fit(z, np.stack(pictures)) if np.isfinite(z).all() else None
+        _KNOWN[pipe.vae] = fit(z, np.stack(pictures)) if np.isfinite(z).all() else None
         pipe.maybe_free_model_hooks()
-    known: np.ndarray | None = vars(pipe)["_svdlab_colours"]
-    return known
+    return _KNOWN[pipe.vae]
 
 
 def fit(latents: Any, pictures: np.ndarray) -> np.ndarray:
@@ -61,12 +68,6 @@ def colour(latents: Any, colours: np.ndarray) -> np.ndarray:
 def _encode(pipe: Any, picture: np.ndarray) -> np.ndarray:
     """A picture "h w 3" in [0, 1] to latents "c h w" on the scale that denoising works on."""
     vae = pipe.vae
-    half = vae.dtype == torch.float16 and vae.config.force_upcast
-    if half:  # as the pipeline does: the encoder overflows in half precision
-        vae.to(dtype=torch.float32)
     x = torch.from_numpy(picture).permute(2, 0, 1)[None] * 2 - 1
     x = x.to(device=pipe._execution_device, dtype=vae.dtype)
-    z = vae.encode(x).latent_dist.mode()[0] * vae.config.scaling_factor
-    if half:
-        vae.to(dtype=torch.float16)
-    return z.float().cpu().numpy()
+    return (vae.encode(x).latent_dist.mode()[0] * vae.config.scaling_factor).float().cpu().numpy()

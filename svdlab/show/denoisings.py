@@ -184,7 +184,7 @@ def _key(fig: Figure, axes: np.ndarray, drawn: Any) -> None:
     tall = min(140 / height, top.y1 - bottom.y0)
     ax = fig.add_axes((top.x1 + 12 / width, (top.y1 + bottom.y0 - tall) / 2, 10 / width, tall))
     bar = fig.colorbar(drawn, cax=ax)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     ax.tick_params(labelsize=SMALL + 0.5, color=GREY)
 
 

@@ -7,21 +7,18 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from scipy import stats
 
 from svdlab import motion
 from svdlab.errors import InputError
 from svdlab.show.provenance import about, axis, name, number
 from svdlab.show.style import COLOURS, GREY, INK, LABEL, MARKERS, PALE, SMALL, WIDTH, curves, on, plain
-
-LEVEL = 0.95
+from svdlab.stats import mean_interval
 
 
 def dose_response(
@@ -39,10 +36,11 @@ def dose_response(
 
     >>> show.dose_response(results, x="motion_bucket_id", y="flow_px", by="fps")
 
-    by: a column for small multiples side by side, on shared axes. The band is the 95 % percentile bootstrap interval
-    of the mean over the runs at each x, drawn from three runs up. reference: given the table, what theory expects of
-    each of its rows, drawn dashed. ax: draw there (then `by` is not possible). Returns the Figure; its table has mean
-    and interval per point. Raises InputError for a missing column, or a measure with no number in it.
+    by: a column for small multiples side by side, on shared axes. The band is the 95 % interval of the mean over images
+    where there are several, else over seeds (`svdlab.stats.mean_interval`), drawn from three of them up. reference:
+    given the table, what theory expects of each of its rows, drawn dashed. ax: draw there (then `by` is not possible).
+    Returns the Figure; its table has mean and interval per point. Raises InputError for a missing column, or a measure
+    with no number in it.
     """
     for column in filter(None, (x, y, by)):
         if column not in results.columns:
@@ -58,7 +56,8 @@ def dose_response(
     groups = [(None, table)] if by is None else list(table.groupby(by, sort=True))
     title = title or f"{name(y).capitalize()} against {name(x)}" + (f", by {name(by)}" if by else "")
     left_out = f" · {missing} run{'s' * (missing > 1)} without a number left out" if missing else ""
-    footer = about(results) + f" · points: runs; band: {LEVEL:.0%} bootstrap interval of the mean" + left_out
+    unit = "image" if "image" in table and table["image"].nunique() > 1 else "seed"
+    footer = about(results) + f" · points: runs; band: 95 % interval of the mean over {unit}s" + left_out
     if by is None:
         fig, only = on(ax, size=(520, 320), title=title, footer=footer)
         panels = [only]
@@ -73,7 +72,7 @@ def dose_response(
     places = _places(table[x])
     tables = []
     for panel, (value, group) in zip(panels, groups, strict=False):
-        estimate = _curve(panel, group, x, places, reference_label if value == groups[0][0] else "")
+        estimate = _curve(panel, group, x, unit, places, reference_label if value == groups[0][0] else "")
         tables.append(estimate if by is None else estimate.assign(**{by: value}))
         if by is not None:
             panel.set_title(f"{name(by)} {number(value)}", fontsize=LABEL, loc="left", color=INK)
@@ -102,19 +101,19 @@ def _roomy(at: list[float]) -> bool:
     return len(at) < 2 or bool(gaps.min() >= 0.1 * gaps.sum())
 
 
-def _curve(ax: Axes, group: pd.DataFrame, x: str, places: dict[Any, float], reference_label: str) -> pd.DataFrame:
+def _curve(ax: Axes, group: pd.DataFrame, x: str, unit: str, places: dict[Any, float], reference_label: str) -> pd.DataFrame:
     group = group.dropna(subset="_y").assign(_x=lambda t: t[x].map(places)).sort_values("_x")
     if "seed" in group.columns and "image" in group.columns:
         units = [u for _, u in group.groupby(["seed", "image"])]
     else:
         units = [u for _, u in group.groupby("seed")] if "seed" in group.columns else []
     if all(u["_x"].is_unique for u in units):  # else another condition varies too, and joining would draw a tangle
-        for unit in units:
-            ax.plot(unit["_x"], unit["_y"], color=PALE, linewidth=0.8, zorder=1)
+        for one in units:
+            ax.plot(one["_x"], one["_y"], color=PALE, linewidth=0.8, zorder=1)
     ax.plot(group["_x"], group["_y"], "o", markersize=3.2, markerfacecolor="none", markeredgecolor=GREY, zorder=2)
     rows = []
     for place, here in group.groupby("_x"):
-        low, high = interval(here["_y"].to_numpy())
+        low, high = _interval(here, unit)
         first = here[x].iloc[0]
         rows.append({"x": first, "mean": here["_y"].mean(), "low": low, "high": high, "runs": len(here), "_x": place})
     table = pd.DataFrame(rows)
@@ -138,16 +137,13 @@ def _curve(ax: Axes, group: pd.DataFrame, x: str, places: dict[Any, float], refe
     return table.drop(columns="_x")
 
 
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """The percentile bootstrap interval of the mean; NaN below three values."""
+def _interval(here: pd.DataFrame, unit: str) -> tuple[float, float]:
+    """The interval of the mean over units, each averaged over its own runs first; NaN below three units."""
+    values = here.groupby(unit)["_y"].mean() if unit in here else here["_y"]
     if len(values) < 3:
         return float("nan"), float("nan")
-    if np.ptp(values) == 0:
-        return float(values[0]), float(values[0])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        found = stats.bootstrap((values,), np.mean, confidence_level=LEVEL, method="percentile", n_resamples=2000, rng=0)
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+    found = mean_interval(values.to_numpy())
+    return found.low, found.high
 
 
 def stepwise(clip: Any, *, playback_fps: float | None = None, ax: Axes | None = None, title: str = "") -> Any:

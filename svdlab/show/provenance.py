@@ -34,16 +34,19 @@ UNITS = {  # ending of a measure's column -> its unit, for axes
     "_pct": "% per frame",
     "_deg": "degrees per frame",
     "_db": "dB",
-    "_area": "share of the frame",
     "_share": "share of frame pairs",
 }
+STEMS = {"object": "subject speed", "camera": "camera speed", "flow": "mean flow"}  # measures, without their unit
 SHORT = {"fps": "fps", "motion_bucket_id": "motion bucket", "noise_aug_strength": "noise"}
 
 
 def name(column: str) -> str:
     """A condition or measure in words, without its unit."""
     ending = next((e for e in UNITS if column.endswith(e)), "")
-    return NAMES.get(column, column.removesuffix(ending).replace("_", " "))
+    if column in NAMES or not ending:
+        return NAMES.get(column, column.replace("_", " "))
+    stem = column.removesuffix(ending)
+    return STEMS.get(stem, stem.replace("_", " "))
 
 
 def axis(column: str) -> str:
@@ -99,7 +102,7 @@ def _records(thing: Any) -> list[dict[str, Any]]:
         return [{"label": thing}] if thing else []
     if isinstance(thing, pd.DataFrame):
         keys = [k for k in (*NAMES, "label") if k in thing.columns]
-        return thing[keys].drop_duplicates().to_dict("records") or [{}]
+        return [dict(zip(keys, row, strict=True)) for row in thing[keys].drop_duplicates().itertuples(index=False)]
     if isinstance(thing, pd.Series):
         return _records(thing.to_frame().T)
     if hasattr(thing, "calls"):  # a trace

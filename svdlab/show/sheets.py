@@ -154,7 +154,7 @@ def sheet(
                 raise InputError(f"frame {frame}: the clip has frames 0 to {len(film) - 1}.")
             draw(ax, scaled(film[frame], size))
             if note:
-                text = number(round(float(hit[note].iloc[0]), 2)) if _is_number(hit[note].iloc[0]) else str(hit[note].iloc[0])
+                text = _noted(hit[note].iloc[0])
                 ax.text(0.5, -2 / size[0], text, transform=ax.transAxes, ha="center", va="top", fontsize=LABEL - 1, color=INK)
             shown.append(hit.drop(columns="_clip"))
     fig.data = pd.concat(shown)[[c for c in dict.fromkeys([rows, columns, note, "seed", "run_id"]) if c in results.columns]]
@@ -171,6 +171,12 @@ def _film(results: pd.DataFrame, i: int, clips: Sequence[Any] | None) -> np.ndar
 
 def _which(frame: int) -> str:
     return {-1: "Last frame", 0: "First frame"}.get(frame, f"Frame {frame}")
+
+
+def _noted(value: Any) -> str:
+    if _is_number(value):
+        return number(round(float(value), 2)) if np.isfinite(value) else "cannot tell"
+    return "cannot tell" if value is None else str(value)
 
 
 def _is_number(value: Any) -> bool:

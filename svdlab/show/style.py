@@ -31,6 +31,7 @@ from svdlab.errors import InputError, OutputError
 DPI = 100  # of the layout: one px of the screen
 SHARPER = 2  # files and notebooks get that many px for one, a whole factor so that no pixel is smeared
 WIDTH = 900  # px that a figure is made for
+THUMBNAIL = 96  # px: pictures up to that are hard to see at their own size
 INK, GREY, PALE = "#222222", "#767676", "#d9d9d9"
 # Okabe and Ito's colours, told apart without colour vision; beside each other they also differ in marker.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
@@ -176,7 +177,7 @@ def plain(ax: Axes) -> None:
     ax.tick_params(labelsize=LABEL - 1, color=GREY, labelcolor=INK)
     ax.set_axisbelow(True)
     for axis in (ax.xaxis, ax.yaxis):
-        axis.label.set_size(LABEL)
+        axis.label.set_fontsize(LABEL)
         axis.label.set_color(INK)
 
 
@@ -188,16 +189,17 @@ def draw(ax: Axes, picture: np.ndarray, **kwargs: Any) -> Any:
     return ax.imshow(picture, interpolation="none", aspect="auto", **kwargs)
 
 
-def fitted(shape: Sequence[int], *, columns: int, width: int = WIDTH, most: int = 320, least: int = 1) -> tuple[int, int]:
+def fitted(shape: Sequence[int], *, columns: int, width: int = WIDTH, most: int = 320) -> tuple[int, int]:
     """Height and width in px at which a picture "h w ..." is drawn `columns` times in a row.
 
-    Small ones grow by a whole factor, at least `least`, and to `most` px at most; large ones shrink to fit.
+    Small ones grow by a whole factor, to `most` px at most; thumbnails at least to the double, whatever the room; large
+    ones shrink to fit.
     """
     h, w = shape[:2]
     room = max(16, min(most, (width - 40) // columns - 6))
-    if w > room and least == 1:
+    if w > room and w > THUMBNAIL:
         return max(1, round(h * room / w)), room
-    factor = max(least, room // w)
+    factor = max(room // w, 2 if w <= THUMBNAIL else 1)
     return h * factor, w * factor
 
 
@@ -246,7 +248,7 @@ def save(fig: MatplotlibFigure, path: str | Path, *, formats: Sequence[str] = FO
     stem, written = Path(path), []
     if stem.suffix[1:] in FORMATS:
         stem = stem.with_suffix("")
-    footer = getattr(fig, "footer", "")
+    footer, table = getattr(fig, "footer", ""), getattr(fig, "data", None)
     metadata: dict[str, dict[str, Any]] = {
         "png": {"Software": "svdlab", "Description": footer},
         "svg": {"Creator": "svdlab", "Description": footer, "Date": None},
@@ -255,13 +257,12 @@ def save(fig: MatplotlibFigure, path: str | Path, *, formats: Sequence[str] = FO
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
         for kind in formats:
-            table = getattr(fig, "data", None)
             if kind == "csv" and table is None:
                 continue
             target = stem.with_name(f"{stem.name}.{kind}")
             part = target.with_name(target.name + ".part")
             try:
-                if kind == "csv":
+                if kind == "csv" and table is not None:
                     table.to_csv(part, index=False)
                 else:  # the salt makes the ids in an SVG the same each time
                     with matplotlib.rc_context({"svg.hashsalt": "svdlab"}):
