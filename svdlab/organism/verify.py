@@ -359,7 +359,8 @@ def compare_fixed(fixed: str = "organism-fixed", base: str = "organism", *, n: i
 
 def into_card(table: pd.DataFrame, section: str, command: str, card: Path = CARD) -> None:
     """Put a table under its heading in the model card, instead of the one that stood there."""
-    cells = table.astype(object).where(table.notna(), "").replace({True: "yes", False: "**no**"})
+    passed = [{True: "yes", False: "**no**"}.get(p, "") for p in table.passed]
+    cells = table.astype(object).where(table.notna(), "").assign(passed=passed)
     rows = [[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row] for row in cells.to_numpy()]
     lines = [list(table.columns), ["---"] * table.shape[1], *rows]
     body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
