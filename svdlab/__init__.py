@@ -23,6 +23,7 @@ _HOME = {
     "trace": "hooks",
     "edit": "hooks",
     "branch": "hooks",
+    "transplant": "hooks",
     "module_names": "hooks",
     "Trace": "record",
     "grid": "sweeps",
@@ -32,6 +33,7 @@ _HOME = {
 }
 _ROOMS = (
     "conditions",
+    "edits",
     "errors",
     "fidelity",
     "hooks",
@@ -50,7 +52,7 @@ __all__ = ["__version__", *_HOME, *_ROOMS]
 if TYPE_CHECKING:
     from svdlab.checkpoints import load_pipeline
     from svdlab.conditions import PRESETS, Conditions
-    from svdlab.hooks import branch, edit, module_names, trace
+    from svdlab.hooks import branch, edit, module_names, trace, transplant
     from svdlab.images import sample_image
     from svdlab.pipeline import Clip, ProbePipeline, generate
     from svdlab.record import Trace

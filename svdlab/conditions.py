@@ -78,7 +78,7 @@ class Conditions:
             value = getattr(self, name)
             if value is None and name != "num_inference_steps":
                 continue
-            if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
                 raise InputError(f"{name}={value!r}: must be a whole number of at least {least}.")
             object.__setattr__(self, name, int(value))
         if self.playback_fps is not None and _number("playback_fps", self.playback_fps) <= 0:
@@ -88,9 +88,7 @@ class Conditions:
         curve = self.guidance_curve
         if isinstance(curve, str):
             if curve not in GUIDANCE_CURVES:
-                raise InputError(
-                    f"guidance_curve={curve!r}: give {', '.join(GUIDANCE_CURVES)}, or one number per frame."
-                )
+                raise InputError(f"guidance_curve={curve!r}: give {', '.join(GUIDANCE_CURVES)}, or one number per frame.")
         elif isinstance(curve, (Sequence, np.ndarray)):
             values = tuple(float(_number("guidance_curve", v)) for v in curve)
             object.__setattr__(self, "guidance_curve", values)
@@ -118,9 +116,7 @@ class Conditions:
         """Guidance scale per frame "f"."""
         if not isinstance(self.guidance_curve, str):
             return np.asarray(self.guidance_curve, dtype=float)
-        return guidance_curve(
-            self.guidance_curve, num_frames, self.min_guidance_scale, self.max_guidance_scale
-        )
+        return guidance_curve(self.guidance_curve, num_frames, self.min_guidance_scale, self.max_guidance_scale)
 
     def replace(self, **changes: Any) -> Conditions:
         """A copy with some values changed; an unknown name raises InputError with the known ones."""

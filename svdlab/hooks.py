@@ -6,147 +6,42 @@
     ...     clip = svdlab.generate(pipe, image, seed=0)
     >>> again = branch(pipe, tr, step=12, motion_bucket_id=30)
 
-Works on any `StableVideoDiffusionPipeline`. What is patched, on entering and never before: `step` on the scheduler's
-instance, a few small methods on the pipeline's instance, forward hooks on modules. The denoising loop is known to be
-this pipeline's because the loop opens this pipeline's own progress bar; so two pipelines may share modules.
-Nested blocks: the inner one is nearer to the model. Its edit acts first, and the outer one sees the result.
+Works on any `StableVideoDiffusionPipeline`. Nothing is patched before a block is entered, and nothing is left after it,
+however it ends. Blocks may be nested in any way. Of several edits of one value the inner block's acts first, and
+the outer one is given its result. A trace holds what the run used: it sees the outcome of all edits, whichever
+block is the outer one. Ready-made edits are in `svdlab.edits`.
 """
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import psutil
 import torch
 from diffusers import StableVideoDiffusionPipeline
 
+from svdlab import colours
+from svdlab.attention import attention_modules, check_queries, is_temporal, spatial_maps, temporal_maps
+from svdlab.conditions import Conditions
 from svdlab.errors import InputError, TraceError
-from svdlab.pipeline import _CALLS, _IMAGES, Clip, ProbePipeline, Source, generate_batch
-from svdlab.record import Step, Trace
+from svdlab.loop import EDITABLE, Loop, follow
+from svdlab.pipeline import Clip, ProbePipeline, generate_batch
+from svdlab.record import KEEP, Step, Trace, name_dims
+from svdlab.selection import chosen_steps, module_names, names_among, select_modules
 
-KEEP = ("latents", "next_latents", "denoised", "model_output", "cond", "uncond", "guidance_pressure")
-EDITABLE = ("latents", "denoised", "model_output", "cond", "uncond", "added_time_ids", "image_embeddings", "image_latents")
-ATTENTION = ("temporal", "spatial")
+__all__ = ["EDITABLE", "KEEP", "branch", "edit", "module_names", "trace", "transplant"]
 
-
-def module_names(pipe: StableVideoDiffusionPipeline, contains: str = "") -> list[str]:
-    """Names that `trace` and `edit` take: the pipeline's component and the path in it.
-
-    >>> module_names(pipe, "time_mixer")[0]
-    'unet.down_blocks.0.resnets.0.time_mixer'
-    """
-    return [name for name in _modules(pipe) if contains in name]
+LARGE = 1e9  # bytes: a trace beyond that is announced
 
 
-def _modules(pipe: StableVideoDiffusionPipeline) -> dict[str, torch.nn.Module]:
-    found = {}
-    for part, component in pipe.components.items():
-        if isinstance(component, torch.nn.Module):
-            component = getattr(component, "_orig_mod", component)
-            found.update({f"{part}.{n}" if n else part: m for n, m in component.named_modules()})
-    return found
-
-
-def _select(pipe: StableVideoDiffusionPipeline, which: Any) -> dict[str, torch.nn.Module]:
-    """Modules by name, glob, list of either, or predicate on the name."""
-    every = _modules(pipe)
-    if callable(which):
-        chosen = [n for n in every if which(n)]
-        if not chosen:
-            raise TraceError("the predicate given for modules matches none of the pipeline's modules.")
-    else:
-        chosen = []
-        for pattern in [which] if isinstance(which, str) else list(which):
-            hits = [pattern] if pattern in every else fnmatch.filter(every, pattern)
-            if not hits:
-                near = difflib.get_close_matches(pattern, every, n=4, cutoff=0.3)
-                raise TraceError(f"no module {pattern!r}. Nearest: {', '.join(near)}. See svdlab.module_names(pipe).")
-            chosen += hits
-    for name in chosen:
-        part = getattr(pipe, name.split(".")[0])
-        if hasattr(part, "_orig_mod"):
-            raise TraceError(
-                f"{name} is inside a torch.compile'd module, where hooks never fire: load with compile=False to look inside. "
-                f"Latents, denoised, cond and uncond can be traced all the same."
-            )
-    return {n: every[n] for n in dict.fromkeys(chosen)}
-
-
-def _wanted(steps: Any) -> Callable[[Step], bool]:
-    """`steps=` as a predicate: None, indices, a slice, a range of sigma (low, high) as floats, or a function of the step."""
-    if steps is None:
-        return lambda step: True
-    if callable(steps):
-        return lambda step: bool(steps(step))
-    if isinstance(steps, slice):
-        return lambda step: step.index in range(*steps.indices(10**6))
-    if isinstance(steps, int):
-        return lambda step: step.index == steps
-    steps = list(steps)
-    if len(steps) == 2 and all(isinstance(s, float) for s in steps):
-        low, high = sorted(steps)
-        return lambda step: low <= step.sigma <= high
-    if not all(isinstance(s, int) and s >= 0 for s in steps):
-        raise InputError(f"steps={steps!r}: give step numbers from 0, a slice, two floats as a range of sigma, or a function of the step.")
-    chosen = set(steps)
-    return lambda step: step.index in chosen
-
-
-@contextmanager
-def _instance_method(owner: Any, name: str, wrap: Callable[[Callable], Callable]) -> Iterator[None]:
-    """Put `wrap(the method as it is)` on the instance, and take it off again as it was."""
-    had, before = name in vars(owner), vars(owner).get(name)
-    vars(owner)[name] = wrap(getattr(owner, name))
-    try:
-        yield
-    finally:
-        if had:
-            vars(owner)[name] = before
-        else:
-            vars(owner).pop(name, None)
-
-
-class _Loop:
-    """Follows one pipeline's denoising loop: whether it runs, and which step it is at."""
-
-    def __init__(self, pipe: StableVideoDiffusionPipeline) -> None:
-        self.pipe, self.running, self.step = pipe, False, Step(-1, float("nan"), float("nan"), float("nan"))
-        self.on_start: list[Callable[[], None]] = []
-        self.before_unet: list[Callable[[Step], None]] = []
-
-    @contextmanager
-    def follow(self) -> Iterator[_Loop]:
-        loop, unet = self, self.pipe.unet
-
-        @contextmanager
-        def watched(bar: Any) -> Iterator[Any]:
-            for act in loop.on_start:
-                act()
-            loop.running = True
-            try:
-                with bar as opened:
-                    yield opened
-            finally:
-                loop.running = False
-
-        def at_unet(module: Any, args: tuple, kwargs: dict) -> None:
-            if loop.running:
-                scheduler = loop.pipe.scheduler
-                i = int(scheduler.step_index)
-                sigmas = scheduler.sigmas
-                loop.step = Step(i, float(sigmas[i]), float(sigmas[i + 1]), float(scheduler.timesteps[i]))
-
-        with ExitStack() as stack:
-            stack.enter_context(_instance_method(self.pipe, "progress_bar", lambda old: lambda *a, **k: watched(old(*a, **k))))
-            handle = unet.register_forward_pre_hook(at_unet, with_kwargs=True, prepend=True)
-            stack.callback(handle.remove)
-            yield self
+class LargeTraceWarning(UserWarning):
+    """A trace will take a good part of the memory."""
 
 
 @contextmanager
@@ -167,176 +62,202 @@ def trace(
     ...     clip = svdlab.generate(pipe, image)
     >>> tr.latents.shape, tr["unet.mid_block"].shape
 
-    keep: of latents (before the step), next_latents, denoised, model_output (guided), cond, uncond,
-    guidance_pressure (|cond - uncond| over channels, "f h w"). cond and uncond need guidance.
-    modules: names, globs, a list, or a predicate; outputs are kept as "s half n ...", halves being unconditional and
-    conditional where guided, n what the module has per sample ("f c h w", or sites by frames).
-    attention: "temporal" (frames by frames per block, mean over sites and heads: "s half q k", with `.entropy`
-    (nats) and `.first_frame` (mass on frame 0) beside), "spatial" (for `queries`, as fractions (y, x) of the frame:
-    "s half f query h w" flattened over the sites), or names of attn1 modules. The image cross-attention is refused.
-    steps: see `_wanted`; reduce: applied to each module output before storing; dtype: None keeps what was computed.
+    keep: of latents (before the step), next_latents, denoised, model_output (guided), cond, uncond, all "s f c h w", and
+    guidance_pressure (|cond - uncond| over channels, "s f h w"). uncond and guidance_pressure need guidance; they are NaN
+    at steps that a guidance interval leaves unguided, where no unconditional half is computed.
+    modules: names, globs, a list, or a predicate; outputs are kept as "s half ...", halves being unconditional and
+    conditional where guided. A module that runs several times in a step is kept as name, name#2, ...
+    attention: "temporal" or "spatial" self-attention, or names of attn1 modules. Kept as name.weights; temporal: frames by
+    frames, mean over sites and heads, "s half query key", with name.entropy "s half" in nats and name.first_frame "s half
+    query", the weight on frame 0; spatial: from `queries`, positions (y, x) as fractions of the frame, "s half f position y
+    x", mean over heads. The image's cross-attention is refused: its weights are 1.
+    steps: numbers from 0, a slice, two floats as a range of sigma, or a function of the step. reduce: applied to each
+    module's output "half ..." of one sample before storing. dtype: None keeps what was computed.
 
-    One block traces one call. Raises TraceError (and says the nearest names) for what does not exist; a trace that
-    stays empty raises when it is read.
+    One block traces one call. What it will hold is worked out before the first UNet call, and for modules in it: beyond
+    1 GB it is announced (LargeTraceWarning), beyond what the machine has free the run is stopped (TraceError). Raises
+    InputError or TraceError, with the nearest names, for what does not exist, and TraceError where a module never runs. A
+    trace that stays empty raises when it is read.
     """
-    unknown = [k for k in keep if k not in KEEP]
-    if unknown or isinstance(keep, str):
-        raise InputError(f"keep={keep!r}: give a tuple of {', '.join(KEEP)}.")
-    selected = _select(pipe, modules) if callable(modules) or len(modules) else {}
-    maps = _attention_modules(pipe, attention)
-    wanted = _wanted(steps)
-    tr = Trace(label=getattr(getattr(pipe, "source", None), "label", ""))
-    loop = _Loop(pipe)
-    pending: dict[str, torch.Tensor] = {}
-    state = {"clock": 0.0, "done": False, "halves": 1}
+    record = Recorder(
+        pipe,
+        names_among(keep, tuple(KEEP), "keep"),
+        select_modules(pipe, modules) if callable(modules) or len(modules) else {},
+        attention_modules(pipe, attention),
+        check_queries(queries),
+        chosen_steps(steps),
+        reduce,
+        dtype,
+    )
+    with follow(pipe) as loop, ExitStack() as stack:
+        record.attach(loop, stack)
+        yield record.trace
+    if record.trace.steps and set(keep) & {"latents", "next_latents", "denoised"}:
+        record.trace.colours = colours.of(pipe)  # worked out once per VAE
 
-    def start() -> None:
-        if state["done"]:
+
+class Recorder:
+    """Fills a `Trace` while a run lasts. Module outputs wait in `pending` until their step is over."""
+
+    def __init__(
+        self,
+        pipe: StableVideoDiffusionPipeline,
+        keep: tuple[str, ...],
+        modules: dict[str, torch.nn.Module],
+        maps: dict[str, torch.nn.Module],
+        queries: list[tuple[float, float]],
+        wanted: Callable[[Step], bool],
+        reduce: Callable[[torch.Tensor], torch.Tensor] | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        self.pipe, self.keep, self.modules, self.maps, self.queries = pipe, keep, modules, maps, queries
+        self.wanted, self.reduce, self.dtype = wanted, reduce, dtype
+        self.trace = Trace(label=getattr(getattr(pipe, "source", None), "label", ""))
+        self.pending: dict[str, torch.Tensor] = {}
+        self.steps_to_keep, self.clock = 0, 0.0
+
+    def attach(self, loop: Loop, stack: ExitStack) -> None:
+        self.loop = loop
+        loop.on_start.append(self.start)
+        stack.callback(loop.on_start.remove, self.start)
+        loop.on_step.append(self.step)
+        stack.callback(loop.on_step.remove, self.step)
+        for name, module in self.modules.items():
+            stack.callback(module.register_forward_hook(self.output_of(name)).remove)
+        for name, module in self.maps.items():
+            for hooked, hook in self.attention_of(name, module):
+                stack.callback(hooked.register_forward_hook(hook).remove)
+
+    def start(self) -> None:
+        """Before the first UNet call: everything that can be refused or announced by now."""
+        tr, loop = self.trace, self.loop
+        if len(tr.schedule):
             raise TraceError("this trace already holds a run: open one `with svdlab.trace(pipe)` block for each call.")
-        state.update(done=True, clock=time.perf_counter())
-        tr.schedule = pipe.scheduler.sigmas.numpy().copy()
-        tr.calls, tr.images = list(_CALLS.get() or []), list(_IMAGES.get() or [])
+        needs = [name for name in self.keep if name in ("uncond", "guidance_pressure")]
+        if needs and not loop.guided:
+            raise TraceError(f"keep={needs[0]!r} needs guidance: set max_guidance_scale above 1.")
+        injected = getattr(self.pipe, "_injected", None)
+        if injected is not None:
+            tr.calls, tr.images = list(injected.calls), list(injected.pictures)
+        tr.batch, tr.schedule = loop.samples, loop.scheduler.sigmas.cpu().numpy().copy()
+        self.steps_to_keep = sum(map(self.wanted, loop.steps()))
+        self.clock = time.perf_counter()
+        self.announce(sum(self.size_of(name) for name in self.keep) * self.steps_to_keep)
 
-    def store(name: str, value: torch.Tensor) -> None:
-        value = value.detach()
-        pending[name] = (value if dtype is None else value.to(dtype)).to("cpu", copy=True)
+    def size_of(self, name: str) -> int:
+        """Bytes that one step of this takes; the scheduler gives its estimate in single precision."""
+        shape = self.loop.shape[:2] + self.loop.shape[3:] if name == "guidance_pressure" else self.loop.shape
+        own = torch.float32 if name in ("denoised", "guidance_pressure") else self.loop.dtype
+        return math.prod(shape) * (self.dtype or own).itemsize
 
-    def split(value: torch.Tensor) -> torch.Tensor:
-        """First dimension (half batch n) to "b half n ...", so that a sample can be taken from it."""
-        b, halves = tr.batch, int(state["halves"])
-        return value.unflatten(0, (halves, b, -1)).transpose(0, 1)
+    def announce(self, size: float) -> None:
+        free = psutil.virtual_memory().available
+        advice = "keep fewer steps (steps=), fewer modules, or pass reduce="
+        if size > 0.8 * free:
+            raise TraceError(f"this trace would hold {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: {advice}.")
+        if size > LARGE:
+            warnings.warn(f"this trace will hold {size / 1e9:.1f} GB: {advice}.", LargeTraceWarning, stacklevel=2)
 
-    def at_unet_input(module: Any, args: tuple, kwargs: dict) -> None:
-        if loop.running:
-            state["halves"] = 2 if pipe.do_classifier_free_guidance else 1
-            tr.batch = (args[0] if args else kwargs["sample"]).shape[0] // int(state["halves"])
+    def recording(self) -> bool:
+        return self.loop.step is not None and self.wanted(self.loop.step)
 
-    def at_unet_output(module: Any, args: tuple, output: Any) -> None:
-        if not loop.running or not wanted(loop.step) or not {"cond", "uncond", "guidance_pressure"} & set(keep):
-            return
-        if state["halves"] == 1:
-            raise TraceError("keep=cond, uncond or guidance_pressure needs guidance: set max_guidance_scale above 1.")
-        uncond, cond = (output[0] if isinstance(output, tuple) else output.sample).chunk(2)
-        for name, value in (("cond", cond), ("uncond", uncond)):
-            if name in keep:
-                store(name, value)
-        if "guidance_pressure" in keep:
-            store("guidance_pressure", (cond.float() - uncond.float()).norm(dim=2))
+    def store(self, name: str, value: torch.Tensor, dims: tuple[str, ...] | None) -> None:
+        """Into the step that is being computed; what a whole trace of it would take is checked before it is there."""
+        if not self.trace.steps:
+            so_far = sum(v.nbytes for v in self.pending.values()) + value.numel() * (self.dtype or value.dtype).itemsize
+            if so_far * self.steps_to_keep > LARGE:
+                self.announce(so_far * self.steps_to_keep)
+        times = 1
+        while (key := name if times == 1 else f"{name}#{times}") in self.pending:
+            times += 1
+        self.pending[key] = value.detach().to("cpu", self.dtype or value.dtype, copy=True)
+        if dims is not None:
+            self.trace.dims[key] = dims
 
-    def at_module(name: str) -> Callable:
+    def by_sample(self, value: torch.Tensor) -> torch.Tensor:
+        """First dimension (half b n) to "b half n ..."; a half that was not computed is NaN."""
+        value = value.unflatten(0, (self.loop.halves, self.loop.samples, -1)).transpose(0, 1)
+        if self.loop.guided and self.loop.halves == 1:
+            value = torch.cat([torch.full_like(value, float("nan")), value], dim=1)
+        return value
+
+    def output_of(self, name: str) -> Callable:
         def hook(module: Any, args: tuple, output: Any) -> None:
-            if loop.running and wanted(loop.step):
-                value = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
-                value = split(value)
-                store(name, reduce(value) if reduce else value)
+            if not self.recording():
+                return
+            value = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
+            value, dims = name_dims(name, self.by_sample(value), self.loop.shape)
+            if self.reduce:
+                value, dims = torch.stack([torch.as_tensor(self.reduce(sample)) for sample in value]), None
+            self.store(name, value, dims)
 
         return hook
 
-    def at_attention(name: str) -> Callable:
-        def hook(module: Any, args: tuple, kwargs: dict) -> None:
-            if loop.running and wanted(loop.step):
-                hidden = args[0] if args else kwargs["hidden_states"]
-                for key, value in _attention_maps(module, hidden, queries, "temporal" in name, split).items():
-                    store(name + key, value)
+    def attention_of(self, name: str, attn: Any) -> list[tuple[torch.nn.Module, Callable]]:
+        """Hooks that catch the run's own queries and keys, and one that makes maps of them when the module is done."""
+        caught: dict[str, torch.Tensor] = {}
 
-        return hook
+        def catch(which: str) -> Callable:
+            def hook(module: Any, args: tuple, output: torch.Tensor) -> None:
+                if self.recording():
+                    caught[which] = output
 
-    def wrap_step(old: Callable) -> Callable:
-        def step(model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            if not loop.running:
-                return old(model_output, timestep, sample, *args, **kwargs)
-            out = old(model_output, timestep, sample, *args, **kwargs)
-            if wanted(loop.step):
-                previous, denoised = (out[0], out[1]) if isinstance(out, tuple) else (out.prev_sample, out.pred_original_sample)
-                values = dict(latents=sample, next_latents=previous, denoised=denoised, model_output=model_output)
-                for name in keep:
-                    if name in values:
-                        store(name, values[name])
-                now = time.perf_counter()
-                s = loop.step
-                kept = dict(pending)
-                tr.steps.append(Step(s.index, s.sigma, s.sigma_next, s.timestep, now - state["clock"], kept))
-                state["clock"] = now
-                if len(tr.steps) == 1:
-                    _announce(tr, sum(wanted(Step(i, *map(float, tr.schedule[i : i + 2]), 0.0)) for i in range(len(tr.schedule) - 1)))
-            pending.clear()
-            return out
+            return hook
 
-        return step
+        def finish(module: Any, args: tuple, output: Any) -> None:
+            if not self.recording():
+                return
+            q, k = caught.pop("q"), caught.pop("k")
+            if is_temporal(name):
+                dims: dict[str, tuple[str, ...]] = {".weights": ("half", "query", "key"), ".first_frame": ("half", "query")}
+                for part, value in temporal_maps(attn, q, k, self.loop.halves * self.loop.samples).items():
+                    self.store(name + part, self.by_sample(value).squeeze(2), dims.get(part, ("half",)))
+            else:
+                h, w = self.loop.shape[-2:]
+                maps = self.by_sample(spatial_maps(attn, q, k, (h, w), self.queries))
+                self.store(name + ".weights", maps, ("half", "frame", "position", "y", "x"))
 
-    loop.on_start.append(start)
-    with ExitStack() as stack:
-        stack.enter_context(loop.follow())
-        stack.enter_context(_instance_method(pipe.scheduler, "step", wrap_step))
-        handles = [
-            pipe.unet.register_forward_pre_hook(at_unet_input, with_kwargs=True),
-            pipe.unet.register_forward_hook(at_unet_output),
-        ]
-        handles += [m.register_forward_hook(at_module(n)) for n, m in selected.items()]
-        handles += [m.register_forward_pre_hook(at_attention(n), with_kwargs=True) for n, m in maps.items()]
-        for handle in handles:
-            stack.callback(handle.remove)
-        yield tr
+        return [(attn.to_q, catch("q")), (attn.to_k, catch("k")), (attn, finish)]
 
-
-def _announce(tr: Trace, steps: int) -> None:
-    """After the first kept step, what the whole trace will hold; too much for the machine stops the run here."""
-    size = tr.nbytes * steps
-    free = psutil.virtual_memory().available
-    advice = "keep fewer steps (steps=), fewer modules, or pass reduce="
-    if size > 0.8 * free:
-        raise TraceError(f"this trace would hold {size / 1e9:.1f} GB and {free / 1e9:.1f} GB are free: {advice}.")
-    if size > 1e9:
-        warnings.warn(f"this trace will hold {size / 1e9:.1f} GB: {advice}.", ResourceWarning, stacklevel=2)
-
-
-def _attention_modules(pipe: StableVideoDiffusionPipeline, which: Any) -> dict[str, torch.nn.Module]:
-    chosen: dict[str, torch.nn.Module] = {}
-    for item in [which] if isinstance(which, str) else list(which):
-        if "attn2" in item or item in ("cross", "image"):
-            raise TraceError(
-                f"attention={item!r}: the cross-attention to the image has one key, so its map is 1 everywhere, whatever the "
-                f"picture. Temporal and spatial self-attention (attn1) carry information: attention='temporal' or 'spatial'."
-            )
-        if item in ATTENTION:
-            kind = "temporal_transformer_blocks" if item == "temporal" else ".transformer_blocks"
-            chosen |= _select(pipe, lambda n, kind=kind: n.startswith("unet.") and kind in n and n.endswith(".attn1"))
+    def step(self, values: dict[str, torch.Tensor]) -> None:
+        """When a step is over: what passed through the scheduler and the UNet, and the modules' outputs, become a Step."""
+        step, tr = self.loop.step, self.trace
+        if step is not None and self.wanted(step):
+            self.check(values)
+            modules, self.pending = self.pending, {}
+            for name in self.keep:
+                if name == "guidance_pressure":
+                    values[name] = (values["cond"].float() - values["uncond"].float()).norm(dim=2)
+                self.store(name, values[name], None)
+            now = time.perf_counter()
+            tr.steps.append(replace(step, seconds=now - self.clock, values={**self.pending, **modules}))
+            self.clock = now
+            if len(tr.steps) == 1:
+                self.announce_all(modules)
         else:
-            chosen |= _select(pipe, item)
-    wrong = [n for n, m in chosen.items() if not hasattr(m, "to_q")]
-    if wrong:
-        raise TraceError(f"{wrong[0]} is no attention module: their names end in .attn1.")
-    return chosen
+            self.clock = time.perf_counter()
+        self.pending = {}
 
+    def check(self, values: dict[str, torch.Tensor]) -> None:
+        """What was asked for must have come by: never a trace that silently lacks something."""
+        absent = [name for name in self.keep if name not in values and name != "guidance_pressure"]
+        if "denoised" in absent:
+            raise TraceError(
+                f"{type(self.loop.scheduler).__name__} gives no denoised estimate: leave 'denoised' out of keep=."
+            )
+        if absent or ("guidance_pressure" in self.keep and "cond" not in values):
+            raise TraceError(
+                "the UNet's hooks did not fire, as after unet.compile(): use pipe.unet = torch.compile(pipe.unet)."
+            )
+        expected = [*self.modules, *(f"{name}.weights" for name in self.maps)]
+        silent = [name for name in expected if name not in self.pending]
+        if silent:
+            raise TraceError(f"{silent[0]} did not run in this step: trace a module that does, such as one that encloses it.")
 
-def _attention_maps(
-    attn: Any, hidden: torch.Tensor, queries: Sequence[tuple[float, float]], temporal: bool, split: Callable
-) -> dict[str, torch.Tensor]:
-    """Weights computed beside the module's own run from its own projections, so that the run itself is untouched."""
-    heads = attn.heads
-    q, k = attn.to_q(hidden), attn.to_k(hidden)
-    q, k = (x.unflatten(-1, (heads, -1)).transpose(1, 2).float() for x in (q, k))
-    if not temporal:
-        sites = q.shape[2]
-        rows = [_site(sites, y, x) for y, x in queries]
-        q = q[:, :, rows]
-    weights = (q @ k.transpose(-1, -2) * attn.scale).softmax(-1)
-    if temporal:
-        per_site = split(weights.mean(1))  # "b half sites q k"
-        p = split(weights)
-        entropy = -(p * p.clamp_min(1e-12).log()).sum(-1).mean(dim=(2, 3))
-        mean = per_site.mean(2)
-        return {"": mean, ".entropy": entropy, ".first_frame": mean[..., 0]}
-    return {"": split(weights.mean(1))}
-
-
-def _site(sites: int, y: float, x: float) -> int:
-    """Index of the site at a fraction of a frame that is square, or SVD's 9 by 16."""
-    side = round(sites**0.5)
-    h, w = (side, side) if side * side == sites else (round((sites * 9 / 16) ** 0.5), round((sites * 16 / 9) ** 0.5))
-    if h * w != sites:
-        raise TraceError(f"spatial attention over {sites} sites: the frame is neither square nor 9:16.")
-    return min(int(y * h), h - 1) * w + min(int(x * w), w - 1)
+    def announce_all(self, modules: dict[str, torch.Tensor]) -> None:
+        """Once the first step is there; without modules it was announced before the run."""
+        if modules:
+            self.announce(self.trace.nbytes * self.steps_to_keep)
 
 
 @contextmanager
@@ -352,189 +273,119 @@ def edit(
     >>> with edit(pipe, "denoised", lambda value, step: value.clamp(-3, 3), steps=(0.1, 10.0)):
     ...     clip = svdlab.generate(pipe, image)
 
-    where: a module's name, glob, list or predicate (its output, both halves), or one of latents (before the step, as
-    the UNet sees them, "b f c h w"), cond, uncond, model_output (guided), denoised (the step is then taken towards
-    it), added_time_ids ("(half b) 3": fps - 1, bucket, noise), image_embeddings ("(half b) 1 d"), image_latents
-    ("(half b) f c h w"). The last three belong to the conditioning: they are edited at every step in `steps`.
-    Nested edits of one value: the inner block acts first. Raises TraceError for an unknown place.
-    """
-    wanted = _wanted(steps)
-    loop = _Loop(pipe)
+    where: a module's name, glob, list or predicate (its output, with both halves), or one of
+    latents: before the step, as UNet and scheduler see them, "b f c h w";
+    added_time_ids: "(half b) 3", being fps - 1, motion bucket, noise strength; image_embeddings: "(half b) 1 d";
+    image_latents: "(half b) f c h w" (these three are edited anew at every step);
+    cond, uncond: the UNet's two outputs, "b f c h w"; guidance: the scale "b f 1 1 1" by which they are combined;
+    model_output: the guided result; denoised: the estimate, and the step is then taken towards it, both "b f c h w".
+    halves are unconditional, then conditional; without guidance there is the conditional one only.
+    steps: as for `trace`. A step has index, sigma, sigma_next and timestep.
 
-    def changed(value: torch.Tensor) -> torch.Tensor:
-        if not loop.running or not wanted(loop.step):
-            return value
-        new = fn(value, loop.step)
+    Nested edits of one value: the inner block acts first. Raises TraceError for an unknown place, and during the run for a
+    result of another shape.
+    """
+    wanted = chosen_steps(steps)
+
+    def change(value: torch.Tensor, step: Step) -> torch.Tensor | None:
+        new = fn(value, step) if wanted(step) else None
         if new is None:
-            return value
+            return None
         if not isinstance(new, torch.Tensor) or new.shape != value.shape:
             came = tuple(new.shape) if isinstance(new, torch.Tensor) else type(new).__name__
-            raise TraceError(f"the edit of {where!r} gave {came}: it must give a tensor of shape {tuple(value.shape)}, or None.")
+            raise TraceError(
+                f"the edit of {where!r} gave {came}: it must give a tensor of shape {tuple(value.shape)}, or None."
+            )
         return new.to(value)
 
-    with ExitStack() as stack:
-        if isinstance(where, str) and where in EDITABLE:
-            stack.enter_context(loop.follow())
-            stack.enter_context(_edit_value(pipe, where, changed, loop))
-        else:
-            selected = _select(pipe, where)
-            stack.enter_context(loop.follow())
-            for module in selected.values():
-                handle = module.register_forward_hook(_output_hook(changed))
-                stack.callback(handle.remove)
+    named = isinstance(where, str) and where in EDITABLE
+    selected = {} if named else select_modules(pipe, where, others=EDITABLE)
+    with follow(pipe) as loop, ExitStack() as stack:
+        entry = (where if named else f"modules {where!r}", change)
+        loop.edits.append(entry)
+        stack.callback(loop.edits.remove, entry)
+        for module in selected.values():
+            # Before the hooks that are there: the inner block acts first, and a trace sees the outcome.
+            stack.callback(module.register_forward_hook(_changing(loop, change), prepend=True).remove)
         yield
 
 
-def _output_hook(changed: Callable[[torch.Tensor], torch.Tensor]) -> Callable:
+def _changing(loop: Loop, change: Callable[[torch.Tensor, Step], torch.Tensor | None]) -> Callable:
     def hook(module: Any, args: tuple, output: Any) -> Any:
-        if isinstance(output, tuple):
-            return (changed(output[0]), *output[1:])
+        if loop.step is None:
+            return None
         if isinstance(output, torch.Tensor):
-            return changed(output)
-        output.sample = changed(output.sample)
-        return output
+            return change(output, loop.step)
+        value = output[0] if isinstance(output, tuple) else output.sample
+        new = change(value, loop.step)
+        if new is None:
+            return None
+        return (new, *output[1:]) if isinstance(output, tuple) else type(output)(sample=new)
 
     return hook
 
 
-@contextmanager
-def _edit_value(pipe: Any, where: str, changed: Callable[[torch.Tensor], torch.Tensor], loop: _Loop) -> Iterator[None]:
-    if where in ("model_output", "denoised"):
-
-        def wrap(old: Callable) -> Callable:
-            def step(model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-                if where == "model_output":
-                    return old(changed(model_output), timestep, sample, *args, **kwargs)
-                if not loop.running:
-                    return old(model_output, timestep, sample, *args, **kwargs)
-                s = loop.step.sigma
-                x = sample.float()
-                denoised = x / (s**2 + 1) - model_output.float() * (s / (s**2 + 1) ** 0.5)
-                new = changed(denoised)
-                if new is not denoised:  # the output that leads to the new estimate
-                    model_output = ((x / (s**2 + 1) - new) * ((s**2 + 1) ** 0.5 / s)).to(model_output)
-                return old(model_output, timestep, sample, *args, **kwargs)
-
-            return step
-
-        with _instance_method(pipe.scheduler, "step", wrap):
-            yield
-        return
-
-    def before(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        if not loop.running:
-            return args, kwargs
-        kwargs = dict(kwargs)
-        if where == "added_time_ids":
-            kwargs["added_time_ids"] = changed(kwargs["added_time_ids"])
-        elif where == "image_embeddings":
-            kwargs["encoder_hidden_states"] = changed(kwargs["encoder_hidden_states"])
-        else:
-            x = args[0]
-            noisy, picture = x.chunk(2, dim=2)
-            if where == "image_latents":
-                picture = changed(picture)
-            else:
-                raise AssertionError(where)
-            args = (torch.cat([noisy, picture], dim=2), *args[1:])
-        return args, kwargs
-
-    def after(module: Any, args: tuple, output: Any) -> Any:
-        if not loop.running:
-            return output
-        value = output[0] if isinstance(output, tuple) else output.sample
-        if not pipe.do_classifier_free_guidance:
-            if where == "uncond":
-                raise TraceError("an edit of uncond needs guidance: set max_guidance_scale above 1.")
-            halves = [changed(value)]
-        else:
-            uncond, cond = value.chunk(2)
-            halves = [changed(uncond), cond] if where == "uncond" else [uncond, changed(cond)]
-        value = torch.cat(halves)
-        return (value, *output[1:]) if isinstance(output, tuple) else type(output)(sample=value)
-
-    if where == "latents":
-        with _edit_latents(pipe, changed, loop):
-            yield
-        return
-    hook = (
-        pipe.unet.register_forward_hook(after)
-        if where in ("cond", "uncond")
-        else pipe.unet.register_forward_pre_hook(before, with_kwargs=True)
-    )
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-@contextmanager
-def _edit_latents(pipe: Any, changed: Callable[[torch.Tensor], torch.Tensor], loop: _Loop) -> Iterator[None]:
-    """Both the UNet and the scheduler must see the edited latents: one is handed them scaled, the other as they are."""
-    edited: list[torch.Tensor] = []
-
-    def wrap_scale(old: Callable) -> Callable:
-        def scale_model_input(sample: torch.Tensor, timestep: Any) -> torch.Tensor:
-            if not loop.running:
-                return old(sample, timestep)
-            scheduler = pipe.scheduler
-            if scheduler.step_index is None:
-                scheduler._init_step_index(timestep)
-            i = int(scheduler.step_index)
-            loop.step = Step(i, float(scheduler.sigmas[i]), float(scheduler.sigmas[i + 1]), float(scheduler.timesteps[i]))
-            halves = 2 if pipe.do_classifier_free_guidance else 1
-            latents = sample.chunk(halves)[0]
-            new = changed(latents)
-            edited[:] = [] if new is latents else [new]
-            return old(torch.cat([new] * halves) if edited else sample, timestep)
-
-        return scale_model_input
-
-    def wrap_step(old: Callable) -> Callable:
-        def step(model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-            sample = edited.pop() if loop.running and edited else sample
-            return old(model_output, timestep, sample, *args, **kwargs)
-
-        return step
-
-    with _instance_method(pipe.scheduler, "scale_model_input", wrap_scale), _instance_method(pipe.scheduler, "step", wrap_step):
-        yield
-
-
-def branch(pipe: ProbePipeline, trace: Trace, step: int, **changes: Any) -> Clip:
+def branch(pipe: ProbePipeline, trace: Trace, step: int, *, decode: bool = True, **changes: Any) -> Clip:
     """Start again from the latents before a step, with some conditions changed.
 
     >>> clip = branch(pipe, tr, 12, motion_bucket_id=30)
     >>> clip = branch(pipe, tr, 12, image="cat")            # another picture from here on
 
-    step: number of a traced step, from 0. changes: conditions by name, or `image`. Without changes the original clip
-    comes back, bit for bit on a CPU. Raises TraceError where the trace does not hold what is needed.
+    step: number of a traced step, from 0. changes: conditions by name, or `image`. decode=False leaves `frames` empty.
+    Without changes the original clip comes back, bit for bit on a CPU. The steps of a trace of the branch count from 0 again.
+    Raises TraceError where the trace does not hold what is needed, InputError for a change that is none, before any
+    model runs.
     """
+    latents = _latents_before(trace, step)
+    image, conditions = _changed_call(trace, changes)
+    seed, sigmas = trace.calls[0]["seed"], trace.schedule[step:].tolist()
+    return generate_batch(pipe, [image], [conditions], [seed], sigmas=sigmas, latents=latents, decode=decode)[0]
+
+
+def transplant(
+    pipe: ProbePipeline, trace: Trace, steps: Sequence[int] | None = None, *, decode: bool = True, **changes: Any
+) -> dict[int, Clip]:
+    """The same change made from each of several steps on: what is decided when.
+
+    >>> clips = transplant(pipe, tr, motion_bucket_id=200)
+    >>> {step: motion.summary(clip.frames)["object_px"] for step, clip in clips.items()}
+
+    steps: numbers of traced steps, None for all. A branch only computes the steps that are left, so that all n of them cost
+    (n + 1) / (2 n) of what n runs from the start would: 0.52 for 25 steps. Raises as `branch`, for all steps before the first.
+    """
+    chosen = [s.index for s in trace.steps] if steps is None else list(steps)
+    for step in chosen:
+        _latents_before(trace, step)
+    _changed_call(trace, changes)
+    return {step: branch(pipe, trace, step, decode=decode, **changes) for step in chosen}
+
+
+def _latents_before(trace: Trace, step: int) -> torch.Tensor:
     if trace.batch != 1:
         raise TraceError(f"this trace holds {trace.batch} samples: branch from one, as in branch(pipe, tr[0], {step}).")
-    if not trace.calls or not trace.images:
-        raise TraceError(
-            "branch needs a trace made through svdlab.generate in this session (image, seed and conditions come with it); "
-            "this one was made by calling the pipeline itself, or loaded from a file: give the picture by trace.images."
-        )
-    kept = {s.index: s for s in trace.steps if "latents" in s.values}
+    kept = {s.index: s.values["latents"] for s in trace.steps if "latents" in s.values}
     if step not in kept:
-        raise TraceError(
-            f"step {step}: the trace holds latents of {', '.join(map(str, sorted(kept))) or 'no step'}. Trace with keep=('latents',) and that step."
-        )
-    call = trace.calls[0]
-    from svdlab.conditions import Conditions
+        held = ", ".join(map(str, sorted(kept))) or "no step"
+        raise TraceError(f"step {step}: the trace holds latents of {held}. Trace with keep=('latents',) and that step.")
+    return kept[step]
 
-    saved = dict(call["conditions"])
-    for name in ("guidance_curve", "guidance_interval"):
-        if isinstance(saved[name], list):
-            saved[name] = tuple(saved[name])
-    image = changes.pop("image", trace.images[0])
-    fixed = {"num_frames", "height", "width", "num_inference_steps"} & set(changes)
+
+def _changed_call(trace: Trace, changes: dict[str, Any]) -> tuple[Any, Conditions]:
+    """Picture and conditions of the branch."""
+    if not trace.calls:
+        raise TraceError(
+            "branch needs a trace made through svdlab.generate, which brings picture, seed and conditions with it; this one "
+            "was made by calling the pipeline itself."
+        )
+    if "noise" in (trace.calls[0].get("start") or {}):
+        raise TraceError(
+            "this run was started from noise that the caller supplied, which a branch cannot draw again from its seed."
+        )
+    changes = dict(changes)
+    if "image" not in changes and not trace.images:
+        raise TraceError("this trace came without its picture: pass image=, the one that the clip was made from.")
+    image = changes.pop("image", trace.images[0] if trace.images else None)
+    fixed = sorted({"num_frames", "height", "width", "num_inference_steps"} & set(changes))
     if fixed:
-        raise InputError(f"{', '.join(sorted(fixed))} cannot change in mid-run: the latents have that shape and schedule.")
-    conditions = Conditions(**saved).replace(**changes)
-    clips = generate_batch(
-        pipe, [image], [conditions], [call["seed"]], sigmas=trace.schedule[step:].tolist(), latents=kept[step].values["latents"]
-    )
-    return clips[0]
+        raise InputError(f"{', '.join(fixed)} cannot change in mid-run: the latents have that shape and schedule.")
+    return image, Conditions(**trace.calls[0]["conditions"]).replace(**changes)

@@ -1,8 +1,8 @@
 """Pictures in: whatever a user has, made into what the pipeline takes, visibly and without guessing.
 
-    >>> image = open_image("photo.jpg")                  # PIL RGB; EXIF orientation applied
-    >>> prepare_image(image, height=576, width=1024).info["crop"]
-    (0, 84, 1000, 646)
+>>> image = open_image("photo.jpg")                  # PIL RGB; EXIF orientation applied
+>>> prepare_image(image, height=576, width=1024).info["crop"]
+(0, 84, 1000, 646)
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def sample_image(name: str = "astronaut") -> Image.Image:
     if name == "grace_hopper":
         from matplotlib import cbook
 
-        return Image.open(cbook.get_sample_data("grace_hopper.jpg")).convert("RGB")
+        return Image.open(str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))).convert("RGB")
     if name in PHOTOGRAPHS:
         from skimage import data
 

@@ -10,11 +10,12 @@ methods overridden, which only differ from the originals while `generate` has ha
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,8 @@ class Clip:
 
     frames: float32 "f h w c" in [0, 1]. latents: what was decoded, "f c h w", on the CPU. conditions: with nothing
     left None that the run filled in. image: the prepared picture. seconds: wall time of denoising (its share of the
-    batch) and decoding.
+    batch) and decoding. start: what the run was started from where that was not the seed's noise at the usual levels
+    ("sigmas", and hashes of given "latents" or "noise"). edits: the places that `svdlab.edit` changed while it ran.
     """
 
     frames: np.ndarray
@@ -59,6 +61,8 @@ class Clip:
     latents: torch.Tensor
     source: Source
     seconds: dict[str, float] = field(default_factory=dict)
+    start: dict[str, Any] = field(default_factory=dict)
+    edits: tuple[str, ...] = ()
 
     @property
     def playback_fps(self) -> float | None:
@@ -69,14 +73,19 @@ class Clip:
         return self.source.label
 
     def call(self) -> dict[str, Any]:
-        """What determines the frames, as plain JSON."""
-        return _describe(self.conditions, self.seed, self.image, self.source)
+        """What determines the frames, as plain JSON; "start" and "edits" are there where the run had any."""
+        return _describe(self.conditions, self.seed, self.image, self.source, self.start, self.edits)
 
 
-def _describe(conditions: Conditions, seed: int, image: Image.Image, source: Source) -> dict[str, Any]:
-    return dict(
-        conditions=conditions.asdict(), seed=seed, image=image_hash(image), source=asdict(source)
-    )
+def _describe(
+    conditions: Conditions, seed: int, image: Image.Image, source: Source, start: dict[str, Any], edits: Sequence[str] = ()
+) -> dict[str, Any]:
+    call = dict(conditions=conditions.asdict(), seed=seed, image=image_hash(image), source=asdict(source))
+    return call | ({"start": start} if start else {}) | ({"edits": list(edits)} if edits else {})
+
+
+def _tensor_hash(tensor: torch.Tensor) -> str:
+    return hashlib.sha256(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 @dataclass
@@ -89,11 +98,15 @@ class _Injection:
     image_noise: torch.Tensor | None = None  # "b 3 h w", instead of the generator's
     keys: list[tuple] | None = None  # what the noisy picture of each sample is determined by
     images: list[str] | None = None  # hash of each picture
-    calls: list[dict[str, Any]] = field(default_factory=list)
+    calls: list[dict[str, Any]] = field(default_factory=list)  # for traces: what makes each sample,
+    pictures: list[Image.Image] = field(default_factory=list)  # and from which prepared picture
+    edits: list[str] = field(default_factory=list)  # filled in by the hooks when the run begins
+    conditional_only: bool = False  # whether this step spares the unconditional half
 
-
-_CALLS: ContextVar[list[dict[str, Any]] | None] = ContextVar("svdlab_calls", default=None)
-_IMAGES: ContextVar[list[Image.Image] | None] = ContextVar("svdlab_images", default=None)
+    def unguided(self, sigma: float) -> bool:
+        """Whether this noise level is outside every sample's guidance interval."""
+        intervals = [c.guidance_interval for c in self.conditions]
+        return all(interval and not interval[0] <= sigma <= interval[1] for interval in intervals)
 
 
 class ProbePipeline(StableVideoDiffusionPipeline):
@@ -113,22 +126,45 @@ class ProbePipeline(StableVideoDiffusionPipeline):
         # Recent encodings, so that a sweep encodes each picture once: small tensors, oldest dropped first.
         self._encodings: dict[tuple, torch.Tensor] = {}
 
-    def __call__(self, image: Any, height: int | None = None, width: int | None = None, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
-        return super().__call__(
-            image, height or self.source.height, width or self.source.width, *args, **kwargs
-        )
+    def __call__(self, image: Any, height: int | None = None, width: int | None = None, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(image, height or self.source.height, width or self.source.width, *args, **kwargs)
 
     @contextmanager
     def _inject(self, injection: _Injection) -> Iterator[None]:
         outer = self.__dict__.get("_injected")
         self._injected = injection
         try:
-            yield
+            with self._sparing() if self.do_classifier_free_guidance else nullcontext():
+                yield
         finally:
             if outer is None:
                 del self._injected
             else:
                 self._injected = outer
+
+    @contextmanager
+    def _sparing(self) -> Iterator[None]:
+        """Outside the guidance interval the scale is 1 and the unconditional half u cancels: u + 1 * (c - u) = c. There the
+        UNet is handed the conditional half alone, and its output c stands for both."""
+        own, unet = self._injected, self.unet
+        if own is None or not any(c.guidance_interval for c in own.conditions):
+            yield
+            return
+
+        def before(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+            own.conditional_only = own.unguided(float(self.scheduler.sigmas[self.scheduler.step_index]))
+            if not own.conditional_only:
+                return None
+            names = ("encoder_hidden_states", "added_time_ids")
+            return (args[0].chunk(2)[1], *args[1:]), kwargs | {name: kwargs[name].chunk(2)[1] for name in names}
+
+        def after(module: Any, args: tuple, output: tuple) -> tuple | None:
+            return (torch.cat([output[0]] * 2),) if own.conditional_only else None
+
+        with ExitStack() as stack:
+            stack.callback(unet.register_forward_pre_hook(before, with_kwargs=True).remove)
+            stack.callback(unet.register_forward_hook(after).remove)
+            yield
 
     def _remembered(self, kind: str, keys: list[tuple], compute: Any) -> torch.Tensor:
         """Rows "b ..." by key, of which `compute(indices)` makes the missing ones in one call."""
@@ -143,19 +179,23 @@ class ProbePipeline(StableVideoDiffusionPipeline):
             cache.pop(next(iter(cache)))
         return rows
 
-    def _encode_image(self, image: Any, device: Any, num_videos_per_prompt: int, do_classifier_free_guidance: bool) -> torch.Tensor:
+    def _encode_image(
+        self, image: Any, device: Any, num_videos_per_prompt: int, do_classifier_free_guidance: bool
+    ) -> torch.Tensor:
         stock = super()._encode_image
         own = self._injected
         if own is None or own.images is None:
             return stock(image, device, num_videos_per_prompt, do_classifier_free_guidance)
         rows = self._remembered(
             "clip",
-            [(h, str(self.image_encoder.dtype)) for h in own.images],
+            [(h, id(self.image_encoder), str(self.image_encoder.dtype), str(device)) for h in own.images],
             lambda missing: [stock([image[i]], device, 1, False)[0] for i in missing],
         )
         return torch.cat([torch.zeros_like(rows), rows]) if do_classifier_free_guidance else rows
 
-    def _encode_vae_image(self, image: torch.Tensor, device: Any, num_videos_per_prompt: int, do_classifier_free_guidance: bool) -> torch.Tensor:
+    def _encode_vae_image(
+        self, image: torch.Tensor, device: Any, num_videos_per_prompt: int, do_classifier_free_guidance: bool
+    ) -> torch.Tensor:
         stock = super()._encode_vae_image
         own = self._injected
         if own is None:
@@ -167,12 +207,21 @@ class ProbePipeline(StableVideoDiffusionPipeline):
             return stock(image, device, num_videos_per_prompt, do_classifier_free_guidance)
         rows = self._remembered(
             "vae",
-            [(*k, str(self.vae.dtype)) for k in own.keys],
+            [(*k, id(self.vae), str(self.vae.dtype), str(device)) for k in own.keys],
             lambda missing: [stock(image[i : i + 1], device, 1, False)[0] for i in missing],
         )
         return torch.cat([torch.zeros_like(rows), rows]) if do_classifier_free_guidance else rows
 
-    def _get_add_time_ids(self, fps: Any, motion_bucket_id: Any, noise_aug_strength: Any, dtype: Any, batch_size: int, num_videos_per_prompt: int, do_classifier_free_guidance: bool) -> torch.Tensor:
+    def _get_add_time_ids(
+        self,
+        fps: Any,
+        motion_bucket_id: Any,
+        noise_aug_strength: Any,
+        dtype: Any,
+        batch_size: int,
+        num_videos_per_prompt: int,
+        do_classifier_free_guidance: bool,
+    ) -> torch.Tensor:
         args = (dtype, batch_size, num_videos_per_prompt, do_classifier_free_guidance)
         if self._injected is None:
             return super()._get_add_time_ids(fps, motion_bucket_id, noise_aug_strength, *args)
@@ -198,7 +247,10 @@ class ProbePipeline(StableVideoDiffusionPipeline):
         scale = own.guidance
         if self.scheduler.step_index is not None and any(c.guidance_interval for c in own.conditions):
             sigma = float(self.scheduler.sigmas[self.scheduler.step_index])
-            off = [bool(c.guidance_interval and not c.guidance_interval[0] <= sigma <= c.guidance_interval[1]) for c in own.conditions]
+            off = [
+                bool(c.guidance_interval and not c.guidance_interval[0] <= sigma <= c.guidance_interval[1])
+                for c in own.conditions
+            ]
             scale = torch.where(torch.tensor(off)[:, None, None, None, None], torch.ones_like(scale), scale)
         if isinstance(self._guidance_scale, torch.Tensor):
             scale = scale.to(self._guidance_scale)
@@ -225,7 +277,7 @@ def resolve(pipe: StableVideoDiffusionPipeline, conditions: Conditions) -> Condi
     filled = filled.replace(decode_chunk_size=filled.decode_chunk_size or filled.num_frames)
     levels = len(pipe.unet.config.block_out_channels)
     least = max(pipe.vae_scale_factor * 2 ** (levels - 1), 8)
-    if filled.height % least or filled.width % least:  # type: ignore[operator]
+    if filled.height % least or filled.width % least:
         raise InputError(
             f"{filled.width}x{filled.height} px: both sides must be multiples of {least} "
             f"(the VAE divides by {pipe.vae_scale_factor}, the UNet's {levels} levels by {2 ** (levels - 1)})."
@@ -252,6 +304,8 @@ def generate(
     device. sigmas: noise levels of your own, highest first (the terminal zero is added where it is missing).
     Raises InputError before any model runs, BrokenClipError where the frames are NaN or black.
     """
+    if conditions is not None and not isinstance(conditions, Conditions):
+        raise InputError(f"conditions is a {type(conditions).__name__}: give svdlab.Conditions, or its values by name.")
     conditions = (conditions or Conditions()).replace(**overrides)
     conditions.warn_unusual(_size(pipe))
     return generate_batch(pipe, [image], [conditions], [seed], sigmas=sigmas)[0]
@@ -282,7 +336,7 @@ def generate_batch(
     """
     if not isinstance(pipe, ProbePipeline):
         raise InputError(
-            f"pipe is a {type(pipe).__name__}: load it with svdlab.load_pipeline, or wrap it: ProbePipeline(**pipe.components)."
+            f"pipe is a {type(pipe).__name__}: use svdlab.load_pipeline, or wrap yours: ProbePipeline(**pipe.components)."
         )
     if not len(images) == len(conditions) == len(seeds) or not images:
         raise InputError(f"{len(images)} images, {len(conditions)} conditions, {len(seeds)} seeds: give as many of each.")
@@ -293,62 +347,97 @@ def generate_batch(
     for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
             raise InputError(f"seed={seed!r}: must be a whole number from 0 to 2**63 - 1.")
-    frames, height, width, steps, _ = shared.pop()
+    levels = None if sigmas is None else _falling_to_zero(sigmas)
+    if levels is not None:
+        filled = [c.replace(num_inference_steps=len(levels) - 1) for c in filled]
+    first = filled[0]
+    frames, height, width, steps = first.num_frames, first.height, first.width, first.num_inference_steps
+    assert frames and height and width  # resolved
     pictures = [prepare_image(image, height=height, width=width) for image in images]
     hashes = [image_hash(p) for p in pictures]
 
     strengths = torch.tensor([c.noise_aug_strength for c in filled])[:, None, None, None]
     injection = _Injection(
         conditions=filled,
-        guidance=torch.stack([torch.tensor(c.guidance(frames), dtype=torch.float32) for c in filled])[..., None, None, None],
+        guidance=torch.stack([_guidance(c, frames) for c in filled])[..., None, None, None],
         keys=[(h, c.noise_aug_strength, int(s)) for h, c, s in zip(hashes, filled, seeds, strict=True)],
         images=hashes,
     )
+    shape = (len(images), frames, 4, height // pipe.vae_scale_factor, width // pipe.vae_scale_factor)
+    _check_shapes(latents, noise, shape, (len(images), 3, height, width))
+    begun: list[dict[str, Any]] = [{} if levels is None else {"sigmas": levels} for _ in images]
     if noise is not None:
         injection.image_noise, injection.keys = noise[0], None
         strengths = torch.zeros_like(strengths)
-        levels = pipe.scheduler.config.sigma_max if sigmas is None else sigmas[0]
-        latents = noise[1] * (float(levels) ** 2 + 1) ** 0.5
+        top = pipe.scheduler.config.sigma_max if levels is None else levels[0]
+        latents = noise[1] * (top**2 + 1) ** 0.5
+        for i, entry in enumerate(begun):
+            entry["noise"] = [_tensor_hash(noise[0][i]), _tensor_hash(noise[1][i])]
+    elif latents is not None:
+        for i, entry in enumerate(begun):
+            entry["latents"] = _tensor_hash(latents[i])
     injection.latents = latents
-    calls = [_describe(c, int(s), p, pipe.source) for c, s, p in zip(filled, seeds, pictures, strict=True)]
+    rows = list(zip(filled, seeds, pictures, begun, strict=True))
+    injection.calls = [_describe(c, int(s), p, pipe.source, b) for c, s, p, b in rows]
+    injection.pictures = pictures
     start = time.perf_counter()
-    call_token, image_token = _CALLS.set(calls), _IMAGES.set(pictures)
-    try:
-        with pipe._inject(injection):
-            out = pipe(
-                pictures,
-                height=height,
-                width=width,
-                num_frames=frames,
-                num_inference_steps=steps,
-                sigmas=None if sigmas is None else _with_zero(sigmas),
-                min_guidance_scale=1.0,
-                max_guidance_scale=1.0,  # the injection's own guidance decides
-                fps=1,
-                motion_bucket_id=0,
-                noise_aug_strength=strengths.to(pipe._execution_device),
-                generator=[torch.Generator().manual_seed(int(s)) for s in seeds],
-                output_type="latent",
-            ).frames
-    finally:
-        _CALLS.reset(call_token)
-        _IMAGES.reset(image_token)
+    with pipe._inject(injection):
+        out = pipe(
+            pictures,
+            height=height,
+            width=width,
+            num_frames=frames,
+            num_inference_steps=steps,
+            sigmas=levels,
+            min_guidance_scale=1.0,
+            max_guidance_scale=1.0,  # the injection's own guidance decides
+            fps=1,
+            motion_bucket_id=0,
+            noise_aug_strength=strengths.to(pipe._execution_device),
+            generator=[torch.Generator().manual_seed(int(s)) for s in seeds],
+            output_type="latent",
+        ).frames
     out = out.detach().cpu()
     denoising = (time.perf_counter() - start) / len(pictures)
     clips = []
-    for z, condition, seed, picture in zip(out, filled, seeds, pictures, strict=True):
-        clip = Clip(np.zeros(0, np.float32), condition, int(seed), picture, z, pipe.source, {"denoising": denoising})
+    seconds, edits = {"denoising": denoising}, tuple(injection.edits)
+    for z, (condition, seed, picture, entry) in zip(out, rows, strict=True):
+        nothing = np.zeros(0, np.float32)
+        clip = Clip(nothing, condition, int(seed), picture, z, pipe.source, dict(seconds), entry, edits)
         clips.append(decode_clip(pipe, clip) if decode else clip)
     return clips
 
 
-def _with_zero(sigmas: Sequence[float]) -> list[float]:
-    levels = [float(s) for s in sigmas]
+def _guidance(conditions: Conditions, frames: int) -> torch.Tensor:
+    """Scale per frame "f". The line comes from torch, as in diffusers: numpy's differs in the last bit."""
+    if conditions.guidance_curve == "linear":
+        return torch.linspace(conditions.min_guidance_scale, conditions.max_guidance_scale, frames)
+    return torch.tensor(conditions.guidance(frames), dtype=torch.float32)
+
+
+def _falling_to_zero(sigmas: Sequence[float]) -> list[float]:
+    try:
+        levels = [float(s) for s in sigmas]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"sigmas={sigmas!r}: give a list of noise levels, highest first.") from error
     if levels and levels[-1] != 0:
         levels.append(0.0)
-    if len(levels) < 2 or any(not np.isfinite(a) or a <= b for a, b in zip(levels, levels[1:], strict=False)):
-        raise InputError(f"sigmas={levels}: give falling noise levels above 0.")
+    if len(levels) < 2 or any(not np.isfinite(a) or a <= b for a, b in pairwise(levels)):
+        raise InputError(f"sigmas={levels}: give falling noise levels above 0, such as svdlab.schedule.karras(25).")
     return levels
+
+
+def _check_shapes(
+    latents: torch.Tensor | None, noise: tuple[torch.Tensor, torch.Tensor] | None, shape: tuple, image_shape: tuple
+) -> None:
+    if latents is not None and noise is not None:
+        raise InputError("give latents to go on from, or noise to start with, not both.")
+    given = [("latents", latents, shape)] if latents is not None else []
+    if noise is not None:
+        given = [("noise[0], for the picture,", noise[0], image_shape), ("noise[1], for the latents,", noise[1], shape)]
+    for name, value, wanted in given:
+        if tuple(value.shape) != wanted:
+            raise InputError(f"{name} has shape {tuple(value.shape)}: for these clips it must be {wanted}.")
 
 
 def decode_clip(pipe: ProbePipeline, clip: Clip) -> Clip:

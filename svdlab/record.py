@@ -1,8 +1,8 @@
 """What one clip's denoising left behind: a `Step` per denoising step, a `Trace` of them, and the file they live in.
 
-    >>> tr.latents.shape, tr.sigmas[0]              # "s f c h w", before each step
-    (torch.Size([25, 8, 4, 16, 16]), 700.0)
-    >>> tr.save("trace.safetensors"); Trace.load("trace.safetensors").denoised
+>>> tr.latents.shape, tr.sigmas[0]              # "s f c h w", before each step
+(torch.Size([25, 8, 4, 16, 16]), 700.0)
+>>> tr.save("trace.safetensors"); Trace.load("trace.safetensors").denoised
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -25,14 +26,15 @@ if TYPE_CHECKING:
     import xarray
 
 FORMAT = "svdlab-trace-1"
-DIMS = {  # names of the dimensions of what a step can keep, without the batch
-    "latents": "fchw",
-    "next_latents": "fchw",
-    "denoised": "fchw",
-    "model_output": "fchw",
-    "cond": "fchw",
-    "uncond": "fchw",
-    "guidance_pressure": "fhw",
+FRAMES = ("frame", "channel", "y", "x")
+KEEP = {  # what a step can keep beside modules, with the names of its dimensions after the batch
+    "latents": FRAMES,
+    "next_latents": FRAMES,
+    "denoised": FRAMES,
+    "model_output": FRAMES,
+    "cond": FRAMES,
+    "uncond": FRAMES,
+    "guidance_pressure": ("frame", "y", "x"),
 }
 
 
@@ -64,6 +66,7 @@ class Trace:
     label: str = ""
     colours: np.ndarray | None = None  # "c+1 3": linear map from latent channels (and 1) to RGB
     images: list[Any] = field(default_factory=list, repr=False)  # the prepared pictures, kept for `branch`
+    dims: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False)  # of modules' outputs, after the batch
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -79,6 +82,7 @@ class Trace:
     @property
     def sigmas(self) -> np.ndarray:
         """Noise level before each kept step, "s"."""
+        self._check()
         return np.array([step.sigma for step in self.steps])
 
     @property
@@ -112,16 +116,20 @@ class Trace:
             raise TraceError(f"sample {i} of a trace of {self.batch}: counts run from 0 to {self.batch - 1}.")
         i %= self.batch
         steps = [replace(s, values={k: v[i : i + 1] for k, v in s.values.items()}) for s in self.steps]
-        return replace(
-            self, steps=steps, batch=1, calls=self.calls[i : i + 1], images=self.images[i : i + 1]
-        )
+        return replace(self, steps=steps, batch=1, calls=self.calls[i : i + 1], images=self.images[i : i + 1])
 
     def _check(self) -> None:
-        if not self.steps:
+        if self.steps:
+            return
+        if not len(self.schedule):
             raise TraceError(
-                "this trace is empty: call the pipeline inside the `with svdlab.trace(pipe)` block, "
-                "and check that `steps=` names steps that the run has."
+                "this trace is empty, because no run of this pipeline began inside its block: call svdlab.generate, or the "
+                "very pipeline that was given to svdlab.trace, inside `with svdlab.trace(pipe) as tr:`."
             )
+        raise TraceError(
+            f"this trace is empty, because its run of {len(self.schedule) - 1} steps (numbers 0 to {len(self.schedule) - 2}, "
+            f"sigma {self.schedule[0]:.4g} to {self.schedule[-2]:.4g}) had none that steps= names, or broke off before."
+        )
 
     def decode(self, pipe: Any, *, steps: Any = None, frames: Any = None, name: str = "denoised") -> np.ndarray:
         """Frames of the denoised estimates by the pipeline's own VAE, float32 "s f h w c" in [0, 1].
@@ -147,9 +155,9 @@ class Trace:
         """Write tensors and JSON header into one safetensors file, whole or not at all."""
         self._check()
         path = Path(path)
-        tensors = {
-            f"{n}/{name}": v.contiguous() for n, s in enumerate(self.steps) for name, v in s.values.items()
-        }
+        tensors = {f"{n}/{name}": v.contiguous() for n, s in enumerate(self.steps) for name, v in s.values.items()}
+        for i, image in enumerate(self.images):
+            tensors[f"image/{i}"] = torch.from_numpy(np.array(image.convert("RGB")))
         if self.colours is not None:
             tensors["colours"] = torch.from_numpy(np.asarray(self.colours)).contiguous()
         header = dict(
@@ -158,6 +166,7 @@ class Trace:
             schedule=[float(s) for s in self.schedule],
             calls=self.calls,
             label=self.label,
+            dims=self.dims,
             steps=[{k: getattr(s, k) for k in ("index", "sigma", "sigma_next", "timestep", "seconds")} for s in self.steps],
         )
         temporary = path.with_name(path.name + ".part")
@@ -183,9 +192,13 @@ class Trace:
             raise OutputError(f"{path} is no trace of svdlab's: its header lacks format {FORMAT!r}.")
         steps = [Step(**s) for s in header["steps"]]
         colours = tensors.pop("colours", None)
+        images = {}
         for key, value in tensors.items():
             n, name = key.split("/", 1)
-            steps[int(n)].values[name] = value
+            if n == "image":
+                images[int(name)] = Image.fromarray(value.numpy())
+            else:
+                steps[int(n)].values[name] = value
         return cls(
             steps,
             header["batch"],
@@ -193,32 +206,66 @@ class Trace:
             header["calls"],
             header["label"],
             None if colours is None else colours.numpy(),
+            [images[i] for i in sorted(images)],
+            {name: tuple(dims) for name, dims in header["dims"].items()},
         )
 
     def to_xarray(self) -> xarray.Dataset:
-        """A Dataset with coordinates step, sigma and timestep; bfloat16 becomes float32, which xarray can hold.
+        """A Dataset with a variable for each thing kept, and coordinates step, sigma, timestep and half.
 
-        >>> tr.to_xarray()["denoised"].sel(step=10)
+        >>> tr.to_xarray()["denoised"].sel(step=10, frame=0)
+        >>> tr.to_xarray()["unet.mid_block"].sel(half="cond")
+
+        Dimensions are called what they are: step, sample (of a batch), half, frame, channel, y, x, site, query, key. Where
+        two variables differ in the size of one, its size is added (channel_64, y_8). Steps at which a thing was not kept
+        are NaN. bfloat16 becomes float32, which xarray can hold.
         """
         import xarray
 
         self._check()
+        sizes: dict[str, int] = {}
         data = {}
-        for name in self.names:
-            kept = [s for s in self.steps if name in s.values]
+        for name in sorted(self.names, key=lambda name: (name not in KEEP, name)):  # KEEP's sizes go without a suffix
             value = self[name]
             value = value.float().numpy() if value.dtype == torch.bfloat16 else value.numpy()
-            known = list(DIMS.get(name, ""))
-            inner = (["batch"] if self.batch > 1 else []) + known
-            if len(inner) != value.ndim - 1:
-                inner = [f"{name}_{i}" for i in range(value.ndim - 1)]
-            data[name] = xarray.DataArray(value, dims=["step", *inner], coords={"step": [s.index for s in kept]})
-        coords = {
+            lead = ("step", "sample") if self.batch > 1 else ("step",)
+            inner = value.shape[len(lead) :]
+            named = KEEP.get(name) or self.dims.get(name) or ()
+            if len(named) != len(inner):  # what reduce= made of it
+                named = tuple(f"axis{i}" for i in range(len(inner)))
+            fitting = [d if sizes.setdefault(d, n) == n else f"{d}_{n}" for d, n in zip(named, inner, strict=True)]
+            index = [s.index for s in self.steps if name in s.values]
+            data[name] = xarray.DataArray(value, dims=[*lead, *fitting], coords={"step": index})
+        coords: dict[str, Any] = {
+            "step": [s.index for s in self.steps],
             "sigma": ("step", [s.sigma for s in self.steps]),
             "timestep": ("step", [s.timestep for s in self.steps]),
         }
-        data_set = xarray.Dataset(data, coords={"step": [s.index for s in self.steps], **coords})
-        return data_set.assign_attrs(label=self.label, calls=json.dumps(self.calls))
+        if "half" in sizes:
+            coords["half"] = ["uncond", "cond"] if sizes["half"] == 2 else ["cond"]
+        return xarray.Dataset(data, coords=coords).assign_attrs(label=self.label, calls=json.dumps(self.calls))
+
+
+def name_dims(name: str, value: torch.Tensor, latents: torch.Size) -> tuple[torch.Tensor, tuple[str, ...] | None]:
+    """A module's output "b half n ..." without an n of 1, and the names of its dimensions after b; None where unclear.
+
+    latents: their shape, "b f c h w". The UNet's modules see pictures "(b f) c h w", videos "b c f h w", tokens of a frame
+    "(b f) site c", tokens of a site "(b site) f c", and vectors "(b f) c", "b f c" or "b c".
+    """
+    n, rest, frames = value.shape[2], value.shape[3:], latents[1]
+    layouts: dict[tuple[bool, int], tuple[str, ...] | None] = {
+        (True, 3): FRAMES,
+        (False, 4): FRAMES if name == "unet" else ("channel", "frame", "y", "x"),
+        (True, 1): ("frame", "channel") if n == frames else None,
+        (False, 2): ("frame", "channel"),
+        (False, 1): ("channel",),
+    }
+    layout = layouts.get((n > 1, len(rest)))
+    if n > 1 and len(rest) == 2:
+        inside_site = "temporal_transformer" in name if n == frames == rest[0] else n != frames
+        first, second = ("site", "frame") if inside_site else ("frame", "site")
+        layout = (first, "key" if rest[0] == 1 else second, "channel")
+    return value if n > 1 else value.squeeze(2), None if layout is None else ("half", *layout)
 
 
 @torch.no_grad()

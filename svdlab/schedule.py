@@ -28,17 +28,13 @@ class Scalings(NamedTuple):
     c_noise: Any
 
 
-def karras(
-    n: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX, rho: float = RHO
-) -> np.ndarray:
+def karras(n: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX, rho: float = RHO) -> np.ndarray:
     """n noise levels from sigma_max down to sigma_min, and the terminal zero: n + 1 values (EDM, equation 5).
 
     Raises InputError unless n >= 1 and 0 < sigma_min <= sigma_max.
     """
     if n < 1 or not 0 < sigma_min <= sigma_max:
-        raise InputError(
-            f"n={n}, sigma_min={sigma_min}, sigma_max={sigma_max}: need n >= 1 and 0 < sigma_min <= sigma_max."
-        )
+        raise InputError(f"n={n}, sigma_min={sigma_min}, sigma_max={sigma_max}: need n >= 1 and 0 < sigma_min <= sigma_max.")
     ramp = np.linspace(0, 1, n)
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     return np.append((high + ramp * (low - high)) ** rho, 0.0)
@@ -55,9 +51,7 @@ def tail_from(sigmas: Any, sigma_max: float) -> np.ndarray:
     sigmas = np.asarray(sigmas, dtype=float)
     tail = sigmas[sigmas <= sigma_max]
     if len(tail) < 2 or tail[0] == 0:
-        raise InputError(
-            f"sigma_max={sigma_max}: the schedule's smallest level above zero is {sigmas[sigmas > 0].min():.4g}."
-        )
+        raise InputError(f"sigma_max={sigma_max}: the schedule's smallest level above zero is {sigmas[sigmas > 0].min():.4g}.")
     return tail
 
 
@@ -74,6 +68,11 @@ def scalings(sigma: Any) -> Scalings:
 def v_to_denoised(x: Any, v: Any, sigma: Any) -> Any:
     """The denoised estimate from noisy latents x and the model output v, both any shape: c_skip * x + c_out * v."""
     return x / (sigma**2 + 1) - v * (sigma / (sigma**2 + 1) ** 0.5)
+
+
+def denoised_to_v(x: Any, denoised: Any, sigma: Any) -> Any:
+    """The model output v that leads from x to this denoised estimate: the inverse of `v_to_denoised`."""
+    return (x / (sigma**2 + 1) - denoised) * ((sigma**2 + 1) ** 0.5 / sigma)
 
 
 def euler_step(x: Any, denoised: Any, sigma: Any, sigma_next: Any) -> Any:
