@@ -28,7 +28,7 @@ OUT = "out"  # a notebook that has a parameter of this name is told its folder b
 KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
 
 
-def run(notebook: str | Path, out: str | Path | None = None, *, progress: bool = True, **parameters: Any) -> Path:
+def run(notebook: str | Path, /, out: str | Path | None = None, *, progress: bool = True, **parameters: Any) -> Path:
     """Execute a notebook and return the executed copy's path, in `out` (default `results/<its name>/`).
 
     >>> run("00-tour")                                   # by name, or the path of an .ipynb

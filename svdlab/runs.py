@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
+import socket
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -188,6 +190,7 @@ def new_record(job: Job, clip: Clip, how: How, batch_size: int) -> dict[str, Any
         "call": call,
         "source": asdict(clip.source),
         "device": describe_device(),
+        "process": f"{socket.gethostname()}:{os.getpid()}",
         "batch_size": batch_size,
         "seconds": {k: round(v, 4) for k, v in clip.seconds.items()},
         "measures": {},

@@ -25,6 +25,7 @@ from svdlab.errors import CheckpointError, InputError, OutputError, SweepInterru
 from svdlab.sweeps import sweep as _sweep
 from tests.small import FRAMES, SIDE, save_checkpoint
 
+LOCAL = {"host": "127.0.0.1", "protocol": "tcp://", "dashboard_address": None}  # or dask asks the network for its own address
 EDITED = "unet.mid_block.attentions.0.temporal_transformer_blocks.0.attn1"
 
 
@@ -366,7 +367,7 @@ def test_an_executors_workers_make_the_same_table(small: Any, tmp_path: Path, en
     else:
         distributed = pytest.importorskip("distributed")
         with (
-            distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=None) as cluster,
+            distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, **LOCAL) as cluster,
             distributed.Client(cluster) as client,
         ):
             there = sweep(small, plan, tmp_path / "there", measure="fidelity", executor=client.get_executor(), batch_size=1)

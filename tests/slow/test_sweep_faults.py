@@ -1,0 +1,210 @@
+"""What kills a night's work, done to real processes: kill -9, a full disk, too little memory, a lost worker, a rival."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import svdlab
+from svdlab import folders, ledger
+from tests.small import save_checkpoint
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::svdlab.images.CropWarning")]
+
+SWEEP = """
+import json, resource, signal, sys, warnings
+warnings.simplefilter("ignore")
+import torch, svdlab
+checkpoint, out, rows, how = sys.argv[1], sys.argv[2], json.loads(sys.argv[3]), json.loads(sys.argv[4])
+pipe = svdlab.load_pipeline(checkpoint, device="cpu")
+svdlab.sample_image("cat")
+if "file_limit" in how:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (how["file_limit"], resource.RLIM_INFINITY))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python does for itself: a write beyond the limit then fails
+print("ready", flush=True)
+svdlab.sweep(pipe, rows, out, image="cat", measure=how.get("measure", ()), batch_size=how.get("batch", 2), progress=False)
+print("done", flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(tmp_path_factory.mktemp("checkpoint") / "small")
+
+
+def rows(n: int, **more: Any) -> list[dict[str, Any]]:
+    return [{"num_inference_steps": 2, "seed": seed, **more} for seed in range(n)]
+
+
+def start(checkpoint: Path, out: Path, plan: list[dict[str, Any]], **how: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", SWEEP, str(checkpoint), str(out), json.dumps(plan), json.dumps(how)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def stamps(out: Path) -> dict[str, int]:
+    """When each published run's frames were written: a run made again has another."""
+    found = {}
+    for run_id in folders.run_ids(out):
+        path = out / "runs" / run_id / folders.FRAMES
+        if path.exists():
+            found[run_id] = path.stat().st_ino
+    return found
+
+
+def test_thirty_kills_cost_no_published_run(checkpoint: Path, tmp_path: Path) -> None:
+    out, plan, rng = tmp_path / "study", rows(40), random.Random(0)
+    kills, seen = 0, {}
+    while kills < 30:
+        # Once it is done, it is given more to do, so that every kill hits a sweep at work.
+        if len(seen) == len(plan):
+            plan = rows(len(plan) + 20)
+        with start(checkpoint, out, plan) as process:
+            assert process.stdout is not None and process.stdout.readline() == "ready\n", process.stderr.read()
+            time.sleep(rng.uniform(0, 1.5))
+            running = process.poll() is None
+            process.kill()
+        kills += running
+        now = stamps(out)
+        assert {run: now.get(run) for run in seen} == seen, "a published run was made again or lost"
+        seen = now
+        assert ledger.check(out, set_aside=False).empty if (out / "runs").exists() else True
+    assert len(seen) >= 10
+    with start(checkpoint, out, plan) as process:
+        said, wrong = process.communicate(timeout=300)
+    assert "done" in said, wrong
+    now = stamps(out)
+    assert {run: now[run] for run in seen} == seen and len(now) == len(plan)
+    assert ledger.check(out).empty
+    assert sorted(p.name for p in (out / "runs").iterdir()) == sorted(now)  # no temporary folder, no lock
+    assert len(svdlab.load_results(out)) == len(plan)
+
+
+def test_two_sweeps_of_one_plan_share_the_work(checkpoint: Path, tmp_path: Path) -> None:
+    out, plan = tmp_path / "study", rows(24)
+    first, second = (start(checkpoint, out, plan) for _ in range(2))
+    for process in (first, second):
+        said, wrong = process.communicate(timeout=300)
+        assert "done" in said, wrong
+    made = folders.run_ids(out)
+    assert len(made) == 24 and ledger.check(out).empty
+    assert sorted(p.name for p in (out / "runs").iterdir()) == made
+    makers = {folders.read_record(out / "runs" / run)["process"] for run in made}
+    assert len(makers) == 2, "one of them made everything"
+
+
+def test_a_full_disk_is_said_and_survived(checkpoint: Path, tmp_path: Path) -> None:
+    """A file system of its own where that can be had (as root), a limit on file size elsewhere."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    plan = rows(30)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", mount], capture_output=True).returncode == 0
+    try:
+        out = mount / "study" if mounted else tmp_path / "study"
+        with start(checkpoint, out, plan, **({} if mounted else {"file_limit": 2000})) as process:
+            said, wrong = process.communicate(timeout=300)
+        assert process.returncode == 1 and "done" not in said
+        assert "OutputError" in wrong and "could not be written" in wrong and "start the same sweep again" in wrong, wrong
+        before = stamps(out)
+        assert len(before) < 30 and ledger.check(out, set_aside=False).empty
+        if mounted:
+            assert before
+            subprocess.run(["mount", "-o", "remount,size=50m", mount], check=True)
+        with start(checkpoint, out, plan) as process:
+            said, wrong = process.communicate(timeout=300)
+        now = stamps(out)
+        assert "done" in said, wrong
+        assert len(now) == 30 and {run: now[run] for run in before} == before and ledger.check(out).empty
+    finally:
+        if mounted:
+            subprocess.run(["umount", mount], check=True)
+
+
+def test_a_file_size_limit_is_said_and_survived(checkpoint: Path, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    with start(checkpoint, out, rows(2), file_limit=2000) as process:
+        said, wrong = process.communicate(timeout=300)
+    assert process.returncode == 1 and "OutputError" in wrong and "done" not in said
+    assert stamps(out) == {} and [p for p in (out / "runs").iterdir() if p.suffix != ".lock"] == []
+    with start(checkpoint, out, rows(2)) as process:
+        said, wrong = process.communicate(timeout=300)
+    assert "done" in said and len(stamps(out)) == 2, wrong
+
+
+MEMORY = """
+import resource, sys, warnings
+warnings.simplefilter("ignore")
+import torch, svdlab
+from pathlib import Path
+from svdlab import folders
+pipe = svdlab.load_pipeline(sys.argv[1], device="cpu")
+rows = [dict(num_inference_steps=1, seed=s, height=128, width=128) for s in range(16)]
+svdlab.sweep(pipe, rows[:1], sys.argv[2] + "-warm", image="cat", measure=(), progress=False)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[3]) * 2**20, resource.RLIM_INFINITY))
+table = svdlab.sweep(pipe, rows, sys.argv[2], image="cat", measure=(), batch_size=16, progress=False)
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+records = [folders.read_record(Path(sys.argv[2]) / "runs" / run) for run in table.run_id]
+print(sorted({record["batch_size"] for record in records}), set(table.status))
+"""
+
+
+def test_out_of_memory_halves_the_batch(checkpoint: Path, tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, checkpoint, tmp_path / "study", "150"],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in ("[8] {'done'}", "[4] {'done'}", "[2] {'done'}", "[1] {'done'}"), done.stdout
+
+
+@pytest.mark.filterwarnings("ignore:Sending large graph")
+def test_the_rows_of_a_killed_dask_worker_are_made_by_another(checkpoint: Path, tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    pipe = svdlab.load_pipeline(checkpoint, device="cpu")
+    killed = []
+
+    with (
+        distributed.LocalCluster(
+            n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1"
+        ) as cluster,
+        distributed.Client(cluster) as client,
+    ):
+
+        def kill_soon() -> None:
+            while len(folders.run_ids(tmp_path / "study")) < 6:
+                time.sleep(0.02)
+            pid = next(iter(client.run(os.getpid).values()))
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+
+        killer = threading.Thread(target=kill_soon)
+        killer.start()
+        table = svdlab.sweep(
+            pipe,
+            rows(32),
+            tmp_path / "study",
+            image="cat",
+            measure=(),
+            batch_size=1,
+            executor=client.get_executor(),
+            progress=False,
+        )
+        killer.join()
+    assert killed and set(table.status) == {"done"} and len(folders.run_ids(tmp_path / "study")) == 32
+    assert ledger.check(tmp_path / "study").empty
