@@ -56,7 +56,7 @@ def drift(frames: Any, picture: Any, *, reconstruction: Any = None, embeddings: 
         "drift_ssim_first": ssim[0],
         "drift_ssim_last": ssim[1],
         "drift_colour_last": float(np.linalg.norm(clip[-1].mean((0, 1)) - first.mean((0, 1)))),
-        "drift_slope": _slope(error),
+        "drift_slope": slope(error),
     }
     if embeddings is not None:
         vectors = unit(embeddings, len(clip) + 1)
@@ -149,7 +149,7 @@ def sharpness_decay(frames: Any) -> dict[str, float]:
     >>> sharpness_decay(frames)["blur_slope"]            # above 0: detail is being lost
     """
     blur = [float(blur_effect(f, channel_axis=-1)) for f in as_frames(frames)]
-    return {"blur_first": blur[0], "blur_last": blur[-1], "blur_slope": _slope(np.array(blur))}
+    return {"blur_first": blur[0], "blur_last": blur[-1], "blur_slope": slope(np.array(blur))}
 
 
 def saturation(frames: Any) -> dict[str, float]:
@@ -161,7 +161,7 @@ def saturation(frames: Any) -> dict[str, float]:
     return {
         "saturation_first": float(table.saturation.iloc[0]),
         "saturation_last": float(table.saturation.iloc[-1]),
-        "saturation_slope": _slope(table.saturation.to_numpy()),
+        "saturation_slope": slope(table.saturation.to_numpy()),
         "clipped_max": float((table.black + table.white).max()),
     }
 
@@ -223,6 +223,6 @@ def _ssim(one: np.ndarray, two: np.ndarray) -> float:
     return float(structural_similarity(one, two, channel_axis=-1, data_range=1.0))
 
 
-def _slope(values: np.ndarray) -> float:
+def slope(values: np.ndarray) -> float:
     """Rise per frame, least squares; NaN for a single frame."""
     return float(np.polyfit(np.arange(len(values)), values, 1)[0]) if len(values) > 1 else math.nan

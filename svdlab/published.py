@@ -22,7 +22,7 @@ import numpy as np
 from skimage.metrics import structural_similarity
 
 from svdlab.errors import InputError
-from svdlab.fidelity import unit
+from svdlab.fidelity import slope, unit
 from svdlab.frames import as_frames, as_picture
 from svdlab.optical_flow import Backend, BothWays, both_ways, flow, points, sample
 
@@ -197,7 +197,7 @@ def consistency(embeddings: Any) -> dict[str, float]:
         "consistency": float(((before + np.clip(first, 0, None)) / 2).mean()),
         "min": float(first.min()),
         "last": float(first[-1]),
-        "slope": _slope(first),
+        "slope": slope(first),
     }
 
 
@@ -218,7 +218,7 @@ def i2v_score(picture_embedding: Any, embeddings: Any) -> dict[str, float]:
         "score": float(0.4 * towards.max() + 0.3 * steps.mean() + 0.3 * steps.min()),
         "min": float(towards.min()),
         "last": float(towards[-1]),
-        "slope": _slope(towards),
+        "slope": slope(towards),
     }
 
 
@@ -241,7 +241,3 @@ def _unit(embeddings: Any, *, least: int = 2) -> np.ndarray:
     if count < least:
         raise InputError(f"got {count} embedding(s): {least} or more are needed, a row per frame.")
     return unit(embeddings, count)
-
-
-def _slope(values: np.ndarray) -> float:
-    return float(np.polyfit(np.arange(len(values)), values, 1)[0])
