@@ -15,6 +15,8 @@ PACKAGE = Path(__file__).parents[1] / "svdlab"
 # The rooms of the architecture. A room is a module or a folder directly under svdlab/.
 FLOORS = {
     "errors": 0,
+    "files": 0,
+    "provenance": 0,
     "images": 0,
     "frames": 0,
     "colours": 0,
@@ -31,6 +33,11 @@ FLOORS = {
     "plans": 0,
     "video": 0,
     "checkpoints": 1,
+    "architecture": 1,
+    "doctor": 1,
+    "guards": 1,
+    "hub": 1,
+    "memory": 1,
     "pipeline": 1,
     "selection": 1,
     "loop": 1,
