@@ -228,10 +228,16 @@ def text_width(text: str, size: float, *, bold: bool = False) -> int:
 
 
 def wrap(text: str, size: float, width: int, *, bold: bool = False) -> list[str]:
-    """Text broken into lines of at most `width` px."""
-    if not text:
-        return []
-    return textwrap.wrap(text, max(12, int(len(text) * width / max(1, 1.06 * text_width(text, size, bold=bold)))))
+    """Text broken into lines of at most `width` px, between its parts (" · ") where it has them, else between words."""
+    lines: list[str] = []
+    for part in filter(None, text.split(" · ")):
+        joined = f"{lines[-1]} · {part}" if lines else part
+        if text_width(joined, size, bold=bold) <= width:
+            lines[-1:] = [joined]
+        else:
+            measured = 1.06 * text_width(part, size, bold=bold)
+            lines += textwrap.wrap(part, max(12, int(len(part) * width / max(1.0, measured))))
+    return lines
 
 
 def save(fig: MatplotlibFigure, path: str | Path, *, formats: Sequence[str] = FORMATS) -> list[Path]:

@@ -1,0 +1,187 @@
+"""The command: quick to answer, one line for an error, nothing that is not the package's own doing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from svdlab.cli import app, main
+from svdlab.errors import InputError
+from tests.test_floors import PACKAGE, imported
+
+COMMANDS = {
+    "demo": [],
+    "notebook": [],
+    "sweep": [],
+    "ledger": ["check", "rebuild", "export"],
+    "organism": ["train", "verify"],
+    "motion": ["calibrate"],
+}
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr of the command in this process."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(a) for a in arguments])
+    said = capsys.readouterr()
+    return int(stop.value.code or 0), said.out, said.err
+
+
+def every_command() -> list[list[str]]:
+    """All commands that there are, by typer's own account."""
+    root = typer.main.get_command(app)
+    found = []
+    for name, command in root.commands.items():  # type: ignore[attr-defined]
+        inner = getattr(command, "commands", None)
+        found += [[name, sub] for sub in inner] if inner else [[name]]
+    return found
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    """A notebook that writes down what it was given."""
+    parameters = "\n".join(
+        [
+            "fps: int = 7  # frames per second",
+            "name: str = 'cat'  # a name",
+            "values: list = [1]  # some values",
+            "shift: float = 0.5  # a number",
+            "out: str = '.'  # folder",
+        ]
+    )
+    write = "import json, pathlib\npathlib.Path(out, 'got.json').write_text(json.dumps([fps, name, values, shift]))"
+    cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(write)]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    path = tmp_path / "toy.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+    return path
+
+
+def test_the_commands_are_all_there_and_help_shows_an_example() -> None:
+    there = every_command()
+    assert [[n, s] for n, subs in COMMANDS.items() for s in subs or [None] if [n, s] not in there and [n] not in there] == []
+    for words in there:
+        shown = CliRunner().invoke(app, [*words, "--help"])
+        assert shown.exit_code == 0 and f"Example: svdlab {' '.join(words)}" in shown.output, words
+
+
+def test_help_needs_no_torch() -> None:
+    heavy = {"torch", "diffusers", "transformers", "cv2", "scipy", "pandas", "numpy", "matplotlib", "papermill"}
+    assert imported("import svdlab.cli", PACKAGE.parent) & heavy == set()
+
+
+def test_the_module_is_the_command(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "svdlab", "--help"], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert done.returncode == 0 and "svdlab demo" in done.stdout
+    scripts = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"svdlab": "svdlab.cli:main"}
+
+
+def test_a_notebooks_parameters_arrive_in_their_own_types(toy: Path, tmp_path: Path, capsys: Any) -> None:
+    given = ["-p", "fps", "12", "-p", "name", "007", "-p", "values", "[3, 4]", "--parameter", "shift", "-1.5"]
+    code, out, _ = run(capsys, "notebook", toy, *given, "--out", tmp_path / "done")
+    assert code == 0 and str(tmp_path / "done" / "toy.ipynb") in out
+    assert json.loads((tmp_path / "done" / "got.json").read_text()) == [12, "007", [3, 4], -1.5]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["-p", "fsp", "12"], ["no parameter 'fsp'", "fps (int)", "values (list)"]),
+        (["-p", "fps", "often"], ["fps='often'", "declares int"]),
+        (["-p", "fps"], ["two words"]),
+        (["-p", "fps", "12", "--grid", "no-such.yaml"], ["no grid file no-such.yaml"]),
+    ],
+)
+def test_a_wrong_parameter_is_an_error_that_lists_the_known_ones(
+    arguments: list[str], expected: list[str], toy: Path, tmp_path: Path, capsys: Any
+) -> None:
+    code, out, err = run(capsys, "notebook", toy, "--out", tmp_path / "done", *arguments)
+    assert code == 1 and out == "" and all(text in err for text in expected), err
+    assert len(err.strip().splitlines()) == 1 and "Traceback" not in err
+    assert not (tmp_path / "done").exists()  # before anything runs
+
+
+def test_a_parameter_is_not_given_twice(toy: Path, tmp_path: Path, capsys: Any) -> None:
+    grid = tmp_path / "grid.yaml"
+    grid.write_text("fps: [6, 12]\n")
+    code, _, err = run(capsys, "notebook", toy, "-p", "fps", "7", "--grid", grid)
+    assert code == 1 and "given both by -p and in" in err
+
+
+def test_an_unknown_notebook_is_met_with_the_known_ones(capsys: Any) -> None:
+    code, _, err = run(capsys, "notebook", "no-such")
+    assert code == 1 and "00-tour" in err and "01-conditioning-sweep" in err
+
+
+def test_an_unknown_command_or_option_is_a_usage_error(capsys: Any) -> None:
+    assert run(capsys, "swoop")[0] == 2
+    assert run(capsys, "sweep", "--gird", "x.yaml")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("fps: [0]\n", "fps=0"),
+        ("fps: []\n", "no values"),
+        ("spf: [7]\n", "unknown column 'spf'"),
+        ("fps: [7\n", "cannot be read as YAML"),
+        ("guidance: !!python/object/apply:os.system ['true']\n", "cannot be read as YAML"),
+    ],
+)
+def test_a_bad_grid_is_refused_before_a_model_is_loaded(text: str, expected: str, tmp_path: Path, capsys: Any) -> None:
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(text)
+    code, _, err = run(capsys, "sweep", "--grid", grid, "--out", tmp_path / "out", "--checkpoint", "no/such-checkpoint")
+    assert code == 1 and expected in err and "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_goes_on_where_it_was_and_its_ledger_is_checked(tmp_path: Path, capsys: Any) -> None:
+    grid, out = tmp_path / "grid.yaml", tmp_path / "study"
+    grid.write_text("fps: [7]\nmotion_bucket_id: [40, 120]\nnum_inference_steps: [2]\nmax_guidance_scale: [1.0]\n")
+    code, said, _ = run(capsys, "sweep", "--grid", grid, "--out", out, "--image", "scene-27")
+    assert code == 0 and f"2 runs in {out}" in said
+    made = {p: p.stat().st_mtime_ns for p in out.glob("runs/*/run.json")}
+    assert len(made) == 2
+
+    assert run(capsys, "sweep", "--grid", grid, "--out", out, "--image", "scene-27")[0] == 0
+    assert {p: p.stat().st_mtime_ns for p in out.glob("runs/*/run.json")} == made
+
+    assert run(capsys, "ledger", "check", out)[:2] == (0, "2 runs, all whole\n")
+    assert run(capsys, "ledger", "rebuild", out)[:2] == (0, "2 runs\n")
+    code, said, _ = run(capsys, "ledger", "export", out, tmp_path / "handed-on")
+    assert code == 0 and list((tmp_path / "handed-on").rglob("*.mp4"))
+
+    latents = next(out.glob("runs/*/latents.safetensors"))
+    content = bytearray(latents.read_bytes())
+    content[-1] ^= 1
+    latents.write_bytes(bytes(content))
+    code, said, _ = run(capsys, "ledger", "check", out)
+    assert code == 1 and latents.parent.name in said and "damaged" in said
+    assert run(capsys, "ledger", "check", tmp_path)[0] == 1
+
+
+def test_svdlabs_errors_are_told_and_others_are_not_hidden(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    from svdlab import ledger
+
+    def refuse(folder: Path) -> None:
+        raise InputError("the reason")
+
+    def break_down(folder: Path) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(ledger, "rebuild", refuse)
+    assert run(capsys, "ledger", "rebuild", "x") == (1, "", "svdlab: the reason\n")
+    monkeypatch.setattr(ledger, "rebuild", break_down)
+    with pytest.raises(ZeroDivisionError):
+        main(["ledger", "rebuild", "x"])

@@ -1,0 +1,117 @@
+"""Every notebook: its parameters are what papermill sees, its cells are short, and it runs from a clean start."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import nbformat
+import pandas as pd
+import papermill
+import pytest
+
+from svdlab import notebooks
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+ALL = sorted(FOLDER.glob("*.ipynb"))
+LONGEST_CELL = 8  # lines
+
+# What makes a notebook small enough for the tests. One that is not here runs as it is.
+SMALL: dict[str, dict[str, Any]] = {
+    "00-tour": dict(num_inference_steps=4, sweep_fps=[6, 12], sweep_motion_bucket_id=[30, 120], seeds=[0, 1, 2]),
+    "01-conditioning-sweep": dict(num_inference_steps=3, fps=[6, 12], motion_bucket_id=[30, 120], seeds=[0, 1]),
+}
+# What it must leave in its folder: issue by issue, what somebody asked for.
+LEAVES = {
+    "00-tour": [
+        *("sweep.png", "dose-response.png", "denoising.png", "filmstrip.png", "flow.png"),
+        *("scene.mp4", "photograph.mp4", "sweep.mp4", "results.parquet"),
+    ],
+    "01-conditioning-sweep": ["sheet-guided.png", "motion-bucket.png", "guidance.png", "results.parquet"],
+}
+
+
+@pytest.fixture(params=ALL, ids=lambda path: path.stem)
+def path(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+def code_cells(path: Path) -> list[Any]:
+    return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+
+
+def parameters_cell(path: Path) -> Any:
+    (cell,) = (c for c in code_cells(path) if "parameters" in c.metadata.get("tags", ()))
+    return cell
+
+
+def test_the_tour_and_the_sweep_are_there() -> None:
+    assert {"00-tour", "01-conditioning-sweep"} <= {p.stem for p in ALL}
+    assert SMALL.keys() | LEAVES.keys() <= {p.stem for p in ALL}
+
+
+def test_papermill_sees_the_cells_own_assignments(path: Path) -> None:
+    cell = parameters_cell(path)
+    assigned: dict[str, Any] = {}
+    exec(cell.source, assigned)  # the notebook's own literals
+    declared = {
+        node.target.id: ast.unparse(node.annotation) for node in ast.parse(cell.source).body if isinstance(node, ast.AnnAssign)
+    }
+    seen = papermill.inspect_notebook(str(path))
+
+    assert {name: facts["inferred_type_name"] for name, facts in seen.items()} == declared
+    assert {name: ast.literal_eval(facts["default"]) for name, facts in seen.items()} == {
+        name: assigned[name] for name in declared
+    }
+    assert len(declared) == len([line for line in cell.source.splitlines() if line.strip()])  # nothing else is in there
+    for name, facts in seen.items():
+        assert isinstance(
+            assigned[name], {"int": int, "float": float, "str": str, "bool": bool, "list": list}[declared[name]]
+        ), name
+        assert facts["help"], f"{name} has no comment"
+    assert declared["out"] == "str" and assigned["out"] == f"../results/{path.stem}"
+
+
+def test_cells_are_short_and_define_nothing(path: Path) -> None:
+    notebook = nbformat.read(path, 4)
+    assert notebook.metadata.kernelspec.language == "python"
+    first = notebook.cells[0]
+    assert first.cell_type == "markdown" and first.source.startswith(f"# {path.stem[:2]} ") and "**Question:**" in first.source
+    assert any(c.cell_type == "markdown" and c.source.startswith("## Limits") for c in notebook.cells)
+    for cell in code_cells(path):
+        assert not cell.outputs and cell.execution_count is None
+        kinds = {type(node) for node in ast.walk(ast.parse(cell.source))}
+        assert not kinds & {ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef}, cell.source
+        if "parameters" not in cell.metadata.get("tags", ()):
+            assert len(cell.source.splitlines()) <= LONGEST_CELL, cell.source
+
+
+def test_it_runs_by_papermill(path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    executed = nbformat.read(notebooks.run(path, out, progress=False, **SMALL.get(path.stem, {})), 4)
+    outputs = [output for cell in executed.cells for output in cell.get("outputs", ())]
+    assert not [o for o in outputs if o.output_type == "error"]
+    pictures = [o for o in outputs if "image/png" in o.get("data", {})]
+    assert pictures and all(o.metadata["image/png"]["alt"] for o in pictures)
+
+    missing = [name for name in LEAVES.get(path.stem, ()) if not (out / name).stat().st_size]
+    assert missing == []
+    for film in out.glob("*.mp4"):
+        facts = next(imageio_ffmpeg.read_frames(film))
+        assert facts["codec"] == "h264" and facts["pix_fmt"].startswith("yuv420p"), film
+    for table in out.glob("results.parquet"):
+        rows = pd.read_parquet(table)
+        assert len(rows) and (rows.status == "done").all() and rows.label.eq("model organism, not SVD").all()
+
+
+@pytest.mark.slow
+def test_the_demo_leaves_what_the_readme_promises(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "svdlab", "demo"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "results/00-tour"
+    assert [name for name in [*LEAVES["00-tour"], "00-tour.ipynb"] if not (folder / name).exists()] == []
+    assert "results/00-tour" in done.stdout and "100%" in done.stderr
