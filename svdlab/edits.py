@@ -47,19 +47,20 @@ def guidance(
     curve, low, high, period, fuse: as `svdlab.conditions.guidance_curve`, the numbers of Stability's guiders; or one number
     per frame. To leave guidance out from the start, and save its cost, use the condition guidance_interval instead.
     """
+    numbers = _per_frame("guidance", curve, None) if not isinstance(curve, str) else None
     if isinstance(curve, str):
         guidance_curve(curve, 2, low, high, period=period, fuse=fuse)  # raises now rather than in mid-run
 
     def scale(value: torch.Tensor, step: Step) -> torch.Tensor:
         frames = value.shape[1]
-        numbers: Any
-        if curve == "linear":
-            numbers = torch.linspace(low, high, frames)  # diffusers' own, which differs from numpy's in the last bit
-        elif isinstance(curve, str):
-            numbers = guidance_curve(curve, frames, low, high, period=period, fuse=fuse)
+        own: Any
+        if numbers is not None:
+            own = _per_frame("guidance", numbers, frames)
+        elif curve == "linear":
+            own = torch.linspace(low, high, frames)  # diffusers' own, which differs from numpy's in the last bit
         else:
-            numbers = _per_frame("guidance", curve, frames)
-        return torch.as_tensor(numbers).to(value)[None, :, None, None, None].expand_as(value)
+            own = guidance_curve(str(curve), frames, low, high, period=period, fuse=fuse)
+        return torch.as_tensor(own).to(value)[None, :, None, None, None].expand_as(value)
 
     return edit(pipe, "guidance", scale, steps=steps)
 
@@ -190,7 +191,8 @@ def _embedding(unet: Any, ids: torch.Tensor) -> torch.Tensor:
 def _per_frame(name: str, values: Any, frames: int | None) -> np.ndarray:
     numbers = np.asarray(values, dtype=float)
     if numbers.ndim != 1 or not np.isfinite(numbers).all() or (frames is not None and len(numbers) != frames):
-        raise InputError(f"{name}={values!r}: give one finite number for each of the {frames or ''} frames.")
+        count = "each frame" if frames is None else f"each of the {frames} frames"
+        raise InputError(f"{name}={numbers.tolist()}: give one finite number for {count}.")
     return numbers
 
 
