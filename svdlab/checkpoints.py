@@ -118,8 +118,8 @@ def _device(device: str | None) -> str:
         kind = torch.device(device).type
     except RuntimeError as error:
         raise InputError(f"device={device!r}: give 'cuda', 'cuda:1', 'mps' or 'cpu'.") from error
-    there = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if kind in there and not there[kind]():
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not there.get(kind, True):
         raise InputError(
             f"device={device!r}: torch {torch.__version__} sees no such device here. Leave device out for "
             f"{default_device()!r}; `svdlab doctor` says what this machine has."
@@ -131,7 +131,7 @@ def _dtype(dtype: torch.dtype | str | None, device: str) -> torch.dtype:
     if dtype is None:
         return torch.float32 if device == "cpu" else torch.float16
     chosen = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if chosen not in DTYPES.values():
+    if chosen is None or chosen not in DTYPES.values():
         raise InputError(f"dtype={dtype!r}: give {', '.join(DTYPES)}, as torch.{next(iter(DTYPES))} or by name.")
     return chosen
 

@@ -11,6 +11,7 @@ are raised apart from the client's own errors, because their frames hold the req
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -122,12 +123,15 @@ def _from_cache(
             f"Load it once with network access, or give the folder that it lies in."
         )
     names = [p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if p.is_file()]
+    lacking = ""
     try:
         choose(names)
     except CheckpointError as error:
+        lacking = str(error)
+    if lacking:
         raise CheckpointError(
-            f"{what} is incomplete in the cache ({folder}), and nothing is downloaded because {reason}. {error}"
-        ) from None
+            f"{what} is incomplete in the cache ({folder}), and nothing is downloaded because {reason}. {lacking}"
+        )
     return Snapshot(repo_id, folder, folder.name)
 
 
@@ -152,8 +156,8 @@ def verify(repo_id: str, *, revision: str | None = None, token: str | None = Non
         return found.checked_count
     for mismatch in found.mismatches:
         path = found.verified_path / mismatch["path"]
-        path.resolve().unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
+        for link in (path.resolve(), _blob(path), path):  # a snapshot's links lead to blobs, which may be links themselves
+            link.unlink(missing_ok=True)
     names = ", ".join(m["path"] for m in found.mismatches)
     raise CheckpointError(
         f"{repo_id}: {names} on this disk is not what the hub has: the checksum differs, so the file was damaged on its way "
@@ -163,8 +167,13 @@ def verify(repo_id: str, *, revision: str | None = None, token: str | None = Non
 
 def blob_sha256(path: Path) -> str | None:
     """The sha256 of a file in the hub's cache, by the name of its blob; None where the name says none."""
-    target = path.resolve().name if path.is_symlink() else ""
-    return target if SHA256.fullmatch(target) else None
+    name = _blob(path).name
+    return name if path.is_symlink() and SHA256.fullmatch(name) else None
+
+
+def _blob(path: Path) -> Path:
+    """Where a snapshot's link leads, one step only: beyond that names are hashes of another kind."""
+    return path.parent / os.readlink(path) if path.is_symlink() else path
 
 
 def scrub(text: str, *tokens: str | None) -> str:

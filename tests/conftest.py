@@ -69,3 +69,17 @@ def image() -> Any:
     import svdlab
 
     return svdlab.sample_image("astronaut")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A folder in diffusers' layout with the organism's architecture and random weights: copy it before you spoil it."""
+    import json
+
+    from svdlab.organism.model import build
+    from svdlab.organism.world import SIZE
+
+    folder = tmp_path_factory.mktemp("checkpoint")
+    build(seed=0).save_pretrained(folder)
+    (folder / "svdlab.json").write_text(json.dumps(dict(height=SIZE, width=SIZE, label="random weights")))
+    return folder
