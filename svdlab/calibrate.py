@@ -20,6 +20,7 @@ import pandas as pd
 
 from svdlab import motion
 from svdlab.known_motion import PHOTOGRAPHS, SIZES, KnownClip, degrade, mean_radius, moving
+from svdlab.video import read_frames
 
 COLUMNS = ("what", "size", "expected", "measured", "unit", "bar", "passed", "clips")
 SPEEDS = (0.05, 0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 16.0, 40.0)  # px per frame
@@ -253,8 +254,9 @@ def film(labels: str | Path = LABELS) -> Iterator[dict]:
         return
     table = pd.read_csv(labels)
     folder = Path(package.origin).parent / "datasets" / "data"
+    films = {str(name): read_frames(folder / f"{name}.mp4") for name in table.film.unique()}
     intervals = zip(table.film, table.start.astype(int), table.end.astype(int), strict=True)
-    table["said"] = [_film_class(_read(folder / f"{name}.mp4"), start, end) for name, start, end in intervals]
+    table["said"] = [_film_class(films[name], start, end) for name, start, end in intervals]
     for missed in table[table.camera != table.said].itertuples():
         interval = f"{missed.film} {missed.start}-{missed.end}"
         print(f"    {interval}: by eye {missed.camera} ({missed.confidence}), measured {missed.said}")
@@ -264,26 +266,13 @@ def film(labels: str | Path = LABELS) -> Iterator[dict]:
             chosen = right[part & (table.film == film_name)]
             yield _row(
                 f"{film_name}: agrees with labels by eye, {name}",
-                "576 rows",
+                "film",
                 100.0,
                 float(chosen.mean() * 100),
                 "%",
                 None,
                 len(chosen),
             )
-
-
-_films: dict[Path, np.ndarray] = {}
-
-
-def _read(path: Path) -> np.ndarray:
-    import imageio_ffmpeg
-    import mediapy
-
-    if path not in _films:
-        mediapy.set_ffmpeg(imageio_ffmpeg.get_ffmpeg_exe())
-        _films[path] = np.asarray(mediapy.read_video(path))
-    return _films[path]
 
 
 def _film_class(video: np.ndarray, start: int, end: int) -> str:

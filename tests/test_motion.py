@@ -3,6 +3,7 @@
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from svdlab import calibrate, motion
@@ -231,3 +232,17 @@ def test_the_instrument_loads_no_model(tmp_path):
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert said.stdout.strip() == "[]"
+
+
+def test_film_labels_are_whole():
+    labels = pd.read_csv(calibrate.LABELS)
+    assert (labels.film == "bigbuckbunny").sum() >= 20
+    assert set(labels.camera) <= set(calibrate.CLASSES)
+    assert set(labels.confidence) == {"clear", "doubtful"}
+    assert (labels.start < labels.end).all()
+
+
+@pytest.mark.validate
+def test_film_agrees_where_the_eye_was_sure():
+    rows = {row["what"]: row["measured"] for row in calibrate.film()}
+    assert rows["bigbuckbunny: agrees with labels by eye, clear ones"] >= 90
