@@ -42,8 +42,7 @@ def identify(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(_canonical(facts).encode()).hexdigest()[:24]
 
 
-def _canonical(facts: Any) -> str:
-    return json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode
 
 
 def safe_name(name: str) -> str:
@@ -71,9 +70,14 @@ def inside(folder: str | Path, *names: str) -> Path:
 
 def run_folder(out: str | Path, run_id: str) -> Path:
     """Where a run lives; InputError where the id is none."""
+    return Path(out) / "runs" / check_id(run_id)
+
+
+def check_id(run_id: str) -> str:
+    """The id, where it is one; InputError otherwise, so that no path is made of anything else."""
     if not isinstance(run_id, str) or not ID.fullmatch(run_id):
         raise InputError(f"{run_id!r} is no run id: they are 24 hex digits, as in the column run_id.")
-    return Path(out) / "runs" / run_id
+    return run_id
 
 
 def prepare(out: str | Path) -> Path:

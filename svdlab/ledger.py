@@ -35,6 +35,7 @@ from svdlab.folders import (
     PREVIEW,
     RECORD,
     TRACE,
+    check_id,
     damage,
     existing,
     read_file,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 INDEX = "index.parquet"
 FILES = {"frames": FRAMES, "preview": PREVIEW, "latents": LATENTS, "trace": TRACE}  # column of the table -> file
+NOTHING = pd.DataFrame({"latents_id": [], "_stat": [], "_files": [], "_state": []}, index=pd.Index([], name="run_id"))
 
 
 class DamagedRunWarning(UserWarning):
@@ -62,26 +64,21 @@ def survey(out: str | Path, ids: Iterable[str] | None = None) -> pd.DataFrame:
     takes a directory listing per run and no reading; what is damaged is named in a warning and left out.
     """
     table = _read_index(out)
-    known = dict(zip(table.index, zip(table["_stat"], table["_files"], strict=True), strict=True)) if len(table) else {}
+    known = dict(zip(table.index.tolist(), zip(table["_stat"].tolist(), table["_files"].tolist(), strict=True), strict=True))
     parsed: dict[str, dict[str, int]] = {}
     current, fresh, broken = [], [], []
+    runs = os.path.join(str(out), "runs", "")  # text: for 100,000 runs, a Path each would take longer than the disk
     for run_id in run_ids(out) if ids is None else dict.fromkeys(ids):
-        found = _listing(run_folder(out, run_id))
+        found = _listing(runs + check_id(run_id))
         if found is None:
             continue
         stamp, sizes = found
-        if run_id in known and known[run_id][0] == stamp:
-            text = known[run_id][1]
-            if text not in parsed:
-                parsed[text] = json.loads(text)
-            expected = parsed[text]
-            if all(sizes.get(name) == size for name, size in expected.items()):
-                current.append(run_id)
-                continue
-            broken.append(run_id)
-            continue
-        wrong = damage(run_folder(out, run_id), hashes=False)
-        if wrong:
+        stat, text = known.get(run_id, ("", ""))
+        if stat == stamp and text not in parsed:
+            parsed[text] = json.loads(text)
+        if stat == stamp and all(sizes.get(name) == size for name, size in parsed[text].items()):
+            current.append(run_id)
+        elif damage(run_folder(out, run_id), hashes=False):
             broken.append(run_id)
         else:
             fresh.append({**_row(read_record(run_folder(out, run_id))), "_stat": stamp})
@@ -89,7 +86,7 @@ def survey(out: str | Path, ids: Iterable[str] | None = None) -> pd.DataFrame:
         warnings.warn(
             f"{len(broken)} damaged run(s) in {out}, to be made again: {', '.join(broken[:5])}",
             DamagedRunWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
     rows = table if len(current) == len(table) else table.loc[current]
     if fresh:
@@ -116,8 +113,9 @@ def state(record: dict[str, Any]) -> dict[str, Any]:
 
 def states(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """`state` of each run in a survey, by id."""
-    parsed = {text: json.loads(text) for text in table["_state"].unique()} if len(table) else {}
-    return {run_id: parsed[text] for run_id, text in zip(table.index, table["_state"], strict=True)} if len(table) else {}
+    texts = table["_state"].tolist()
+    parsed = {text: json.loads(text) for text in set(texts)}
+    return {run_id: parsed[text] for run_id, text in zip(table.index.tolist(), texts, strict=True)}
 
 
 def donors(table: pd.DataFrame) -> dict[str, str]:
@@ -129,7 +127,7 @@ def donors(table: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def _listing(folder: Path) -> tuple[str, dict[str, int]] | None:
+def _listing(folder: str) -> tuple[str, dict[str, int]] | None:
     """What is in a run's folder: the record's size and time of change, and the size of every file; None for no folder."""
     sizes, stamp = {}, ""
     try:
@@ -173,9 +171,9 @@ def _read_index(out: str | Path) -> pd.DataFrame:
     try:
         table = pd.read_parquet(Path(out) / INDEX)
     except (OSError, ValueError):  # pyarrow's errors are ValueErrors
-        return pd.DataFrame()
-    usable = table.index.name == "run_id" and {"_stat", "_files", "_state"} <= set(table.columns)
-    return table if usable and table.index.is_unique else pd.DataFrame()
+        return NOTHING
+    usable = table.index.name == "run_id" and set(NOTHING.columns) <= set(table.columns)
+    return table if usable and table.index.is_unique else NOTHING
 
 
 def _write_index(out: str | Path, table: pd.DataFrame) -> None:
@@ -280,7 +278,7 @@ def _readme(out: str | Path, table: pd.DataFrame) -> str:
 
 def public_table(out: str | Path, table: pd.DataFrame) -> pd.DataFrame:
     """The survey as users see it: the paths of each run's files instead of the columns that svdlab keeps for itself."""
-    held = list(zip(table.index, table["_files"], strict=True)) if len(table) else []
+    held = list(zip(table.index.tolist(), table["_files"].tolist(), strict=True))
     runs = os.path.join(str(out), "runs", "")
     paths = {
         column: [f"{runs}{run_id}{os.sep}{name}" if f'"{name}"' in files else "" for run_id, files in held]

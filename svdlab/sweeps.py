@@ -79,7 +79,8 @@ def sweep(
     jobs, pictures = _jobs(pipe, plan, image, how.facts)
     how = replace(how, batch_size=_batch_size(pipe, batch_size, jobs))
     out = folders.prepare(out)
-    missing = _in_order(_with_donors(out, _missing(out, jobs, how)))
+    survey = ledger.survey(out, [j.run_id for j in jobs])
+    missing = _in_order(_with_donors(out, _missing(survey, jobs, how)))
     wanted = len({j.run_id for j in jobs})
     if missing:
         with _bar(progress, wanted, wanted - len(missing)) as bar, _interruptible(executor is None) as interrupted:
@@ -87,11 +88,12 @@ def sweep(
                 workers.make(pipe, missing, pictures, out, how, done=lambda _: bar.update(), stop=interrupted)
             else:
                 _scatter(executor, pipe, missing, pictures, out, how, bar.update, interrupted)
-        if interrupted() and (left := _missing(out, jobs, how)):
+        survey = ledger.survey(out, [j.run_id for j in jobs])
+        if interrupted() and (left := _missing(survey, jobs, how)):
             raise SweepInterrupted(
                 f"stopped: {wanted - len(left)} of {wanted} clips are whole in {out}. Run the same sweep again to go on."
             )
-    return _results(out, plan, jobs)
+    return _results(out, plan, jobs, survey)
 
 
 def load_results(out: str | Path) -> pd.DataFrame:
@@ -207,10 +209,10 @@ def _batch_size(pipe: ProbePipeline, asked: int | str, jobs: list[Job]) -> int:
     return max(1, min(LARGEST_BATCH, BATCH_SITES * pipe.vae_scale_factor**2 // largest))
 
 
-def _missing(out: Path, jobs: list[Job], how: How) -> list[Job]:
+def _missing(survey: pd.DataFrame, jobs: list[Job], how: How) -> list[Job]:
     """Jobs, each once, whose run is not there, not whole, or lacks something that is asked for."""
     unique = {j.run_id: j for j in jobs}
-    states = ledger.states(ledger.survey(out, unique))
+    states = ledger.states(survey)
     return [j for run_id, j in unique.items() if run_id not in states or lacks(states[run_id], how)]
 
 
@@ -315,9 +317,9 @@ def _interruptible(own: bool) -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _results(out: Path, plan: pd.DataFrame, jobs: list[Job]) -> pd.DataFrame:
+def _results(out: Path, plan: pd.DataFrame, jobs: list[Job], survey: pd.DataFrame) -> pd.DataFrame:
     ids = [j.run_id for j in jobs]
-    table = ledger.public_table(out, ledger.survey(out, ids)).reindex(ids)
+    table = ledger.public_table(out, survey).reindex(ids)
     table.index = plan.index
     carried = {str(name): plan[name] for name in plan if name == "noise" or str(name).startswith("label_")}
     front = pd.DataFrame({"run_id": ids, **carried}, index=plan.index)

@@ -1,0 +1,228 @@
+"""What a sweep costs beside the model's own time, against the loop one would write with stock diffusers, and at scale.
+
+python -m tests.benchmarks sweep. All on the organism, two cores; ratios are taken side by side, in turns, in one run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.benchmarks import Row
+
+STEPS = 10
+CHECKPOINT = os.environ.get("SVDLAB_BENCH_CHECKPOINT", "organism")
+
+
+def stock_loop(pipe: Any, rows: list[dict[str, Any]], out: Path, threads: int) -> float:
+    """Seconds for the loop that a user would write: one call per row, latents by callback, an mp4, flow after it."""
+    import torch
+    from diffusers import StableVideoDiffusionPipeline
+    from diffusers.utils import export_to_video
+
+    import svdlab
+    from svdlab import motion
+
+    stock = StableVideoDiffusionPipeline(**pipe.components)
+    stock.set_progress_bar_config(disable=True)
+    image = svdlab.sample_image("cat").resize((pipe.source.width, pipe.source.height))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    start = time.perf_counter()
+    for n, row in enumerate(rows):
+        kept = []
+
+        def keep(pipe: Any, i: int, t: Any, values: dict[str, Any], kept: list = kept) -> dict[str, Any]:
+            kept.append(values["latents"].cpu())
+            return values
+
+        conditions = {k: v for k, v in row.items() if k != "seed"}
+        frames = stock(
+            image,
+            height=pipe.source.height,
+            width=pipe.source.width,
+            num_frames=pipe.unet.config.num_frames,
+            generator=torch.manual_seed(row["seed"]),
+            callback_on_step_end=keep,
+            output_type="np",
+            **conditions,
+        ).frames[0]
+        export_to_video(list(frames), str(out / f"{n}.mp4"), fps=7)
+        motion.summary(frames)
+    seconds = time.perf_counter() - start
+    torch.set_num_threads(before)
+    return seconds
+
+
+def model_seconds(pipe: Any) -> tuple[dict[str, float], list[Any]]:
+    """A clock over every forward pass of the UNet and the VAE's halves, and the hooks that keep it."""
+    clock = {"sum": 0.0, "start": 0.0}
+
+    def begin(module: Any, args: Any) -> None:
+        clock["start"] = time.perf_counter()
+
+    def end(module: Any, args: Any, output: Any) -> None:
+        clock["sum"] += time.perf_counter() - clock["start"]
+
+    handles = []
+    for part in (pipe.unet, pipe.vae.encoder, pipe.vae.decoder):
+        handles += [part.register_forward_pre_hook(begin), part.register_forward_hook(end)]
+    return clock, handles
+
+
+def rows(count: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "seed": n % 4,
+            "motion_bucket_id": 1 + 5 * n,
+            "fps": 6 + n % 3,
+            "num_inference_steps": STEPS,
+            "decode_chunk_size": None,
+        }
+        for n in range(count)
+    ]
+
+
+def against_stock(pipe: Any, count: int) -> list[Row]:
+    import svdlab
+
+    plan = rows(count)
+    ours = theirs = model = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        for n in range(0, count, 8):  # in turns, so that another process's load falls on both
+            theirs += stock_loop(pipe, plan[n : n + 8], Path(folder), threads=2)
+            clock, handles = model_seconds(pipe)
+            start = time.perf_counter()
+            svdlab.sweep(
+                pipe, plan[n : n + 8], Path(folder, "ours"), image="cat", measure="motion", keep=("latents",), progress=False
+            )
+            ours += time.perf_counter() - start
+            model += clock["sum"]
+            for handle in handles:
+                handle.remove()
+    print(f"  {count} clips of {STEPS} steps: stock {theirs:.1f} s, sweep {ours:.1f} s, of which UNet and VAE {model:.1f} s")
+    return [
+        Row(f"sweep of {count} rows over the stock loop, wall time", ours / theirs, 0.5, "x"),
+        Row("sweep's wall time over UNet and VAE forward time", ours / model, 1.10, "x"),
+    ]
+
+
+WORKERS = """
+import sys, time, warnings
+warnings.simplefilter("ignore")
+import distributed, svdlab
+if __name__ == "__main__":
+    n, out, checkpoint, count, steps = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
+    pipe = svdlab.load_pipeline(checkpoint, device="cpu")
+    with distributed.LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=None) as cluster:
+        with distributed.Client(cluster) as client:
+            executor = client.get_executor()
+            def go(name, seeds):
+                plan = [dict(seed=s, num_inference_steps=steps) for s in seeds]
+                start = time.perf_counter()
+                svdlab.sweep(pipe, plan, out + name, image="cat", executor=executor, batch_size=2, progress=False)
+                return time.perf_counter() - start
+            go("warm", range(8 * n))  # every worker loads its pipeline
+            print(go("measured", range(count)))
+"""
+
+
+def dask_workers(count: int) -> list[Row]:
+    seconds = {}
+    for n in (1, 2):
+        with tempfile.TemporaryDirectory() as folder:
+            command = [sys.executable, "-c", WORKERS, str(n), folder + "/", CHECKPOINT, str(count), str(STEPS)]
+            env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+            done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
+            seconds[n] = float(done.stdout.split()[-1])
+    print(f"  {count} clips: one dask worker {seconds[1]:.1f} s, two {seconds[2]:.1f} s")
+    return [Row("two dask workers of one thread over one, wall time", seconds[2] / seconds[1], 1 / 1.8, "x")]
+
+
+MEMORY = """
+import sys, warnings
+warnings.simplefilter("ignore")
+import psutil, svdlab
+pipe = svdlab.load_pipeline(sys.argv[1], device="cpu")
+seen = {}
+def rss(clip):
+    seen[clip.seed] = psutil.Process().memory_info().rss
+    return 0
+plan = [dict(seed=s, num_inference_steps=1) for s in range(401)]
+svdlab.sweep(pipe, plan, sys.argv[2], image="cat", measure=("motion", rss), progress=False)
+print(max(seen[s] for s in range(392, 401)) / max(seen[s] for s in range(32, 41)))
+"""
+
+
+def memory() -> list[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+        command = [sys.executable, "-c", MEMORY, CHECKPOINT, folder + "/study"]
+        done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
+    return [Row("resident memory at row 400 over row 40", float(done.stdout.split()[-1]), 1.05, "x")]
+
+
+def finished(pipe: Any, count: int, allowed: float) -> list[Row]:
+    """A finished sweep of `count` rows, found complete. Its runs are real ones but for the few bytes in their files."""
+    from svdlab import folders, ledger, sweeps
+    from svdlab.runs import How, facts
+
+    plan = sweeps.grid(
+        motion_bucket_id=range(100), noise_aug_strength=[0.01 * n for n in range(10)], seed=range(count // 1000)
+    )
+    given = facts(pipe)
+    jobs, _ = sweeps._jobs(pipe, plan, "cat", given)
+    root = Path(tempfile.mkdtemp(dir=os.environ.get("SVDLAB_BENCH_TMP")))
+    try:
+        out = folders.prepare(root / "study")
+        how = How(given, sweeps.as_measures("motion"))
+        for job in jobs:
+            _fake_run(out, job, how, pipe.source)
+        ledger.survey(out)  # whoever made them has written the index
+        start = time.perf_counter()
+        table = sweeps.sweep(pipe, plan, out, image="cat", measure="motion", progress=False)
+        seconds = time.perf_counter() - start
+    finally:
+        shutil.rmtree(root)
+    assert len(table) == count and set(table.status) == {"done"}
+    return [Row(f"a finished sweep of {count:,} rows: planned, hashed, found", seconds, allowed, "s")]
+
+
+def _fake_run(out: Path, job: Any, how: Any, source: Any) -> None:
+    """What `new_run` publishes, without the fsyncs that would take an hour for 100,000 of them."""
+    from svdlab import folders
+    from svdlab.pipeline import Clip
+    from svdlab.runs import new_record
+
+    folder = folders.run_folder(out, job.run_id)
+    folder.mkdir()
+    record = new_record(job, Clip(np.zeros(0), job.conditions, job.seed, None, None, source, {"denoising": 1.0}), how, 8)  # type: ignore[arg-type]
+    record["measures"] = {
+        "motion": {"version": how.measures[0].version, "values": {"flow_px": job.seed / 7, "camera": "static"}}
+    }
+    record["files"] = {name: {"bytes": 4, "sha256": "0" * 64} for name in (folders.FRAMES, folders.PREVIEW, folders.LATENTS)}
+    for name in record["files"]:
+        (folder / name).write_bytes(b"clip")
+    before, folders._fsync = folders._fsync, lambda path: None
+    try:
+        folders._write_record(folder, {**record, "format": folders.FORMAT, "run_id": job.run_id, "latents_id": job.latents_id})
+    finally:
+        folders._fsync = before
+
+
+def main() -> list[Row]:
+    warnings.simplefilter("ignore")
+    import svdlab
+
+    pipe = svdlab.load_pipeline(CHECKPOINT, device="cpu")
+    found = finished(pipe, 1000, 2.0) + finished(pipe, 100_000, 20.0)
+    return [*found, *against_stock(pipe, 48), *dask_workers(48), *memory()]
