@@ -27,6 +27,11 @@ def each(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue("pipe" if request.param == "organism" else "four")
 
 
+def close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """The same but for rounding, which a few steps of a network amplify."""
+    return bool((a - b).norm() < 1e-3 * b.norm())
+
+
 def make(pipe: Any, image: Any = "scene-1", **overrides: Any) -> torch.Tensor:
     conditions = svdlab.Conditions(**{"num_inference_steps": 2, **overrides})
     return generate_batch(pipe, [image], [conditions], [0], decode=False)[0].latents
@@ -65,8 +70,8 @@ def test_an_edit_to_something_else_changes_the_clip_and_is_noted(each: Any) -> N
 def test_a_bucket_for_every_frame_alike_is_the_bucket(pipe: Any) -> None:
     with edits.motion_bucket_per_frame(pipe, [10.0] * 8):
         edited = make(pipe)
-    assert torch.allclose(edited, make(pipe, motion_bucket_id=10), atol=1e-4)
-    assert not torch.allclose(edited, make(pipe), atol=1e-4)
+    assert close(edited, make(pipe, motion_bucket_id=10))
+    assert not close(edited, make(pipe))
 
 
 def test_a_bucket_per_frame_in_a_batch_and_outside_the_guidance_interval(pipe: Any) -> None:
@@ -75,7 +80,7 @@ def test_a_bucket_per_frame_in_a_batch_and_outside_the_guidance_interval(pipe: A
         clips = generate_batch(pipe, ["scene-1", "scene-2"], conditions, [0, 1], decode=False)
     for clip, image, condition, seed in zip(clips, ("scene-1", "scene-2"), conditions, (0, 1), strict=True):
         expected = generate_batch(pipe, [image], [condition.replace(motion_bucket_id=10)], [seed], decode=False)[0]
-        assert torch.allclose(clip.latents, expected.latents, atol=1e-4)
+        assert close(clip.latents, expected.latents)
 
 
 def test_guidance_by_curve_is_the_condition(pipe: Any) -> None:
@@ -85,7 +90,7 @@ def test_guidance_by_curve_is_the_condition(pipe: Any) -> None:
         assert torch.equal(edited, make(pipe, guidance_curve=curve, min_guidance_scale=1.5, max_guidance_scale=5.0))
     with edits.guidance(pipe, "constant", high=1.0, steps=(100.0, 1000.0)):
         edited = make(pipe)
-    assert torch.allclose(edited, make(pipe, guidance_interval=(0.0, 100.0)), atol=1e-4)
+    assert close(edited, make(pipe, guidance_interval=(0.0, 100.0)))
 
 
 def test_an_embedding_is_swapped_and_the_latents_stay(pipe: Any) -> None:

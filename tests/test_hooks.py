@@ -36,6 +36,11 @@ def each(request: pytest.FixtureRequest) -> ProbePipeline:
     return request.getfixturevalue("pipe" if request.param == "organism" else "four")
 
 
+def close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """The same but for rounding, which a few steps of a network amplify."""
+    return bool((a - b).norm() < 1e-3 * b.norm())
+
+
 def make(pipe: Any, image: Any = "scene-1", seed: int = 0, **overrides: Any) -> svdlab.Clip:
     """One clip, not decoded: equal latents make equal frames."""
     conditions = svdlab.Conditions(**{"num_inference_steps": STEPS, **overrides})
@@ -381,9 +386,9 @@ def test_a_batch_holds_each_samples_own(pipe: Any) -> None:
     assert torch.equal(second["next_latents"][-1], clips[1].latents)
     for name in alone.names:
         assert second[name].shape == alone[name].shape
-        assert torch.allclose(second[name], alone[name], rtol=1e-3, atol=1e-3), name
+        assert close(second[name], alone[name]), name
     branched = svdlab.branch(pipe, second, 1)
-    assert torch.allclose(branched.latents, clips[1].latents, atol=1e-3)
+    assert close(branched.latents, clips[1].latents)
     with pytest.raises(TraceError, match="2 samples"):
         svdlab.branch(pipe, tr, 1)
 
@@ -417,8 +422,8 @@ def test_a_guidance_interval_spares_the_unconditional_half(pipe: Any, unet_calls
     assert torch.equal(tr["model_output"][0], tr["cond"][0])
     with svdlab.edit(pipe, "guidance", lambda value, step: torch.ones_like(value), steps=[0, 3]):
         computed = make(pipe)
-    assert torch.allclose(spared.latents, computed.latents, atol=1e-4)
-    assert not torch.allclose(spared.latents, make(pipe).latents, atol=1e-4)
+    assert close(spared.latents, computed.latents)
+    assert not close(spared.latents, make(pipe).latents)
     with pytest.raises(TraceError, match="guidance_interval"), svdlab.edit(pipe, "guidance", lambda value, step: 2 * value):
         make(pipe, guidance_interval=(1.0, 100.0))
 
@@ -520,7 +525,7 @@ def test_an_edited_estimate_is_what_the_step_goes_towards(pipe: Any) -> None:
     with svdlab.edit(pipe, "denoised", lambda value, step: target.expand_as(value)), svdlab.trace(pipe) as tr:
         clip = make(pipe)
     assert torch.allclose(tr.denoised, target, atol=1e-3)
-    assert torch.allclose(clip.latents, target, atol=1e-4)
+    assert torch.allclose(clip.latents, target, atol=1e-3)
 
 
 def test_edited_latents_reach_both_unet_and_scheduler(pipe: Any) -> None:
@@ -532,7 +537,7 @@ def test_edited_latents_reach_both_unet_and_scheduler(pipe: Any) -> None:
         conditions = svdlab.Conditions(num_inference_steps=2)
         expected = generate_batch(pipe, ["scene-1"], [conditions], [0], sigmas=levels, latents=start)[0]
     assert torch.allclose(edited["cond"][0], given["cond"][0], atol=1e-5)
-    assert torch.allclose(clip.latents, expected.latents, atol=1e-3)
+    assert close(clip.latents, expected.latents)
 
 
 def test_an_edit_of_the_conditions_is_the_condition(pipe: Any) -> None:
