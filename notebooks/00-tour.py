@@ -25,8 +25,9 @@ fps: int = 7  # frames per second, as diffusers counts: the UNet sees fps - 1
 motion_bucket_id: int = 127  # how much motion is asked for, 0 to 255
 num_inference_steps: int = 25  # denoising steps
 sweep_fps: list = [6, 8, 12]  # the sweep's columns
-sweep_motion_bucket_id: list = [30, 60, 90, 120]  # the sweep's rows
-seeds: list = [0, 1, 2]  # noises for each point of the sweep
+sweep_motion_bucket_id: list = [30, 75, 120]  # the sweep's rows
+sweep_steps: int = 12  # denoising steps in the sweep
+seeds: list = [0, 1, 2, 3]  # noises for each point of the sweep
 out: str = "../results/00-tour"  # folder for figures, films, runs and the table
 
 # %%
@@ -105,7 +106,7 @@ summary = motion.summary(clip.frames, playback_fps=clip.playback_fps)
 
 # %%
 axes = dict(fps=sweep_fps, motion_bucket_id=sweep_motion_bucket_id, seed=seeds)
-plan = svdlab.grid(**axes, max_guidance_scale=1.0, num_inference_steps=num_inference_steps)
+plan = svdlab.grid(**axes, max_guidance_scale=1.0, num_inference_steps=sweep_steps)
 results = svdlab.sweep(pipe, plan, Path(out, "ledger"), image=scene)
 results.to_parquet(Path(out, "results.parquet"))
 results[["fps", "motion_bucket_id", "seed", "camera", "object_px", "camera_px"]].head()

@@ -113,6 +113,26 @@ def sweep(
     print(f"the table: svdlab.load_results({str(out)!r})")
 
 
+@app.command()
+def doctor(
+    checkpoint: Annotated[str | None, typer.Option(help="Also see whether it is here, or may be fetched.")] = None,
+    run: Annotated[str | None, typer.Option(help="Hold svdlab's promises against this checkpoint, on this machine.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask no network.")] = False,
+) -> None:
+    """Check this machine: packages, device, memory, hub, licence.
+
+    Exits with 1 where something is missing.
+
+    \b
+    Example: svdlab doctor --checkpoint SVD_1_1
+    """
+    from svdlab import doctor as checks
+
+    table = checks.accept(run) if run else checks.report(checkpoint, online=not offline)
+    print(table.to_string(index=False))
+    raise typer.Exit(checks.exit_code(table))
+
+
 @ledger_app.command("check")
 def ledger_check(folder: Ledger) -> None:
     """Hold every file against its recorded hash.

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 _KNOWN: WeakKeyDictionary[Any, np.ndarray | None] = WeakKeyDictionary()  # by VAE; nothing is left on the pipeline
-PICTURES = 6  # smooth random colour fields; enough for 5 x 3 numbers at any latent size
+SATURATIONS = (0.0, 0.0, 0.2, 0.4, 0.7, 1.0)  # of the smooth random fields: pictures are more often pale than not
 
 
 def of(pipe: Any) -> np.ndarray | None:
@@ -25,7 +25,7 @@ def of(pipe: Any) -> np.ndarray | None:
     overflows.
 
     The pictures are smooth colour fields from a fixed seed, at the checkpoint's own size, so that the same
-    weights give the same map in every session. Costs as many encodings as there are PICTURES, once.
+    weights give the same map in every session. Costs as many encodings as there are SATURATIONS, once.
     """
     if pipe.vae not in _KNOWN:
         source = getattr(pipe, "source", None)
@@ -36,8 +36,9 @@ def of(pipe: Any) -> np.ndarray | None:
         overflows = dtype == torch.float16 and pipe.vae.config.force_upcast  # the pipeline casts it to encode, too
         if overflows:
             pipe.vae.to(dtype=torch.float32)
-        for _ in range(PICTURES):
-            coarse = rng.random((5, 5, 3), dtype=np.float32)
+        for saturation in SATURATIONS:
+            grey, hue = rng.random((5, 5, 1), dtype=np.float32), rng.random((5, 5, 3), dtype=np.float32)
+            coarse = grey + np.float32(saturation) * (hue - grey)
             picture = np.clip(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1)
             latents.append(_encode(pipe, picture))
             pictures.append(picture)

@@ -22,6 +22,7 @@ COMMANDS = {
     "demo": [],
     "notebook": [],
     "sweep": [],
+    "doctor": [],
     "ledger": ["check", "rebuild", "export"],
     "organism": ["train", "verify"],
     "motion": ["calibrate"],

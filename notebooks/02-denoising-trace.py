@@ -1,0 +1,135 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 02 · A trace of the denoising
+#
+# **Question:** what is decided when? At which noise level does the model settle on the picture, and at which on the motion?
+#
+# You will see the estimate that the model would stop at after each step, the latents behind it, how hard guidance pulls at
+# each step and frame, which frames look at the first one, and the step from which on the final motion can be told.
+
+# %% tags=["parameters"]
+checkpoint: str = "organism"  # or SVD, SVD_XT, SVD_1_1, a hub id, a local folder
+image: str = "scene-27"  # a sample's name or a path
+fps: int = 7  # frames per second, as diffusers counts: the UNet sees fps - 1
+motion_bucket_id: int = 120  # how much motion is asked for
+seeds: list = [0, 1, 2]  # noises: each gives a clip and a curve of its own
+num_inference_steps: int = 20  # denoising steps
+agreement: float = 0.9  # flow counts as settled from the step on where it agrees that well with the clip's, up to 1
+out: str = "../results/02-denoising-trace"  # folder for figures and traces
+
+# %%
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import svdlab
+from svdlab import motion, show
+
+# %% [markdown]
+# ## One clip, with everything that was computed
+#
+# `keep` names what is kept of each step. The clip is the same, bit for bit, as without the trace.
+
+# %%
+pipe = svdlab.load_pipeline(checkpoint)
+conditions = svdlab.Conditions(fps=fps, motion_bucket_id=motion_bucket_id, num_inference_steps=num_inference_steps)
+with svdlab.trace(pipe, keep=("latents", "denoised", "guidance_pressure"), attention="temporal") as tr:
+    clip = svdlab.generate(pipe, image, conditions, seed=seeds[0])
+tr.save(Path(out, "trace.safetensors"))
+tr.to_xarray()
+
+# %%
+middle = clip.frames.shape[0] // 2
+films = tr.decode(pipe)
+fig = show.denoising(tr, frame=[0, middle], decoded=films[:, [0, middle]])
+show.save(fig, Path(out, "denoised"))
+fig
+
+# %% [markdown]
+# **How to read it:** columns run from strong noise (large sigma) to none. Frame 0 is given by the picture, and is there
+# early. The middle frame has to be invented: while the noise is strong, its estimate is an average over possible futures.
+#
+# ## The latents behind it
+#
+# Three principal components as red, green and blue: first of the noisy latents, then of the denoised estimates.
+
+# %%
+fig = show.latents(tr, frame=middle, mode="pca")
+show.save(fig, Path(out, "latents"))
+fig
+
+# %%
+fig = show.latents(tr, frame=middle, mode="pca", name="denoised")
+show.save(fig, Path(out, "latents-denoised"))
+fig
+
+# %% [markdown]
+# ## Guidance pressure
+#
+# The distance between what the UNet says with the picture and without it. Guidance multiplies that difference, by more in
+# later frames: where it is small, guidance has nothing to multiply.
+
+# %%
+pressure = pd.DataFrame(tr["guidance_pressure"].mean(dim=(2, 3)).numpy(), index=tr.sigmas)
+labels = dict(key="|cond - uncond|, mean over places", rows="sigma before the step", columns="frame")
+fig = show.heat(pressure, tr, title="Guidance pressure by step and frame", **labels)
+show.save(fig, Path(out, "guidance-pressure"))
+fig
+
+# %% [markdown]
+# ## Who looks at the first frame
+#
+# In temporal attention each frame weighs all frames. With equal weights the first would get one part in as many as there are
+# frames: that is white. Only the conditional half is shown.
+
+# %%
+names = [f"{n}.first_frame" for n in svdlab.module_names(pipe, ".temporal_transformer_blocks.") if n.endswith(".attn1")]
+blocks = [n.removeprefix("unet.").split(".temporal")[0].replace("_blocks", "").replace(".attentions", "") for n in names]
+attended = np.stack([tr[n][:, 1].mean(dim=1).numpy() for n in names])
+table = pd.DataFrame(attended, index=blocks, columns=tr.sigmas)
+labels = dict(key="mean weight", rows="block", columns="sigma before the step", centre=1 / len(clip.frames))
+fig = show.heat(table, tr, title="Temporal attention to the first frame, by block and step", **labels)
+show.save(fig, Path(out, "first-frame"))
+fig
+
+# %% [markdown]
+# ## Motion lock-in
+#
+# For every step the estimate is decoded, its optical flow is measured, and compared with the flow of the finished clip:
+# the cosine between the two flow fields is 1 where they agree in direction and proportion, and 0 where they have nothing in
+# common. The motion is *locked in* at the first step from which on the agreement stays above the threshold.
+
+# %%
+rows = []
+for seed in seeds:
+    with svdlab.trace(pipe) as one:
+        svdlab.generate(pipe, image, conditions, seed=seed)
+    flows = np.stack([motion.flow(film).ravel() for film in one.decode(pipe)])
+    length = np.linalg.norm(flows, axis=1) * np.linalg.norm(flows[-1])
+    cosine = flows @ flows[-1] / np.maximum(length, 1e-9)
+    rows += [dict(seed=seed, step=step.index, sigma=step.sigma, agreement=c) for step, c in zip(one, cosine, strict=True)]
+
+# %%
+table = pd.DataFrame(rows).assign(checkpoint=pipe.source.checkpoint, label=pipe.source.label)
+fig = show.dose_response(table, x="step", y="agreement", title="Agreement of the estimate's flow with the clip's, by step")
+show.save(fig, Path(out, "lock-in"))
+fig
+
+# %%
+unsettled = table[table.agreement < agreement].groupby("seed").step.max().reindex(seeds).fillna(-1).astype(int)
+first = (unsettled + 1).clip(upper=num_inference_steps - 1)
+pd.DataFrame(dict(step=first, sigma=tr.schedule[first]), index=pd.Index(seeds, name="seed"))
+
+# %% [markdown]
+# ## Limits
+#
+# - An estimate is what the model would settle for, blurred where it hesitates; flow of a blurred picture underrates motion.
+# - Agreement is with the clip's own flow: a clip that hardly moves has hardly any flow to agree with.
+# - That the motion can be read from a step on does not say that it could not be changed any more: `06-interventions` tries.

@@ -1,0 +1,128 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 06 · Interventions
+#
+# **Question:** which parts of the model, and which steps, carry what a condition does?
+#
+# Looking tells what goes together; intervening tells what causes what. You will see conditions swapped in mid-run, temporal
+# attention silenced block by block, and the two paths by which the picture enters pulled apart.
+
+# %% tags=["parameters"]
+checkpoint: str = "organism"  # or SVD, SVD_XT, SVD_1_1, a hub id, a local folder
+image: str = "scene-27"  # a sample's name or a path
+other_image: str = "scene-4"  # another picture, to be swapped in
+fps: int = 7  # frames per second, as diffusers counts: the UNet sees fps - 1
+motion_bucket_id: int = 120  # how much motion is asked for
+other_fps: int = 14  # swapped in
+other_motion_bucket_id: int = 20  # swapped in
+seeds: list = [0, 1, 2]  # noises for the ablations
+num_inference_steps: int = 10  # denoising steps
+out: str = "../results/06-interventions"  # folder for figures
+
+# %%
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import svdlab
+from svdlab import edits, motion, show
+
+# %% [markdown]
+# ## Branch and swap
+#
+# A trace holds the latents before each step. `transplant` goes on from every one of them with a condition changed: from
+# step 0 the change has the whole run to act, later only what is left of it. Nothing that was computed is computed again.
+
+# %%
+pipe = svdlab.load_pipeline(checkpoint)
+conditions = svdlab.Conditions(fps=fps, motion_bucket_id=motion_bucket_id, num_inference_steps=num_inference_steps)
+with svdlab.trace(pipe) as tr:
+    clip = svdlab.generate(pipe, image, conditions, seed=seeds[0])
+
+# %%
+swaps = {
+    f"fps {other_fps}": dict(fps=other_fps),
+    f"motion bucket {other_motion_bucket_id}": dict(motion_bucket_id=other_motion_bucket_id),
+    "no guidance": dict(max_guidance_scale=1.0),
+    "other picture": dict(image=other_image),
+}
+branches = {name: svdlab.transplant(pipe, tr, **change) for name, change in swaps.items()}
+
+# %% [markdown]
+# How much of a change arrives: the distance of each branch from the original clip, as a share of the distance that the
+# change makes from the first step on.
+
+# %%
+distance = {n: [np.abs(b.frames - clip.frames).mean() for b in some.values()] for n, some in branches.items()}
+table = pd.DataFrame(distance, index=range(num_inference_steps)).T
+share = table.div(table[0], axis=0)
+labels = dict(key="share of the whole change", rows="swapped in", columns="from step")
+fig = show.heat(share, clip, title="What still arrives of a change, by the step from which it holds", **labels)
+show.save(fig, Path(out, "branch-and-swap"))
+fig
+
+# %%
+speed = {n: [motion.summary(b.frames)["object_px"] for b in some.values()] for n, some in branches.items()}
+moved = pd.DataFrame(speed, index=range(num_inference_steps)).T
+labels = dict(key="px per frame", rows="swapped in", columns="from step")
+fig = show.heat(moved, clip, title="How fast the subject moves, by the step from which the change holds", **labels)
+show.save(fig, Path(out, "branch-and-swap-speed"))
+fig
+
+# %% [markdown]
+# **How to read it:** a row that falls early belongs to a condition that is only listened to while the noise is strong. One
+# that stays high until late is listened to all the way.
+#
+# ## Silencing temporal attention, block by block
+#
+# Frames see each other in temporal attention and in temporal convolutions. Here one attention after the other adds nothing
+# (the rest of its block still does), and the motion of the clip is measured.
+
+# %%
+names = [n for n in svdlab.module_names(pipe, ".attentions.") if n.endswith(".temporal_transformer_blocks.0")]
+blocks = {n.removeprefix("unet.").split(".temporal")[0].replace("_blocks", "").replace(".attentions", ""): n for n in names}
+rows = []
+for label, block in {"none": "unet", **blocks, "all": "unet"}.items():
+    for seed in seeds:
+        with edits.silence_temporal_attention(pipe, block, scale=1.0 if label == "none" else 0.0):
+            ablated = svdlab.generate(pipe, image, conditions, seed=seed)
+        rows.append(dict(silenced=label, seed=seed, **motion.summary(ablated.frames)))
+
+# %%
+table = pd.DataFrame(rows).assign(checkpoint=pipe.source.checkpoint, label=pipe.source.label)
+fig = show.dose_response(table, x="silenced", y="object_px", title="Speed of the subject with temporal attention silenced")
+show.save(fig, Path(out, "ablation"))
+fig
+
+# %% [markdown]
+# ## Whose embedding, whose latents
+#
+# The picture enters twice: as an embedding, by cross-attention, and as latents beside the noise. Each path is given another
+# picture. If the clip follows one of them alone, the other is not listened to.
+
+# %%
+cases = [dict(latents=a, embedding=b) for a in (image, other_image) for b in (image, other_image)]
+clips = []
+for case in cases:
+    with edits.image_embedding(pipe, case["embedding"]):
+        clips.append(svdlab.generate(pipe, case["latents"], conditions, seed=seeds[0]))
+
+# %%
+table = pd.DataFrame(cases).assign(checkpoint=pipe.source.checkpoint, label=pipe.source.label, status="done")
+fig = show.sheet(table, rows="latents", columns="embedding", clips=clips, title="Last frame, by whose latents and embedding")
+show.save(fig, Path(out, "embedding-or-latents"))
+fig
+
+# %% [markdown]
+# ## Limits
+#
+# - A silenced block is a model that was never trained: what breaks may be the silence, not what the block was for.
+# - Distances between frames count every pixel alike; a small thing that moves far may weigh less than a shade of the ground.
+# - One picture and a few noises show what can happen, not how often.
