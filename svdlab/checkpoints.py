@@ -149,11 +149,12 @@ def locate(checkpoint: str | Path) -> tuple[str, Path | None]:
         return name, folder
     name = NAMES.get(name, name)
     path = Path(name)
-    if path.is_dir():
+    if name and path.is_dir():
         if not (path / INDEX).is_file():
-            raise CheckpointError(f"{path} has no {INDEX}: {_needed_layout(files.names_in(path), str(path))}")
+            beside = sorted(p.name for p in path.iterdir() if p.is_file())
+            raise CheckpointError(f"{path} has no {INDEX}: {_needed_layout(beside)}")
         return name, path
-    if path.exists():
+    if name and path.exists():
         raise CheckpointError(_single_file(path))
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
         raise CheckpointError(
@@ -201,7 +202,7 @@ def choose_files(
     or where there is no such variant.
     """
     if INDEX not in names:
-        raise CheckpointError(f"{checkpoint} has no {INDEX}: {_needed_layout(names, checkpoint)}")
+        raise CheckpointError(f"{checkpoint} has no {INDEX}: {_needed_layout(names)}")
     found = {part: _variants(names, part) for part in PARTS}
     for part, variants in found.items():
         if not variants:
@@ -262,7 +263,7 @@ def _no_weights(names: Sequence[str], part: str, checkpoint: str) -> str:
     )
 
 
-def _needed_layout(names: Sequence[str], checkpoint: str) -> str:
+def _needed_layout(names: Sequence[str]) -> str:
     single = [n for n in names if "/" not in n and n.endswith((".safetensors", *PICKLED))]
     if single:
         return (

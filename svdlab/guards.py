@@ -48,23 +48,27 @@ def watch(pipe: Any, conditions: Sequence[Conditions]) -> Iterator[None]:
         stack.callback(unet.register_forward_pre_hook(remember, with_kwargs=True).remove)
         scheduler.step = checked(scheduler.step)
         stack.callback(lambda: vars(scheduler).update(step=before) if had else vars(scheduler).pop("step", None))
-        try:
-            yield
-        except SvdlabError:
+        stack.callback(last.clear)
+        stack.enter_context(room(pipe, conditions))
+        yield
+
+
+@contextmanager
+def room(pipe: Any, conditions: Sequence[Conditions]) -> Iterator[None]:
+    """Around what takes memory: OutOfMemoryError says what would help, where torch says only how much was asked for."""
+    try:
+        yield
+    except SvdlabError:
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise OutOfMemoryError(_too_large(pipe, conditions, error)) from error
-        finally:
-            last.clear()
+        raise OutOfMemoryError(_too_large(pipe, conditions, error)) from error
 
 
 def _broken(pipe: Any, scheduler: Any, index: int | None, where: str) -> str:
     dtype = str(pipe.unet.dtype).removeprefix("torch.")
-    at = ""
-    if index is None:  # the first step, which sets it
-        index = 0
+    index = index or 0  # None at the first step, which sets it
     at = f" at step {index} of {len(scheduler.timesteps)} (sigma {float(scheduler.sigmas[index]):.3g})"
     place = f", first in {where}" if where else ", though not in the UNet itself: look at edits, guidance and given latents"
     if dtype == "float16" and where:
@@ -87,16 +91,15 @@ class _Found(Exception):
 def _first_broken(unet: Any, call: dict[str, Any]) -> str:
     """The module whose output is not finite although its input is; "" where the repeated call breaks nowhere.
 
-    Where the input is broken already, what breaks is a function that the enclosing module calls by itself.
+    Inner modules end before outer ones, so the innermost is named; a function that a module calls by itself, such as
+    attention, is laid to that module.
     """
     unet = getattr(unet, "_orig_mod", unet)  # a compiled module fires no hooks inside
 
     def check(name: str) -> Callable:
         def hook(module: Any, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
-            if _finite(output):
-                return
-            inside = name if _finite((args, kwargs)) else name.rpartition(".")[0]
-            raise _Found(f"unet.{inside}" if inside else "unet")
+            if not _finite(output) and _finite((args, kwargs)):
+                raise _Found(f"unet.{name}" if name else "unet")
 
         return hook
 

@@ -25,6 +25,7 @@ from PIL import Image
 
 from svdlab.conditions import Conditions
 from svdlab.errors import InputError
+from svdlab.guards import room, watch
 from svdlab.images import image_hash, prepare_image
 from svdlab.record import decode_latents
 
@@ -381,7 +382,7 @@ def generate_batch(
     injection.calls = [_describe(c, int(s), p, pipe.source, b) for c, s, p, b in rows]
     injection.pictures = pictures
     start = time.perf_counter()
-    with pipe._inject(injection):
+    with watch(pipe, filled), pipe._inject(injection):
         out = pipe(
             pictures,
             height=height,
@@ -443,6 +444,7 @@ def _check_shapes(
 def decode_clip(pipe: ProbePipeline, clip: Clip) -> Clip:
     """Fill in the frames of a clip from its latents; raises BrokenClipError for NaN or black frames."""
     start = time.perf_counter()
-    clip.frames = decode_latents(pipe, clip.latents, clip.conditions.decode_chunk_size or len(clip.latents))
+    with room(pipe, [clip.conditions]):
+        clip.frames = decode_latents(pipe, clip.latents, clip.conditions.decode_chunk_size or len(clip.latents))
     clip.seconds["decoding"] = time.perf_counter() - start
     return clip

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,6 +37,10 @@ KEEP = {  # what a step can keep beside modules, with the names of its dimension
     "uncond": FRAMES,
     "guidance_pressure": ("frame", "y", "x"),
 }
+
+
+class VaeOverflowWarning(UserWarning):
+    """Frames that float16 could not decode, and float32 did."""
 
 
 @dataclass
@@ -272,16 +277,33 @@ def name_dims(name: str, value: torch.Tensor, latents: torch.Size) -> tuple[torc
 def decode_latents(pipe: Any, latents: torch.Tensor, decode_chunk_size: int) -> np.ndarray:
     """Latents "f c h w" of one clip to frames, float32 "f h w c" in [0, 1], by the pipeline's own methods.
 
-    Raises BrokenClipError for NaN, and for frames that are black throughout, which is how half precision fails.
+    Where the VAE overflows in float16, the clip is decoded again in float32, with a warning. Raises BrokenClipError for NaN
+    and for frames that are black throughout, which is how half precision fails otherwise.
     """
     if not torch.isfinite(latents).all():
         raise BrokenClipError("the latents hold NaN or infinities: try dtype=torch.bfloat16 or float32.")
     z = latents[None].to(device=pipe._execution_device, dtype=pipe.vae.dtype)
     frames = pipe.decode_latents(z, len(latents), decode_chunk_size)
+    if pipe.vae.dtype == torch.float16 and not torch.isfinite(frames).all():
+        frames = _decode_in_float32(pipe, latents, decode_chunk_size)
     video = pipe.video_processor.postprocess_video(video=frames, output_type="np")[0]
     pipe.maybe_free_model_hooks()
     if not np.isfinite(video).all() or video.max() <= 1 / 255:
         raise BrokenClipError(
-            "the decoded frames are NaN or black: the VAE overflows in float16. Load with dtype=torch.bfloat16 or float32."
+            f"the decoded frames are NaN or black, by the VAE in {str(pipe.vae.dtype).removeprefix('torch.')}, from latents that "
+            f"are finite: load with dtype='bfloat16' or 'float32', and look at edits, if there are any."
         )
     return np.asarray(video, dtype=np.float32)
+
+
+def _decode_in_float32(pipe: Any, latents: torch.Tensor, decode_chunk_size: int) -> torch.Tensor:
+    warnings.warn(
+        "the VAE overflows in float16 here: this clip is decoded in float32, which takes twice the memory and time.",
+        VaeOverflowWarning,
+        stacklevel=3,
+    )
+    pipe.vae.to(dtype=torch.float32)
+    try:
+        return pipe.decode_latents(latents[None].to(pipe._execution_device, torch.float32), len(latents), decode_chunk_size)
+    finally:
+        pipe.vae.to(dtype=torch.float16)

@@ -160,7 +160,7 @@ def test_names_that_name_nothing(tmp_path):
         with pytest.raises(CheckpointError, match=r"give organism, organism-fixed, SVD, SVD_XT, SVD_1_1, a hub id"):
             locate(name)
     assert locate("SVD_XT")[0] == "stabilityai/stable-video-diffusion-img2vid-xt"
-    with pytest.raises(CheckpointError, match="model_index.json"):
+    with pytest.raises(CheckpointError, match=r"model_index\.json"):
         locate(tmp_path)
 
 
