@@ -161,8 +161,6 @@ def new_run(out: str | Path, latents_id: str, run_id: str, record: dict[str, Any
         folder.rename(target)
         _fsync(target.parent)
     except OSError as error:
-        if isinstance(error, OutputError):
-            raise
         raise OutputError(_disk_says(target, error)) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

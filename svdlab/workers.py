@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from svdlab import folders, ledger, video
 from svdlab.conditions import Conditions
@@ -292,7 +292,8 @@ class _Writer:
             clip.frames = frames.astype(np.float32) / 255  # what the file holds: measuring that again gives the same
             record["measures"] = measure_clip(clip, self.how.measures)
             settle(record)
-            save_file({"latents": clip.latents.contiguous()}, folder / folders.LATENTS)
+            # Through Python's own file: on a full disk safetensors' writer raises a class of its own.
+            (folder / folders.LATENTS).write_bytes(save({"latents": clip.latents.contiguous()}))
             video.write_frames(folder / folders.FRAMES, frames, playback_fps=clip.playback_fps)
             video.write_preview(folder / folders.PREVIEW, frames, playback_fps=clip.playback_fps)
             if tr is not None:
