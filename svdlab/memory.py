@@ -127,9 +127,11 @@ def estimate(
 ) -> Estimate:
     """The memory that one call takes. pipe: anything with unet, vae and image_encoder that have a config; weights are not
     looked at. What is left out is the checkpoint's own; decode_chunk_size None decodes all frames at once."""
-    source = getattr(pipe, "source", None)
-    frames = int(num_frames or pipe.unet.config.num_frames)
-    size = (int(height or getattr(source, "height", 576)), int(width or getattr(source, "width", 1024)))
+    source: Any = getattr(pipe, "source", None)
+    frames: int = num_frames or pipe.unet.config.num_frames
+    tall: int = height or (source.height if source else 576)
+    wide: int = width or (source.width if source else 1024)
+    size = (tall, wide)
     configs = tuple(_config(getattr(pipe, part)) for part in ("unet", "vae", "image_encoder"))
     dtype = dtype or pipe.unet.dtype
     rows = batch_size * (2 if guided else 1)

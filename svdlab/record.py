@@ -290,8 +290,8 @@ def decode_latents(pipe: Any, latents: torch.Tensor, decode_chunk_size: int) -> 
     pipe.maybe_free_model_hooks()
     if not np.isfinite(video).all() or video.max() <= 1 / 255:
         raise BrokenClipError(
-            f"the decoded frames are NaN or black, by the VAE in {str(pipe.vae.dtype).removeprefix('torch.')}, from latents that "
-            f"are finite: load with dtype='bfloat16' or 'float32', and look at edits, if there are any."
+            f"the decoded frames are NaN or black, by the VAE in {str(pipe.vae.dtype).removeprefix('torch.')}, from "
+            f"latents that are finite: load with dtype='bfloat16' or 'float32', and look at edits, if there are any."
         )
     return np.asarray(video, dtype=np.float32)
 
