@@ -10,6 +10,7 @@ Nothing here prints a token, and nothing is sent anywhere but to the hub.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -18,6 +19,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,7 @@ import psutil
 import torch
 
 from svdlab import hub
-from svdlab.checkpoints import NAMES, load_pipeline, locate
+from svdlab.checkpoints import METADATA, NAMES, load_pipeline, locate
 from svdlab.conditions import Conditions
 from svdlab.errors import CheckpointError, SvdlabError
 from svdlab.hooks import branch, trace
@@ -52,24 +54,27 @@ TRIED = {
     "accelerate": "1.15.0",
     "huggingface_hub": "2.4.0",
 }
-DISK = {"torch.float16": 6e9, "torch.float32": 11e9}  # bytes for SVD's files, and room to spare
+DISK = 6e9  # bytes: the files of SVD in half precision, and room to spare
 SIZES = ((576, 1024), (384, 640), (320, 576))
 # Allowed: largest difference over the spread (max - min) of what is compared.
 ALLOWED = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
-def report(checkpoint: str | None = None, *, token: str | None = None, online: bool = True) -> pd.DataFrame:
+def report(checkpoint: str | None = None, *, token: str | None = None, online: bool = True, fits: bool = True) -> pd.DataFrame:
     """Everything that a first try needs, checked: columns check, status (ok, warning, failed), found, advice.
 
     >>> print(report().to_string(index=False))
 
-    checkpoint: also whether it is here or may be fetched. online=False asks no network.
+    checkpoint: also whether it is here or may be fetched. online=False asks no network. fits: also what memory clips of
+    it (of SVD in full size, where it is not on this disk) would take, with what the estimate rests on.
     """
     rows = [_python(), *_packages(), _device(), _memory(), _disk(), _ffmpeg()]
     if online:
         rows += _hub(token)
     if checkpoint:
         rows.append(_checkpoint(checkpoint, token, online))
+    if fits:
+        rows += _fits(checkpoint)
     return pd.DataFrame(rows, columns=["check", "status", "found", "advice"])
 
 
@@ -150,7 +155,7 @@ def _disk() -> dict[str, str]:
     cache = Path(constants.HF_HUB_CACHE)
     there = next((p for p in (cache, *cache.parents) if p.exists()), Path("/"))
     free = shutil.disk_usage(there).free
-    status = OK if free > DISK["torch.float16"] else WARN
+    status = OK if free > DISK else WARN
     return _row(
         "disk", status, f"{free / 1e9:.1f} GB free at {there}", "SVD's files take about 5 GB: set HF_HOME to a larger disk"
     )
@@ -198,6 +203,37 @@ def _checkpoint(checkpoint: str, token: str | None, online: bool) -> dict[str, s
         return _row("checkpoint", FAIL, f"{name} is not in the hub's cache", "load it once with network access")
     allowed, why = hub.access(name, token)
     return _row("checkpoint", OK if allowed else FAIL, f"{name}: may be downloaded" if allowed else name, why)
+
+
+def _fits(checkpoint: str | None) -> list[dict[str, str]]:
+    """A row per size: what a clip takes in each way of loading, held against the device's free memory where there is one."""
+    pipe, sizes, frames = _shapes(checkpoint)
+    free = torch.cuda.mem_get_info(0)[0] if torch.cuda.is_available() else None
+    table = memory_table(pipe, sizes=sizes, num_frames=(frames,), chunks=(min(2, frames),))
+    rows = []
+    for row in table.to_dict("records"):
+        gb = {mode: row[mode] for mode in ("none", "model", "sequential")}
+        found = f"{gb['none']} GB; offload='model' {gb['model']} GB; offload='sequential' {gb['sequential']} GB"
+        status = OK if free is None or min(gb.values()) * 1e9 < free else WARN
+        what = f"{row['width']}x{row['height']}, {frames} frames"
+        rows.append(_row(what, status, found, "more than the device has free: choose a smaller size or fewer frames"))
+    rows.append(_row("estimated for", OK, f"float16, decode_chunk_size={min(2, frames)}; {'; '.join(ASSUMPTIONS)}"))
+    return rows
+
+
+def _shapes(checkpoint: str | None) -> tuple[Any, tuple[tuple[int, int], ...], int]:
+    """What is needed for an estimate: configurations, sizes and frames of a checkpoint on this disk, or SVD's own."""
+    try:
+        folder = locate(checkpoint)[1] if checkpoint else None
+        if folder is not None:
+            parts = {p: json.loads((folder / p / "config.json").read_text()) for p in ("unet", "vae", "image_encoder")}
+            extra = json.loads((folder / METADATA).read_text()) if (folder / METADATA).exists() else {}
+            size = (int(extra.get("height", SIZES[0][0])), int(extra.get("width", SIZES[0][1])))
+            pipe = SimpleNamespace(**{p: SimpleNamespace(config=config) for p, config in parts.items()})
+            return pipe, (size,), int(parts["unet"]["num_frames"])
+    except (SvdlabError, OSError, ValueError, KeyError):
+        pass  # the row about the checkpoint says what is wrong with it
+    return None, SIZES, 25
 
 
 # --- what fits --------------------------------------------------------------------------------------------------------

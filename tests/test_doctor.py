@@ -27,15 +27,16 @@ def test_a_healthy_machine(checkpoint):
     assert set(rows["status"]) <= {"ok", "warning"}
     assert {"Python", "torch", "device", "memory", "disk", "ffmpeg", "checkpoint"} <= set(rows.index)
     assert rows.loc["ffmpeg", "found"].startswith("ffmpeg version")
+    assert "offload='model'" in rows.loc["64x64, 8 frames", "found"] and "fused kernels" in rows.loc["estimated for", "found"]
     assert (rows["advice"] != "").tolist() == (rows["status"] != "ok").tolist()
 
 
 def test_what_is_missing_fails(monkeypatch, tmp_path):
-    table = doctor.report(str(tmp_path), online=False)
+    table = doctor.report(str(tmp_path), online=False, fits=False)
     assert doctor.exit_code(table) == 1
     assert "model_index.json" in table.set_index("check").loc["checkpoint", "advice"]
     monkeypatch.setattr(doctor, "PACKAGES", ("torch", "no-such-package"))
-    row = doctor.report(online=False).set_index("check").loc["no-such-package"]
+    row = doctor.report(online=False, fits=False).set_index("check").loc["no-such-package"]
     assert (row["status"], row["found"]) == ("failed", "not installed") and "make setup" in row["advice"]
 
 
@@ -54,18 +55,18 @@ def test_hub_token_and_licence(monkeypatch, tmp_path, checkpoint):
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
         monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
         monkeypatch.delenv("HF_TOKEN", raising=False)
-        rows = doctor.report("SVD_1_1", token=TOKEN).set_index("check")
+        rows = doctor.report("SVD_1_1", token=TOKEN, fits=False).set_index("check")
         assert (rows.loc["hub", "status"], rows.loc["token", "found"]) == ("ok", "logged in as researcher")
         assert rows.loc["licence of SVD 1.1", "status"] == "warning"
         assert "has not been given access" in rows.loc["checkpoint", "advice"]
         assert TOKEN not in rows.to_string()
         hub.tokens[TOKEN] = "accepted"
-        rows = doctor.report("SVD_1_1", token=TOKEN).set_index("check")
+        rows = doctor.report("SVD_1_1", token=TOKEN, fits=False).set_index("check")
         assert rows.loc["checkpoint", "status"] == rows.loc["licence of SVD 1.1", "status"] == "ok"
-        assert "no token" in doctor.report().set_index("check").loc["token", "found"]
+        assert "no token" in doctor.report(fits=False).set_index("check").loc["token", "found"]
         assert hub.downloads() == []
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody there
-    rows = doctor.report("SVD_1_1", token=TOKEN).set_index("check")
+    rows = doctor.report("SVD_1_1", token=TOKEN, fits=False).set_index("check")
     assert rows.loc["hub", "status"] == "warning" and rows.loc["checkpoint", "status"] == "failed"
 
 
