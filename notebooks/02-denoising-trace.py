@@ -90,8 +90,9 @@ fig
 # frames: that is white. Only the conditional half is shown.
 
 # %%
-names = [f"{n}.first_frame" for n in svdlab.module_names(pipe, ".temporal_transformer_blocks.") if n.endswith(".attn1")]
-blocks = [n.removeprefix("unet.").split(".temporal")[0].replace("_blocks", "").replace(".attentions", "") for n in names]
+names = sorted(name for name in tr.names if name.endswith(".first_frame"))  # down, mid, up
+blocks = [n.removeprefix("unet.").split(".attentions")[0].replace("_blocks", "").replace("_block", "") for n in names]
+blocks = [f"{block}, {n.split('.attentions.')[1][0]}" for block, n in zip(blocks, names, strict=True)]
 attended = np.stack([tr[n][:, 1].mean(dim=1).numpy() for n in names])
 table = pd.DataFrame(attended, index=blocks, columns=tr.sigmas)
 labels = dict(key="mean weight", rows="block", columns="sigma before the step", centre=1 / len(clip.frames))
@@ -117,7 +118,8 @@ for seed in seeds:
     rows += [dict(seed=seed, step=step.index, sigma=step.sigma, agreement=c) for step, c in zip(one, cosine, strict=True)]
 
 # %%
-table = pd.DataFrame(rows).assign(checkpoint=pipe.source.checkpoint, label=pipe.source.label)
+about = dict(checkpoint=pipe.source.checkpoint, label=pipe.source.label, fps=fps, motion_bucket_id=motion_bucket_id)
+table = pd.DataFrame(rows).assign(**about)
 fig = show.dose_response(table, x="step", y="agreement", title="Agreement of the estimate's flow with the clip's, by step")
 show.save(fig, Path(out, "lock-in"))
 fig

@@ -86,8 +86,9 @@ fig
 # (the rest of its block still does), and the motion of the clip is measured.
 
 # %%
-names = [n for n in svdlab.module_names(pipe, ".attentions.") if n.endswith(".temporal_transformer_blocks.0")]
-blocks = {n.removeprefix("unet.").split(".temporal")[0].replace("_blocks", "").replace(".attentions", ""): n for n in names}
+names = sorted(n for n in svdlab.module_names(pipe, ".attentions.") if n.endswith(".temporal_transformer_blocks.0"))
+short = [n.removeprefix("unet.").split(".temporal")[0].replace("_blocks", "").replace("_block", "") for n in names]
+blocks = {label.replace(".attentions.", ", "): name for label, name in zip(short, names, strict=True)}
 rows = []
 for label, block in {"none": "unet", **blocks, "all": "unet"}.items():
     for seed in seeds:
@@ -96,7 +97,8 @@ for label, block in {"none": "unet", **blocks, "all": "unet"}.items():
         rows.append(dict(silenced=label, seed=seed, **motion.summary(ablated.frames)))
 
 # %%
-table = pd.DataFrame(rows).assign(checkpoint=pipe.source.checkpoint, label=pipe.source.label)
+about = dict(checkpoint=pipe.source.checkpoint, label=pipe.source.label, fps=fps, motion_bucket_id=motion_bucket_id)
+table = pd.DataFrame(rows).assign(**about)
 fig = show.dose_response(table, x="silenced", y="object_px", title="Speed of the subject with temporal attention silenced")
 show.save(fig, Path(out, "ablation"))
 fig
@@ -115,7 +117,7 @@ for case in cases:
         clips.append(svdlab.generate(pipe, case["latents"], conditions, seed=seeds[0]))
 
 # %%
-table = pd.DataFrame(cases).assign(checkpoint=pipe.source.checkpoint, label=pipe.source.label, status="done")
+table = pd.DataFrame(cases).assign(**about, status="done")
 fig = show.sheet(table, rows="latents", columns="embedding", clips=clips, title="Last frame, by whose latents and embedding")
 show.save(fig, Path(out, "embedding-or-latents"))
 fig

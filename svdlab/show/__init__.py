@@ -13,6 +13,7 @@ table behind it as `.data`. Small pictures are enlarged by whole factors without
 from svdlab.show.denoisings import denoising, latents
 from svdlab.show.flows import flow, flow_colours, quiver, trajectories, xt_slice
 from svdlab.show.graphs import camera_path, dose_response, stepwise
+from svdlab.show.heat import heat
 from svdlab.show.provenance import about
 from svdlab.show.sheets import filmstrip, sheet
 from svdlab.show.style import Figure, save
@@ -28,6 +29,7 @@ __all__ = [
     "filmstrip",
     "flow",
     "flow_colours",
+    "heat",
     "latents",
     "quiver",
     "save",

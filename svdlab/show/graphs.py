@@ -80,6 +80,8 @@ def dose_response(
         if _roomy(list(places.values())):
             panel.set_xticks(list(places.values()), [number(v) for v in places])
     panels[0].set_ylabel(axis(y))
+    low, high = _reach(table)
+    panels[0].set_ylim(low, high)  # the axes of a grid share it
     if by is not None:
         for panel in panels[:: min(4, len(groups))]:
             panel.set_ylabel(axis(y))
@@ -93,6 +95,14 @@ def _places(values: pd.Series) -> dict[Any, float]:
     if pd.api.types.is_numeric_dtype(values):
         return {v: float(v) for v in distinct}
     return {v: float(i) for i, v in enumerate(distinct)}
+
+
+def _reach(table: pd.DataFrame) -> tuple[float, float]:
+    """Limits that hold all runs and the reference; the band of very few runs may leave them."""
+    values = table[[c for c in ("_y", "_reference") if c in table]].to_numpy(dtype=float)
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    margin = 0.25 * (high - low) or max(0.1 * abs(high), 0.1)
+    return low - margin, high + margin
 
 
 def _roomy(at: list[float]) -> bool:
