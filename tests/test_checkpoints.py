@@ -73,7 +73,7 @@ def test_shards_are_taken_with_their_index_and_none_may_lack():
 
 
 def test_code_is_never_among_the_files():
-    names = tree() + ["unet/modeling.py", "handler.py", "vae/config.json", "unet/weights.bin", "README.md", "LICENSE.md"]
+    names = [*tree(), "unet/modeling.py", "handler.py", "vae/config.json", "unet/weights.bin", "README.md", "LICENSE.md"]
     chosen = choose_files(names, torch.float32, None, "x")[1]
     assert {"README.md", "LICENSE.md", "vae/config.json"} <= set(chosen)
     assert not [n for n in chosen if n.endswith((".py", ".bin"))]
