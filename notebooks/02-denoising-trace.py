@@ -93,6 +93,8 @@ fig
 names = sorted(name for name in tr.names if name.endswith(".first_frame"))  # down, mid, up
 blocks = [n.removeprefix("unet.").split(".attentions")[0].replace("_blocks", "").replace("_block", "") for n in names]
 blocks = [f"{block}, {n.split('.attentions.')[1][0]}" for block, n in zip(blocks, names, strict=True)]
+
+# %%
 attended = np.stack([tr[n][:, 1].mean(dim=1).numpy() for n in names])
 table = pd.DataFrame(attended, index=blocks, columns=tr.sigmas)
 labels = dict(key="mean weight", rows="block", columns="sigma before the step", centre=1 / len(clip.frames))

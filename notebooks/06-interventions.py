@@ -63,7 +63,7 @@ branches = {name: svdlab.transplant(pipe, tr, **change) for name, change in swap
 distance = {n: [np.abs(b.frames - clip.frames).mean() for b in some.values()] for n, some in branches.items()}
 table = pd.DataFrame(distance, index=range(num_inference_steps)).T
 share = table.div(table[0], axis=0)
-labels = dict(key="share of the whole change", rows="swapped in", columns="from step")
+labels = dict(key="share of the change", rows="swapped in", columns="from step")
 fig = show.heat(share, clip, title="What still arrives of a change, by the step from which it holds", **labels)
 show.save(fig, Path(out, "branch-and-swap"))
 fig
@@ -89,6 +89,8 @@ fig
 names = sorted(n for n in svdlab.module_names(pipe, ".attentions.") if n.endswith(".temporal_transformer_blocks.0"))
 short = [n.removeprefix("unet.").split(".temporal")[0].replace("_blocks", "").replace("_block", "") for n in names]
 blocks = {label.replace(".attentions.", ", "): name for label, name in zip(short, names, strict=True)}
+
+# %%
 rows = []
 for label, block in {"none": "unet", **blocks, "all": "unet"}.items():
     for seed in seeds:

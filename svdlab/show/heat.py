@@ -34,7 +34,7 @@ def heat(
     if not np.isfinite(values).any():
         raise InputError(f"the table has {table.shape[0]} rows and {table.shape[1]} columns, and no number to draw.")
     down, across = values.shape
-    size = (max(420.0, min(880.0, 150 + 46.0 * across)), max(150.0, min(560.0, 70 + 26.0 * down)))
+    size = (max(480.0, min(880.0, 150 + 46.0 * across)), max(210.0, min(560.0, 70 + 26.0 * down)))
     fig, axes = curves(rows=1, columns=1, size=size, title=title, footer=about(*things))
     ax = axes[0, 0]
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
@@ -56,7 +56,8 @@ def heat(
             if np.isfinite(value):
                 shade = drawn.cmap(drawn.norm(value))[:3]
                 light = np.dot(shade, (0.299, 0.587, 0.114)) > 0.55
-                ax.text(c, r, f"{value:.2g}", ha="center", va="center", fontsize=SMALL + 1, color=INK if light else "white")
+                said = "0" if abs(value) < 0.005 * np.nanmax(np.abs(values)) else f"{value:.2g}"
+                ax.text(c, r, said, ha="center", va="center", fontsize=SMALL + 1, color=INK if light else "white")
     bar = fig.colorbar(drawn, ax=ax, fraction=0.04, pad=0.02)
     bar.set_label(key, fontsize=LABEL, color=INK)
     bar.ax.tick_params(labelsize=LABEL - 1, length=2)
