@@ -101,7 +101,7 @@ def _reach(table: pd.DataFrame) -> tuple[float, float]:
     """Limits that hold all runs and the reference; the band of very few runs may leave them."""
     values = table[[c for c in ("_y", "_reference") if c in table]].to_numpy(dtype=float)
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    margin = 0.25 * (high - low) or max(0.1 * abs(high), 0.1)
+    margin = 0.15 * (high - low) or max(0.1 * abs(high), 0.1)
     return low - margin, high + margin
 
 
