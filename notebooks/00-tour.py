@@ -81,7 +81,7 @@ fig
 
 # %% [markdown]
 # **How to read it:** at high sigma the estimate is an average over everything that could follow the picture, so it is
-# blurred where the future is open. The place of the shape is settled early, its outline late.
+# blurred where the future is open. Look for the column from which on a thing no longer moves: there it was decided.
 #
 # ## What moves
 #
@@ -128,9 +128,9 @@ show.save(fig, Path(out, "dose-response"))
 fig
 
 # %% [markdown]
-# **How to read it:** within a panel the subject goes faster as the bucket rises; from panel to panel it goes slower as fps
-# rises, since a higher frame rate cuts the same motion into smaller steps. The world that the organism was trained on moves
-# by `0.14 * motion_bucket_id / fps` px a frame, so both had to be learned. What SVD itself does is for you to find out.
+# **How to read it:** the world that the organism was trained on moves by `0.14 * motion_bucket_id / fps` px a frame. So
+# within a panel the curve should rise, and from panel to panel it should lie lower, since a higher frame rate cuts the same
+# motion into smaller steps. What SVD itself does is for you to find out.
 #
 # ## Any picture
 #
