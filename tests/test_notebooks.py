@@ -26,6 +26,8 @@ SMALL: dict[str, dict[str, Any]] = {
         num_inference_steps=4, sweep_steps=2, sweep_fps=[6, 12], sweep_motion_bucket_id=[30, 120], seeds=[0, 1, 2]
     ),
     "01-conditioning-sweep": dict(num_inference_steps=3, fps=[6, 12], motion_bucket_id=[30, 120], seeds=[0, 1]),
+    "02-denoising-trace": dict(num_inference_steps=4, seeds=[0, 1]),
+    "06-interventions": dict(num_inference_steps=2, seeds=[0]),
 }
 # What it must leave in its folder: issue by issue, what somebody asked for.
 LEAVES = {
@@ -33,6 +35,10 @@ LEAVES = {
         *("sweep.png", "dose-response.png", "denoising.png", "filmstrip.png", "flow.png"),
         *("scene.mp4", "photograph.mp4", "sweep.mp4", "results.parquet"),
     ],
+    "02-denoising-trace": [
+        *("denoised.png", "latents.png", "guidance-pressure.png", "first-frame.png", "lock-in.png", "trace.safetensors"),
+    ],
+    "06-interventions": ["branch-and-swap.png", "branch-and-swap-speed.png", "ablation.png", "embedding-or-latents.png"],
     "01-conditioning-sweep": ["sheet-guided.png", "motion-bucket.png", "guidance.png", "results.parquet"],
 }
 
