@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import warnings
@@ -180,7 +181,8 @@ class Trace:
             save_file(tensors, temporary, metadata={"svdlab": json.dumps(header)})
             os.replace(temporary, path)
         except Exception as error:  # safetensors has its own error classes for a full disk
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise OutputError(f"{path} could not be written: {error}. Nothing was left half-written.") from error
         return path
 

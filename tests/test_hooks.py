@@ -496,9 +496,8 @@ def test_a_module_compiled_in_place_is_noticed() -> None:
     pipe.unet.mid_block.compile(backend="eager")
     with pytest.raises(TraceError, match="compile=False"), svdlab.trace(pipe, modules=TEMPORAL):
         pass
-    with svdlab.trace(pipe, keep=(), modules="unet.conv_in") as tr:
-        make(pipe, num_inference_steps=1)
-    assert len(tr) == 1
+    with svdlab.trace(pipe, modules="unet.conv_in"):  # beside it, not inside
+        pass
 
 
 # Edits
@@ -563,9 +562,9 @@ def test_a_branch_without_changes_is_the_clip_again(each: Any, dtype: torch.dtyp
     each.to(dtype)
     try:
         with svdlab.trace(each) as tr:
-            clip = make(each)
+            clip = make(each, num_frames=3, num_inference_steps=3)
         assert tr.latents.dtype == dtype
-        for step in range(STEPS):
+        for step in range(3):
             assert torch.equal(svdlab.branch(each, tr, step, decode=False).latents, clip.latents), step
     finally:
         each.to(original)
@@ -595,7 +594,7 @@ def test_a_branch_changes_what_is_asked(pipe: Any) -> None:
 
 def test_a_transplant_computes_only_what_is_left(four: Any) -> None:
     steps, calls = 25, []
-    size = dict(num_frames=2, num_inference_steps=steps)
+    size = dict(num_frames=2, num_inference_steps=steps, max_guidance_scale=1.0)
     with svdlab.trace(four, keep=("latents",)) as tr:
         make(four, **size)
     handle = four.unet.register_forward_pre_hook(lambda module, args: calls.append(1))
@@ -650,7 +649,7 @@ def test_an_empty_trace_says_why(pipe: Any) -> None:
     ("arguments", "message"),
     [
         (dict(modules="unet.mid_block.attentions.0.temporal_transformer_block.0.attn1"), TEMPORAL),
-        (dict(modules="unet.down_blocks"), "Nearest: unet.down_blocks.0"),  # a list of modules, which never runs
+        (dict(modules="unet.down_blocks"), r"Nearest: unet\.down_blocks"),  # a list of modules, which never runs
         (dict(modules="nothing.like*that"), "no module"),
         (dict(modules=lambda name: False), "predicate"),
         (dict(modules="vae.decoder"), "outside the denoising"),
