@@ -461,6 +461,26 @@ def _store_scaling_factor(out: Path) -> None:
     (out / "scaling_factor.json").write_text(json.dumps({"scaling_factor": round(1 / float(z.std()), 5)}))
 
 
+def adopt(checkpoint: str | Path, out: str | Path) -> Path:
+    """Make an exported checkpoint the training state in `out`, with a fresh optimiser: `resume` goes on from there.
+
+    >>> adopt("svdlab/organism/weights/organism", "build/organism")
+    >>> train("build/organism", stage="unet", minutes=120, processes=2, resume=True)
+
+    Raises InputError where `out` holds a state already.
+    """
+    out = Path(out)
+    if list(out.glob("*.safetensors")):
+        raise InputError(f"{out} holds a training state already: resume it, or name another folder.")
+    pipe = StableVideoDiffusionPipeline.from_pretrained(str(checkpoint), use_safetensors=True, local_files_only=True)
+    out.mkdir(parents=True, exist_ok=True)
+    stages = {"vae": {"vae": pipe.vae}, "unet": {"unet": pipe.unet, "image_encoder": pipe.image_encoder}}
+    for stage, parts in stages.items():
+        Trainer(parts, Recipe(), out / f"{stage}.safetensors", 0, 1).save()
+    (out / "scaling_factor.json").write_text(json.dumps({"scaling_factor": pipe.vae.config.scaling_factor}))
+    return out
+
+
 def loss_figure(out: str | Path) -> Path:
     """Draw `{stage}.csv` of every trained stage into losses.png: loss against clips, by band of sigma."""
     from matplotlib.figure import Figure

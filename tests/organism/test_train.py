@@ -91,6 +91,19 @@ def test_stop_and_go_on(tmp_path):
     torch.testing.assert_close(pipe.unet.conv_in.weight, averaged.half().float())
 
 
+def test_training_goes_on_from_an_exported_checkpoint(tmp_path):
+    model.build(seed=5).save_pretrained(tmp_path / "exported", safe_serialization=True)
+    out = train.adopt(tmp_path / "exported", tmp_path / "state")
+    again = train.load_stages(out, "unet")
+    for name in ("vae", "unet", "image_encoder"):
+        for a, b in zip(getattr(again, name).parameters(), getattr(model.build(seed=5), name).parameters(), strict=True):
+            assert torch.equal(a, b)
+    train.train(out, stage="unet", steps=1, recipe=TINY, resume=True)
+    assert not torch.equal(load_file(out / "unet.safetensors")["param/unet.conv_in.weight"], again.unet.conv_in.weight)
+    with pytest.raises(InputError, match="already"):
+        train.adopt(tmp_path / "exported", out)
+
+
 def test_a_checkpoint_is_not_overwritten_nor_a_stage_skipped(tmp_path):
     with pytest.raises(InputError, match="train the earlier stage"):
         train.train(tmp_path, stage="unet", steps=1, recipe=TINY)
