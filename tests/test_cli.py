@@ -24,7 +24,7 @@ COMMANDS = {
     "sweep": [],
     "doctor": [],
     "ledger": ["check", "rebuild", "export"],
-    "organism": ["train", "verify"],
+    "organism": ["train", "export", "verify"],
     "motion": ["calibrate"],
 }
 

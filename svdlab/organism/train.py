@@ -508,7 +508,9 @@ def export(out: str | Path, folder: str | Path, *, stage: str = "unet") -> Path:
     """Write the averaged weights as a checkpoint folder in diffusers' own layout, half precision, safetensors."""
     folder = Path(folder)
     pipe = load_stages(Path(out), stage)
-    if folder.exists():
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / "model_index.json").exists():
+            raise InputError(f"{folder} holds something that is no checkpoint: name another folder, or a new one.")
         shutil.rmtree(folder)
     pipe.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
     about = dict(height=world.SIZE, width=world.SIZE, label="model organism, not SVD", licence="Apache-2.0 (svdlab)")

@@ -102,6 +102,11 @@ def test_training_goes_on_from_an_exported_checkpoint(tmp_path):
     assert not torch.equal(load_file(out / "unet.safetensors")["param/unet.conv_in.weight"], again.unet.conv_in.weight)
     with pytest.raises(InputError, match="already"):
         train.adopt(tmp_path / "exported", out)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("two years")
+    with pytest.raises(InputError, match="no checkpoint"):
+        train.export(out, tmp_path / "thesis")
+    assert (tmp_path / "thesis" / "chapter.txt").exists()
 
 
 def test_a_checkpoint_is_not_overwritten_nor_a_stage_skipped(tmp_path):
