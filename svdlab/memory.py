@@ -218,7 +218,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """torch's own class on an accelerator; on a CPU a RuntimeError that says so."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and ("out of memory" in str(error).lower() or "can't allocate memory" in str(error))
+    words = ("out of memory", "can't allocate memory", "could not create a primitive")  # the last: oneDNN
+    return isinstance(error, RuntimeError) and any(w in str(error).lower() for w in words)
 
 
 def offload_of(pipe: Any) -> str | None:

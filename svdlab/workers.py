@@ -24,7 +24,6 @@ from PIL import Image
 from safetensors.torch import load_file, save
 
 from svdlab import folders, ledger, video
-from svdlab.conditions import Conditions
 from svdlab.errors import BrokenClipError, CheckpointError, OutOfMemoryError, OutputError
 from svdlab.hooks import trace
 from svdlab.pipeline import Clip, ProbePipeline, Source, decode_clip, generate_batch
@@ -110,28 +109,48 @@ def _make_batch(pipe: ProbePipeline, batch: list[_Unit], writer: _Writer) -> Non
         if lent is None:
             noisy.append(unit)
         else:
-            job = unit.jobs[0]
-            clip = Clip(np.zeros(0, np.float32), job.conditions, job.seed, writer.pictures[job.image], lent, pipe.source)
+            clip = _empty_clip(pipe, unit.jobs[0], writer, lent)
             _decode(pipe, unit, clip, None, 1, writer)
-    if not noisy:
-        return
+    if noisy:
+        _make_noisy(pipe, noisy, writer)
+
+
+def _make_noisy(pipe: ProbePipeline, units: list[_Unit], writer: _Writer) -> None:
+    """Units that must be denoised, in one call; where one of them breaks it, by halves, down to the one that does."""
+    too_large, broken = False, ""
     try:
-        clips, traces = _denoise(pipe, [unit.jobs[0] for unit in noisy], writer)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+        clips, traces = _denoise(pipe, [unit.jobs[0] for unit in units], writer)
+    except OutOfMemoryError:
+        if len(units) == 1:
             raise
-        if len(noisy) == 1:
-            raise OutOfMemoryError(_advice(noisy[0].jobs[0].conditions, error)) from error
-        failed = True
-    else:
-        failed = False
-    if failed:  # outside the except block, whose traceback would keep the tensors alive
+        too_large = True
+    except BrokenClipError as error:
+        broken = str(error)
+    if too_large:  # outside the except block, whose traceback would keep the tensors alive
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        raise _TooLarge(noisy)
-    for unit, clip, tr in zip(noisy, clips, traces, strict=True):
-        _decode(pipe, unit, clip, tr, len(noisy), writer)
+        raise _TooLarge(units)
+    if broken and len(units) > 1:
+        first, second = units[: len(units) // 2], units[len(units) // 2 :]
+        try:
+            _make_noisy(pipe, first, writer)
+        except _TooLarge as error:
+            raise _TooLarge(error.units + second) from None
+        _make_noisy(pipe, second, writer)
+    elif broken:
+        for job in units[0].jobs:
+            writer.wait_for_room()
+            writer.write(units[0], job, _empty_clip(pipe, job, writer), None, 1, broken)
+    else:
+        for unit, clip, tr in zip(units, clips, traces, strict=True):
+            _decode(pipe, unit, clip, tr, len(units), writer)
+
+
+def _empty_clip(pipe: ProbePipeline, job: Job, writer: _Writer, latents: torch.Tensor | None = None) -> Clip:
+    """A clip without frames, and maybe without latents."""
+    latents = torch.zeros(0) if latents is None else latents
+    return Clip(np.zeros(0, np.float32), job.conditions, job.seed, writer.pictures[job.image], latents, pipe.source)
 
 
 class _TooLarge(Exception):
@@ -190,26 +209,7 @@ def _decode(pipe: ProbePipeline, unit: _Unit, clip: Clip, tr: Trace | None, batc
             decode_clip(pipe, own)
         except BrokenClipError as error:
             reason = str(error)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            raise OutOfMemoryError(_advice(job.conditions, error)) from error
         writer.write(unit, job, own, tr, batch_size, reason)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """torch's own class on an accelerator; on a CPU a RuntimeError that says so."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and ("out of memory" in str(error).lower() or "can't allocate memory" in str(error))
-
-
-def _advice(c: Conditions, error: BaseException) -> str:
-    said = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return (
-        f"not even one clip of {c.num_frames} frames of {c.width}x{c.height} px fits into memory: "
-        f"load with offload='model', or choose a smaller decode_chunk_size, fewer frames or a smaller size. ({said})"
-    )
 
 
 # --- the second thread ------------------------------------------------------------------------------------------------

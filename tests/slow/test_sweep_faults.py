@@ -179,7 +179,7 @@ print(sorted({record["batch_size"] for record in records}), set(table.status))
 def test_out_of_memory_halves_the_batch(checkpoint: Path, tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", MEMORY, checkpoint, tmp_path / "study", "150"],
+        [sys.executable, "-c", MEMORY, checkpoint, tmp_path / "study", "250"],
         cwd=ROOT,
         env=env,
         capture_output=True,
