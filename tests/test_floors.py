@@ -35,7 +35,6 @@ FLOORS = {
     "ledger": 0,
     "plans": 0,
     "video": 0,
-    "calibrate": 1,
     "checkpoints": 1,
     "architecture": 1,
     "doctor": 1,
@@ -56,6 +55,7 @@ FLOORS = {
     "show": 2,
     "widgets": 2,
     "notebooks": 2,
+    "calibrate": 2,
     "cli": 2,
     "__main__": 2,
 }
