@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from diffusers import StableVideoDiffusionPipeline
 
 from svdlab.errors import InputError, TraceError
 from svdlab.selection import select_modules
+from svdlab.upstream import StableVideoDiffusionPipeline
 
 KINDS = {"temporal": ".temporal_transformer_blocks.", "spatial": ".transformer_blocks."}
 

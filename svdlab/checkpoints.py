@@ -13,12 +13,15 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import diffusers.utils.logging
 import torch
+import transformers.utils.logging
 
 from svdlab import files, hub
 from svdlab.errors import CheckpointError, InputError
@@ -305,9 +308,10 @@ def _keys(path: Path) -> list[str]:
 def _read(folder: Path, dtype: torch.dtype, variant: str | None, checkpoint: str) -> ProbePipeline:
     _check_classes(folder, checkpoint)
     try:
-        return ProbePipeline.from_pretrained(
-            str(folder), dtype=dtype, use_safetensors=True, variant=variant, local_files_only=True, **_feature_extractor()
-        )
+        with _bars(sum(path.stat().st_size for path in folder.rglob("*.safetensors")) > 1e9):
+            return ProbePipeline.from_pretrained(
+                str(folder), dtype=dtype, use_safetensors=True, variant=variant, local_files_only=True, **_feature_extractor()
+            )
     except Exception as error:  # safetensors, diffusers and transformers each have their own for a damaged file
         if is_out_of_memory(error):
             raise CheckpointError(f"{checkpoint} does not fit into this machine's memory while loading: {error}") from error
@@ -315,6 +319,21 @@ def _read(folder: Path, dtype: torch.dtype, variant: str | None, checkpoint: str
             f"{checkpoint} could not be loaded from {folder}: {hub.scrub(str(error))} If a file is damaged: "
             f"`svdlab.checkpoints.verify({checkpoint!r})` finds it."
         ) from error
+
+
+@contextmanager
+def _bars(wanted: bool) -> Iterator[None]:
+    """Loading bars where there is something to wait for: in a notebook they stay on the page."""
+    libraries = [diffusers.utils.logging, transformers.utils.logging]
+    before = [library.is_progress_bar_enabled() for library in libraries]
+    try:
+        for library in libraries if not wanted else []:
+            library.disable_progress_bar()
+        yield
+    finally:
+        for library, was in zip(libraries, before, strict=True):
+            if was:
+                library.enable_progress_bar()
 
 
 def _check_classes(folder: Path, checkpoint: str) -> None:

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableVideoDiffusionPipeline
 
 from svdlab.conditions import guidance_curve
 from svdlab.errors import InputError, TraceError
@@ -27,6 +26,7 @@ from svdlab.loop import follow, patched
 from svdlab.pipeline import Source
 from svdlab.record import Step
 from svdlab.selection import chosen_steps, module_names, select_modules
+from svdlab.upstream import StableVideoDiffusionPipeline
 
 
 def guidance(

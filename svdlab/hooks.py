@@ -24,7 +24,6 @@ from typing import Any
 
 import psutil
 import torch
-from diffusers import StableVideoDiffusionPipeline
 
 from svdlab import colours
 from svdlab.attention import attention_modules, check_queries, is_temporal, spatial_maps, temporal_maps
@@ -34,6 +33,7 @@ from svdlab.loop import EDITABLE, Loop, follow
 from svdlab.pipeline import Clip, ProbePipeline, generate_batch
 from svdlab.record import KEEP, Step, Trace, name_dims
 from svdlab.selection import chosen_steps, module_names, names_among, select_modules
+from svdlab.upstream import StableVideoDiffusionPipeline
 
 __all__ = ["EDITABLE", "KEEP", "branch", "edit", "module_names", "trace", "transplant"]
 

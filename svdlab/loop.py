@@ -20,11 +20,11 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from diffusers import StableVideoDiffusionPipeline
 
 from svdlab.errors import TraceError
 from svdlab.record import Step
 from svdlab.schedule import denoised_to_v, v_to_denoised
+from svdlab.upstream import StableVideoDiffusionPipeline
 
 INPUTS = ("added_time_ids", "image_embeddings", "image_latents")
 EDITABLE = ("latents", *INPUTS, "cond", "uncond", "guidance", "model_output", "denoised")

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableVideoDiffusionPipeline
 from PIL import Image
 
 from svdlab.conditions import Conditions
@@ -28,6 +27,7 @@ from svdlab.errors import InputError
 from svdlab.guards import room, watch
 from svdlab.images import image_hash, prepare_image
 from svdlab.record import decode_latents
+from svdlab.upstream import StableVideoDiffusionPipeline
 
 SVD_SIZE = (576, 1024)  # height, width of Stability's checkpoints, whatever unet.config.sample_size says
 

@@ -13,10 +13,10 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from diffusers import StableVideoDiffusionPipeline
 
 from svdlab.errors import InputError, TraceError
 from svdlab.record import Step
+from svdlab.upstream import StableVideoDiffusionPipeline
 
 OUTSIDE = ("vae", "image_encoder")  # parts that run before and after the denoising, where there are no steps
 

@@ -35,6 +35,7 @@ FLOORS = {
     "ledger": 0,
     "plans": 0,
     "video": 0,
+    "upstream": 1,
     "checkpoints": 1,
     "architecture": 1,
     "doctor": 1,

@@ -11,12 +11,12 @@ import torch
 from diffusers import (
     AutoencoderKLTemporalDecoder,
     EulerDiscreteScheduler,
-    StableVideoDiffusionPipeline,
     UNetSpatioTemporalConditionModel,
 )
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from svdlab.organism.world import FRAMES, SIZE
+from svdlab.upstream import StableVideoDiffusionPipeline
 
 EMBEDDING = 64  # width of the image embedding
 LATENT = SIZE // 4

@@ -29,7 +29,6 @@ import pandas as pd
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from diffusers import StableVideoDiffusionPipeline
 from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import (
     _resize_with_antialiasing,
 )
@@ -37,6 +36,7 @@ from safetensors.torch import load_file, save_file
 
 from svdlab.errors import InputError
 from svdlab.organism import model, world
+from svdlab.upstream import StableVideoDiffusionPipeline
 
 STAGES = ("vae", "decoder", "unet", "fixed")
 STARTS_FROM = {"decoder": "vae", "unet": "vae", "fixed": "unet"}
