@@ -97,11 +97,13 @@ def prepare(out: str | Path) -> Path:
 
 
 def _clear_remains(out: str | Path) -> None:
-    """Temporary folders whose maker is gone: its lock can be had."""
-    for remains in [*Path(out, "runs").glob(".*.tmp"), *Path(out, "runs").glob(".*.old")]:
-        lock = claim(out, remains.name.split(".")[1])
+    """Locks and temporary folders whose maker is gone: its lock can be had."""
+    runs = Path(out, "runs")
+    for latents_id in {p.name.split(".")[1] for kind in ("lock", "tmp", "old") for p in runs.glob(f".*.{kind}")}:
+        lock = claim(out, latents_id)
         if lock:
-            shutil.rmtree(remains, ignore_errors=True)
+            for remains in [*runs.glob(f".{latents_id}.*.tmp"), *runs.glob(f".{latents_id}.*.old")]:
+                shutil.rmtree(remains, ignore_errors=True)
             release(lock)
 
 
