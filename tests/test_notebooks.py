@@ -27,6 +27,7 @@ SMALL: dict[str, dict[str, Any]] = {
     ),
     "01-conditioning-sweep": dict(num_inference_steps=3, fps=[6, 12], motion_bucket_id=[30, 120], seeds=[0, 1]),
     "02-denoising-trace": dict(num_inference_steps=4, seeds=[0, 1]),
+    "03-motion": dict(num_inference_steps=3, images=["scene-27", "scene-40"]),
     "06-interventions": dict(num_inference_steps=2, seeds=[0]),
 }
 # What it must leave in its folder: issue by issue, what somebody asked for.
@@ -37,6 +38,10 @@ LEAVES = {
     ],
     "02-denoising-trace": [
         *("denoised.png", "latents.png", "guidance-pressure.png", "first-frame.png", "lock-in.png", "trace.safetensors"),
+    ],
+    "03-motion": [
+        *("trajectories.png", "stepwise.png", "xt-slice.png", "camera-path.png", "dose-response.png"),
+        *("results.parquet", "variance.csv", "calibration.csv"),
     ],
     "06-interventions": ["branch-and-swap.png", "branch-and-swap-speed.png", "ablation.png", "embedding-or-latents.png"],
     "01-conditioning-sweep": ["sheet-guided.png", "motion-bucket.png", "guidance.png", "results.parquet"],
