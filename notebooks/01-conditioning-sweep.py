@@ -24,6 +24,7 @@ max_guidance_scale: list = [1.0, 3.0]  # guidance at the last frame; 1 is none
 seeds: list = [0, 1, 2]  # noises, shared by all conditions
 num_inference_steps: int = 10  # denoising steps
 measure: str = "object_px"  # the measure on the curves: object_px, camera_px, flow_px ...
+dask: str = ""  # empty: here; a number: so many workers on this machine; or the address of a Dask scheduler
 out: str = "../results/01-conditioning-sweep"  # folder for figures, runs and the table
 
 # %%
@@ -43,9 +44,26 @@ axes = dict(fps=fps, motion_bucket_id=motion_bucket_id, max_guidance_scale=max_g
 plan = svdlab.grid(**axes, num_inference_steps=num_inference_steps)
 plan.nunique().rename("values").to_frame().T
 
+# %% [markdown]
+# ## Here, on all cores, or on a cluster
+#
+# `executor` takes any executor of Python's `concurrent.futures`. With Dask each worker loads its own pipeline, once, and all
+# of them file their runs in the same ledger; nothing else in this notebook changes. Two plans that we could not run here:
+# on a machine with several GPUs, `dask_cuda.LocalCUDACluster()` starts one worker for each of them; on Slurm,
+# `dask_jobqueue.SLURMCluster(cores=1, memory="32GB", job_extra_directives=["--gres=gpu:1"])` with `.scale(8)` asks for eight
+# jobs of one GPU. Give the scheduler's address as `dask`.
+
+# %%
+executor = None
+if dask:
+    from dask.distributed import Client, LocalCluster
+
+    where = LocalCluster(n_workers=int(dask), threads_per_worker=1) if dask.isdigit() else dask
+    executor = Client(where).get_executor()
+
 # %%
 pipe = svdlab.load_pipeline(checkpoint)
-results = svdlab.sweep(pipe, plan, Path(out, "ledger"), image=image)
+results = svdlab.sweep(pipe, plan, Path(out, "ledger"), image=image, executor=executor)
 results.to_parquet(Path(out, "results.parquet"))
 f"{len(results)} runs, {(results.status != 'done').sum()} of them not done"
 
