@@ -7,7 +7,7 @@ HALF := $(VENV)/.half-made
 
 # The Python that .venv is made with: make setup PYTHON=/path/to/python3.12
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
-# Where to take torch from, when not from pip's own index. For a machine without a GPU (a tenth of the download):
+# Where to take torch from, when not from pip's own index. For a machine without a GPU, its CPU build:
 #   make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 # More arguments for pytest or JupyterLab: make test ARGS="-k motion -x"
