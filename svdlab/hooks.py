@@ -339,7 +339,9 @@ def branch(pipe: ProbePipeline, trace: Trace, step: int, *, decode: bool = True,
     latents = _latents_before(trace, step)
     image, conditions = _changed_call(trace, changes)
     seed, sigmas = trace.calls[0]["seed"], trace.schedule[step:].tolist()
-    return generate_batch(pipe, [image], [conditions], [seed], sigmas=sigmas, latents=latents, decode=decode)[0]
+    flip = (trace.calls[0].get("start") or {}).get("flip_noise")
+    begin: dict[str, Any] = dict(sigmas=sigmas, latents=latents, flip_noise=[flip])
+    return generate_batch(pipe, [image], [conditions], [seed], **begin, decode=decode)[0]
 
 
 def transplant(

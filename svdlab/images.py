@@ -19,6 +19,7 @@ from svdlab.errors import InputError
 
 LEAST_SIDE = 16  # px
 PHOTOGRAPHS = ("astronaut", "cat", "coffee", "rocket", "camera", "grace_hopper")
+FLIPS = {"left_right": (-1,), "up_down": (-2,), "half_turn": (-2, -1)}  # axes of "... h w", pictures or noise, that turn
 
 
 class CropWarning(UserWarning):

@@ -153,6 +153,7 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
     }
     row |= {k: json.dumps(v) if isinstance(v, list) else v for k, v in call["conditions"].items()}
     row |= {"fps_id": call["fps_id"], "seed": call["seed"], "image": call["image_name"], "image_hash": call["image"]}
+    row["flip_noise"] = call.get("flip_noise") or ""
     row |= {"checkpoint": source["checkpoint"], "label": source["label"], "intervention": call["intervention"] or ""}
     row |= {f"seconds_{k}": v for k, v in record["seconds"].items()}
     for measured in record["measures"].values():

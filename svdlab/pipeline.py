@@ -25,7 +25,7 @@ from PIL import Image
 from svdlab.conditions import Conditions
 from svdlab.errors import InputError
 from svdlab.guards import room, watch
-from svdlab.images import image_hash, prepare_image
+from svdlab.images import FLIPS, image_hash, prepare_image
 from svdlab.record import decode_latents
 from svdlab.upstream import StableVideoDiffusionPipeline
 
@@ -34,7 +34,8 @@ SVD_SIZE = (576, 1024)  # height, width of Stability's checkpoints, whatever une
 
 @dataclass(frozen=True)
 class Source:
-    """Where a pipeline's weights come from, and the frame size they are made for. label: what figures must say."""
+    """Where a pipeline's weights come from, and the frame size they are made for. label: what figures must say. stimuli:
+    the set of pictures (`svdlab.probes.Stimuli`) that is this checkpoint's own ground."""
 
     checkpoint: str = ""
     revision: str | None = None
@@ -43,6 +44,7 @@ class Source:
     width: int = SVD_SIZE[1]
     label: str = ""
     licence: str = ""
+    stimuli: str = "photographs"
 
 
 @dataclass
@@ -52,7 +54,8 @@ class Clip:
     frames: float32 "f h w c" in [0, 1]. latents: what was decoded, "f c h w", on the CPU. conditions: with nothing
     left None that the run filled in. image: the prepared picture. seconds: wall time of denoising (its share of the
     batch) and decoding. start: what the run was started from where that was not the seed's noise at the usual levels
-    ("sigmas", and hashes of given "latents" or "noise"). edits: the places that `svdlab.edit` changed while it ran.
+    ("sigmas", "flip_noise", and hashes of given "latents" or "noise"). edits: the places that `svdlab.edit` changed while
+    it ran.
     """
 
     frames: np.ndarray
@@ -97,6 +100,7 @@ class _Injection:
     guidance: torch.Tensor | None = None  # "b f 1 1 1"
     latents: torch.Tensor | None = None  # to start from, unscaled
     image_noise: torch.Tensor | None = None  # "b 3 h w", instead of the generator's
+    flips: list[str | None] = field(default_factory=list)  # how each sample's noises are turned round
     keys: list[tuple] | None = None  # what the noisy picture of each sample is determined by
     images: list[str] | None = None  # hash of each picture
     calls: list[dict[str, Any]] = field(default_factory=list)  # for traces: what makes each sample,
@@ -234,7 +238,10 @@ class ProbePipeline(StableVideoDiffusionPipeline):
 
     def prepare_latents(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         if self._injected is None or self._injected.latents is None:
-            return super().prepare_latents(*args, **kwargs)
+            latents = super().prepare_latents(*args, **kwargs)
+            for row, flip in enumerate(self._injected.flips if self._injected else []):
+                latents[row] = flipped(latents[row], flip)
+            return latents
         # Latents to go on from are taken as they are: the stock method would scale them by init_noise_sigma,
         # and dividing by it first rounds in half precision.
         dtype, device = args[5], args[6]
@@ -326,14 +333,16 @@ def generate_batch(
     sigmas: Sequence[float] | None = None,
     latents: torch.Tensor | None = None,
     noise: tuple[torch.Tensor, torch.Tensor] | None = None,
+    flip_noise: Sequence[str | None] | None = None,
     decode: bool = True,
 ) -> list[Clip]:
     """Make several clips in one call of the pipeline; pictures, conditions and seeds may all differ.
 
     Frames, size, steps and whether guidance is used must agree. Clips are decoded one by one: a chunk that straddles
     two clips would mix them. latents: "b f c h w" to go on from, at the first of `sigmas`, unscaled. noise: the
-    picture's "b 3 h w" and the latents' "b f c h w" unit noise, instead of the generator's (mirrored noise, for
-    example). decode=False leaves `frames` empty, for whoever decodes later with `decode_clip`.
+    picture's "b 3 h w" and the latents' "b f c h w" unit noise, instead of the generator's. flip_noise: for each clip
+    None, "left_right", "up_down" or "half_turn": the seed's two noises turned round, as the flipped picture needs them.
+    decode=False leaves `frames` empty, for whoever decodes later with `decode_clip`.
     """
     if not isinstance(pipe, ProbePipeline):
         raise InputError(
@@ -357,11 +366,13 @@ def generate_batch(
     pictures = [prepare_image(image, height=height, width=width) for image in images]
     hashes = [image_hash(p) for p in pictures]
 
+    flips = _flips(flip_noise, len(images), given=noise is not None)
     strengths = torch.tensor([c.noise_aug_strength for c in filled])[:, None, None, None]
     injection = _Injection(
         conditions=filled,
         guidance=torch.stack([_guidance(c, frames) for c in filled])[..., None, None, None],
-        keys=[(h, c.noise_aug_strength, int(s)) for h, c, s in zip(hashes, filled, seeds, strict=True)],
+        flips=flips,
+        keys=[(h, c.noise_aug_strength, int(s), f) for h, c, s, f in zip(hashes, filled, seeds, flips, strict=True)],
         images=hashes,
     )
     shape = (len(images), frames, 4, height // pipe.vae_scale_factor, width // pipe.vae_scale_factor)
@@ -377,6 +388,14 @@ def generate_batch(
     elif latents is not None:
         for i, entry in enumerate(begun):
             entry["latents"] = _tensor_hash(latents[i])
+    if any(flips):  # drawn again as the call will draw it, whose own is switched off for these clips
+        injection.image_noise = torch.zeros(len(images), 3, height, width)
+        for i, flip in enumerate(flips):
+            if flip is not None:
+                own = torch.randn((3, height, width), generator=torch.Generator().manual_seed(int(seeds[i])))
+                injection.image_noise[i] = flipped(own, flip)
+                strengths[i] = 0
+                begun[i]["flip_noise"] = flip
     injection.latents = latents
     rows = list(zip(filled, seeds, pictures, begun, strict=True))
     injection.calls = [_describe(c, int(s), p, pipe.source, b) for c, s, p, b in rows]
@@ -407,6 +426,25 @@ def generate_batch(
         clip = Clip(nothing, condition, int(seed), picture, z, pipe.source, dict(seconds), entry, edits)
         clips.append(decode_clip(pipe, clip) if decode else clip)
     return clips
+
+
+def flipped(value: torch.Tensor, flip: str | None) -> torch.Tensor:
+    """A tensor "... h w" turned round by the name of one of FLIPS; itself for None.
+
+    >>> flipped(torch.tensor([[1, 2]]), "left_right")
+    tensor([[2, 1]])
+    """
+    return value if flip is None else torch.flip(value, FLIPS[flip])
+
+
+def _flips(flip_noise: Sequence[str | None] | None, count: int, *, given: bool) -> list[str | None]:
+    flips = [None] * count if flip_noise is None else list(flip_noise)
+    unknown = [f for f in flips if f is not None and f not in FLIPS]
+    if unknown or isinstance(flip_noise, str) or len(flips) != count:
+        raise InputError(f"flip_noise={flip_noise!r}: for each of {count} clip(s), None or one of {', '.join(FLIPS)}.")
+    if any(flips) and given:
+        raise InputError("give noise as it is to be, or flip_noise, not both.")
+    return flips
 
 
 def _guidance(conditions: Conditions, frames: int) -> torch.Tensor:

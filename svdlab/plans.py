@@ -7,7 +7,8 @@
 Columns are conditions by diffusers' names, `seed`, `image` (path or sample's name), `noise`, and `label_...` columns
 that are carried along. What a plan leaves out keeps its default. `noise` says how the rows share their noise:
 "common" where every seed meets all conditions (so that conditions are compared on equal noise, pair by pair),
-"own" where each row has its own.
+"own" where each row has its own. `flip_noise` (empty, left_right, up_down or half_turn) turns the seed's noises round,
+for the other half of a mirrored pair.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from svdlab.errors import InputError
 
 CONDITIONS = tuple(f.name for f in fields(Conditions))
 DEFAULTS = {f.name: f.default for f in fields(Conditions)}
-COLUMNS = (*CONDITIONS, "seed", "image", "noise")
+COLUMNS = (*CONDITIONS, "seed", "image", "noise", "flip_noise")
 SHARING = ("common", "own")
 _SEQUENCES = ("guidance_curve", "guidance_interval")  # conditions whose one value may be a tuple
 _FLOATS = ("noise_aug_strength", "min_guidance_scale", "max_guidance_scale", "playback_fps")

@@ -57,6 +57,7 @@ class Job:
     seed: int
     image: str
     image_name: str
+    flip_noise: str | None = None
     donor: str | None = None
 
     @property
@@ -98,15 +99,17 @@ def weights_hash(pipe: ProbePipeline) -> str:
     return digest.hexdigest()
 
 
-def job(conditions: Conditions, seed: int, image: str, image_name: str, facts_id: str) -> Job:
+def job(conditions: Conditions, seed: int, image: str, image_name: str, facts_id: str, flip_noise: str | None = None) -> Job:
     """The job of one row, with its two ids: of the latents, and of the run, which has the decoding in it too.
 
     playback_fps changes no pixel, but px/s and the video files.
     """
     values = {name: getattr(conditions, name) for name in CONDITIONS}
     decoding = {name: values.pop(name) for name in ("decode_chunk_size", "playback_fps")}
-    latents_id = folders.identify({"facts": facts_id, "conditions": values, "seed": seed, "image": image})
-    return Job(folders.identify({"latents": latents_id, **decoding}), latents_id, conditions, seed, image, image_name)
+    flip = {"flip_noise": flip_noise} if flip_noise else {}
+    latents_id = folders.identify({"facts": facts_id, "conditions": values, "seed": seed, "image": image, **flip})
+    run_id = folders.identify({"latents": latents_id, **decoding})
+    return Job(run_id, latents_id, conditions, seed, image, image_name, flip_noise)
 
 
 # --- measures ---------------------------------------------------------------------------------------------------------
@@ -180,6 +183,7 @@ def new_record(job: Job, clip: Clip, how: How, batch_size: int) -> dict[str, Any
         "seed": job.seed,
         "image": job.image,
         "image_name": job.image_name,
+        "flip_noise": job.flip_noise,
         **how.facts,
     }
     return {

@@ -28,7 +28,7 @@ from PIL import Image
 from svdlab import folders, ledger, plans, workers
 from svdlab.conditions import Conditions, UnusualConditionWarning
 from svdlab.errors import InputError, SvdlabError, SweepInterrupted, WorkerError
-from svdlab.images import image_hash, prepare_image
+from svdlab.images import FLIPS, image_hash, prepare_image
 from svdlab.pipeline import Clip, ProbePipeline, resolve
 from svdlab.plans import grid, random_plan, read_plan
 from svdlab.record import KEEP
@@ -106,6 +106,20 @@ def load_results(out: str | Path) -> pd.DataFrame:
     return ledger.public_table(out, ledger.survey(folders.existing(out))).reset_index()
 
 
+def missing(
+    pipe: ProbePipeline, plan: Any, out: str | Path, *, image: Any = None, intervention: str | None = None
+) -> int:
+    """How many clips of a plan the ledger `out` lacks: what a sweep of it would have to make.
+
+    >>> missing(pipe, plan, "results/fps", image="cat")
+    16
+    """
+    plan = plans.as_plan(plan)
+    jobs, _ = _jobs(pipe, plan, image, facts(pipe, intervention))
+    ids = {j.run_id for j in jobs}
+    return len(ids) - (len(ledger.survey(out, ids)) if Path(out).is_dir() else 0)
+
+
 # --- from rows to jobs ------------------------------------------------------------------------------------------------
 
 
@@ -144,6 +158,7 @@ def _jobs(
     rows = plans.condition_rows(plan)
     seeds = [0 if _empty(s) else s for s in plan["seed"]] if "seed" in plan else [0] * len(plan)
     images = [image if _empty(i) else i for i in plan["image"]] if "image" in plan else [image] * len(plan)
+    flips = plan["flip_noise"].tolist() if "flip_noise" in plan else [None] * len(plan)
     pictures: dict[str, Image.Image] = {}
     prepared: dict[tuple, tuple[str, str]] = {}
     sizes: dict[tuple, Conditions] = {}
@@ -151,7 +166,7 @@ def _jobs(
     unusual: dict[str, None] = {}
     facts_id = folders.identify(given)
     jobs = []
-    for label, row, seed, picture in zip(plan.index, rows, seeds, images, strict=True):
+    for label, row, seed, picture, flip in zip(plan.index, rows, seeds, images, flips, strict=True):
         try:
             conditions = filled.get(row)
             if conditions is None:
@@ -160,7 +175,7 @@ def _jobs(
             key = (picture if isinstance(picture, (str, Path)) else id(picture), conditions.height, conditions.width)
             if key not in prepared:
                 prepared[key] = _prepare(picture, conditions, pictures)
-            jobs.append(job(conditions, _seed(seed), *prepared[key], facts_id))
+            jobs.append(job(conditions, _seed(seed), *prepared[key], facts_id, _flip(flip)))
         except InputError as error:
             raise type(error)(f"row {label!r} of the plan: {error}") from error
     for message in unusual:
@@ -189,6 +204,14 @@ def _prepare(picture: Any, conditions: Conditions, pictures: dict[str, Image.Ima
 
 def _empty(cell: Any) -> bool:
     return cell is None or cell is pd.NA or (isinstance(cell, float) and cell != cell)
+
+
+def _flip(name: Any) -> str | None:
+    if _empty(name) or name == "":
+        return None
+    if name not in FLIPS:
+        raise InputError(f"flip_noise={name!r}: leave it empty, or give one of {', '.join(FLIPS)}.")
+    return str(name)
 
 
 def _seed(seed: Any) -> int:

@@ -197,7 +197,8 @@ def _denoise(pipe: ProbePipeline, jobs: list[Job], writer: _Writer) -> tuple[lis
     pictures, conditions = [writer.pictures[job.image] for job in jobs], [job.conditions for job in jobs]
     kept = writer.how.kept
     with nullcontext() if kept is None else trace(pipe, **kept) as tr:
-        clips = generate_batch(pipe, pictures, conditions, [job.seed for job in jobs], decode=False)
+        flips = [job.flip_noise for job in jobs]
+        clips = generate_batch(pipe, pictures, conditions, [job.seed for job in jobs], flip_noise=flips, decode=False)
     return clips, [None if tr is None else tr[i] for i in range(len(clips))]
 
 
