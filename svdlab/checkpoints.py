@@ -35,7 +35,7 @@ NAMES = {
     "SVD_1_1": SVD_1_1,
 }
 SHIPPED = ("organism", "organism-fixed")
-METADATA = "svdlab.json"  # a checkpoint's own frame size, label and licence, where it is not SVD's
+METADATA = "svdlab.json"  # a checkpoint's own frame size, label, licence and stimuli, where they are not SVD's
 INDEX = "model_index.json"
 PARTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "image_encoder": "model"}  # and their files
 CLASSES = {
@@ -363,11 +363,11 @@ def _feature_extractor() -> dict[str, Any]:
 
 
 def describe(checkpoint: str, folder: Path, revision: str | None, used: Sequence[str]) -> Source:
-    """Provenance of a checkpoint; a folder's own svdlab.json may name frame size, label and licence."""
+    """Provenance of a checkpoint; a folder's own svdlab.json may name frame size, label, licence and stimuli."""
     metadata = folder / METADATA
     try:
         extra = json.loads(metadata.read_text()) if metadata.exists() else {}
-        known = {k: extra[k] for k in ("height", "width", "label", "licence") if k in extra}
+        known = {k: extra[k] for k in ("height", "width", "label", "licence", "stimuli") if k in extra}
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{metadata} cannot be read: {error}") from error
     repo_id = checkpoint if hub.COMMIT.fullmatch(revision or "") and not Path(checkpoint).exists() else None

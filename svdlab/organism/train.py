@@ -514,5 +514,6 @@ def export(out: str | Path, folder: str | Path, *, stage: str = "unet") -> Path:
         shutil.rmtree(folder)
     pipe.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
     about = dict(height=world.SIZE, width=world.SIZE, label="model organism, not SVD", licence="Apache-2.0 (svdlab)")
+    about |= dict(stimuli="world")  # what it was trained on; photographs are outside its world
     (folder / "svdlab.json").write_text(json.dumps(about, indent=2) + "\n")
     return folder

@@ -1,0 +1,188 @@
+"""From a table of clips to findings: the rules that every probe keeps.
+
+    >>> mean("sharpness lost over the clip", table, "blur_slope", unit="per frame", margin=0.002)
+    >>> difference("speed, bucket 255 less 1", table, "flow_px", by="motion_bucket_id", a=255, b=1, unit="px/frame")
+    >>> share("frozen clips", table, "frozen", margin=0.10)
+
+The image is the unit: seeds are averaged within an image before images are compared. Below six images there are numbers
+only. "none within margin" is evidence of none (TOST at 0.05 inside a margin that the probe fixed beforehand, or for a share
+a 90 % interval that ends below it); "cannot tell" is no evidence either way.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from statsmodels.stats.proportion import proportion_confint
+
+from svdlab import stats
+from svdlab.errors import InputError
+
+LEAST_IMAGES = 6
+FOUND, NONE, CANNOT_TELL, NUMBERS, MEASURED = "found", "none within margin", "cannot tell", "numbers only", "measured"
+KINDS = (FOUND, NONE, CANNOT_TELL, NUMBERS, MEASURED)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One number with its 95 % interval and what may be said of it.
+
+    kind: "found" (an effect: the interval leaves out `null`, and the effect is not inside the margin), "none within
+    margin", "cannot tell", "numbers only" (fewer than six images), or "measured" (a quantity with no null to test).
+    margin: what counts as none, in the finding's unit; NaN where nothing is tested.
+    """
+
+    what: str
+    value: float
+    low: float
+    high: float
+    unit: str
+    n_images: int
+    n_seeds: int
+    kind: str
+    margin: float = math.nan
+
+    @property
+    def sentence(self) -> str:
+        number = _text(self.value, self.unit)
+        if math.isfinite(self.low):
+            number += f" ({_text(self.low, self.unit)} to {_text(self.high, self.unit)})"
+        sample = f"{self.n_images} image{'s' * (self.n_images != 1)}, {self.n_seeds} seed{'s' * (self.n_seeds != 1)} each"
+        margin = "" if math.isnan(self.margin) else f", margin {_text(self.margin, self.unit)}"
+        tail = {
+            FOUND: "",
+            MEASURED: "",
+            NONE: f": none within the margin of {_text(self.margin, self.unit)}",
+            CANNOT_TELL: f": cannot tell{margin}",
+            NUMBERS: f": numbers only, below {LEAST_IMAGES} images",
+        }[self.kind]
+        return f"{self.what}: {number}; {sample}{tail}."
+
+
+def mean(
+    what: str, table: pd.DataFrame, column: str, *, unit: str, null: float | None = 0.0, margin: float | None = None
+) -> Finding:
+    """The mean over images of a column, seeds averaged first, against `null` (None: nothing to test).
+
+    >>> mean("drift at the end", table, "drift", unit="rms", null=None).kind
+    'measured'
+
+    Rows whose value is NaN (the instrument abstained) are left out, and images without any other.
+    """
+    values = per_image(table, column)
+    return _judge(what, values, unit, null, margin, _seeds(table, column))
+
+
+def difference(
+    what: str, table: pd.DataFrame, column: str, *, by: str, a: Any, b: Any, unit: str, margin: float | None = None
+) -> Finding:
+    """The mean over images of (column where by == a) - (where by == b), within each image that has both.
+
+    >>> difference("what the bucket does", table, "flow_px", by="motion_bucket_id", a=255, b=1, unit="px/frame").value
+    """
+    missing = [v for v in (a, b) if not (table[by] == v).any()]
+    if missing:
+        raise InputError(f"{what}: the table has no rows with {by} = {missing[0]!r}.")
+    one, two = (per_image(table[table[by] == v], column) for v in (a, b))
+    values = (one - two).dropna()
+    return _judge(what, values, unit, 0.0, margin, _seeds(table[table[by].isin([a, b])], column))
+
+
+def share(what: str, table: pd.DataFrame, column: str, *, margin: float | None = None) -> Finding:
+    """The share of clips for which a column of truth values holds, with a Wilson interval that knows of images.
+
+    >>> share("frozen clips", table, "frozen", margin=0.10).sentence
+
+    The interval is Wilson's at the effective number of clips, between the number of images and that of clips, by how
+    much clips of one image are alike (Korn and Graubard 1998). "found": above the margin; "none within margin": a 90 %
+    interval that ends below it. Without a margin: "measured".
+    """
+    seen = table.dropna(subset=[column])
+    values = per_image(seen.assign(**{column: seen[column].astype(float)}), column)
+    images, seeds = len(values), _seeds(seen, column)
+    if not images:
+        return Finding(what, math.nan, math.nan, math.nan, "share", 0, 0, NUMBERS, _nan(margin))
+    rate, clips = float(values.mean()), images * max(1, seeds)
+    n = effective_clips(values.to_numpy(), clips)
+    low, high = proportion_confint(rate * n, n, method="wilson")
+    if images < LEAST_IMAGES:
+        kind = NUMBERS
+    elif margin is None:
+        kind = MEASURED
+    elif low > margin:
+        kind = FOUND
+    else:
+        kind = NONE if proportion_confint(rate * n, n, alpha=0.10, method="wilson")[1] < margin else CANNOT_TELL
+    return Finding(what, rate, float(low), float(high), "share", images, seeds, kind, _nan(margin))
+
+
+def effective_clips(rates: np.ndarray, clips: int) -> float:
+    """The number of independent clips that tell as much as these, from each image's own rate.
+
+    >>> effective_clips(np.array([0.0, 1.0, 0.0, 1.0]), 8)           # an image's two seeds always agree
+    4.0
+    """
+    rate, images = float(rates.mean()), len(rates)
+    spread = float(rates.var(ddof=1)) if images > 1 else 0.0
+    if rate in (0.0, 1.0):
+        return float(images)  # nothing is known of how alike clips of one image are: the cautious end
+    return float(np.clip(rate * (1 - rate) / (spread / images), images, clips)) if spread else float(clips)
+
+
+def per_image(table: pd.DataFrame, column: str) -> pd.Series:
+    """The column's mean for each stimulus."""
+    for name in ("stimulus", column):
+        if name not in table:
+            raise InputError(f"no column {name!r}: the table has {', '.join(map(str, table.columns))}.")
+    values = pd.to_numeric(table[column].astype(object), errors="coerce").astype(float)
+    values = values.where(np.isfinite(values))
+    return values.groupby(table["stimulus"]).mean().dropna()
+
+
+def as_table(findings: list[Finding]) -> pd.DataFrame:
+    """A row per finding, with its sentence."""
+    columns = [*Finding.__dataclass_fields__, "sentence"]
+    return pd.DataFrame([{**asdict(f), "sentence": f.sentence} for f in findings], columns=columns)
+
+
+def _judge(what: str, values: pd.Series, unit: str, null: float | None, margin: float | None, seeds: int) -> Finding:
+    n, bar = len(values), _nan(margin)
+    if n < 2:
+        return Finding(what, float(values.mean()) if n else math.nan, math.nan, math.nan, unit, n, seeds, NUMBERS, bar)
+    x = values.to_numpy()
+    found = stats.t_interval(x) if n < stats.FEW else stats.mean_interval(x)
+    kind = CANNOT_TELL
+    if n < LEAST_IMAGES:
+        kind = NUMBERS
+    elif null is None:
+        kind = MEASURED
+    elif margin is not None and _inside(x, null, margin):
+        kind = NONE
+    elif not found.low <= null <= found.high:
+        kind = FOUND
+    return Finding(what, found.value, found.low, found.high, unit, n, seeds, kind, bar)
+
+
+def _inside(x: np.ndarray, null: float, margin: float) -> bool:
+    if not np.ptp(x):  # no spread: TOST would divide by zero
+        return bool(abs(x[0] - null) < margin)
+    return stats.equivalent_mean(x, null - margin, null + margin).equivalent
+
+
+def _seeds(table: pd.DataFrame, column: str) -> int:
+    seen = table.dropna(subset=[column]) if column in table else table
+    return int(seen.groupby("stimulus")["seed"].nunique().median()) if "seed" in seen and len(seen) else min(1, len(seen))
+
+
+def _nan(margin: float | None) -> float:
+    return math.nan if margin is None else margin
+
+
+def _text(value: float, unit: str = "") -> str:
+    if unit == "share":
+        return f"{100 * value:.0f} %" if value in (0, 1) or value >= 0.1 else f"{100 * value:.2g} %"
+    return f"{value:.3g}" + (f" {unit}" if unit else "")
