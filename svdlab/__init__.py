@@ -32,6 +32,7 @@ _HOME = {
     "sample_image": "images",
 }
 _ROOMS = (
+    "comparison",
     "conditions",
     "edits",
     "errors",

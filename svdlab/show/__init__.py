@@ -10,6 +10,7 @@ No model runs here. Every figure says at its foot which checkpoint, conditions a
 table behind it as `.data`. Small pictures are enlarged by whole factors without smoothing.
 """
 
+from svdlab.show.comparisons import differences
 from svdlab.show.denoisings import denoising, latents
 from svdlab.show.flows import flow, flow_colours, quiver, trajectories, xt_slice
 from svdlab.show.graphs import camera_path, dose_response, stepwise
@@ -25,6 +26,7 @@ __all__ = [
     "about",
     "camera_path",
     "denoising",
+    "differences",
     "dose_response",
     "filmstrip",
     "flow",

@@ -112,7 +112,9 @@ def pictures(
     return fig, axes
 
 
-def curves(*, rows: int, columns: int, size: tuple[float, float], title: str, footer: str) -> tuple[Figure, np.ndarray]:
+def curves(
+    *, rows: int, columns: int, size: tuple[float, float], title: str, footer: str, sharex: bool = True
+) -> tuple[Figure, np.ndarray]:
     """A figure of axes "r c" with shared axes for graphs, each about size (width, height) px; the layout is matplotlib's."""
     width, panel = columns * size[0], rows * size[1]
     titles, notes = wrap(title, TITLE, int(width) - 24, bold=True), wrap(footer, SMALL, int(width) - 24)
@@ -124,7 +126,7 @@ def curves(*, rows: int, columns: int, size: tuple[float, float], title: str, fo
     put(fig, 12, height - 10, "\n".join(titles), TITLE, va="top", weight="bold", linespacing=1.15)
     sign(fig, footer, notes)
     fig.alt = title
-    axes = fig.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    axes = fig.subplots(rows, columns, sharex=sharex, sharey=True, squeeze=False)
     for ax in axes.flat:
         plain(ax)
     return fig, axes
