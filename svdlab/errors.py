@@ -12,6 +12,10 @@ class InputError(SvdlabError, ValueError):
     """A value that cannot be used: a condition, an image, a plan, a parameter."""
 
 
+class ManifestError(InputError):
+    """A manifest of pictures with faults; the message names each by its row."""
+
+
 class CheckpointError(SvdlabError, OSError):
     """A checkpoint that is missing, gated, incomplete, or in a layout that cannot be loaded."""
 

@@ -127,6 +127,15 @@ def smallest_p(pairs: int) -> float:
     return 2.0 / 2.0**pairs
 
 
+def decidable(pairs: int, *, tests: int = 1, alpha: float = 0.05) -> bool:
+    """Whether so many pairs can give a p below alpha over the number of tests in the family.
+
+    >>> decidable(6), decidable(6, tests=2), decidable(12, tests=60)
+    (True, False, True)
+    """
+    return smallest_p(pairs) <= alpha / tests
+
+
 def t_interval(values: Any, *, confidence: float = 0.95) -> Estimate:
     """The mean with its t interval.
 
@@ -246,6 +255,16 @@ def proportion(count: int, n: int, *, confidence: float = 0.95) -> Estimate:
     return Estimate(count / n, float(low), float(high), n, "Wilson")
 
 
+def proportion_bound(count: int, n: int, *, confidence: float = 0.95) -> float:
+    """The lower bound of a proportion that holds with that confidence (Clopper and Pearson, one-sided).
+
+    >>> round(proportion_bound(30, 500), 3)
+    0.043
+    """
+    _counts(count, n)
+    return float(proportion_confint(count, n, alpha=2 * (1 - confidence), method="beta")[0])
+
+
 def proportion_test(count: int, n: int, expected: float) -> float:
     """Exact two-sided binomial p that a proportion is `expected`.
 
@@ -301,6 +320,38 @@ def pairs_needed(effect: float, *, alpha: float = 0.05, power: float = 0.8) -> i
     if not effect:
         raise InputError("got effect=0: no number of pairs detects nothing.")
     return math.ceil(float(TTestPower().solve_power(effect_size=abs(effect), alpha=alpha, power=power)))
+
+
+@dataclass(frozen=True)
+class Variation:
+    """Standard deviations: between units, and within a unit from repeat to repeat (NaN where nothing was repeated)."""
+
+    between: float
+    within: float
+
+
+def variation(values: Any, units: Any) -> Variation:
+    """How much units vary, and repeats of one unit: one-way random effects (Searle, Casella and McCulloch 1992, 3.6).
+
+    >>> variation([1, 3, 5, 7], ["a", "a", "b", "b"])
+    Variation(between=2.6457513110645907, within=1.4142135623730951)
+
+    Repeats need not be equally many. Without repeats, `between` is the standard deviation of what there is.
+    """
+    x, names = _finite(values, "values", least=2), np.asarray(units)
+    if names.shape != x.shape:
+        raise InputError(f"got {len(x)} values and units of shape {names.shape}: a unit for each value.")
+    _, index, counts = np.unique(names, return_inverse=True, return_counts=True)
+    means = np.bincount(index, x) / counts
+    n, k = len(x), len(counts)
+    if k < 2:
+        return Variation(math.nan, float(x.std(ddof=1)))
+    if n == k:
+        return Variation(float(x.std(ddof=1)), math.nan)
+    within = float(np.square(x - means[index]).sum() / (n - k))
+    among = float((counts * np.square(means - x.mean())).sum() / (k - 1))
+    repeats = (n - np.square(counts).sum() / n) / (k - 1)
+    return Variation(math.sqrt(max(0.0, (among - within) / repeats)), math.sqrt(within))
 
 
 def _permutation_p(values: np.ndarray, resamples: int, seed: int) -> float:

@@ -35,6 +35,8 @@ FLOORS = {
     "ledger": 0,
     "plans": 0,
     "comparison": 0,
+    "manifests": 0,
+    "counterfactuals": 0,
     "video": 0,
     "spectra": 0,
     "budget": 0,

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 
@@ -187,3 +188,40 @@ def test_an_incomplete_cross_is_refused():
         dose.dose_response(table, "level", "sped")
     with pytest.raises(InputError, match="no number"):
         dose.dose_response(table.assign(level="a"), "level", "speed")
+
+
+@pytest.mark.parametrize(
+    ("pairs", "tests", "yes"), [(5, 1, False), (6, 1, True), (6, 2, False), (11, 60, False), (12, 60, True)]
+)
+def test_a_family_needs_more_pairs_to_be_decidable(pairs: int, tests: int, yes: bool) -> None:
+    """2 / 2 ** n against 0.05 over the number of tests, by hand."""
+    assert stats.decidable(pairs, tests=tests) is yes
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 20), (3, 20), (25, 500), (20, 20)])
+def test_the_lower_bound_of_a_proportion_is_where_the_binomial_tail_is_five_percent(count: int, n: int) -> None:
+    bound = stats.proportion_bound(count, n)
+    tail = scipy.stats.binom.sf(count - 1, n, bound)
+    assert bound == 0 if count == 0 else tail == pytest.approx(0.05, rel=1e-6)
+
+
+def test_variation_is_the_textbook_anova() -> None:
+    """Two units (means 2 and 6) of two repeats: within = 2, among = 2 * 8 = 16, between = (16 - 2) / 2 = 7 (variances)."""
+    found = stats.variation([1, 3, 5, 7], ["a", "a", "b", "b"])
+    assert found.within**2 == pytest.approx(2) and found.between**2 == pytest.approx(7)
+
+
+def test_variation_recovers_what_was_put_in_also_with_unequal_repeats() -> None:
+    rng = np.random.default_rng(0)
+    units = np.repeat(np.arange(400), rng.integers(1, 5, 400))
+    values = rng.normal(0, 3, 400)[units] + rng.normal(0, 1.5, len(units))
+    found = stats.variation(values, units)
+    assert found.between == pytest.approx(3, rel=0.1) and found.within == pytest.approx(1.5, rel=0.1)
+
+
+def test_variation_says_nan_where_nothing_was_repeated() -> None:
+    alone = stats.variation([1.0, 2.0, 3.0], [0, 1, 2])
+    assert alone.between == pytest.approx(1) and np.isnan(alone.within)
+    assert np.isnan(stats.variation([1.0, 2.0], [0, 0]).between)
+    with pytest.raises(InputError):
+        stats.variation([1.0, 2.0], [0])
