@@ -25,7 +25,7 @@ SIZE = 64  # px, both sides
 FRAMES = 8
 K = 0.14  # px per frame = K * motion_bucket_id / fps: bucket 127 at fps 6 moves 3 px a frame
 MAX_DISPLACEMENT = 4.0  # px a frame; nothing is claimed beyond
-MAX_ZOOM_DISPLACEMENT = 2.5  # px a frame at ZOOM_RADIUS, so that a zoomed sprite stays inside
+MAX_ZOOM_DISPLACEMENT = 2.6  # px a frame at ZOOM_RADIUS, so that a zoomed sprite stays inside; above bucket 127 at fps 7
 ZOOM_RADIUS = SIZE / 2  # px from the centre, where a zoom's displacement is counted
 FPS = (4, 24)
 BUCKETS = (0, 255)

@@ -79,6 +79,8 @@ def test_stop_and_go_on(tmp_path):
     changed = [k for k in first if k.startswith("param/") and not torch.equal(first[k], second[k])]
     assert len(changed) > 100
     assert (tmp_path / "unet.csv").read_text().count("\n") == 3
+    train.train(tmp_path, stage="fixed", steps=1, recipe=TINY)
+    assert (tmp_path / "fixed.csv").exists()
     assert train.loss_figure(tmp_path).stat().st_size > 5000
 
     folder = train.export(tmp_path, tmp_path / "exported")

@@ -106,3 +106,10 @@ def test_camera_does_not_care_for_hue_but_objects_do():
 def test_bad_factors_are_named(bad, words):
     with pytest.raises(InputError, match=words):
         world.scenes(2, seed=0, **bad)
+
+
+def test_the_fine_tunings_condition_lies_inside_the_world_for_every_motion():
+    """SVD 1.1's: fps_id 6 is fps 7."""
+    s = world.scenes(60, seed=4, fps=7, motion_bucket_id=127)
+    assert set(s.factors.announced) == {"object", "pan", "zoom"}
+    assert set(s.factors.fps) == {7} and set(s.factors.motion_bucket_id) == {127}
