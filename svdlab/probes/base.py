@@ -78,7 +78,8 @@ class Study:
 
     pipe: the pipeline. out: the ledger that all probes of a study share; `folder` is this probe's own. stimuli: prepared
     at the checkpoint's size, with `.original` as they came. conditions: what every clip starts from. options: the
-    probe's own, defaults filled in. notes: for the reader, printed with the verdict.
+    probe's own, defaults filled in. notes: for the reader, printed with the verdict. known: what the audit learned that
+    the findings need.
     """
 
     probe: Probe
@@ -92,6 +93,7 @@ class Study:
     progress: bool = True
     options: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    known: dict[str, Any] = field(default_factory=dict)
     plan: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property

@@ -48,9 +48,7 @@ class Finding:
 
     @property
     def sentence(self) -> str:
-        number = _text(self.value, self.unit)
-        if math.isfinite(self.low):
-            number += f" ({_text(self.low, self.unit)} to {_text(self.high, self.unit)})"
+        number = _text(self.value, self.unit, self.low, self.high)
         sample = f"{self.n_images} image{'s' * (self.n_images != 1)}, {self.n_seeds} seed{'s' * (self.n_seeds != 1)} each"
         margin = "" if math.isnan(self.margin) else f", margin {_text(self.margin, self.unit)}"
         tail = {
@@ -182,7 +180,10 @@ def _nan(margin: float | None) -> float:
     return math.nan if margin is None else margin
 
 
-def _text(value: float, unit: str = "") -> str:
-    if unit == "share":
-        return f"{100 * value:.0f} %" if value in (0, 1) or value >= 0.1 else f"{100 * value:.2g} %"
-    return f"{value:.3g}" + (f" {unit}" if unit else "")
+def _text(value: float, unit: str = "", low: float = math.nan, high: float = math.nan) -> str:
+    """A number with its interval and unit; shares in percent."""
+    factor, unit = (100, "%") if unit == "share" else (1, unit)
+    text = f"{factor * value:.3g}"
+    if math.isfinite(low) and math.isfinite(high):
+        text += f" ({factor * low:.3g} to {factor * high:.3g})"
+    return f"{text} {unit}".rstrip()

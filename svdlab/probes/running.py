@@ -39,6 +39,7 @@ PROBES = {
     "off_conditions": "svdlab.probes.off_conditions",
 }
 SEEDS, QUICK_SEEDS = (0, 1), (0,)
+QUICK_STEPS = 10  # at most, where the user gave no conditions
 TIMED_STEPS = 2
 _TIMES: dict[tuple, tuple[float, float]] = {}  # of this process: what was timed -> seconds per step, seconds per decode
 
@@ -70,8 +71,9 @@ def run(
 
     out: the study's folder: a ledger that all probes share, and a folder for each probe's tables. images: a folder, a
     manifest, a set's name or a list (see `Stimuli.of`); default the probe's own. seeds: how many, or which; default 2,
-    and 1 with `quick`, which also takes fewer pictures and levels. conditions: what every clip starts from; default the
-    checkpoint's preset, else diffusers' defaults. options: the probe's own (`find(name).options`).
+    and 1 with `quick`, which also takes fewer pictures, levels and steps. conditions: what every clip starts from; default
+    the checkpoint's preset, else diffusers' defaults (10 steps of them with `quick`). options: the probe's own, see
+    `find(name).options`.
 
     Started again, it makes what is missing. Raises InputError before any model runs; MissingExtraError where an optional
     part is missing, with the extra's name.
@@ -87,7 +89,8 @@ def run(
     table = probe.measure(study)
     done = table[table["status"] == "done"].reset_index(drop=True) if "status" in table else table
     if failed := len(table) - len(done):
-        study.notes.append(f"{failed} of {len(table)} clips failed and are left out.")
+        first = table.loc[table["status"] != "done", "reason"].iloc[0]
+        study.notes.append(f"{failed} of {len(table)} clips failed and are left out; the first: {first}")
     found = probe.findings(study, done) if len(done) else []
     status, verdict = _verdict(study, audit, found)
     result = ProbeResult(
@@ -196,7 +199,10 @@ def _study(
         raise InputError(f"probe {name}: unknown option {', '.join(unknown)}: {has}.")
     source = pipe.source.stimuli
     original = probe.stimuli(source, quick) if images is None else Stimuli.of(images)
-    base = resolve(pipe, conditions or base_conditions(pipe))
+    base = conditions or base_conditions(pipe)
+    if quick and conditions is None:
+        base = base.replace(num_inference_steps=min(QUICK_STEPS, base.num_inference_steps))
+    base = resolve(pipe, base)
     study = Study(
         probe=probe,
         pipe=pipe,
@@ -222,8 +228,9 @@ def base_conditions(pipe: ProbePipeline) -> Conditions:
 def _need(probe: Probe) -> None:
     missing = [m for m in probe.modules if importlib.util.find_spec(m) is None]
     if missing:
+        names = ", ".join(missing)
         raise MissingExtraError(
-            f"probe {probe.name} needs {', '.join(missing)}: pip install 'svdlab[{probe.extra}]'. The other probes run without."
+            f"probe {probe.name} needs {names}: pip install 'svdlab[{probe.extra}]'. The others run without."
         )
 
 
