@@ -186,17 +186,21 @@ def organism_train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from what is in the folder.")] = False,
     start: Annotated[Path | None, typer.Option(help="A checkpoint folder to go on from, with a fresh optimiser.")] = None,
     cooldown: Annotated[float, typer.Option(help="Last share of the minutes, over which the rate falls to zero.")] = 0.0,
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 2e-3,
 ) -> None:
     """Train one stage of the model organism, and draw its losses.
 
     \b
     Example: svdlab organism train --stage vae --minutes 60 --processes 2
     """
+    from svdlab.organism.optimise import Recipe
     from svdlab.organism.train import adopt, loss_figure, train
 
     if start:
         adopt(start, out)
-    print(train(out, stage=stage, minutes=minutes, processes=processes, resume=resume or bool(start), cooldown=cooldown))
+    again = resume or bool(start)
+    recipe = Recipe(lr=lr)
+    print(train(out, stage=stage, minutes=minutes, processes=processes, resume=again, cooldown=cooldown, recipe=recipe))
     print(loss_figure(out))
 
 

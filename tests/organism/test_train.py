@@ -6,9 +6,9 @@ import torch
 from safetensors.torch import load_file
 
 from svdlab.errors import InputError
-from svdlab.organism import model, train, world
+from svdlab.organism import losses, model, optimise, train, world
 
-TINY = train.Recipe(batch=2, pool=4, warmup=2)
+TINY = optimise.Recipe(batch=2, pool=4, warmup=2)
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +49,19 @@ def test_pictures_reach_the_encoder_as_the_pipeline_sends_them(organism):
     with torch.no_grad():
         theirs = organism._encode_image(picture, "cpu", 1, False)[0, 0]
         tensor = torch.from_numpy(np.asarray(picture) / 255.0).float().permute(2, 0, 1)[None] * 2 - 1
-        ours = organism.image_encoder(train.resize_for_clip(tensor)).image_embeds[0]
+        ours = organism.image_encoder(losses.resize_for_clip(tensor)).image_embeds[0]
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
 
 
 def test_orthogonalised_matrices_have_singular_values_near_one():
     for shape in ((32, 288), (256, 32)):  # a square random matrix may be nearly singular, and stays so
         matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        values = torch.linalg.svdvals(train.orthogonalise(matrix))
+        values = torch.linalg.svdvals(optimise.orthogonalise(matrix))
         assert values.min() > 0.3 and values.max() < 1.5
 
 
 def test_sigmas_cover_svds_range():
-    s = train.sample_sigma(train.Recipe(), 20_000, torch.Generator().manual_seed(0))
+    s = losses.sample_sigma(optimise.Recipe(), 20_000, torch.Generator().manual_seed(0))
     assert s.max() > 500 and s.min() < 0.02
     assert float((s > 5).float().mean()) == pytest.approx(0.15 + 0.85 * 0.125, abs=0.02)
 
