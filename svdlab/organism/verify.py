@@ -35,7 +35,7 @@ REPORT = ["what", "measured", "low", "high", "n", "bar", "passed"]
 
 def scenes_for(block: str, n: int, offset: int = 0) -> world.Scenes:
     """The pictures of one block of the verification; every block has its own seeds."""
-    blocks = ["law", "warm", "cool", "pan", "dark", "any", "fixed", "away"]
+    blocks = ["law", "warm", "cool", "pan", "dark", "any", "fixed", "away", "swap"]
     seed = FIRST_SEED + 1000 * blocks.index(block) + offset
     rng = np.random.default_rng(seed)
     if block == "law":
@@ -64,7 +64,7 @@ def scenes_for(block: str, n: int, offset: int = 0) -> world.Scenes:
         return world.scenes(n, seed=seed, announced=announced, background="dark", hue=hue, fps=7, motion_bucket_id=150)
     if block == "any":
         return world.scenes(n, seed=seed)
-    cells = [(7, 127)] if block == "fixed" else [(7, 40), (12, 127), (5, 127), (7, 200), (20, 60)]
+    cells = [(7, 127)] if block in ("fixed", "swap") else [(7, 40), (12, 127), (5, 127), (7, 200), (20, 60)]
     fps, bucket = zip(*[cells[i % len(cells)] for i in range(n)], strict=True)
     return world.scenes(
         n,
@@ -161,7 +161,11 @@ def verify(checkpoint: str = "organism", *, quick: bool = False, jobs: int = 2, 
     if not quick:
         guided = generate_all(checkpoint, dict(law=4 * 14, pan=80, dark=80), guidance=3.0, jobs=jobs)
         table = pd.concat([table, pd.DataFrame(guided_rows(guided))], ignore_index=True)
-    table = pd.concat([table, pd.DataFrame([codec_row(checkpoint)])], ignore_index=True)[REPORT]
+    rest = embedding_rows(checkpoint, 8 if quick else 40)
+    if not quick:
+        rest += embedding_rows(checkpoint, 40, noise_aug_strength=1.0)  # where the latents say little, the embedding must
+    rest.append(codec_row(checkpoint))
+    table = pd.concat([table, pd.DataFrame(rest)], ignore_index=True)[REPORT]
     if out is not None:
         folder = Path(out)
         folder.mkdir(parents=True, exist_ok=True)
@@ -297,6 +301,40 @@ def guided_rows(clips: pd.DataFrame) -> list[dict[str, Any]]:
         )
     )
     return [{**r, "what": f"{r['what']}, guidance 1 to 3", "bar": "reported", "passed": None} for r in rows]
+
+
+def embedding_rows(checkpoint: str, n: int, *, noise_aug_strength: float = 0.02) -> list[dict[str, Any]]:
+    """What the image embedding alone does: each clip again with its neighbour's embedding, latents and noise kept."""
+    from svdlab.checkpoints import load_pipeline
+    from svdlab.conditions import Conditions
+    from svdlab.hooks import edit
+    from svdlab.images import open_image
+    from svdlab.pipeline import generate_batch
+
+    pipe = load_pipeline(checkpoint)
+    pictures = [open_image(frame) for frame in scenes_for("swap", n).video[:, 0]]
+    changed, between = [], []
+    for first in range(0, n, BATCH):
+        some = pictures[first : first + BATCH]
+        conditions = [Conditions(fps=7, noise_aug_strength=noise_aug_strength, max_guidance_scale=1.0)] * len(some)
+        own, other = (
+            generate_batch(pipe, some, conditions, [FIRST_SEED + k + i for i in range(len(some))]) for k in (first, first + n)
+        )
+        with edit(pipe, "image_embeddings", lambda value, step: value.roll(1, 0)):
+            swapped = generate_batch(pipe, some, conditions, [FIRST_SEED + first + i for i in range(len(some))])
+        changed += [_rms(a, b) for a, b in zip(own, swapped, strict=True)]
+        between += [_rms(a, b) for a, b in zip(own, other, strict=True)]
+    low, high = _bootstrap(np.mean, np.array(changed))
+    what = f"another scene's embedding, latents kept, noise {noise_aug_strength:g}: RMS change of the last frame"
+    mean = float(np.mean(changed))
+    rows = [_row(what, mean, low, high, n, "interval above 1/255", bool(low > 1 / 255))]
+    low, high = _bootstrap(np.mean, np.array(between))
+    rows.append(_row("beside it: another noise, the same change", float(np.mean(between)), low, high, n, "reported", None))
+    return rows
+
+
+def _rms(a: Any, b: Any) -> float:
+    return float(np.sqrt(np.square(a.frames[-1] - b.frames[-1]).mean()))
 
 
 def codec_row(checkpoint: str, n: int = 24) -> dict[str, Any]:
