@@ -147,7 +147,7 @@ def judge(table: pd.DataFrame, frames: pd.DataFrame, *, fps: float) -> list[Find
     found = [
         exact,
         rules.mean(
-            "blur that the last frame of a clip has over its first", ends, "blur", unit="of 0 to 1", margin=BLUR_MARGIN
+            "blur that the last frame of a clip has over its first", ends, "blur", unit="on a scale of 1", margin=BLUR_MARGIN
         ),
         rules.mean(
             "colour drift from the first frame of a clip to its last",
@@ -202,7 +202,7 @@ def verdict(study: Study, found: list[Finding]) -> str:
     others = ", ".join(f"{count / f:.3g} s at {f}" for f in (6, 12, 24))
     sentence = f"A clip has {count} frames: {count / fps:.3g} s at {fps:g} a second ({others})."
     whole = [f for f in found if f.what.startswith("chains still whole")]
-    return sentence + (f" {whole[0].sentence[0].upper()}{whole[0].sentence[1:]}" if whole else "")
+    return sentence + (f" {rules.capital(whole[0].sentence)}" if whole else "")
 
 
 def panels(study: Study, table: pd.DataFrame) -> list[Panel]:

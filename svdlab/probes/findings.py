@@ -12,7 +12,7 @@ a 90 % interval that ends below it); "cannot tell" is no evidence either way.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ class Finding:
     def sentence(self) -> str:
         number = _text(self.value, self.unit, self.low, self.high)
         sample = f"{self.n_images} image{'s' * (self.n_images != 1)}, {self.n_seeds} seed{'s' * (self.n_seeds != 1)} each"
-        margin = "" if math.isnan(self.margin) else f", margin {_text(self.margin, self.unit)}"
+        margin = "" if math.isnan(self.margin) else f", margin {_text(self.margin, 'share' if self.unit == 'share' else '')}"
         tail = {
             FOUND: "",
             MEASURED: "",
@@ -62,17 +62,28 @@ class Finding:
 
 
 def mean(
-    what: str, table: pd.DataFrame, column: str, *, unit: str, null: float | None = 0.0, margin: float | None = None
+    what: str,
+    table: pd.DataFrame,
+    column: str,
+    *,
+    unit: str,
+    null: float | None = 0.0,
+    margin: float | None = None,
+    never_negative: bool = False,
 ) -> Finding:
     """The mean over images of a column, seeds averaged first, against `null` (None: nothing to test).
 
     >>> mean("drift at the end", table, "drift", unit="rms", null=None).kind
     'measured'
 
-    Rows whose value is NaN (the instrument abstained) are left out, and images without any other.
+    Rows whose value is NaN (the instrument abstained) are left out, and images without any other. never_negative: for
+    sizes and distances, which any change at all puts above 0: "found" then asks for an interval above the margin.
     """
     values = per_image(table, column)
-    return _judge(what, values, unit, null, margin, _seeds(table, column))
+    found = _judge(what, values, unit, null, margin, _seeds(table, column))
+    if never_negative and found.kind == FOUND and margin is not None and found.low <= margin:
+        return replace(found, kind=CANNOT_TELL)
+    return found
 
 
 def difference(
@@ -118,6 +129,11 @@ def share(what: str, table: pd.DataFrame, column: str, *, margin: float | None =
     return Finding(what, rate, float(low), float(high), "share", images, seeds, kind, _nan(margin))
 
 
+def uncorrected(finding: Finding) -> Finding:
+    """A finding that was picked among several for its size: its interval promises too much, so it carries no claim."""
+    return replace(finding, kind=MEASURED if finding.kind in (FOUND, NONE, CANNOT_TELL) else finding.kind, margin=math.nan)
+
+
 def effective_clips(rates: np.ndarray, clips: int) -> float:
     """The number of independent clips that tell as much as these, from each image's own rate.
 
@@ -145,6 +161,11 @@ def as_table(findings: list[Finding]) -> pd.DataFrame:
     """A row per finding, with its sentence."""
     columns = [*Finding.__dataclass_fields__, "sentence"]
     return pd.DataFrame([{**asdict(f), "sentence": f.sentence} for f in findings], columns=columns)
+
+
+def capital(sentence: str) -> str:
+    """The sentence with a capital letter at its beginning."""
+    return sentence[:1].upper() + sentence[1:]
 
 
 def _judge(what: str, values: pd.Series, unit: str, null: float | None, margin: float | None, seeds: int) -> Finding:

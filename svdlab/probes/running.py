@@ -247,7 +247,7 @@ def _cost(study: Study, timed: bool = True) -> Cost:
     plan, device = study.plan, describe_device()
     if not len(plan):
         return Cost(0, 0, 0.0, device)
-    missing = sweeps.missing(study.pipe, plan, study.out)
+    missing = _missing(study)
     if not missing:
         return Cost(len(plan), 0, 0.0, device)
     if not timed:
@@ -255,6 +255,18 @@ def _cost(study: Study, timed: bool = True) -> Cost:
     step, decode = _timed(study)
     steps = plan["num_inference_steps"].mean() if "num_inference_steps" in plan else study.conditions.num_inference_steps
     return Cost(len(plan), missing, missing * (steps * step + decode), device)
+
+
+def _missing(study: Study) -> int:
+    """Clips that the ledger lacks; a plan's column `label_intervention` says in which edits its rows are made."""
+    plan = study.plan
+    if "label_intervention" not in plan:
+        return sweeps.missing(study.pipe, plan, study.out)
+    parts = plan.groupby("label_intervention", dropna=False)
+    return sum(
+        sweeps.missing(study.pipe, rows, study.out, intervention=name if isinstance(name, str) else None)
+        for name, rows in parts
+    )
 
 
 def _timed(study: Study) -> tuple[float, float]:

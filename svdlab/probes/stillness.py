@@ -154,7 +154,7 @@ def judge(seen: pd.DataFrame) -> list[Finding]:
 def verdict(study: Study, found: list[Finding]) -> str:
     by_bucket = [f for f in found if f.what.startswith("share of still clips")]
     bucket = f" The bucket: {by_bucket[0].sentence}" if by_bucket else ""
-    return f"{found[0].sentence[0].upper()}{found[0].sentence[1:]}{bucket}"
+    return f"{rules.capital(found[0].sentence)}{bucket}"
 
 
 def panels(study: Study, table: pd.DataFrame) -> list[Panel]:
