@@ -39,7 +39,7 @@ def mirror(picture: Any, flip: str = "left_right") -> Image.Image:
     if flip not in FLIPS:
         raise InputError(f"flip={flip!r}: one of {', '.join(FLIPS)}.")
     array = np.asarray(open_image(picture))
-    return Image.fromarray(np.ascontiguousarray(np.flip(array, [axis - 1 for axis in FLIPS[flip]])))  # channels come last
+    return Image.fromarray(np.ascontiguousarray(np.flip(array, tuple(axis - 1 for axis in FLIPS[flip]))))  # channels come last
 
 
 def crops(picture: Any, shift: float = SHIFT) -> tuple[Image.Image, Image.Image]:

@@ -438,7 +438,7 @@ def flipped(value: torch.Tensor, flip: str | None) -> torch.Tensor:
 
 
 def _flips(flip_noise: Sequence[str | None] | None, count: int, *, given: bool) -> list[str | None]:
-    flips = [None] * count if flip_noise is None else list(flip_noise)
+    flips: list[str | None] = [None] * count if flip_noise is None else list(flip_noise)
     unknown = [f for f in flips if f is not None and f not in FLIPS]
     if unknown or isinstance(flip_noise, str) or len(flips) != count:
         raise InputError(f"flip_noise={flip_noise!r}: for each of {count} clip(s), None or one of {', '.join(FLIPS)}.")

@@ -1,0 +1,249 @@
+"""Pairs compared in many measures at once: effects with intervals, one family of tests, verdicts that may be "cannot tell".
+
+    >>> table = compare(results, manifest, ["object_px", "blur_slope"], margins={"object_px": "15 %"})
+    >>> print(sentence(table.iloc[0]))
+
+The unit is the pair: seeds are averaged first. What the measures are is in MEASURES.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from svdlab import stats
+from svdlab.errors import InputError
+from svdlab.manifests import Contrast, contrasts, pairs_of
+
+DIFFERENCE, EQUIVALENT, WITHIN = "difference", "equivalent", "difference within the margin"
+CANNOT_TELL, TOO_FEW = "cannot tell", "too few pairs for a verdict"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number that is compared. says: in words, unit included. worse: "higher" or "lower" where one is worse service."""
+
+    says: str
+    unit: str = ""
+    worse: str = ""
+    part: str = "denoiser"  # or "autoencoder", whose loss no denoiser can make good
+
+
+MEASURES = {
+    "flow_px": Measure("motion in all", "px per frame"),
+    "object_px": Measure("subject speed", "px per frame"),
+    "camera_px": Measure("camera speed", "px per frame"),
+    "pan_px": Measure("camera to the right", "px per frame"),
+    "object_dx": Measure("subject to the right", "px per frame"),
+    "frozen": Measure("share of frozen clips", "", "higher"),
+    "abstained": Measure("share of clips whose motion cannot be told", ""),
+    "drift_mse_first": Measure("first frame against the input", "squared error", "higher"),
+    "drift_colour_last": Measure("colour drift by the last frame", "RGB distance", "higher"),
+    "blur_slope": Measure("sharpness lost", "blur per frame", "higher"),
+    "flicker_brightness": Measure("brightness flicker", "", "higher"),
+    "warp_error": Measure("change that motion does not explain", "rms", "higher"),
+    "face_persistence": Measure("share of frames with the face", "", "lower"),
+    "reconstruction_mse": Measure("lost by the autoencoder alone", "squared error", "higher", part="autoencoder"),
+}
+# What turns its sign with the picture. Of a flipped picture's clip it is turned back, so that without a preferred
+# direction both halves of a pair agree.
+ODD = {
+    "left_right": ("pan_px", "object_dx", "roll_deg"),
+    "up_down": ("tilt_px", "object_dy", "roll_deg"),
+    "half_turn": ("pan_px", "object_dx", "tilt_px", "object_dy"),
+}
+COLUMNS = [
+    "scheme", "a", "b", "measure", "n", "left_out", "mean_a", "mean_b", "effect", "low", "high", "d", "p", "q",
+    "sd_pictures", "sd_seeds", "detectable", "margin", "p_equivalent", "q_equivalent", "verdict",
+]  # fmt: skip
+
+
+def compare(
+    results: pd.DataFrame,
+    manifest: pd.DataFrame,
+    measures: Iterable[str] | str | None = None,
+    *,
+    margins: Mapping[str, float | str] | None = None,
+    chosen: Iterable[Contrast] | None = None,
+    alpha: float = 0.05,
+    interval: str = "t",
+    resamples: int = 9999,
+) -> pd.DataFrame:
+    """Every contrast in every measure: a row each, group a less group b over the pairs.
+
+    >>> compare(results, manifest, ["object_px", "blur_slope"], margins={"object_px": "15 %"}).query("q < 0.05")
+
+    Args:
+        results: of `svdlab.sweep`, with the column `label_row`: the manifest's row of each clip (`bias.as_plan`).
+        manifest: of `svdlab.manifests.read_manifest`.
+        measures: columns of numbers or truth values; default those of MEASURES that are there.
+        margins: by measure, what counts as no difference: in its unit, or as "15 %" of the mean over both groups.
+        chosen: contrasts; default every two groups of each scheme.
+        interval: "t", or "permutation": the shifts that the test would not reject.
+
+    Columns: `n` pairs, `left_out` pairs without a number in one of the two; means over pairs; `effect` with its
+    interval (`low`, `high`, confidence 1 - alpha); `d`, effect over its standard deviation; `p` of the paired
+    permutation test and `q` after Benjamini and Hochberg over the whole table; `sd_pictures` and `sd_seeds`, how much
+    ordinary pictures of one group, and seeds of one picture, differ; `detectable`, the smallest effect found with 80 %
+    power at alpha over the number of rows; `margin` and TOST's `p_equivalent`, with its own q; and `verdict`: "difference",
+    "difference within the margin", "equivalent", "cannot tell", or "too few pairs for a verdict" where 2 / 2 ** n exceeds
+    alpha over the number of rows.
+
+    Raises InputError for a column that is not there, or results that lack a picture of the manifest.
+    """
+    named = _measures(results, measures)
+    wanted = list(contrasts(manifest) if chosen is None else chosen)
+    per_picture = _per_picture(results, manifest, named)
+    rows = [
+        _row(contrast, name, per_picture, results, manifest, (margins or {}).get(name), alpha, interval, resamples)
+        for contrast in wanted
+        for name in named
+    ]
+    table = pd.DataFrame(rows).reindex(columns=COLUMNS)
+    tests = int(table.p.notna().sum())
+    table["q"] = stats.fdr(table.p)
+    table["q_equivalent"] = stats.fdr(table.p_equivalent)
+    spread = ((table.effect / table.d).abs()).where(table.d != 0)
+    table["detectable"] = [_detectable(n, alpha / max(tests, 1)) for n in table.n] * spread
+    table["verdict"] = [verdict_of(row, tests, alpha) for row in table.to_dict("records")]
+    return table
+
+
+def _measures(results: pd.DataFrame, measures: Iterable[str] | str | None) -> list[str]:
+    if measures is None:
+        return [name for name in MEASURES if name in results and numbers(results[name]).notna().any()]
+    named = [measures] if isinstance(measures, str) else list(measures)
+    absent = [name for name in named if name not in results]
+    if absent or not named:
+        raise InputError(f"no column {', '.join(absent) or 'given'}: the results have {', '.join(map(str, results.columns))}.")
+    return named
+
+
+def numbers(column: pd.Series) -> pd.Series:
+    return pd.to_numeric(column.astype(object).where(column.notna(), np.nan), errors="coerce").astype(float)
+
+
+def _per_picture(results: pd.DataFrame, manifest: pd.DataFrame, named: list[str]) -> pd.DataFrame:
+    """Measures of each row of the manifest, seeds averaged, signs turned back for flipped pictures."""
+    if "label_row" not in results:
+        raise InputError("the results have no column label_row: sweep the plan of svdlab.probes.bias.as_plan.")
+    absent = [row for row in manifest.index if row not in set(results.label_row)]
+    if absent:
+        raise InputError(f"the results have no clip of row {absent[0]} of the manifest ({manifest.path[absent[0]]}).")
+    values = results[["label_row"]].assign(**{name: numbers(results[name]) for name in named})
+    means = values.groupby("label_row")[named].mean().reindex(manifest.index)
+    if "flip_noise" in manifest:
+        for flip, odd in ODD.items():
+            turned = [name for name in odd if name in named]
+            means.loc[manifest.flip_noise == flip, turned] *= -1
+    return means
+
+
+def _row(
+    contrast: Contrast,
+    name: str,
+    per_picture: pd.DataFrame,
+    results: pd.DataFrame,
+    manifest: pd.DataFrame,
+    margin: float | str | None,
+    alpha: float,
+    interval: str,
+    resamples: int,
+) -> dict[str, Any]:
+    pairs = pairs_of(manifest, contrast)
+    a, b = (per_picture[name].loc[pairs[side]].to_numpy(float) for side in ("a", "b"))
+    both = np.isfinite(a) & np.isfinite(b)
+    row: dict[str, Any] = {**vars(contrast), "measure": name, "n": int(both.sum()), "left_out": int((~both).sum())}
+    a, b = a[both], b[both]
+    if not len(a):
+        return row
+    row |= {"mean_a": float(a.mean()), "mean_b": float(b.mean()), "effect": float((a - b).mean())}
+    row |= _ordinary(name, pairs, results, manifest)
+    if len(a) < 2:
+        return row
+    found = stats.one_sample_test(a - b, alpha=alpha, interval=interval, resamples=resamples)
+    row |= {"low": found.low, "high": found.high, "d": found.d, "p": found.p}
+    if margin is not None:
+        row["margin"] = margin_of(margin, np.concatenate([a, b]))
+        if np.ptp(a - b) > 0:
+            row["p_equivalent"] = stats.equivalent_mean(a - b, -row["margin"], row["margin"], alpha=alpha).p
+        else:  # no spread at all: the mean is what it is
+            row["p_equivalent"] = 0.0 if abs(row["effect"]) < row["margin"] else 1.0
+    return row
+
+
+def margin_of(margin: float | str, values: np.ndarray) -> float:
+    """A margin in the measure's unit, from a number or from a share of the mean such as "15 %"."""
+    if isinstance(margin, str):
+        share = margin.strip().removesuffix("%").strip()
+        if share == margin.strip() or not share.replace(".", "", 1).isdigit():
+            raise InputError(f'margin={margin!r}: a number in the measure\'s unit, or a share of its mean such as "15 %".')
+        return float(share) / 100 * abs(float(values.mean()))
+    if not margin > 0:
+        raise InputError(f"margin={margin!r}: above 0.")
+    return float(margin)
+
+
+def _ordinary(name: str, pairs: pd.DataFrame, results: pd.DataFrame, manifest: pd.DataFrame) -> dict[str, float]:
+    """How much pictures of one group and seeds of one picture vary, over both groups of the contrast."""
+    groups = [results[results.label_row.isin(pairs[side])] for side in ("a", "b")]
+    parts = [(part, numbers(part[name])) for part in groups]
+    parts = [(part[values.notna()], values.dropna()) for part, values in parts]
+    found = [stats.variation(values, part.label_row.to_numpy()) for part, values in parts if len(values) > 1]
+
+    def pooled(values: list[float]) -> float:
+        return float(np.sqrt(np.mean(np.square(values)))) if values else math.nan
+
+    return {"sd_pictures": pooled([f.between for f in found]), "sd_seeds": pooled([f.within for f in found])}
+
+
+@cache
+def _detectable(n: int, alpha: float) -> float:
+    return stats.detectable(n, alpha=alpha) if n > 2 else math.nan
+
+
+def verdict_of(row: Mapping[Any, Any], tests: int, alpha: float) -> str:
+    """One of the five verdicts, from a row's n, q and q_equivalent (NaN where there was no such test)."""
+    if row["n"] < 2 or not stats.decidable(row["n"], tests=tests, alpha=alpha):
+        return TOO_FEW
+    same, apart = row["q_equivalent"] < alpha, row["q"] < alpha
+    return WITHIN if same and apart else DIFFERENCE if apart else EQUIVALENT if same else CANNOT_TELL
+
+
+def said(measure: str) -> str:
+    """A measure in words.
+
+    >>> said("object_px")
+    'subject speed'
+    """
+    return MEASURES[measure].says if measure in MEASURES else measure.replace("_", " ")
+
+
+def sentence(row: Any) -> str:
+    """A row of `compare` in words, with everything that is needed to judge it.
+
+    >>> print(sentence(result.table.iloc[0]))
+    hue, warm less cool: subject speed -1.24 px per frame (-1.38 to -1.1), d -3.1, q 0.0004, 24 pairs: difference. ...
+    """
+    unit = f" {MEASURES[row['measure']].unit}" if row["measure"] in MEASURES and MEASURES[row["measure"]].unit else ""
+    head = f"{row['scheme']}, {row['a']} less {row['b']}: {said(row['measure'])}"
+    if not np.isfinite(row["effect"]):
+        return f"{head}: no pair with a number in both; {row['left_out']} left out."
+    text = f"{head} {row['effect']:.3g}{unit}"
+    if np.isfinite(row["low"]):
+        text += f" ({row['low']:.3g} to {row['high']:.3g}), d {row['d']:.2g}, p {row['p']:.2g}, q {row['q']:.2g}"
+    text += f", {row['n']} pairs" + (f" ({row['left_out']} left out)" if row["left_out"] else "") + f": {row['verdict']}."
+    if row["verdict"] == EQUIVALENT:
+        text += f" It is within {row['margin']:.2g}, as set beforehand."
+    if row["verdict"] == CANNOT_TELL and np.isfinite(row["detectable"]):
+        text += f" A difference below {row['detectable']:.2g} would mostly be missed."
+    if np.isfinite(row["sd_pictures"]):
+        seeds = f", seeds of one picture by {row['sd_seeds']:.2g}" if np.isfinite(row["sd_seeds"]) else ""
+        text += f" Ordinary pictures of one group differ by {row['sd_pictures']:.2g}{seeds} (standard deviations)."
+    return text
