@@ -11,6 +11,7 @@ methods overridden, which only differ from the originals while `generate` has ha
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -107,6 +108,7 @@ class _Injection:
     pictures: list[Image.Image] = field(default_factory=list)  # and from which prepared picture
     edits: list[str] = field(default_factory=list)  # filled in by the hooks when the run begins
     conditional_only: bool = False  # whether this step spares the unconditional half
+    thread: int = field(default_factory=threading.get_ident)  # whose run it is
 
     def unguided(self, sigma: float) -> bool:
         """Whether this noise level is outside every sample's guidance interval."""
@@ -137,6 +139,8 @@ class ProbePipeline(StableVideoDiffusionPipeline):
     @contextmanager
     def _inject(self, injection: _Injection) -> Iterator[None]:
         outer = self.__dict__.get("_injected")
+        if outer is not None and outer.thread != threading.get_ident():
+            raise InputError("this pipeline is at work in another thread: wait until that is over, or load one for each thread.")
         self._injected = injection
         try:
             with self._sparing() if self.do_classifier_free_guidance else nullcontext():
