@@ -29,8 +29,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "02-denoising-trace": dict(num_inference_steps=4, seeds=[0, 1]),
     "03-motion": dict(num_inference_steps=3, images=["scene-27", "scene-40"]),
     "06-interventions": dict(num_inference_steps=2, seeds=[0]),
+    "07-compare-checkpoints": dict(
+        num_inference_steps=2, fps=[7], images=["scene-26", "scene-27", "scene-31", "scene-38", "scene-60", "scene-67"]
+    ),
 }
-# What it must leave in its folder: issue by issue, what somebody asked for.
+# What it must leave in its folder.
 LEAVES = {
     "00-tour": [
         *("sweep.png", "dose-response.png", "denoising.png", "filmstrip.png", "flow.png"),
@@ -44,6 +47,7 @@ LEAVES = {
         *("results.parquet", "variance.csv", "calibration.csv"),
     ],
     "06-interventions": ["branch-and-swap.png", "branch-and-swap-speed.png", "ablation.png", "embedding-or-latents.png"],
+    "07-compare-checkpoints": ["sheet-organism.png", "sheet-organism-fixed.png", "speed.png", "spread.png"],
     "01-conditioning-sweep": ["sheet-guided.png", "motion-bucket.png", "guidance.png", "results.parquet"],
 }
 

@@ -31,8 +31,9 @@ def difference(notebook: Path) -> str | None:
 
 def main(arguments: list[str]) -> int:
     if "--write" in arguments:
-        notebooks = [name for name in arguments if name != "--write"]
-        # An .ipynb that has no half yet is written out; otherwise the newer of the two wins.
+        names = [Path(name) for name in arguments if name != "--write"]
+        # A half that is not there yet is written out; otherwise the newer of the two wins.
+        notebooks = [str(name if name.exists() else name.with_suffix(".py")) for name in names]
         return subprocess.run([sys.executable, "-m", "jupytext", "--quiet", "--sync", *notebooks]).returncode
     found = [text for text in (difference(Path(name)) for name in arguments) if text]
     for text in found:
