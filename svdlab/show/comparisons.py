@@ -70,4 +70,6 @@ def differences(table: pd.DataFrame, *, label: str = "", title: str = "") -> Any
 
 
 def _axis(measure: str, within: str) -> str:
-    return f"difference in {axis(measure)}" if within in ("mean", "spread") else f"difference in {name(measure)}, {within}"
+    if within == "mean":
+        return f"difference in {axis(measure)}"
+    return f"difference in the spread of {axis(measure)}" if within == "spread" else f"difference in {name(measure)}, {within}"
