@@ -51,7 +51,8 @@ def read_manifest(source: Any, *, folder: str | Path | None = None) -> pd.DataFr
 
     >>> read_manifest("pairs/manifest.csv")
 
-    folder: what paths are relative to; by default the file's own folder. Adds the columns `file` (the path as it is
+    folder: what paths are relative to; by default the file's own folder. A manifest that was read before, or a part of it,
+    may be given again. Adds the columns `file` (the path as it is
     opened), `picture_hash`, `width` and `height` (px). Raises ManifestError with every fault, by row; no row is dropped.
     """
     table, base = _table(source)
@@ -64,7 +65,8 @@ def read_manifest(source: Any, *, folder: str | Path | None = None) -> pd.DataFr
     for name in (*COLUMNS, *(["flip_noise"] if "flip_noise" in table else [])):
         table[name] = ["" if _empty(value) else str(value).strip() for value in table[name]]
     base = Path(folder) if folder is not None else base
-    table["file"] = [_resolve(path, base) for path in table.path]
+    if "file" not in table:  # else it was read before
+        table["file"] = [_resolve(path, base) for path in table.path]
     problems = list(_empty_cells(table))
     facts = [_look(file) if file else {} for file in table.file]
     problems += [(i, f["error"]) for i, f in zip(table.index, facts, strict=True) if "error" in f]
