@@ -114,6 +114,56 @@ def sweep(
 
 
 @app.command()
+def probe(
+    name: Annotated[str, typer.Argument(help="A probe's name, or all.")],
+    checkpoint: Annotated[
+        str, typer.Option(help="organism, organism-fixed, SVD, SVD_XT, SVD_1_1, a hub id or a folder.")
+    ] = "organism",
+    out: Annotated[Path, typer.Option(help="Folder of the study; what it holds already is not made again.")] = Path(
+        "results/limitations"
+    ),
+    images: Annotated[
+        str | None, typer.Option(help="A folder, a manifest (.csv), photographs, or world; default the probe's own.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Clips of each picture; default 2, or 1 with --quick.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer pictures, levels and steps.")] = False,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--parameter", "-p", metavar="KEY VALUE", help="A condition, or an option of the probe; repeat for more."
+        ),
+    ] = None,
+) -> None:
+    """Measure a limitation that the model card admits, or all of them.
+
+    Writes a limitations card: limitations.md, .html and .json, with figures.
+
+    \b
+    Example: svdlab probe all --quick
+    or:      svdlab probe stillness --checkpoint SVD_1_1 --images my-pictures/ --seeds 4 -p motion_bucket_id "[20, 250]"
+    """
+    import svdlab
+    from svdlab import probes
+
+    if name != "all":
+        probes.find(name)  # before the model is loaded
+    conditions, options = _conditions(checkpoint, parameter or [])
+    pipe = svdlab.load_pipeline(checkpoint)
+    given = dict(images=images, seeds=seeds, quick=quick, conditions=conditions, **options)
+    if name == "all":
+        results = probes.run_all(pipe, out, **given)
+    else:
+        results = {name: probes.run(name, pipe, out, **given)}
+    for result in results.values():
+        print(result)
+    written = probes.card.write(results, out if name == "all" else out / name)
+    for path in written.values():
+        print(path)
+    if all(result.status == "not run" for result in results.values()):
+        raise typer.Exit(1)
+
+
+@app.command()
 def doctor(
     checkpoint: Annotated[str | None, typer.Option(help="Also see whether it is here, or may be fetched.")] = None,
     run: Annotated[str | None, typer.Option(help="Hold svdlab's promises against this checkpoint, on this machine.")] = None,
@@ -271,6 +321,20 @@ def _pairs(name: str, words: list[str]) -> dict[str, Any]:
     given = dict(zip(words[::2], words[1::2], strict=True))
     notebooks.check_parameters(path, known, {k: v for k, v in given.items() if k not in known})
     return {k: v if known[k]["inferred_type_name"] == "str" else yaml.safe_load(v) for k, v in given.items()}
+
+
+def _conditions(checkpoint: str, words: list[str]) -> tuple[Any, dict[str, Any]]:
+    """`-p` words as conditions (None where there are none: the probes' own) and options of a probe, read as YAML."""
+    import yaml
+
+    from svdlab.conditions import PRESETS, Conditions
+    from svdlab.plans import CONDITIONS
+
+    given = {k: yaml.safe_load(v) for k, v in zip(words[::2], words[1::2], strict=True)}
+    changes = {k: v for k, v in given.items() if k in CONDITIONS and not isinstance(v, list)}
+    base = PRESETS.get(checkpoint, Conditions())
+    options = {k: v for k, v in given.items() if k not in changes}
+    return (base.replace(**changes) if changes else None), options
 
 
 def _mapping(path: Path) -> dict[str, Any]:

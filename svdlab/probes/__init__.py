@@ -10,6 +10,7 @@ Each probe first audits its instrument on cases whose answer is known; where tha
 Clips lie in one ledger, so what was made is not made again. `svdlab.probes.card` writes all results together.
 """
 
+from svdlab.probes import card
 from svdlab.probes.base import Check, Cost, Panel, Probe, ProbeResult, Shown, Study
 from svdlab.probes.findings import Finding
 from svdlab.probes.running import PROBES, estimate, find, run, run_all
@@ -26,6 +27,7 @@ __all__ = [
     "Shown",
     "Stimuli",
     "Study",
+    "card",
     "estimate",
     "find",
     "run",

@@ -5,8 +5,8 @@
     >>> share("frozen clips", table, "frozen", margin=0.10)
 
 The image is the unit: seeds are averaged within an image before images are compared. Below six images there are numbers
-only. "none within margin" is evidence of none (TOST at 0.05 inside a margin that the probe fixed beforehand, or for a share
-a 90 % interval that ends below it); "cannot tell" is no evidence either way.
+only. "none within margin" is evidence of none: the 95 % interval lies inside a margin that the probe fixed beforehand, which
+is two one-sided tests at 0.025. "cannot tell" is no evidence either way.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ def share(what: str, table: pd.DataFrame, column: str, *, margin: float | None =
     >>> share("frozen clips", table, "frozen", margin=0.10).sentence
 
     The interval is Wilson's at the effective number of clips, between the number of images and that of clips, by how
-    much clips of one image are alike (Korn and Graubard 1998). "found": above the margin; "none within margin": a 90 %
-    interval that ends below it. Without a margin: "measured".
+    much clips of one image are alike (Korn and Graubard 1998). "found": it begins above the margin; "none within margin": it
+    ends below. Without a margin: "measured".
     """
     seen = table.dropna(subset=[column])
     values = per_image(seen.assign(**{column: seen[column].astype(float)}), column)
@@ -125,7 +125,7 @@ def share(what: str, table: pd.DataFrame, column: str, *, margin: float | None =
     elif low > margin:
         kind = FOUND
     else:
-        kind = NONE if proportion_confint(rate * n, n, alpha=0.10, method="wilson")[1] < margin else CANNOT_TELL
+        kind = NONE if high < margin else CANNOT_TELL
     return Finding(what, rate, float(low), float(high), "share", images, seeds, kind, _nan(margin))
 
 
@@ -179,17 +179,11 @@ def _judge(what: str, values: pd.Series, unit: str, null: float | None, margin: 
         kind = NUMBERS
     elif null is None:
         kind = MEASURED
-    elif margin is not None and _inside(x, null, margin):
+    elif margin is not None and null - margin < found.low and found.high < null + margin:
         kind = NONE
     elif not found.low <= null <= found.high:
         kind = FOUND
     return Finding(what, found.value, found.low, found.high, unit, n, seeds, kind, bar)
-
-
-def _inside(x: np.ndarray, null: float, margin: float) -> bool:
-    if not np.ptp(x):  # no spread: TOST would divide by zero
-        return bool(abs(x[0] - null) < margin)
-    return stats.equivalent_mean(x, null - margin, null + margin).equivalent
 
 
 def _seeds(table: pd.DataFrame, column: str) -> int:

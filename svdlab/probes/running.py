@@ -21,6 +21,7 @@ from svdlab.checkpoints import NAMES
 from svdlab.conditions import PRESETS, Conditions
 from svdlab.errors import InputError, MissingExtraError, OutputError
 from svdlab.pipeline import ProbePipeline, generate_batch, resolve
+from svdlab.plans import CONDITIONS
 from svdlab.probes import findings as rules
 from svdlab.probes.base import Check, Cost, Probe, ProbeResult, Shown, Study
 from svdlab.probes.findings import Finding
@@ -323,9 +324,15 @@ def _pictures(study: Study, table: pd.DataFrame) -> list[Shown]:
         return []
     chosen = {"worst": seen.iloc[0], "typical": seen.iloc[len(seen) // 2]}
     return [
-        Shown(f"{what}: {row['stimulus']}, seed {row['seed']}", study.frames(row), str(row["run_id"]))
+        Shown(f"{what}: {row['stimulus']}, seed {row['seed']}, {_named(study, column, row)}", study.frames(row), row["run_id"])
         for what, row in reversed(chosen.items())
     ]
+
+
+def _named(study: Study, column: str, row: Any) -> str:
+    """What tells a clip from others of its picture: the conditions that the plan varies, and what it was picked by."""
+    varied = [c for c in CONDITIONS if c in study.plan and study.plan[c].nunique() > 1]
+    return ", ".join([*(f"{c} {row[c]}" for c in varied), f"{column} {row[column]:.3g}"])
 
 
 def _save(result: ProbeResult, folder: Path) -> None:

@@ -169,6 +169,7 @@ def panels(study: Study, table: pd.DataFrame) -> list[Panel]:
         x="motion_bucket_id",
         y="share",
         by="kind",
+        kind="bars",
         x_label="motion bucket",
         y_label="share of clips",
     )

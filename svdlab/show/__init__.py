@@ -15,6 +15,7 @@ from svdlab.show.denoisings import denoising, latents
 from svdlab.show.flows import flow, flow_colours, quiver, trajectories, xt_slice
 from svdlab.show.graphs import camera_path, dose_response, stepwise
 from svdlab.show.heat import heat
+from svdlab.show.probes import probe
 from svdlab.show.provenance import about
 from svdlab.show.sheets import filmstrip, sheet
 from svdlab.show.style import Figure, save
@@ -33,6 +34,7 @@ __all__ = [
     "flow_colours",
     "heat",
     "latents",
+    "probe",
     "quiver",
     "save",
     "sheet",
