@@ -449,3 +449,21 @@ def test_about_names_what_is_constant_and_what_varies(clip: Clip, results: pd.Da
         "organism · fps 6, 8, 12, motion bucket 10, 60, 120, 170, no guidance · seeds 0 to 4 · model organism, not SVD"
     )
     assert show.about(clip.frames) == ""
+
+
+def test_about_says_what_was_done_to_the_run(clip: Clip) -> None:
+    odd = replace(clip, edits=("cond", "cond"), start={"flip_noise": True, "sigmas": [700.0, 0.0]})
+    assert show.about(odd).endswith(
+        "seed 0 · edited: cond · started from: mirrored noise, other noise levels · model organism, not SVD"
+    )
+    assert "edited" in show.about([clip, odd]) and "edited" not in show.about(clip)
+
+
+def test_no_line_is_drawn_between_categories(results: pd.DataFrame) -> None:
+    named = results.assign(image=results.fps.map({6: "cat", 8: "coffee", 12: "rocket"}))
+    fig = show.dose_response(named, x="image", y="object_px")
+    assert [t.get_text() for t in fig.axes[0].get_xticklabels()] == ["cat", "coffee", "rocket"]
+    assert not [line for line in fig.axes[0].lines if line.get_linewidth() == 1.8 and line.get_linestyle() == "-"]
+    assert fig.data["low"].notna().all() and "over seeds" in fig.footer  # one picture a place: seeds are what varies there
+    numbers = show.dose_response(results, x="fps", y="object_px").axes[0].lines
+    assert [line for line in numbers if line.get_linewidth() == 1.8 and line.get_linestyle() == "-"]

@@ -83,7 +83,7 @@ def latents(
         shown, how = _coloured(tr, values)
         return _grid(tr, shown, chosen, rows, title or f"{_said(name)} of frame {frame}, {how}")
     if mode == "pca":
-        shown = _components(values)
+        shown = components(values)
         said = "first three principal components as red, green, blue"
         return _grid(tr, shown, chosen, rows, title or f"{_said(name)} of frame {frame}, {said}")
     maps = values[:, 0].transpose(1, 0, 2, 3)  # "c s h w"
@@ -135,10 +135,10 @@ def _of(
 def _coloured(tr: Any, values: np.ndarray) -> tuple[np.ndarray, str]:
     if tr.colours is not None:
         return colour(values, tr.colours), "latents as colours"
-    return _components(values), "its first three principal components"
+    return components(values), "its first three principal components"
 
 
-def _components(values: np.ndarray) -> np.ndarray:
+def components(values: np.ndarray) -> np.ndarray:
     """Latents "s f c h w" as "s f h w 3": their three main directions, each stretched to [0, 1]."""
     z = np.moveaxis(values, 2, -1)
     flat = z.reshape(-1, z.shape[-1])

@@ -56,7 +56,7 @@ def dose_response(
     groups = [(None, table)] if by is None else list(table.groupby(by, sort=True))
     title = title or f"{name(y).capitalize()} against {name(x)}" + (f", by {name(by)}" if by else "")
     left_out = f" · {missing} run{'s' * (missing > 1)} without a number left out" if missing else ""
-    unit = "image" if "image" in table and table["image"].nunique() > 1 else "seed"
+    unit = "image" if x != "image" and "image" in table and table["image"].nunique() > 1 else "seed"
     footer = about(results) + f" · points: runs; band: 95 % interval of the mean over {unit}s" + left_out
     if by is None:
         fig, only = on(ax, size=(520, 320), title=title, footer=footer)
@@ -127,8 +127,13 @@ def _curve(ax: Axes, group: pd.DataFrame, x: str, unit: str, places: dict[Any, f
         first = here[x].iloc[0]
         rows.append({"x": first, "mean": here["_y"].mean(), "low": low, "high": high, "runs": len(here), "_x": place})
     table = pd.DataFrame(rows)
-    ax.fill_between(table["_x"], table["low"], table["high"], color=COLOURS[0], alpha=0.2, linewidth=0, zorder=3)
-    ax.plot(table["_x"], table["mean"], color=COLOURS[0], linewidth=1.8, zorder=4)
+    if pd.api.types.is_numeric_dtype(group[x]):
+        ax.fill_between(table["_x"], table["low"], table["high"], color=COLOURS[0], alpha=0.2, linewidth=0, zorder=3)
+        ax.plot(table["_x"], table["mean"], color=COLOURS[0], linewidth=1.8, zorder=4)
+    else:  # between categories there is nothing to draw a line through
+        ax.vlines(table["_x"], table["low"], table["high"], color=COLOURS[0], linewidth=5, alpha=0.3, zorder=3)
+        ax.plot(table["_x"], table["mean"], "_", color=COLOURS[0], markersize=14, markeredgewidth=2, zorder=4)
+        ax.margins(x=0.15)
     if "_reference" in group:
         line = group.groupby("_x")["_reference"].mean()
         ax.plot(line.index, line, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=3)

@@ -237,8 +237,8 @@ def _plane(fig: Figure, ax: Axes, panel: Panel) -> None:
         if np.isfinite(value):
             dark = (value - low) < 0.6 * ((high - low) or 1)
             ax.text(c, r, f"{value:.3g}", ha="center", va="center", fontsize=SMALL + 0.5, color="white" if dark else INK)
-    ax.set_xticks(range(grid.shape[1]), [f"{v:g}" for v in grid.columns])
-    ax.set_yticks(range(grid.shape[0]), [f"{v:g}" for v in grid.index])
+    ax.set_xticks(range(grid.shape[1]), [v if isinstance(v, str) else f"{v:g}" for v in grid.columns])
+    ax.set_yticks(range(grid.shape[0]), [v if isinstance(v, str) else f"{v:g}" for v in grid.index])
     ax.spines[["left", "bottom"]].set_visible(False)
     ax.set_xlabel(panel.x_label or panel.x)
     ax.set_ylabel(panel.by)

@@ -37,6 +37,7 @@ UNITS = {  # ending of a measure's column -> its unit, for axes
     "_share": "share of frame pairs",
 }
 STEMS = {"object": "subject speed", "camera": "camera speed", "flow": "mean flow"}  # measures, without their unit
+STARTS = {"sigmas": "other noise levels", "flip_noise": "mirrored noise", "latents": "given latents", "noise": "given noise"}
 SHORT = {"fps": "fps", "motion_bucket_id": "motion bucket", "noise_aug_strength": "noise"}
 
 
@@ -83,6 +84,7 @@ def about(*things: Any) -> str:
     parts.append(", ".join(conditions))
     seeds = seen.get("seed", [])
     parts.append(f"seed{'s' if len(seeds) > 1 else ''} {_range(seeds)}" if seeds else "")
+    parts += [f"{what}: {', '.join(seen[what])}" for what in ("edited", "started from") if seen.get(what)]
     parts.append("; ".join(map(str, seen.get("label", []))))
     return " · ".join(part for part in parts if part)
 
@@ -118,7 +120,11 @@ def _records(thing: Any) -> list[dict[str, Any]]:
 
 def _call(call: dict[str, Any]) -> dict[str, Any]:
     source = call["source"]
-    return {**call["conditions"], "seed": call["seed"], "checkpoint": source["checkpoint"], "label": source["label"]}
+    what = {
+        "edited": ", ".join(dict.fromkeys(call.get("edits", ()))),
+        "started from": ", ".join(STARTS.get(k, k) for k, v in call.get("start", {}).items() if v),
+    }
+    return {**call["conditions"], "seed": call["seed"], "checkpoint": source["checkpoint"], "label": source["label"], **what}
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:

@@ -96,7 +96,7 @@ def video(
     films = [as_frames(getattr(c, "frames", c)) for c in clips]
     if len({f.shape[1:] for f in films}) > 1:
         raise InputError(f"the clips have sizes {sorted({f.shape[1:3] for f in films})}: films in step need one size.")
-    rate = fps if fps is not None else _rate(clips[0])
+    rate = fps if fps is not None else rate_of(clips[0])
     if not rate > 0:
         raise InputError(f"fps={fps}: a player needs more than 0 frames per second.")
     columns = min(columns, len(films))
@@ -141,7 +141,7 @@ def named(clips: Any, labels: Sequence[str] | None) -> tuple[list[Any], list[str
     return clips, texts
 
 
-def _rate(clip: Any) -> float:
+def rate_of(clip: Any) -> float:
     conditions = getattr(clip, "conditions", None)
     return float(getattr(conditions, "playback_fps", None) or getattr(conditions, "fps", None) or DEFAULT_FPS)
 
