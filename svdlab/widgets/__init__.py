@@ -1,0 +1,18 @@
+"""Widgets for JupyterLab: walk over a sweep, step through a denoising, try conditions live, play clips in step.
+
+    >>> from svdlab import widgets
+    >>> widgets.explore(results)                     # a sweep
+    >>> widgets.step_through(tr, pipe)               # a trace
+    >>> widgets.live(pipe, image)                    # conditions as knobs
+    >>> widgets.compare({"slow": slow, "fast": fast})
+
+Each is also a figure: papermill's copies, nbconvert and viewers that run no widgets show its PNG. Each has a button that
+exports what is on screen, with a plan that makes it again.
+"""
+
+from svdlab.widgets.comparison import Comparison, compare
+from svdlab.widgets.explorer import Explorer, explore
+from svdlab.widgets.stepper import Stepper, step_through
+from svdlab.widgets.trial import Live, live
+
+__all__ = ["Comparison", "Explorer", "Live", "Stepper", "compare", "explore", "live", "step_through"]

@@ -1,0 +1,225 @@
+"""JupyterLab in a real browser, for the tests that look at widgets: a server of its own, Debian's Chromium, patience.
+
+Screenshots go to build/browser/, which git ignores.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+SHOTS = ROOT / "build" / "browser"
+TOKEN = "a-test-on-loopback"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+NO_BROWSER = "no Chromium here: on Debian, `apt-get install chromium`"
+SETTINGS = {  # every cell in the page, however far down
+    "@jupyterlab/notebook-extension/tracker.jupyterlab-settings": '{"windowingMode": "none"}',
+    "@jupyterlab/apputils-extension/notification.jupyterlab-settings": '{"fetchNews": "false", "checkForUpdates": false}',
+}
+# What JupyterLab itself may say: of its own optional services that a bare server lacks.
+LABS_OWN = ("/lsp/", "favicon", "workspaces", "jupyterlab-manager", "ResizeObserver")
+
+
+@dataclass
+class Lab:
+    """A running server. root: its folder, where notebooks go."""
+
+    url: str
+    root: Path
+
+
+@dataclass
+class Sheet:
+    """A notebook open in the browser. errors: what the page's console complained of."""
+
+    page: Any
+    errors: list[str] = field(default_factory=list)
+
+    def run_all(self, until: str, timeout: float = 180) -> None:
+        """Run every cell, again if the order was lost, until a selector is there."""
+        self.wait(lambda: self.kernel() == "idle", 60, "the kernel never came up")
+        for _ in range(3):
+            self.page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+            ends = time.monotonic() + timeout
+            while time.monotonic() < ends:
+                if self.page.locator(until).count():
+                    return
+                failed = self.page.locator(".jp-OutputArea-output", has_text="Traceback (most recent call last)")
+                if failed.count():
+                    raise AssertionError(failed.first.inner_text())
+                if self.never_ran() and time.monotonic() > ends - timeout + 10:
+                    break  # sent too early
+                time.sleep(0.25)
+            else:
+                raise AssertionError(f"{until} did not come within {timeout} s; see {self.shot('timeout')}")
+        raise AssertionError("three orders to run all cells were lost")
+
+    def never_ran(self) -> bool:
+        prompts = self.page.locator(".jp-InputPrompt").all_inner_texts()
+        return not any("*" in p or any(c.isdigit() for c in p) for p in prompts)
+
+    def kernel(self) -> str:
+        return str(
+            self.page.evaluate("window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status ?? 'none'")
+        )
+
+    def idle(self, timeout: float = 120) -> None:
+        """Until no cell runs and none waits."""
+        waiting = "[...document.querySelectorAll('.jp-InputPrompt')].some(p => p.innerText.includes('*'))"
+        self.wait(lambda: self.kernel() == "idle" and not self.page.evaluate(waiting), timeout, "cells still run")
+
+    def wait(self, what: Callable[[], Any], timeout: float, said: str) -> None:
+        ends = time.monotonic() + timeout
+        while not what():
+            if time.monotonic() > ends:
+                raise AssertionError(f"{said} after {timeout} s; see {self.shot('timeout')}; console: {self.errors}")
+            time.sleep(0.1)
+
+    def command(self, name: str) -> None:
+        self.page.evaluate("name => window.jupyterapp.commands.execute(name)", name)
+
+    def shot(self, name: str) -> Path:
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        path = SHOTS / f"{name}.png"
+        self.page.screenshot(path=path)
+        return path
+
+    def complaints(self) -> list[str]:
+        """Errors in the console, without those that JupyterLab has of its own on a bare server."""
+        return [e for e in self.errors if not any(known in e for known in LABS_OWN)]
+
+
+@contextmanager
+def lab(root: Path) -> Iterator[Lab]:
+    """A JupyterLab server on a free port, gone with the block."""
+    config = root.parent / "jupyter"
+    for name, text in SETTINGS.items():
+        path = config / "settings" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own = {"JUPYTER_CONFIG_DIR": config, "JUPYTERLAB_SETTINGS_DIR": config / "settings", "JUPYTER_RUNTIME_DIR": config / "run"}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), **{k: str(v) for k, v in own.items()}, "IPYTHONDIR": str(config / "ipython")}
+    options = [
+        *(
+            "--no-browser",
+            "--allow-root",
+            f"--port={port}",
+            f"--ServerApp.root_dir={root}",
+            f"--IdentityProvider.token={TOKEN}",
+        ),
+        *("--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly", "--ServerApp.port_retries=0"),
+        *(
+            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+            f"--LabApp.workspaces_dir={config / 'workspaces'}",
+        ),
+    ]
+    log = (config / "server.log").open("w")
+    command = [sys.executable, "-m", "jupyterlab", *options]
+    server = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, cwd=root)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        ends = time.monotonic() + 60
+        while True:
+            try:
+                urllib.request.urlopen(f"{url}/api?token={TOKEN}", timeout=2)
+                break
+            except OSError:
+                if server.poll() is not None or time.monotonic() > ends:
+                    raise AssertionError(f"no JupyterLab:\n{(config / 'server.log').read_text()[-3000:]}") from None
+                time.sleep(0.2)
+        yield Lab(url, root)
+    finally:
+        server.terminate()  # it ends its kernels, too
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+        log.close()
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """Debian's Chromium, without a window; skips the test where there is none."""
+    if CHROMIUM is None:
+        pytest.skip(NO_BROWSER)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--autoplay-policy=no-user-gesture-required"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def opened(browser: Any, lab: Lab, name: str, *, dark: bool = False) -> Iterator[Sheet]:
+    """A notebook of the server's folder, open in a page of its own."""
+    context = browser.new_context(viewport={"width": 1500, "height": 1300})
+    page = context.new_page()
+    sheet = Sheet(page)
+    page.on("pageerror", lambda error: sheet.errors.append(str(error)))
+    page.on("console", lambda message: sheet.errors.append(message.text) if message.type == "error" else None)
+    try:
+        page.goto(f"{lab.url}/lab/tree/{name}?token={TOKEN}&reset", timeout=60_000)
+        page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+        if dark:
+            page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
+        yield sheet
+        sheet.shot(f"{Path(name).stem}{'-dark' if dark else ''}")
+        page.evaluate("window.jupyterapp.commands.execute('notebook:shutdown-kernel')")
+    finally:
+        context.close()
+
+
+def write_notebook(path: Path, *cells: str) -> Path:
+    """A notebook of code cells."""
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells], metadata=kernel), path)
+    return path
+
+
+def pixels(locator: Any) -> np.ndarray:
+    """An element as it is on the screen, floats "h w 3" in [0, 1]."""
+    return np.asarray(Image.open(io.BytesIO(locator.screenshot())).convert("RGB")) / 255.0
+
+
+def changed(before: np.ndarray, after: np.ndarray) -> float:
+    """The share of pixels that differ visibly; 1 where even the size does."""
+    if before.shape != after.shape:
+        return 1.0
+    return float((np.abs(before - after).max(-1) > 0.08).mean())
+
+
+HOLD = """async video => { video.pause(); video.controls = false; video.currentTime = video.duration - 0.01;
+  if (video.seeking) await new Promise(done => video.addEventListener('seeked', done, {once: true}));
+  await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done))); }"""
+
+
+def last_frame(video: Any) -> np.ndarray:
+    """A film held at its end, as it is on the screen."""
+    video.evaluate("v => v.readyState >= 2 || new Promise(done => v.addEventListener('loadeddata', done, {once: true}))")
+    video.evaluate(HOLD)
+    return pixels(video)
