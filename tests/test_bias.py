@@ -174,8 +174,8 @@ def test_power_and_the_smallest_detectable_effect_are_told_beforehand(pipe: Any,
     assert (tmp_path / PLAN).is_file() and not any((tmp_path / "runs").iterdir())
     assert "2 tests" in planned.expectation and "3 seed(s)" in planned.expectation
     big = protocol(pairs={"x: a - b": 34})
-    assert big.power.detectable[0] == pytest.approx(0.49, abs=0.005)  # the textbook's 34 pairs for d = 0.5 at 80 %
-    assert "34 pairs find effects from 0.49 standard deviations" in big.expectation
+    assert big.power.detectable[0] == pytest.approx(0.5, abs=0.01)  # the textbook's 34 pairs for d = 0.5 at 80 %
+    assert "34 pairs find effects from 0.5 standard deviations" in big.expectation
     assert '"Equivalent" is not on offer for flow_px' in big.expectation
 
 

@@ -225,3 +225,21 @@ def test_variation_says_nan_where_nothing_was_repeated() -> None:
     assert np.isnan(stats.variation([1.0, 2.0], [0, 0]).between)
     with pytest.raises(InputError):
         stats.variation([1.0, 2.0], [0])
+
+
+@pytest.mark.parametrize("n", [2, 6, 11])
+def test_many_sign_flip_tests_at_once_are_scipys_one_by_one(n: int) -> None:
+    rng = np.random.default_rng(n)
+    values = np.round(rng.normal(0.5, 1, (7, n)), 1)  # rounded, so that sign patterns tie
+    values[3] = 0
+    one_by_one = [stats.one_sample_test(v).p for v in values]
+    assert stats.sign_flip_p(values) == pytest.approx(one_by_one)
+
+
+def test_beyond_counting_they_agree_within_their_own_error() -> None:
+    values = np.random.default_rng(0).normal(0.3, 1, (20, 30))
+    one_by_one = np.array([stats.one_sample_test(v).p for v in values])
+    assert np.abs(stats.sign_flip_p(values) - one_by_one).max() < 5 * 2 * 0.5 / np.sqrt(9999)
+    assert stats.sign_flip_p(np.ones((1, 30)))[0] == pytest.approx(2 / 10000)
+    with pytest.raises(InputError, match="two pairs or more"):
+        stats.sign_flip_p([[1.0]])

@@ -60,7 +60,7 @@ ODD = {
 }
 COLUMNS = [
     "scheme", "a", "b", "measure", "n", "left_out", "mean_a", "mean_b", "effect", "low", "high", "d", "p", "q",
-    "sd_pictures", "sd_seeds", "detectable", "margin", "p_equivalent", "q_equivalent", "verdict",
+    "sd_pairs", "sd_pictures", "sd_seeds", "detectable", "margin", "p_equivalent", "q_equivalent", "verdict",
 ]  # fmt: skip
 
 
@@ -88,29 +88,33 @@ def compare(
         interval: "t", or "permutation": the shifts that the test would not reject.
 
     Columns: `n` pairs, `left_out` pairs without a number in one of the two; means over pairs; `effect` with its
-    interval (`low`, `high`, confidence 1 - alpha); `d`, effect over its standard deviation; `p` of the paired
-    permutation test and `q` after Benjamini and Hochberg over the whole table; `sd_pictures` and `sd_seeds`, how much
-    ordinary pictures of one group, and seeds of one picture, differ; `detectable`, the smallest effect found with 80 %
-    power at alpha over the number of rows; `margin` and TOST's `p_equivalent`, with its own q; and `verdict`: "difference",
-    "difference within the margin", "equivalent", "cannot tell", or "too few pairs for a verdict" where 2 / 2 ** n exceeds
-    alpha over the number of rows.
+    interval (`low`, `high`, confidence 1 - alpha); `d`, effect over `sd_pairs`, the standard deviation of the pair
+    differences; `p` of the paired permutation test and `q` after Benjamini and Hochberg over the whole table;
+    `sd_pictures` and `sd_seeds`, how much ordinary pictures of one group, and seeds of one picture, differ;
+    `detectable`, the smallest effect found with 80 % power at alpha over the number of rows; `margin` and TOST's
+    `p_equivalent`, with its own q; and `verdict`: "difference", "difference within the margin", "equivalent", "cannot
+    tell", or "too few pairs for a verdict" where 2 / 2 ** n exceeds alpha over the number of rows.
 
     Raises InputError for a column that is not there, or results that lack a picture of the manifest.
     """
     named = _measures(results, measures)
     wanted = list(contrasts(manifest) if chosen is None else chosen)
     per_picture = _per_picture(results, manifest, named)
-    rows = [
-        _row(contrast, name, per_picture, results, manifest, (margins or {}).get(name), alpha, interval, resamples)
-        for contrast in wanted
-        for name in named
-    ]
+    rows = []
+    for contrast in wanted:
+        pairs = pairs_of(manifest, contrast)
+        sides = {side: per_picture.loc[pairs[side]].to_numpy(float) for side in ("a", "b")}  # "pair measure"
+        ordinary = _ordinary(named, pairs, results)
+        p = _p_values(sides["a"] - sides["b"], resamples)
+        for i, name in enumerate(named):
+            known = {**vars(contrast), "measure": name, **ordinary[name], "p": p[i]}
+            margin = (margins or {}).get(name)
+            rows.append(known | _row(sides["a"][:, i], sides["b"][:, i], margin, alpha, interval, resamples))
     table = pd.DataFrame(rows).reindex(columns=COLUMNS)
     tests = int(table.p.notna().sum())
     table["q"] = stats.fdr(table.p)
     table["q_equivalent"] = stats.fdr(table.p_equivalent)
-    spread = ((table.effect / table.d).abs()).where(table.d != 0)
-    table["detectable"] = [_detectable(n, alpha / max(tests, 1)) for n in table.n] * spread
+    table["detectable"] = [_detectable(n, alpha / max(tests, 1)) for n in table.n] * table.sd_pairs
     table["verdict"] = [verdict_of(row, tests, alpha) for row in table.to_dict("records")]
     return table
 
@@ -145,33 +149,35 @@ def _per_picture(results: pd.DataFrame, manifest: pd.DataFrame, named: list[str]
     return means
 
 
+def _p_values(differences: np.ndarray, resamples: int) -> np.ndarray:
+    """Permutation p of each column "pair measure", over the pairs that have a number; NaN below two of them."""
+    p = np.full(differences.shape[1], math.nan)
+    there = np.isfinite(differences)
+    for pattern in np.unique(there.T, axis=0):  # measures that lack the same pairs share their sign flips
+        if pattern.sum() >= 2:
+            columns = (pattern == there.T).all(1)
+            p[columns] = stats.sign_flip_p(differences[pattern][:, columns].T, resamples=resamples)
+    return p
+
+
 def _row(
-    contrast: Contrast,
-    name: str,
-    per_picture: pd.DataFrame,
-    results: pd.DataFrame,
-    manifest: pd.DataFrame,
-    margin: float | str | None,
-    alpha: float,
-    interval: str,
-    resamples: int,
+    a: np.ndarray, b: np.ndarray, margin: float | str | None, alpha: float, interval: str, resamples: int
 ) -> dict[str, Any]:
-    pairs = pairs_of(manifest, contrast)
-    a, b = (per_picture[name].loc[pairs[side]].to_numpy(float) for side in ("a", "b"))
+    """The numbers of one contrast in one measure, but for those that the whole family shares."""
     both = np.isfinite(a) & np.isfinite(b)
-    row: dict[str, Any] = {**vars(contrast), "measure": name, "n": int(both.sum()), "left_out": int((~both).sum())}
+    row: dict[str, Any] = {"n": int(both.sum()), "left_out": int((~both).sum())}
     a, b = a[both], b[both]
     if not len(a):
         return row
     row |= {"mean_a": float(a.mean()), "mean_b": float(b.mean()), "effect": float((a - b).mean())}
-    row |= _ordinary(name, pairs, results, manifest)
     if len(a) < 2:
         return row
-    found = stats.one_sample_test(a - b, alpha=alpha, interval=interval, resamples=resamples)
-    row |= {"low": found.low, "high": found.high, "d": found.d, "p": found.p}
+    limits = stats.mean_limits(a - b, alpha=alpha, interval=interval, resamples=resamples)
+    spread = float((a - b).std(ddof=1))
+    row |= {"low": limits[0], "high": limits[1], "d": stats.standardised(row["effect"], spread), "sd_pairs": spread}
     if margin is not None:
         row["margin"] = margin_of(margin, np.concatenate([a, b]))
-        if np.ptp(a - b) > 0:
+        if spread:
             row["p_equivalent"] = stats.equivalent_mean(a - b, -row["margin"], row["margin"], alpha=alpha).p
         else:  # no spread at all: the mean is what it is
             row["p_equivalent"] = 0.0 if abs(row["effect"]) < row["margin"] else 1.0
@@ -190,17 +196,16 @@ def margin_of(margin: float | str, values: np.ndarray) -> float:
     return float(margin)
 
 
-def _ordinary(name: str, pairs: pd.DataFrame, results: pd.DataFrame, manifest: pd.DataFrame) -> dict[str, float]:
-    """How much pictures of one group and seeds of one picture vary, over both groups of the contrast."""
+def _ordinary(named: list[str], pairs: pd.DataFrame, results: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """How much pictures of one group and seeds of one picture vary, over both groups of the contrast, by measure."""
     groups = [results[results.label_row.isin(pairs[side])] for side in ("a", "b")]
-    parts = [(part, numbers(part[name])) for part in groups]
-    parts = [(part[values.notna()], values.dropna()) for part, values in parts]
-    found = [stats.variation(values, part.label_row.to_numpy()) for part, values in parts if len(values) > 1]
-
-    def pooled(values: list[float]) -> float:
-        return float(np.sqrt(np.mean(np.square(values)))) if values else math.nan
-
-    return {"sd_pictures": pooled([f.between for f in found]), "sd_seeds": pooled([f.within for f in found])}
+    found: dict[str, dict[str, float]] = {}
+    for name in named:
+        seen = [part.assign(_x=numbers(part[name])).dropna(subset="_x") for part in groups]
+        parts = [stats.variation(part["_x"], part.label_row.to_numpy()) for part in seen if len(part) > 1]
+        both = {"sd_pictures": [p.between for p in parts], "sd_seeds": [p.within for p in parts]}
+        found[name] = {k: float(np.sqrt(np.mean(np.square(v)))) if v else math.nan for k, v in both.items()}
+    return found
 
 
 @cache
