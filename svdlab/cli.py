@@ -92,10 +92,11 @@ def sweep(
         str | None, typer.Option(help="Picture for all rows: path or sample name; the plan may name one per row.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Clips at a time; default by size.")] = None,
+    processes: Annotated[int | None, typer.Option(help="On a CPU; default as many as pay, of one thread or more.")] = None,
 ) -> None:
     """Make and measure a clip for every point of a grid.
 
-    Interrupted, it goes on where it was when it is started again.
+    Interrupted, it goes on where it was when it is started again. Exits with 1 where a clip failed.
 
     \b
     Example: svdlab sweep --grid grid.yaml --out results/study --image cat
@@ -107,10 +108,12 @@ def sweep(
     import svdlab
 
     pipe = svdlab.load_pipeline(checkpoint)
-    table = svdlab.sweep(pipe, plan, out, image=image, batch_size=batch_size or "auto")
+    how = dict(batch_size="auto" if batch_size is None else batch_size, processes="auto" if processes is None else processes)
+    table = svdlab.sweep(pipe, plan, out, image=image, **how)
     failed = int((table["status"] == "failed").sum())
     print(f"{len(table)} runs in {out}" + (f", {failed} of them failed: see the columns status and reason" if failed else ""))
     print(f"the table: svdlab.load_results({str(out)!r})")
+    raise typer.Exit(int(failed > 0))
 
 
 @app.command()
@@ -164,9 +167,31 @@ def probe(
 
 
 @app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="What a notebook or a sweep left, such as results/00-tour.")],
+    out: Annotated[Path | None, typer.Option(help="The page; default report.html in the folder.")] = None,
+) -> None:
+    """Put a study into one HTML page that opens from disk: figures, films, tables, conditions, versions, licence.
+
+    \b
+    Example: svdlab report results/00-tour
+    """
+    from svdlab import report as reports
+
+    page = reports.write(folder, out)
+    print(f"{page}  {page.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command()
 def doctor(
     checkpoint: Annotated[str | None, typer.Option(help="Also see whether it is here, or may be fetched.")] = None,
     run: Annotated[str | None, typer.Option(help="Hold svdlab's promises against this checkpoint, on this machine.")] = None,
+    height: Annotated[int | None, typer.Option(help="With --run: of the frames; default the checkpoint's.")] = None,
+    width: Annotated[int | None, typer.Option(help="With --run: of the frames; default the checkpoint's.")] = None,
+    num_frames: Annotated[int | None, typer.Option(help="With --run: default the checkpoint's.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="With --run: float32, float16 or bfloat16; default by device.")] = None,
+    offload: Annotated[str | None, typer.Option(help="With --run: model or sequential, for small GPUs.")] = None,
+    device: Annotated[str | None, typer.Option(help="With --run: cuda, cuda:1, mps or cpu.")] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Ask no network.")] = False,
 ) -> None:
     """Check this machine: packages, device, memory, hub, licence.
@@ -175,10 +200,15 @@ def doctor(
 
     \b
     Example: svdlab doctor --checkpoint SVD_1_1
+    and then: svdlab doctor --run SVD_1_1 --offload model --num-frames 8 --height 320 --width 576
     """
+    given = dict(height=height, width=width, num_frames=num_frames, dtype=dtype, offload=offload, device=device)
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and not run:
+        raise InputError(f"{', '.join('--' + name.replace('_', '-') for name in given)}: only with --run CHECKPOINT.")
     from svdlab import doctor as checks
 
-    table = checks.accept(run) if run else checks.report(checkpoint, online=not offline)
+    table = checks.accept(run, local_files_only=offline, **given) if run else checks.report(checkpoint, online=not offline)
     print(table.to_string(index=False))
     raise typer.Exit(checks.exit_code(table))
 

@@ -23,6 +23,7 @@ COMMANDS = {
     "notebook": [],
     "sweep": [],
     "doctor": [],
+    "probe": [],
     "ledger": ["check", "rebuild", "export"],
     "organism": ["train", "export", "verify"],
     "motion": ["calibrate"],

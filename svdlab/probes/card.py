@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
@@ -217,9 +217,9 @@ def html(results: Mapping[str, ProbeResult], facts: dict[str, Any], figures: Map
     for name, result in results.items():
         body += [f'<h2 id="{name}">{name}</h2>', f"<blockquote>{escape(result.card)}</blockquote>"]
         body += [f"<p>{escape(result.question)}</p>", f"<p><strong>{escape(result.verdict)}</strong></p>"]
-        if rows := _numbers(result):
-            head = ("finding", "value (95 %)", "images x seeds", "")
-            body.append(_table(head, [tuple(map(escape, row)) for row in rows]))
+        if numbers := _numbers(result):
+            top = ("finding", "value (95 %)", "images x seeds", "")
+            body.append(_table(top, [tuple(map(escape, row)) for row in numbers]))
         body.append(_list(_notes(result)))
         if name in figures:
             alt = escape(f"{name}: {result.verdict}", quote=True)
@@ -232,7 +232,7 @@ def html(results: Mapping[str, ProbeResult], facts: dict[str, Any], figures: Map
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(body) + "\n</body></html>\n"
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """Cells are HTML already."""
     top = "".join(f"<th>{escape(h)}</th>" for h in head)
     return f"<table><tr>{top}</tr>" + "".join(f"<tr>{''.join(f'<td>{c}</td>' for c in row)}</tr>" for row in rows) + "</table>"

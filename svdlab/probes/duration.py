@@ -10,6 +10,7 @@ colour; the bars are BLUR_RISE, CONTRAST and COLOUR_SHIFT.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from svdlab.pipeline import Clip
 from svdlab.probes import controls
 from svdlab.probes import findings as rules
 from svdlab.probes.base import Check, Panel, Probe, Shown, Study
-from svdlab.probes.findings import MEASURED, Finding
+from svdlab.probes.findings import Finding
 
 BLUR_RISE = 0.15  # of blur_effect (0 sharp to 1): what a Gaussian of about 1.5 px does to a sharp photograph
 CONTRAST = (0.5, 2.0)  # of the picture's own
@@ -100,9 +101,15 @@ def breaks_at(frames: pd.DataFrame) -> float:
 def chains(table: pd.DataFrame, pictures: dict[str, np.ndarray]) -> pd.DataFrame:
     """All chains' frames, with `stimulus`, `seed` and what `against` adds. pictures: by stimulus."""
     parts = []
-    for (stimulus, seed), _ in table.groupby(["stimulus", "seed"]):
+    for stimulus, seed, _ in each(table):
         parts.append(against(chain(table, stimulus, seed), pictures[stimulus]).assign(stimulus=stimulus, seed=seed))
     return pd.concat(parts, ignore_index=True)
+
+
+def each(table: pd.DataFrame) -> Iterator[tuple[str, int, pd.DataFrame]]:
+    """Stimulus, seed and rows of each chain."""
+    for _, rows in table.groupby(["stimulus", "seed"]):
+        yield str(rows["stimulus"].iloc[0]), int(rows["seed"].iloc[0]), rows
 
 
 def audit(study: Study) -> list[Check]:
@@ -138,14 +145,11 @@ def findings(study: Study, table: pd.DataFrame) -> list[Finding]:
 def judge(table: pd.DataFrame, frames: pd.DataFrame, *, fps: float) -> list[Finding]:
     """Findings from the clips' table and the chains' frames; fps: frames per second of the player."""
     count = int(table["num_frames"].iloc[0])
-    images, seeds = table["stimulus"].nunique(), int(table.groupby("stimulus")["seed"].nunique().median())
     seconds = count / fps
-    exact = Finding(
-        f"length of a clip of {count} frames at {fps:g} a second", seconds, *[np.nan] * 2, "s", images, seeds, MEASURED
-    )
+    length = rules.exact(f"length of a clip of {count} frames at {fps:g} a second", seconds, "s", table)
     ends = _ends(frames[frames["round"] == 0])
     found = [
-        exact,
+        length,
         rules.mean(
             "blur that the last frame of a clip has over its first", ends, "blur", unit="on a scale of 1", margin=BLUR_MARGIN
         ),
@@ -160,7 +164,7 @@ def judge(table: pd.DataFrame, frames: pd.DataFrame, *, fps: float) -> list[Find
     rounds = int(table["round"].max())
     if rounds == 0:
         return found
-    runs = [(s, seed, breaks_at(g)) for (s, seed), g in frames.groupby(["stimulus", "seed"])]
+    runs = [(stimulus, seed, breaks_at(g)) for stimulus, seed, g in each(frames)]
     broken = pd.DataFrame(runs, columns=["stimulus", "seed", "frame"])
     broken["survived"] = broken["frame"].isna()
     total = (rounds + 1) * seconds
@@ -181,7 +185,7 @@ def judge(table: pd.DataFrame, frames: pd.DataFrame, *, fps: float) -> list[Find
 def _ends(frames: pd.DataFrame) -> pd.DataFrame:
     """What the last frame of each first round has over its first."""
     rows = []
-    for (stimulus, seed), g in frames.groupby(["stimulus", "seed"]):
+    for stimulus, seed, g in each(frames):
         first, last = g.iloc[0], g.iloc[-1]
         colour = float(np.linalg.norm([last[c] - first[c] for c in ("red", "green", "blue")]))
         rows.append({"stimulus": stimulus, "seed": seed, "blur": last["blur"] - first["blur"], "colour": colour})
@@ -191,7 +195,7 @@ def _ends(frames: pd.DataFrame) -> pd.DataFrame:
 def _slopes(frames: pd.DataFrame, fps: float) -> pd.DataFrame:
     """Least-squares rise per second of blur and colour shift over each chain."""
     rows = []
-    for (stimulus, seed), g in frames.groupby(["stimulus", "seed"]):
+    for stimulus, seed, g in each(frames):
         rise = {n: fps * fidelity.slope(g[c].to_numpy()) for n, c in (("blur", "blur_rise"), ("colour", "colour_shift"))}
         rows.append({"stimulus": stimulus, "seed": seed, **rise})
     return pd.DataFrame(rows)
@@ -219,7 +223,7 @@ def panels(study: Study, table: pd.DataFrame) -> list[Panel]:
             values = rules.per_image(group, column)
             limits = rules.stats.t_interval(values) if len(values) > 2 else None
             low, high = (limits.low, limits.high) if limits else (np.nan, np.nan)
-            rows.append({"seconds": frame / fps, column: values.mean(), "low": low, "high": high})
+            rows.append({"seconds": int(str(frame)) / fps, column: values.mean(), "low": low, "high": high})
         made.append(
             Panel(title, pd.DataFrame(rows), "seconds", column, x_label=f"s at {fps:g} frames a second", y_label=label)
         )

@@ -61,6 +61,11 @@ class Finding:
         return f"{self.what}: {number}; {sample}{tail}."
 
 
+def exact(what: str, value: float, unit: str, table: pd.DataFrame) -> Finding:
+    """A number that holds without any spread, such as a count or a length in seconds."""
+    return Finding(what, value, math.nan, math.nan, unit, table["stimulus"].nunique(), _seeds(table, "seed"), MEASURED)
+
+
 def mean(
     what: str,
     table: pd.DataFrame,

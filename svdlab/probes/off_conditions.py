@@ -106,9 +106,9 @@ def judge(table: pd.DataFrame) -> list[Finding]:
 
 def worst_cell(table: pd.DataFrame, column: str) -> tuple[float, float]:
     """The cell off the centre whose mean is highest."""
-    means = table[~table["centre"]].groupby(["fps", "motion_bucket_id"])[column].mean()
-    fps, bucket = means.idxmax()
-    return float(fps), float(bucket)
+    means = table[~table["centre"]].groupby(["fps", "motion_bucket_id"])[column].mean().reset_index()
+    worst = means.sort_values(column).iloc[-1]
+    return float(worst["fps"]), float(worst["motion_bucket_id"])
 
 
 def verdict(study: Study, found: list[Finding]) -> str:
@@ -125,7 +125,7 @@ def panels(study: Study, table: pd.DataFrame) -> list[Panel]:
     made = []
     names = {"flow_px": ("Speed", "px/frame"), **{k: (v[0].capitalize(), v[1]) for k, v in QUALITY.items()}}
     for column, (title, unit) in names.items():
-        cells = table.groupby(["motion_bucket_id", "fps"], as_index=False)[column].mean()
+        cells = table.groupby(["motion_bucket_id", "fps"])[column].mean().reset_index()
         made.append(
             Panel(title, cells, "motion_bucket_id", column, by="fps", kind="plane", x_label="motion bucket", y_label=unit)
         )

@@ -64,10 +64,10 @@ def partner(names: list[str]) -> dict[str, str]:
 def measure(study: Study) -> pd.DataFrame:
     """A row per clip: `kind`, and against the untouched clip of the same noise `change` (rms), `towards` (of the swap)."""
     parts = []
-    for (kind, name), rows in study.plan.groupby(["label_kind", "label_intervention"], sort=False, dropna=False):
-        edit = _edit(study, kind, rows["label_stimulus"].iloc[0])
+    for _, rows in study.plan.groupby(["label_kind", "label_intervention"], sort=False, dropna=False):
+        kind, name, stimulus = (rows[f"label_{c}"].iloc[0] for c in ("kind", "intervention", "stimulus"))
         intervention = name if isinstance(name, str) else None
-        parts.append(study.sweep(rows, edit=edit, intervention=intervention).assign(kind=kind))
+        parts.append(study.sweep(rows, edit=_edit(study, kind, stimulus), intervention=intervention).assign(kind=kind))
     table = pd.concat(parts, ignore_index=True)
     table.loc[table["kind"] == "another seed", "seed"] -= OTHER_SEED  # whose yardstick it is
     return compare(table, study.frames, partner(study.stimuli.names))
@@ -139,9 +139,7 @@ def findings(study: Study, table: pd.DataFrame) -> list[Finding]:
     ways = text_inputs(study.pipe)
     if ways:
         study.notes.append(f"Text could come in by: {', '.join(ways)}.")
-    n, seeds = len(study.stimuli), len(study.seeds)
-    none = Finding("inputs that take text", float(len(ways)), *[np.nan] * 2, "", n, seeds, rules.MEASURED)
-    return [none, *judge(table)]
+    return [rules.exact("inputs that take text", float(len(ways)), "", table), *judge(table)]
 
 
 def judge(table: pd.DataFrame) -> list[Finding]:

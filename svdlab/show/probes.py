@@ -126,7 +126,7 @@ def _findings(findings: pd.DataFrame) -> list[Block]:
     ]
 
 
-def _row(f: dict[str, Any]) -> Block:
+def _row(f: dict[Any, Any]) -> Block:
     what = wrap(f["what"], LABEL, WHAT)
     height = max(LINE * len(what) + 8, 36)
     factor, unit = (100, "%") if f["unit"] == "share" else (1, f["unit"])
@@ -146,7 +146,7 @@ def _row(f: dict[str, Any]) -> Block:
     return height, paint
 
 
-def _interval(ax: Axes, f: dict[str, Any]) -> None:
+def _interval(ax: Axes, f: dict[Any, Any]) -> None:
     """One finding on its own axis: zero, margin, interval, value."""
     colour, marker, filled = LOOKS[f["kind"]]
     value, low, high, margin = (float(f[k]) for k in ("value", "low", "high", "margin"))
