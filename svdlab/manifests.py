@@ -97,11 +97,13 @@ def pairs_of(manifest: pd.DataFrame, contrast: Contrast) -> pd.DataFrame:
     >>> pairs_of(manifest, Contrast("lighting", "bright", "dim"))
     """
     part = manifest[manifest.group_scheme == contrast.scheme]
-    rows = part.assign(_row=part.index).pivot(index="pair_id", columns="group", values="_row")
-    absent = [g for g in (contrast.a, contrast.b) if g not in rows]
-    if absent:
-        raise InputError(f"scheme {contrast.scheme!r} has no group {absent[0]!r}: it has {', '.join(map(str, rows.columns))}.")
-    return pd.DataFrame({"a": rows[contrast.a], "b": rows[contrast.b]})
+    sides = {}
+    for side, group in (("a", contrast.a), ("b", contrast.b)):
+        rows = part[part.group == group]
+        if rows.empty:
+            raise InputError(f"scheme {contrast.scheme!r} has no group {group!r}: it has {', '.join(part.group.unique())}.")
+        sides[side] = pd.Series(rows.index, index=rows.pair_id)
+    return pd.DataFrame(sides).sort_index()
 
 
 def confounds(manifest: pd.DataFrame, *, longest: int = LONGEST) -> pd.DataFrame:

@@ -98,16 +98,16 @@ def compare(
     Raises InputError for a column that is not there, or results that lack a picture of the manifest.
     """
     named = _measures(results, measures)
-    wanted = list(contrasts(manifest) if chosen is None else chosen)
-    per_picture = _per_picture(results, manifest, named)
+    values, index = _clips(results, manifest, named)
+    pictures = _pictures(values, index, manifest, named)
     rows = []
-    for contrast in wanted:
+    for contrast in list(contrasts(manifest) if chosen is None else chosen):
         pairs = pairs_of(manifest, contrast)
-        sides = {side: per_picture.loc[pairs[side]].to_numpy(float) for side in ("a", "b")}  # "pair measure"
-        ordinary = _ordinary(named, pairs, results)
+        places = {side: manifest.index.get_indexer(pd.Index(pairs[side])) for side in ("a", "b")}
+        sides = {side: pictures[place] for side, place in places.items()}  # "pair measure"
         p = _p_values(sides["a"] - sides["b"], resamples)
         for i, name in enumerate(named):
-            known = {**vars(contrast), "measure": name, **ordinary[name], "p": p[i]}
+            known = {**vars(contrast), "measure": name, "p": p[i], **_ordinary(values[:, i], index, places)}
             margin = (margins or {}).get(name)
             rows.append(known | _row(sides["a"][:, i], sides["b"][:, i], margin, alpha, interval, resamples))
     table = pd.DataFrame(rows).reindex(columns=COLUMNS)
@@ -130,22 +130,52 @@ def _measures(results: pd.DataFrame, measures: Iterable[str] | str | None) -> li
 
 
 def numbers(column: pd.Series) -> pd.Series:
+    """A column of numbers, truth values or None as floats; NaN for what is no number."""
+    if column.dtype == float:
+        return column
     return pd.to_numeric(column.astype(object).where(column.notna(), np.nan), errors="coerce").astype(float)
 
 
-def _per_picture(results: pd.DataFrame, manifest: pd.DataFrame, named: list[str]) -> pd.DataFrame:
-    """Measures of each row of the manifest, seeds averaged, signs turned back for flipped pictures."""
+def pair_values(results: pd.DataFrame, manifest: pd.DataFrame, contrast: Contrast, measure: str) -> pd.DataFrame:
+    """One measure of both pictures of each pair, as `compare` takes them: columns `a` and `b`, indexed by `pair_id`.
+
+    >>> pair_values(results, manifest, Contrast("hue", "warm", "cool"), "object_px").eval("a - b").hist()
+
+    Seeds are averaged, directions of flipped pictures turned back; NaN where a picture has no number.
+    """
+    named = _measures(results, measure)
+    values, index = _clips(results, manifest, named)
+    pictures = _pictures(values, index, manifest, named)[:, 0]
+    pairs = pairs_of(manifest, contrast)
+    return pd.DataFrame(
+        {side: pictures[manifest.index.get_indexer(pd.Index(pairs[side]))] for side in ("a", "b")}, index=pairs.index
+    )
+
+
+def _clips(results: pd.DataFrame, manifest: pd.DataFrame, named: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers "clip measure" of the manifest's clips, and the place of each one's picture in the manifest."""
     if "label_row" not in results:
         raise InputError("the results have no column label_row: sweep the plan of svdlab.probes.bias.as_plan.")
-    absent = [row for row in manifest.index if row not in set(results.label_row)]
-    if absent:
-        raise InputError(f"the results have no clip of row {absent[0]} of the manifest ({manifest.path[absent[0]]}).")
-    values = results[["label_row"]].assign(**{name: numbers(results[name]) for name in named})
-    means = values.groupby("label_row")[named].mean().reindex(manifest.index)
+    index = manifest.index.get_indexer(pd.Index(results.label_row))
+    absent = np.setdiff1d(np.arange(len(manifest)), index)
+    if len(absent):
+        row = manifest.index[absent[0]]
+        raise InputError(f"the results have no clip of row {row} of the manifest ({manifest.path[row]}).")
+    values = np.stack([numbers(results[name]).to_numpy() for name in named], 1)
+    return values[index >= 0], index[index >= 0]
+
+
+def _pictures(values: np.ndarray, index: np.ndarray, manifest: pd.DataFrame, named: list[str]) -> np.ndarray:
+    """Measures of each row of the manifest, seeds averaged, signs turned back for flipped pictures: "picture measure"."""
+    there = np.isfinite(values)
+    sums, counts = (np.zeros((len(manifest), len(named))) for _ in range(2))
+    np.add.at(sums, index, np.where(there, values, 0.0))
+    np.add.at(counts, index, there)
+    means = np.divide(sums, counts, out=np.full_like(sums, math.nan), where=counts > 0)
     if "flip_noise" in manifest:
         for flip, odd in ODD.items():
-            turned = [name for name in odd if name in named]
-            means.loc[manifest.flip_noise == flip, turned] *= -1
+            flipped, turned = (manifest.flip_noise == flip).to_numpy(), np.isin(named, odd)
+            means[flipped[:, None] & turned] *= -1
     return means
 
 
@@ -196,16 +226,13 @@ def margin_of(margin: float | str, values: np.ndarray) -> float:
     return float(margin)
 
 
-def _ordinary(named: list[str], pairs: pd.DataFrame, results: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """How much pictures of one group and seeds of one picture vary, over both groups of the contrast, by measure."""
-    groups = [results[results.label_row.isin(pairs[side])] for side in ("a", "b")]
-    found: dict[str, dict[str, float]] = {}
-    for name in named:
-        seen = [part.assign(_x=numbers(part[name])).dropna(subset="_x") for part in groups]
-        parts = [stats.variation(part["_x"], part.label_row.to_numpy()) for part in seen if len(part) > 1]
-        both = {"sd_pictures": [p.between for p in parts], "sd_seeds": [p.within for p in parts]}
-        found[name] = {k: float(np.sqrt(np.mean(np.square(v)))) if v else math.nan for k, v in both.items()}
-    return found
+def _ordinary(values: np.ndarray, index: np.ndarray, places: dict[str, np.ndarray]) -> dict[str, float]:
+    """How much pictures of one group and seeds of one picture vary in a measure, over both groups of the contrast."""
+    there = np.isfinite(values)
+    groups = [there & np.isin(index, place) for place in places.values()]
+    found = [stats.variation(values[own], index[own]) for own in groups if own.sum() > 1]
+    both = {"sd_pictures": [f.between for f in found], "sd_seeds": [f.within for f in found]}
+    return {name: float(np.sqrt(np.mean(np.square(v)))) if v else math.nan for name, v in both.items()}
 
 
 @cache

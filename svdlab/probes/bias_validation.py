@@ -1,0 +1,274 @@
+"""Can the bias study be trusted? Held against the organism's planted effects and nulls, and against simulated null studies.
+
+    $ svdlab probe bias --validate --out results/bias-validity
+
+Clips are made once, through the ledger, and resampled: a null study is real measurements with the labels of random pairs
+swapped, so that nothing is there to be found; coverage is of intervals from small samples against all pairs not drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from svdlab import stats
+from svdlab.manifests import Contrast, contrasts, pairs_of
+from svdlab.pipeline import ProbePipeline
+from svdlab.probes import bias, planted
+from svdlab.probes.paired import CANNOT_TELL, DIFFERENCE, EQUIVALENT, TOO_FEW, WITHIN, compare, pair_values, sentence
+
+REPORT = ["what", "planted", "measured", "low", "high", "n", "bar", "passed"]
+FULL = {"hue": 160, "mirror": 120, "background": 60, "shape": 60, "position": 60}  # pairs
+QUICK = {"hue": 16, "mirror": 16, "shape": 16}
+MEASURES = (
+    "object_px",
+    "pan_px",
+    "flow_px",
+    "camera_px",
+    "frozen",
+    "drift_mse_first",
+    "drift_colour_last",
+    "blur_slope",
+    "flicker_brightness",
+    "warp_error",
+    "reconstruction_mse",
+)
+MARGINS: dict[str, float | str] = {"object_px": "15 %"}
+STUDIES = 500
+SMALL, TINY = 20, 4  # pairs of a study whose intervals are held against the rest; of one that is too small
+ALPHA = 0.05
+
+
+def validate(
+    pipe: ProbePipeline,
+    out: str | Path,
+    *,
+    quick: bool = False,
+    counts: dict[str, int] | None = None,
+    steps: int | None = None,
+    studies: int | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """The table of validity: what, planted, measured, its interval, n, bar, passed. Also written to `out/bias-validity.csv`.
+
+    >>> table = validate(pipe, "results/bias-validity", quick=True)
+    >>> table[table.passed == False]
+
+    quick: fewer pairs, steps and studies, a few minutes. counts: pairs of each scheme; steps: denoising steps (default 25,
+    8 with quick); studies: simulated null studies (default 500, 200 with quick). Started again, it makes what is missing.
+    """
+    counts = counts or (QUICK if quick else FULL)
+    studies = studies or (200 if quick else STUDIES)
+    conditions = planted.CONDITIONS.replace(num_inference_steps=steps or (8 if quick else 25))
+    planted.world_pairs(Path(out, "pictures"), **counts)
+    study = bias.run(
+        pipe,
+        Path(out, "pictures", "manifest.csv"),
+        out,
+        measures=MEASURES,
+        margins=MARGINS,
+        seeds=(0,),
+        conditions=conditions,
+        progress=progress,
+    )
+    clips, manifest = study.clips, study.manifest
+    drawn = min(SMALL, min(counts.values()))
+    null = null_studies(clips, manifest, MEASURES, pairs=drawn, studies=studies, progress=progress)
+    rows = [
+        *planted_rows(study),
+        *null_rows(null),
+        *coverage_rows(clips, manifest, resamples=studies),
+        *small_rows(clips, manifest),
+    ]
+    table = pd.DataFrame(rows).reindex(columns=REPORT)
+    table.to_csv(Path(out, "bias-validity.csv"), index=False)
+    return table
+
+
+def _row(
+    what: str, measured: float, low: float, high: float, n: int, bar: str, passed: bool | None, planted: float = np.nan
+) -> dict[str, Any]:
+    return dict(what=what, planted=planted, measured=measured, low=low, high=high, n=n, bar=bar, passed=passed)
+
+
+# --- what was planted -------------------------------------------------------------------------------------------------
+
+
+def planted_rows(study: bias.BiasResult) -> list[dict[str, Any]]:
+    """Planted effects are found with the right sign, planted nulls called equivalent."""
+    rows = []
+    for law in planted.PLANTED:
+        hit = study.table[(study.table.scheme == law.scheme) & (study.table.measure == law.measure)]
+        if hit.empty:
+            continue
+        row = hit.iloc[0]
+        if law.effect:
+            passed = row.verdict in (DIFFERENCE, WITHIN) and np.sign(row.effect) == np.sign(law.effect)
+            bar = "found: right sign, q < 0.05"
+        else:
+            passed, bar = row.verdict in (EQUIVALENT, WITHIN), f"equivalent within {MARGINS[law.measure]}"
+        what = f"{law.scheme}, {row.a} less {row.b}: {bias.said(law.measure)}"
+        rows.append(_row(what, row.effect, row.low, row.high, int(row.n), bar, bool(passed), law.effect))
+    return rows
+
+
+# --- simulated null studies -------------------------------------------------------------------------------------------
+
+
+def null_studies(
+    clips: pd.DataFrame,
+    manifest: pd.DataFrame,
+    measures: Iterable[str],
+    *,
+    pairs: int,
+    studies: int = STUDIES,
+    seed: int = 0,
+    progress: bool = False,
+) -> pd.DataFrame:
+    """Studies in which nothing is to be found: random pairs of each scheme, the labels swapped in a random half of them.
+
+    >>> null_studies(clips, manifest, ["object_px"], pairs=20, studies=500)
+
+    A row per study, contrast and measure: `p`, `q`, and where an effect was planted `p_real`, the p of the same pairs
+    under their own labels.
+    """
+    rng, named, parts = np.random.default_rng(seed), list(measures), []
+    wanted = contrasts(manifest)
+    effects = {law.scheme: law.measure for law in planted.PLANTED if law.effect and law.measure in named}
+    for number in tqdm(range(studies), desc="null studies", unit="study", disable=not progress):
+        drawn = pd.concat([_draw(manifest, c, pairs, rng)[0] for c in wanted])
+        table = compare(clips, swap_labels(drawn, rng), named, chosen=wanted)
+        part = table[["scheme", "measure", "p", "q"]].assign(study=number, p_real=np.nan)
+        for contrast in (c for c in wanted if c.scheme in effects):
+            real = compare(clips, drawn, effects[contrast.scheme], chosen=[contrast]).p[0]
+            part.loc[(part.scheme == contrast.scheme) & (part.measure == effects[contrast.scheme]), "p_real"] = real
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _draw(manifest: pd.DataFrame, contrast: Contrast, count: int, rng: np.random.Generator) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of so many random pairs of a contrast, and the ids of those that were not drawn."""
+    ids = pairs_of(manifest, contrast).index.to_numpy()
+    order = rng.permutation(len(ids))
+    chosen, rest = ids[order[:count]], ids[order[count:]]
+    return manifest[(manifest.group_scheme == contrast.scheme) & manifest.pair_id.isin(chosen)], list(rest)
+
+
+def swap_labels(manifest: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """The manifest with the groups of each pair exchanged, or not, at random (two by two where there are more).
+
+    >>> swap_labels(manifest, np.random.default_rng(0))
+    """
+    swapped = manifest.copy()
+    for contrast in contrasts(manifest):
+        pairs = pairs_of(manifest, contrast)
+        pairs = pairs[rng.random(len(pairs)) < 0.5]
+        swapped.loc[pairs.a, "group"], swapped.loc[pairs.b, "group"] = contrast.b, contrast.a
+    return swapped
+
+
+def null_rows(null: pd.DataFrame) -> list[dict[str, Any]]:
+    """False-positive rate before correction, and false discovery rate after: alone, and beside effects that are there.
+
+    The unit is the study, since tests of one study share their clips. A rate fails where even its lower 95 % bound
+    (one-sided) is above 0.05.
+    """
+    studies = null.study.nunique()
+    false = (null.p < ALPHA).groupby(null.study).mean()
+    rows = [_rate_row("null studies: share of tests with p < 0.05", false)]
+    some = (null.q < ALPHA).groupby(null.study).any()
+    bound = stats.proportion_bound(int(some.sum()), studies)
+    whole = stats.proportion(int(some.sum()), studies)
+    bar = "lower bound not above 0.05"
+    what = "null studies: false discovery rate after correction"
+    rows.append(_row(what, whole.value, bound, whole.high, studies, bar, bound <= ALPHA))
+    real = null.p_real.notna()
+    if real.any() and not real.all():
+        shares = [_false_share(part.p_real.fillna(part.p), part.p_real.isna()) for _, part in null.groupby("study")]
+        rows.append(_rate_row("null tests beside planted effects: false discovery rate after correction", pd.Series(shares)))
+    return rows
+
+
+def _false_share(p: pd.Series, null: pd.Series) -> float:
+    """Of what one study calls found, the share that is not there; 0 where it finds nothing."""
+    found = stats.fdr(p) < ALPHA
+    return float((found & null).sum() / max(1, found.sum()))
+
+
+def _rate_row(what: str, per_study: pd.Series) -> dict[str, Any]:
+    values = per_study.to_numpy(float)
+    if np.ptp(values) == 0:
+        low = high = float(values[0])
+    else:
+        limits = stats.t_interval(values, confidence=0.90)  # its lower end is the one-sided 95 % bound
+        low, high = limits.low, limits.high
+    return _row(what, float(values.mean()), low, high, len(values), "lower bound not above 0.05", low <= ALPHA)
+
+
+# --- intervals --------------------------------------------------------------------------------------------------------
+
+
+def coverage(
+    clips: pd.DataFrame,
+    manifest: pd.DataFrame,
+    contrast: Contrast,
+    measure: str,
+    *,
+    pairs: int = SMALL,
+    resamples: int = STUDIES,
+    seed: int = 0,
+) -> stats.Estimate:
+    """How often the interval of so many random pairs holds the mean effect of all the pairs that were not drawn.
+
+    >>> coverage(clips, manifest, Contrast("hue", "warm", "cool"), "object_px", pairs=20).value
+    """
+    rng = np.random.default_rng(seed)
+    values = pair_values(clips, manifest, contrast, measure)
+    everything = (values.a - values.b).dropna()
+    held = 0
+    for _ in range(resamples):
+        drawn, rest = _draw(manifest, contrast, pairs, rng)
+        row = compare(clips, drawn, measure, chosen=[contrast], resamples=99).iloc[0]
+        held += row.low <= everything.reindex(rest).mean() <= row.high
+    return stats.proportion(int(held), resamples)
+
+
+def coverage_rows(clips: pd.DataFrame, manifest: pd.DataFrame, *, resamples: int = STUDIES) -> list[dict[str, Any]]:
+    """Coverage of the planted effects, where enough pairs are left over that their mean stands for the model's own."""
+    rows = []
+    for contrast in contrasts(manifest):
+        law = next((p for p in planted.PLANTED if p.scheme == contrast.scheme and p.effect), None)
+        if law is None or len(pairs_of(manifest, contrast)) < 6 * SMALL:
+            continue
+        found = coverage(clips, manifest, contrast, law.measure, resamples=resamples)
+        left = len(pairs_of(manifest, contrast)) - SMALL
+        what = f"{contrast.scheme}: intervals of {SMALL} pairs hold the effect of the other {left}"
+        passed = 0.90 <= found.value <= 0.98
+        rows.append(_row(what, found.value, found.low, found.high, found.n, "0.90 to 0.98", passed, 0.95))
+    return rows
+
+
+# --- small studies ----------------------------------------------------------------------------------------------------
+
+
+def small_rows(clips: pd.DataFrame, manifest: pd.DataFrame) -> list[dict[str, Any]]:
+    """A study that is too small says so, whatever its numbers are; one that finds nothing says what it would miss."""
+    rng = np.random.default_rng(0)
+    wanted = contrasts(manifest)
+    tiny = pd.concat([_draw(manifest, c, TINY, rng)[0] for c in wanted])
+    verdicts = compare(clips, tiny, MEASURES).verdict
+    said = int((verdicts == TOO_FEW).sum())
+    rows = [_row(f"studies of {TINY} pairs that give no verdict", said / len(verdicts), np.nan, np.nan, len(verdicts), "1",
+                 said == len(verdicts))]  # fmt: skip
+    few = pd.concat([_draw(manifest, c, 8, rng)[0] for c in wanted])
+    table = pd.concat([compare(clips, few, "blur_slope", chosen=[c]) for c in wanted])
+    open_ones = [row for _, row in table.iterrows() if row.verdict == CANNOT_TELL]
+    told = sum("would mostly be missed" in sentence(row) for row in open_ones)
+    rows.append(_row("studies of 8 pairs that find nothing: say what they would miss", told / max(1, len(open_ones)), np.nan,
+                     np.nan, len(open_ones), "1", told == len(open_ones)))  # fmt: skip
+    return rows
