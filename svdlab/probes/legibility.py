@@ -26,8 +26,9 @@ from svdlab.images import image_hash, prepare_image
 from svdlab.pipeline import Clip
 from svdlab.probes import controls
 from svdlab.probes import findings as rules
-from svdlab.probes.base import Check, Panel, Probe, Study
+from svdlab.probes.base import Check, Panel, Probe, Shown, Study
 from svdlab.probes.findings import Finding
+from svdlab.probes.shown import beside_inputs, by_frame
 from svdlab.probes.stimuli import Stimuli, from_arrays
 from svdlab.reading import error_rate, read, read_clip
 
@@ -36,6 +37,8 @@ HEIGHTS = (1 / 36, 1 / 18, 1 / 9, 3 / 16)  # of a capital, in shares of the fram
 CONTRASTS = (0.9, 0.4)  # Michelson
 READ = 0.25  # character error rate up to which a sign counts as read
 HELD = 0.8  # correlation of letters with themselves from which on they count as there
+CONTROL_FRAMES = 8
+DRIFT = 1 / 200  # of the frame's width per frame, by which the control's sign moves
 MARGIN = 0.05  # of error rate and of correlation beyond the autoencoder's own: less counts as none
 
 
@@ -84,7 +87,7 @@ def measures(plate: Plate, through: np.ndarray, frames: np.ndarray, *, ocr: bool
 
     Args:
         plate: what was drawn.
-        through: "f h w 3", the round trip of its picture.
+        through: "f h w 3", the round trip of its picture, slowly panned: it has been resampled too, as in most clips.
         frames: "f h w 3" of the clip.
         ocr: whether to read it by machine, too; else these values are NaN.
 
@@ -109,7 +112,7 @@ def measures(plate: Plate, through: np.ndarray, frames: np.ndarray, *, ocr: bool
     if not ocr:
         return found | dict.fromkeys(("errors", "errors_own", "errors_added", "errors_added_last"), math.nan)
     said = read_clip(frames, plate.text)
-    base = float(read_clip(through[:1], plate.text).error_rate.mean())
+    base = float(read_clip(through[[0, -1]], plate.text).error_rate.mean())
     return found | {
         "errors": float(said.error_rate.mean()),
         "errors_own": base,
@@ -126,7 +129,7 @@ def measure(study: Study) -> pd.DataFrame:
     def sign(clip: Clip) -> dict[str, Any]:
         plate = plates[image_hash(clip.image)]
         picture = np.asarray(clip.image, np.float32) / 255
-        through = controls.through_autoencoder(study.pipe, controls.still(picture, len(clip.frames)))
+        through = moved(study, picture, len(clip.frames))
         return measures(plate, through, clip.frames, ocr=study.options["ocr"])
 
     # Signs that cannot be read after the round trip are not made into clips: nothing could be learned from them.
@@ -135,12 +138,17 @@ def measure(study: Study) -> pd.DataFrame:
     return table.rename(columns={c: str(c).removeprefix("sign_") for c in table if str(c).startswith("sign_")})
 
 
+def moved(study: Study, picture: np.ndarray, frames: int) -> np.ndarray:
+    """The sign under a slow steady pan, through the autoencoder: what it looks like when it is only moved."""
+    return controls.through_autoencoder(study.pipe, controls.panned(picture, frames, px=DRIFT * study.size[1]))
+
+
 def audit(study: Study) -> list[Check]:
     """Every sign, clean, blurred, with a letter gone, and after the round trip; and the wall without a sign."""
     rows = []
     for name, plate in zip(study.stimuli.names, study.known["plates"].values(), strict=True):
         picture = study.stimuli.array(name)
-        through = controls.through_autoencoder(study.pipe, controls.still(picture, controls.FRAMES))
+        through = moved(study, picture, CONTROL_FRAMES)
         soft = controls.blurred(picture[None], 0.45 * plate.height)
         gone = _without_last_letter(plate)
         rows.append(
@@ -164,6 +172,7 @@ def audit(study: Study) -> list[Check]:
             f"{len(lost)} of {len(seen)} signs, unreadable before any denoising, are left out: {'; '.join(lost)}."
         )
     n = len(seen)
+    medians = f"errors {seen['read_through'].median():.2g}, letters {seen['through'].median():.2g}"
     return [
         Check(
             "letters of a clean sign are all there",
@@ -198,7 +207,7 @@ def audit(study: Study) -> list[Check]:
         Check(
             "signs are read, and their letters there, after the autoencoder",
             f"at least half of {n}",
-            f"{int(readable.sum())}; medians: errors {seen['read_through'].median():.2f}, letters {seen['through'].median():.2f}",
+            f"{int(readable.sum())} (medians: {medians})",
             bool(2 * readable.sum() >= n),
         ),
     ]
@@ -225,25 +234,18 @@ def judge(table: pd.DataFrame) -> list[Finding]:
 
 
 def panels(study: Study, table: pd.DataFrame) -> list[Panel]:
-    curves = [("letters_by_frame", "Correlation of letters lost, beyond the autoencoder", "correlation lost")]
-    if study.options["ocr"]:
-        curves.append(("errors_by_frame", "Character errors added, beyond the autoencoder", "error rate"))
-    out = []
-    for column, title, label in curves:
-        frames = pd.DataFrame([json.loads(text) for text in table[column]], index=table["stimulus"]).groupby(level=0).mean()
-        rows = []
-        for frame in frames:
-            values = pd.DataFrame({"stimulus": frames.index, "value": frames[frame].to_numpy()})
-            f = rules.mean("", values, "value", unit="")
-            rows.append({"frame": frame, "value": f.value, "low": f.low, "high": f.high})
-        out.append(Panel(title, pd.DataFrame(rows), "frame", "value", "", "curve", "frame", label))
+    lost = by_frame(table, "letters_by_frame")
+    out = [Panel("Correlation of letters lost", lost, "frame", "value", "", "curve", "frame", "beyond the autoencoder's")]
+    if "errors_by_frame" in table and table["errors_by_frame"].notna().any():
+        errors = by_frame(table.dropna(subset=["errors_by_frame"]), "errors_by_frame")
+        out.append(Panel("Character errors added", errors, "frame", "value", "", "curve", "frame", "beyond the autoencoder's"))
     kinds = table.groupby(["letter_height", "font"])["letters_lost"].mean().reset_index()
-    out.append(
-        Panel(
-            "Correlation of letters lost, by sign", kinds, "letter_height", "letters_lost", "font", "plane", "capitals", "lost"
-        )
-    )
-    return out
+    title = "Correlation lost, by sign"
+    return [*out, Panel(title, kinds, "letter_height", "letters_lost", "font", "plane", "height of a capital, px")]
+
+
+def pictures(study: Study, table: pd.DataFrame) -> list[Shown]:
+    return beside_inputs(study, table, "letters_lost", high_is_worse=True)
 
 
 PROBE = Probe(
@@ -256,7 +258,7 @@ PROBE = Probe(
     audit=audit,
     findings=findings,
     panels=panels,
-    worst=("letters_lost", True),
+    pictures=pictures,
     extra="ocr",
     modules=("rapidocr", "onnxruntime", "rapidfuzz"),
     options={"heights": HEIGHTS, "contrasts": CONTRASTS, "ocr": True},

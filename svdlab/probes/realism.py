@@ -26,6 +26,7 @@ from svdlab.probes import controls
 from svdlab.probes import findings as rules
 from svdlab.probes.base import Check, Panel, Probe, Shown, Study
 from svdlab.probes.findings import MEASURED, Finding
+from svdlab.probes.shown import beside_inputs, bounded, by_frame
 from svdlab.spectra import BANDS, EMPTY, FINE, decibels, power
 
 STAGES = ("autoencoder", "denoiser", "chunks", "mp4")
@@ -35,6 +36,7 @@ DETAIL_MARGIN = 1.0  # dB of fine detail: what a Gaussian blur of about 0.2 px c
 BLUR_MARGIN = 0.03  # of blur_effect, 0 to 1
 FLICKER_MARGIN = 0.5  # grey levels from frame to frame: not seen
 LEVELS = "grey levels of 255"
+DOCTORED = 4  # pictures on which the audit tries the instrument itself
 FINE_BANDS = [BANDS.index(b) for b in FINE]
 
 
@@ -88,12 +90,12 @@ def measure(study: Study) -> pd.DataFrame:
         return measures(picture, through, frames, chunked, through_mp4(chunked), chunk)
 
     table = study.sweep(study.plan, ("fidelity", error))
-    return table.rename(columns={c: c.removeprefix("error_") for c in table if str(c).startswith("error_")})
+    return table.rename(columns={c: str(c).removeprefix("error_") for c in table if str(c).startswith("error_")})
 
 
 def default_chunk(study: Study) -> int:
     """A third of what is decoded together: eight of 25 frames, as memory often asks for."""
-    return max(1, (study.conditions.decode_chunk_size or controls.FRAMES) // 3)
+    return max(1, (study.conditions.decode_chunk_size or 1) // 3)
 
 
 def through_mp4(frames: np.ndarray) -> np.ndarray:
@@ -105,38 +107,19 @@ def through_mp4(frames: np.ndarray) -> np.ndarray:
 
 def audit(study: Study) -> list[Check]:
     """What is known of doctored clips of each stimulus: nothing done, noise, blur, flicker and seams of known size."""
-    rng = np.random.default_rng(0)
-    rows, names = [], study.stimuli.names
-    for name in names:
-        picture = 0.1 + 0.8 * study.stimuli.array(name)  # with room for what is added
-        still = controls.still(picture, 6)
-        same = measures(picture, still, still, still, still, 3)
-        noise = rng.normal(0, 0.02, still.shape).astype(np.float32)
-        signs = np.where(np.arange(6) % 2, 1, -1)[:, None, None, None].astype(np.float32)
-        seam = still + 0.02 * (np.arange(6) >= 3)[:, None, None, None].astype(np.float32)
-        noisy = measures(picture, still, still + noise, still + noise, still + noise, 3)
-        other = measures(picture, still, still + 0.01 * signs, seam, seam, 3)
-        blurred = measures(picture, still, *[controls.blurred(still, 1.0)] * 3, 3)
-        own = controls.through_autoencoder(study.pipe, study.stimuli.array(name)[None])
-        rows.append(
-            {
-                "nothing": max(same["mse_total"], abs(same["detail_total"]), same["flicker_clip"], same["seam_height"]),
-                "noise": math.sqrt(noisy["mse_denoiser"]) / 0.02,
-                "elsewhere": noisy["mse_autoencoder"] + noisy["mse_chunks"] + noisy["mse_mp4"],
-                "flicker": other["flicker_clip"] / 0.04,  # second differences of -0.01, 0.01, -0.01 ... are 0.04
-                "blur": blurred["detail_denoiser"],
-                "seam": measures(picture, still, still, seam, seam, 3)["seam_height"] / 0.02,
-                "input": _fine(study.stimuli.array(name)[None])[0],
-                "through": _fine(own)[0],
-            }
-        )
-    seen = pd.DataFrame(rows, index=names)
-    blank = seen.index[(seen[["input", "through"]] < EMPTY).any(axis=1)]
+    seen, names = (
+        pd.DataFrame([_doctored(study.stimuli.array(n)) for n in study.stimuli.names[:DOCTORED]]),
+        study.stimuli.names,
+    )
+    detail = pd.DataFrame({"input": [_fine(study.stimuli.array(n)[None])[0] for n in names]}, index=names)
+    own = [controls.through_autoencoder(study.pipe, study.stimuli.array(n)[None]) for n in names]
+    detail["through"] = [_fine(picture)[0] for picture in own]
+    blank = detail.index[(detail < EMPTY).any(axis=1)]
     if len(blank):
         study.notes.append(
             f"{len(blank)} pictures have no fine detail to lose, in them or after the autoencoder: {', '.join(blank)}."
         )
-    n = len(seen)
+    n = len(names)
     return [
         Check(
             "a still copy has no error, flicker or seam",
@@ -163,6 +146,28 @@ def audit(study: Study) -> list[Check]:
     ]
 
 
+def _doctored(picture: np.ndarray) -> dict[str, float]:
+    """What is measured of clips that were spoilt by known amounts: ratios to what was done, or remains of nothing."""
+    rng = np.random.default_rng(0)
+    picture = (0.1 + 0.8 * picture).astype(np.float32)  # with room for what is added
+    still = controls.still(picture, 6)
+    noisy = still + rng.normal(0, 0.02, still.shape).astype(np.float32)
+    flickering = still + np.where(np.arange(6) % 2, 0.01, -0.01)[:, None, None, None].astype(np.float32)
+    stepped = still + 0.02 * (np.arange(6) >= 3)[:, None, None, None].astype(np.float32)
+    soft = controls.blurred(still, 1.0)
+    same = measures(picture, still, still, still, still, 3)
+    noise = measures(picture, still, noisy, noisy, noisy, 3)
+    other = measures(picture, still, flickering, stepped, stepped, 3)
+    return {
+        "nothing": max(same["mse_total"], abs(same["detail_total"]), same["flicker_clip"], same["seam_height"]),
+        "noise": math.sqrt(noise["mse_denoiser"]) / 0.02,
+        "elsewhere": noise["mse_autoencoder"] + noise["mse_chunks"] + noise["mse_mp4"],
+        "flicker": other["flicker_clip"] / 0.04,  # second differences of -0.01, 0.01, -0.01 ... are 0.04
+        "seam": measures(picture, still, still, stepped, stepped, 3)["seam_height"] / 0.02,
+        "blur": measures(picture, still, soft, soft, soft, 3)["detail_denoiser"],
+    }
+
+
 def findings(study: Study, table: pd.DataFrame) -> list[Finding]:
     return judge(table)
 
@@ -182,7 +187,7 @@ def judge(table: pd.DataFrame) -> list[Finding]:
     for stage in STAGES:
         part = seen.assign(part=seen[f"mse_{stage}"].clip(lower=0) / parts.sum(axis=1))
         what = f"of the stages' squared errors in frame 0, {stage}"
-        found.append(rules.mean(what, part, "part", unit="share", null=None))
+        found.append(bounded(rules.mean(what, part, "part", unit="share", null=None)))
     found += [
         rules.mean("blur of the clip (0 to 1) less that of the input", seen, "blur", unit="", margin=BLUR_MARGIN),
         rules.mean("flicker of the clip less the autoencoder's own", seen, "flicker", unit=LEVELS, margin=FLICKER_MARGIN),
@@ -222,16 +227,11 @@ def panels(study: Study, table: pd.DataFrame) -> list[Panel]:
         parts.groupby(["stimulus", "seed", "stage", "region"]).mse.sum().groupby(["stage", "region"]).mean().reset_index()
     )
     by_region["share"] = by_region["mse"].clip(lower=0) / by_region["mse"].clip(lower=0).sum()
-    frames = pd.DataFrame([json.loads(text) for text in table["detail_by_frame"]], index=table["stimulus"])
-    frames = frames.groupby(level=0).mean()
-    rows = []
-    for frame in frames:
-        f = rules.mean("", pd.DataFrame({"stimulus": frames.index, "db": frames[frame].to_numpy()}), "db", unit="dB")
-        rows.append({"frame": frame, "db": f.value, "low": f.low, "high": f.high})
+    detail = by_frame(table, "detail_by_frame")
     order = {s: i for i, s in enumerate(STAGES)}
     by_band = by_band.sort_values(["stage", "frequency"], key=lambda c: c.map(order) if c.name == "stage" else c)
     by_region["region"] = pd.Categorical(by_region["region"], REGIONS, ordered=True)
-    by_region["stage"] = pd.Categorical(by_region["stage"], STAGES, ordered=True)
+    by_region["stage"] = pd.Categorical(by_region["stage"], STAGES[::-1], ordered=True)  # the first on top
     return [
         Panel(
             "Error of frame 0 by spatial frequency",
@@ -243,23 +243,13 @@ def panels(study: Study, table: pd.DataFrame) -> list[Panel]:
             "cycles per px",
             "grey levels",
         ),
-        Panel("Where frame 0's squared error lies", by_region, "stage", "share", "region", "plane", "stage", "share"),
-        Panel("Fine detail against the input", pd.DataFrame(rows), "frame", "db", "", "curve", "frame", "dB"),
+        Panel("Where frame 0's squared error lies", by_region, "region", "share", "stage", "plane", " ", "share"),
+        Panel("Fine detail against the input", detail, "frame", "value", "", "curve", "frame", "dB"),
     ]
 
 
 def pictures(study: Study, table: pd.DataFrame) -> list[Shown]:
-    """The typical and the worst clip by the error of frame 0, each after the picture and what the autoencoder makes of it."""
-    seen = table.sort_values("mse_total", kind="stable")
-    shown = []
-    for what, row in (("typical", seen.iloc[(len(seen) - 1) // 2]), ("worst", seen.iloc[-1])):
-        picture = study.stimuli.array(row["stimulus"])
-        own = controls.through_autoencoder(study.pipe, picture[None])
-        label = f"{what}: {row['stimulus']}, seed {row['seed']}: input, autoencoder, clip from first to last frame"
-        frames = study.frames(row)
-        four = frames[np.linspace(0, len(frames) - 1, 4).round().astype(int)]
-        shown.append(Shown(label, np.concatenate([picture[None], own, four]), str(row["run_id"])))
-    return shown
+    return beside_inputs(study, table, "mse_total", high_is_worse=True)
 
 
 PROBE = Probe(

@@ -1,0 +1,59 @@
+"""What the measures of realism, text and faces cost: CPU seconds per frame, on one core, and to load their models once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from svdlab import budget, face_detection, glyphs, reading, spectra
+from svdlab.images import sample_image
+from svdlab.known_motion import moving
+from svdlab.probes import realism
+from tests.benchmarks import Row
+
+FRAMES = 3
+ALLOWED = {  # seconds per frame at 64x64, and at 1024x576
+    "spectrum of detail": (0.01, 0.5),
+    "error budget, its chunks, flicker and blur": (0.1, 5),
+    "letters' correlation": (0.02, 0.6),
+    "reading by rapidocr": (0.5, 2),
+    "faces by YuNet": (0.1, 0.3),
+}
+
+
+def seconds(call: Callable[[], Any], frames: int = FRAMES) -> float:
+    """CPU seconds per frame, the better of two."""
+    taken = []
+    for _ in range(2):
+        start = time.process_time()
+        call()
+        taken.append(time.process_time() - start)
+    return min(taken) / frames
+
+
+def main() -> list[Row]:
+    start = time.process_time()
+    reading.engine()
+    reading.read(np.full((64, 64, 3), 0.5))
+    rows = [Row("reading machine, loaded once", time.process_time() - start, 10, "s")]
+    for i, size in enumerate(((64, 64), (576, 1024))):
+        clip = moving("coffee", size=size, frames=FRAMES, pan=1.0).frames
+        plate = glyphs.make_plate("EXIT", size, height=max(8, size[0] // 12), ground=clip[0])
+        signs = plate.picture[None].repeat(FRAMES, 0)
+        face = np.asarray(sample_image("astronaut").resize(size[::-1]), np.float32)[None].repeat(FRAMES, 0) / 255
+        calls = {
+            "spectrum of detail": lambda c=clip: spectra.power(c),
+            "error budget, its chunks, flicker and blur": lambda c=clip: realism.measures(c[0], c, c, c, c, 2),
+            "letters' correlation": lambda p=plate, s=signs: glyphs.correlation(p, s),
+            "reading by rapidocr": lambda s=signs: reading.read_clip(s, "EXIT"),
+            "faces by YuNet": lambda f=face: face_detection.track(f),
+        }
+        for name, call in calls.items():
+            rows.append(Row(f"{name}, {size[1]}x{size[0]}, per frame", seconds(call), ALLOWED[name][i], "s"))
+        rows.append(
+            Row(f"seams, {size[1]}x{size[0]}, per frame", seconds(lambda c=clip: budget.seams(c, c, 2)), (0.01, 0.3)[i], "s")
+        )
+    return rows
