@@ -15,6 +15,7 @@ import re
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def load_pipeline(
         checkpoint, dtype=dtype, variant=variant, revision=revision, token=token, local_files_only=local_files_only
     )
     variant, used = choose_files(files.names_in(folder), dtype, variant, str(checkpoint))
-    source = describe(name, folder, revision, used)
+    source = replace(describe(name, folder, revision, used), variant=variant)
     show_licence(source.checkpoint, source.licence)
     pipe = _read(folder, dtype, variant, str(checkpoint))
     pipe.source = source

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import psutil
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -148,6 +149,20 @@ def estimate(
     decoding = max(decoding, film * (2 * dtype.itemsize + 4))
     largest = max(p.numel() for part in parts.values() for p in part.parameters()) * dtype.itemsize
     return Estimate(weights, largest, _denoising(configs, dtype, size, frames, rows) + 4 * latents, encoding, decoding)
+
+
+def need_of(pipe: Any, conditions: Conditions, *, batch_size: int = 1) -> float:
+    """Bytes that clips of these conditions take with the weights, as this pipeline is loaded."""
+    c = conditions
+    size: dict[str, Any] = dict(num_frames=c.num_frames, height=c.height, width=c.width, decode_chunk_size=c.decode_chunk_size)
+    return estimate(pipe, batch_size=batch_size, guided=c.guided, **size).total(offload_of(pipe))
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a device has left: of a GPU its own, elsewhere the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
 
 
 def _config(part: Any) -> str:

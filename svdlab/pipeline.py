@@ -36,7 +36,7 @@ SVD_SIZE = (576, 1024)  # height, width of Stability's checkpoints, whatever une
 @dataclass(frozen=True)
 class Source:
     """Where a pipeline's weights come from, and the frame size they are made for. label: what figures must say. stimuli:
-    the set of pictures (`svdlab.probes.Stimuli`) that is this checkpoint's own ground."""
+    the set of pictures (`svdlab.probes.Stimuli`) that is this checkpoint's own ground. variant: of the weight files."""
 
     checkpoint: str = ""
     revision: str | None = None
@@ -46,6 +46,7 @@ class Source:
     label: str = ""
     licence: str = ""
     stimuli: str = "photographs"
+    variant: str | None = None
 
 
 @dataclass

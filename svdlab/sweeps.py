@@ -25,10 +25,11 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from svdlab import folders, ledger, plans, workers
+from svdlab import companions, folders, ledger, plans, workers
 from svdlab.conditions import Conditions, UnusualConditionWarning
 from svdlab.errors import InputError, SvdlabError, SweepInterrupted, WorkerError
 from svdlab.images import FLIPS, image_hash, prepare_image
+from svdlab.memory import free_memory, need_of
 from svdlab.pipeline import Clip, ProbePipeline, resolve
 from svdlab.plans import grid, random_plan, read_plan
 from svdlab.record import KEEP
@@ -36,10 +37,13 @@ from svdlab.runs import How, Job, as_measures, facts, job, lacks
 
 __all__ = ["grid", "load_results", "random_plan", "read_plan", "sweep"]
 
-# Sites of the UNet's top level, over all frames, up to which more clips in one call keep a machine busier.
-BATCH_SITES = 2**14
+# Sites of the UNet's top level, over all frames, up to which more clips in one call were faster: for the organism that is
+# four clips, which on one thread take 0.85 of the time that they take one by one; eight or sixteen gain no more.
+BATCH_SITES = 2**13
 LARGEST_BATCH = 8
-TASK_BATCHES = 4  # batches in one task for an executor: enough that writing overlaps with denoising
+MEMORY = 0.7  # of what is free, that a batch chosen here may take by estimate
+TASK_BATCHES = 4  # batches in one task for an executor: enough that writing overlaps with denoising,
+TASKS = 8  # but no fewer tasks than this, where there are so many batches, or some workers would end long before others
 
 
 def sweep(
@@ -52,6 +56,7 @@ def sweep(
     keep: Sequence[str] | Mapping[str, Any] = (),
     batch_size: int | str = "auto",
     executor: Any = None,
+    processes: int | str = "auto",
     progress: bool = True,
     retry_failed: bool = False,
     intervention: str | None = None,
@@ -65,8 +70,12 @@ def sweep(
     the plan has no column `image`. measure: "motion", "fidelity", or functions of a `Clip` that return a number or a
     dict. keep: names that `svdlab.trace` keeps, or a dict of its arguments; None of it by default.
     batch_size: clips in one call; halved where memory runs out. executor: any `concurrent.futures.Executor`; its
-    workers load pipelines of their own from where this one came. retry_failed: make rows again that came out broken.
-    intervention: where the sweep runs inside `svdlab.edit`, the name that tells its runs from those of the model itself.
+    workers load pipelines of their own from where this one came. processes: that make the clips on a CPU, this one among
+    them; several with few threads each are faster than one with many, but each needs a pipeline's memory. "auto" shares
+    torch's threads out among up to four, once the first clip has shown that there is work enough, and stays in this process
+    where another one cannot load the same model: edited, hooked, compiled, made by hand. retry_failed: make rows again
+    that came out broken. intervention: where the sweep runs inside `svdlab.edit`, the name that tells its runs from those
+    of the model itself.
 
     Returns the plan's rows in their order and with their index: `run_id`, `status` ("done" or "failed", with `reason`),
     every condition with its default filled in, `seed`, `image`, what was measured, and the paths `frames`,
@@ -77,19 +86,26 @@ def sweep(
     plan = plans.as_plan(plan)
     how = How(facts(_usable(pipe, executor, intervention), intervention), as_measures(measure), _kept(keep), 1, retry_failed)
     jobs, pictures = _jobs(pipe, plan, image, how.facts)
-    how = replace(how, batch_size=_batch_size(pipe, batch_size, jobs))
+    size = _checked_batch_size(batch_size)
+    several = companions.how_many(processes, companions.why_not(pipe, how, executor))
     out = folders.prepare(out)
     survey = ledger.survey(out, [j.run_id for j in jobs])
     missing = _in_order(_with_donors(out, _missing(survey, jobs, how)))
     wanted = len({j.run_id for j in jobs})
     if missing:
-        with _bar(progress, wanted, wanted - len(missing)) as bar, _interruptible(executor is None) as interrupted:
-            if executor is None:
-                workers.make(pipe, missing, pictures, out, how, done=lambda _: bar.update(), stop=interrupted)
-            else:
+        how = replace(how, batch_size=size or _auto_batch(pipe, missing))
+        with _bar(progress, wanted, wanted - len(missing)) as bar, _interruptible(executor is None) as pressed:
+            interrupted = pressed.is_set
+            if executor is not None:
                 _scatter(executor, pipe, missing, pictures, out, how, bar.update, interrupted)
+            else:
+                tell = _once_each(bar.update)
+                with companions.Crew(pipe, missing, pictures, out, how, processes=several, told=tell) as crew:
+                    pressed.then = crew.stop
+                    hooks: dict[str, Any] = dict(done=lambda j: tell(j.run_id), stop=interrupted, share=crew)
+                    workers.make(pipe, missing, pictures, out, how, **hooks)
         survey = ledger.survey(out, [j.run_id for j in jobs])
-        if interrupted() and (left := _missing(survey, jobs, how)):
+        if pressed.is_set() and (left := _missing(survey, jobs, how)):
             raise SweepInterrupted(
                 f"stopped: {wanted - len(left)} of {wanted} clips are whole in {out}. Run the same sweep again to go on."
             )
@@ -106,9 +122,7 @@ def load_results(out: str | Path) -> pd.DataFrame:
     return ledger.public_table(out, ledger.survey(folders.existing(out))).reset_index()
 
 
-def missing(
-    pipe: ProbePipeline, plan: Any, out: str | Path, *, image: Any = None, intervention: str | None = None
-) -> int:
+def missing(pipe: ProbePipeline, plan: Any, out: str | Path, *, image: Any = None, intervention: str | None = None) -> int:
     """How many clips of a plan the ledger `out` lacks: what a sweep of it would have to make.
 
     >>> missing(pipe, plan, "results/fps", image="cat")
@@ -223,13 +237,23 @@ def _seed(seed: Any) -> int:
     return int(seed)
 
 
-def _batch_size(pipe: ProbePipeline, asked: int | str, jobs: list[Job]) -> int:
-    if asked != "auto":
-        if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
-            raise InputError(f"batch_size={asked!r}: give a whole number of at least 1, or 'auto'.")
-        return asked
-    largest = max(j.conditions.num_frames * j.conditions.height * j.conditions.width for j in jobs)  # type: ignore[operator]
-    return max(1, min(LARGEST_BATCH, BATCH_SITES * pipe.vae_scale_factor**2 // largest))
+def _checked_batch_size(asked: Any) -> int | None:
+    if asked == "auto":
+        return None
+    if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
+        raise InputError(f"batch_size={asked!r}: give a whole number of at least 1, or 'auto'.")
+    return asked
+
+
+def _auto_batch(pipe: ProbePipeline, jobs: list[Job]) -> int:
+    """As many clips as make a call faster, and fit into free memory by estimate."""
+    largest = max((j.conditions for j in jobs), key=lambda c: c.num_frames * c.height * c.width)  # type: ignore[operator]
+    sites = largest.num_frames * largest.height * largest.width // pipe.vae_scale_factor**2  # type: ignore[operator]
+    size = max(1, min(LARGEST_BATCH, BATCH_SITES // sites, len(jobs)))
+    free = free_memory(pipe._execution_device)
+    while size > 1 and need_of(pipe, largest, batch_size=size) > MEMORY * free:
+        size //= 2
+    return size
 
 
 def _missing(survey: pd.DataFrame, jobs: list[Job], how: How) -> list[Job]:
@@ -271,12 +295,11 @@ def _scatter(
     interrupted: Callable[[], bool],
 ) -> None:
     """The jobs as tasks for an executor's workers; `tell` hears how many runs each finished task made."""
-    source = pipe.source
-    checkpoint = str(Path(source.checkpoint).resolve()) if Path(source.checkpoint).is_dir() else source.checkpoint
-    load = dict(checkpoint=checkpoint, revision=source.revision, device=pipe.device.type, dtype=how.facts["dtype"])
+    load = workers.load_arguments(pipe)
     futures: list[Future] = []
     try:
-        for chunk in _chunks(jobs, how.batch_size * TASK_BATCHES):
+        batches = max(1, min(TASK_BATCHES, len(jobs) // (how.batch_size * TASKS)))
+        for chunk in _chunks(jobs, how.batch_size * batches):
             own = {j.image: pictures[j.image] for j in chunk}
             futures.append(
                 executor.submit(workers.make_elsewhere, workers.Task(load, tuple(chunk), own, str(out.resolve()), how))
@@ -318,24 +341,45 @@ def _bar(progress: bool, total: int, initial: int) -> Any:
     return tqdm(total=total, initial=initial, desc="sweep", unit="clip", disable=not progress)
 
 
+def _once_each(update: Callable[[], Any]) -> Callable[[str], None]:
+    """Counts a run once, whichever process says first that it is whole."""
+    seen: set[str] = set()
+    mutex = threading.Lock()
+
+    def tell(run_id: str) -> None:
+        with mutex:
+            if run_id not in seen:
+                seen.add(run_id)
+                update()
+
+    return tell
+
+
+class _Pressed(threading.Event):
+    """Whether Ctrl-C was pressed. then: called when it is."""
+
+    then: Callable[[], None] = staticmethod(lambda: None)
+
+
 @contextmanager
-def _interruptible(own: bool) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C sets a flag, which the yielded function tells; a second one stops at once. Signals reach the main thread only."""
-    pressed = threading.Event()
+def _interruptible(own: bool) -> Iterator[_Pressed]:
+    """Ctrl-C sets the yielded flag; a second one stops at once. Signals reach the main thread only."""
+    pressed = _Pressed()
     if threading.current_thread() is not threading.main_thread():
-        yield pressed.is_set
+        yield pressed
         return
     before = signal.getsignal(signal.SIGINT)
 
     def note(number: int, frame: Any) -> None:
         pressed.set()
+        pressed.then()
         signal.signal(signal.SIGINT, before if callable(before) else signal.default_int_handler)
         what = "the clips in hand" if own else "the tasks that run"
         print(f"\nfinishing {what}, then stopping; interrupt again to stop at once", file=sys.stderr, flush=True)
 
     signal.signal(signal.SIGINT, note)
     try:
-        yield pressed.is_set
+        yield pressed
     finally:
         signal.signal(signal.SIGINT, before)
 

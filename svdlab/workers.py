@@ -7,6 +7,7 @@ its own. Both write into the ledger and skip what they find there, so that whoev
 from __future__ import annotations
 
 import gc
+import math
 import threading
 import time
 from collections import deque
@@ -23,15 +24,38 @@ from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file, save
 
-from svdlab import folders, ledger, video
+from svdlab import folders, ledger, provenance, video
 from svdlab.errors import BrokenClipError, CheckpointError, OutOfMemoryError, OutputError
 from svdlab.hooks import trace
+from svdlab.memory import offload_of
 from svdlab.pipeline import Clip, ProbePipeline, Source, decode_clip, generate_batch
 from svdlab.record import Trace
 from svdlab.runs import How, Job, lacks, measure_clip, missing_measures, new_record, settle, weights_hash
+from svdlab.temporal import quick_convolutions
 
 BUSY_WAIT = 0.2  # s between looks at runs that another process is making
 CLIPS_IN_MEMORY = 2  # decoded clips: one being measured and written, one being decoded or waiting
+
+
+@dataclass
+class Share:
+    """This process's part in making the runs. processes: that make them, this one among them."""
+
+    processes: int = 1
+
+    def batch_size(self, most: int, queue: deque[_Unit], out: Path) -> int:
+        """Clips for the next call: fewer towards the end, so that no process is left with the last batch alone."""
+        if self.processes == 1:
+            return most
+        enough, left = 2 * self.processes * most, 0
+        for unit in queue:
+            left += not folders.run_folder(out, unit.jobs[-1].run_id).exists()
+            if left == enough:
+                return most
+        return max(1, math.ceil(left / (2 * self.processes)))
+
+    def after(self, clips: int, seconds: float, left: int) -> None:
+        """Told of each batch: clips that it denoised, seconds that they took, and how many units may be left."""
 
 
 @dataclass
@@ -52,22 +76,30 @@ def make(
     *,
     done: Callable[[Job], None] = lambda job: None,
     stop: Callable[[], bool] = lambda: False,
+    share: Share | None = None,
 ) -> int:
     """Make every job's run that the ledger does not have by then; returns the batch size that memory allowed.
 
     Neighbours in `jobs` that agree in `batch_key` share a batch. done: called (from either thread) for each whole run.
-    stop: asked between batches. Raises OutputError where the disk refuses, OutOfMemoryError where not even one clip
-    fits; what was made until then is kept.
+    stop: asked between batches. share: with which other processes. Raises OutputError where the disk refuses,
+    OutOfMemoryError where not even one clip fits; what was made until then is kept.
     """
-    queue, size = deque(_units(jobs)), how.batch_size
-    with _Writer(out, how, pictures, done) as writer:
+    queue, size, share = deque(_units(jobs)), how.batch_size, share or Share()
+    with quick_convolutions(pipe), _Writer(out, how, pictures, done) as writer:
         while queue and not stop():
-            batch = _take(queue, size, out)
+            batch = _take(queue, share.batch_size(size, queue, out), writer, stop)
+            if stop():
+                for unit in batch:
+                    writer.free(unit)
+                break
             if not batch:
-                time.sleep(BUSY_WAIT)  # all that is left is being made by others
+                if queue:
+                    time.sleep(BUSY_WAIT)  # all that is left is being made by others
                 continue
+            begun = time.perf_counter()
             try:
                 _make_batch(pipe, batch, writer)
+                share.after(len(batch), time.perf_counter() - begun, len(queue))
             except _TooLarge as error:
                 size = len(error.units) // 2
                 for unit in error.units:
@@ -88,23 +120,32 @@ def _units(jobs: Sequence[Job]) -> list[_Unit]:
     return [_Unit(group) for group in shared.values()]
 
 
-def _take(queue: deque[_Unit], size: int, out: Path) -> list[_Unit]:
-    """The next units that fit into one call; those that somebody else is making go to the end of the queue."""
+def _take(queue: deque[_Unit], size: int, writer: _Writer, stop: Callable[[], bool]) -> list[_Unit]:
+    """The next units that fit into one call. Those that somebody else is making go to the end of the queue; those that
+    somebody has made are settled, and those that lack measures only are handed to the writer."""
     batch: list[_Unit] = []
-    for _ in range(len(queue)):
-        if len(batch) == size or (batch and queue[0].jobs[0].batch_key != batch[0].jobs[0].batch_key):
-            break
-        unit = queue.popleft()
-        unit.lock = folders.claim(out, unit.jobs[0].latents_id)
-        (batch if unit.lock else queue).append(unit)
+    try:
+        for _ in range(len(queue)):
+            full = len(batch) == size or (batch and queue[0].jobs[0].batch_key != batch[0].jobs[0].batch_key)
+            if full or stop():
+                break
+            batch.append(queue.popleft())
+            batch[-1].lock = folders.claim(writer.out, batch[-1].jobs[0].latents_id)
+            if batch[-1].lock is None:
+                queue.append(batch.pop())
+            elif not _lacks_clip(batch[-1], writer):
+                batch.pop()
+    except BaseException:
+        for unit in batch:
+            writer.free(unit)
+        raise
     return batch
 
 
 def _make_batch(pipe: ProbePipeline, batch: list[_Unit], writer: _Writer) -> None:
     """Denoise what must be denoised in one call, then decode clip by clip; raises _TooLarge where memory does not do."""
-    clipless = [unit for unit in batch if _lacks_clip(unit, writer)]
     noisy = []
-    for unit in clipless:
+    for unit in batch:
         lent = _lent_latents(unit, writer)
         if lent is None:
             noisy.append(unit)
@@ -296,7 +337,8 @@ class _Writer:
             # Through Python's own file: on a full disk safetensors' writer raises a class of its own.
             (folder / folders.LATENTS).write_bytes(save({"latents": clip.latents.contiguous()}))
             video.write_frames(folder / folders.FRAMES, frames, playback_fps=clip.playback_fps)
-            video.write_preview(folder / folders.PREVIEW, frames, playback_fps=clip.playback_fps)
+            facts = provenance.of_run({**record, "run_id": job.run_id})
+            video.write_preview(folder / folders.PREVIEW, frames, playback_fps=clip.playback_fps, facts=facts)
             if tr is not None:
                 tr.save(folder / folders.TRACE)
 
@@ -334,6 +376,34 @@ _LOADING = threading.Lock()  # transformers patches torch.nn while it loads
 _OWN = threading.local()  # two threads on one pipeline would break it
 
 
+def load_arguments(pipe: ProbePipeline) -> dict[str, Any]:
+    """Arguments of `load_pipeline` that load another pipeline like this one, as plain JSON."""
+    source = pipe.source
+    checkpoint = str(Path(source.checkpoint).resolve()) if Path(source.checkpoint).is_dir() else source.checkpoint
+    return {
+        "checkpoint": checkpoint,
+        "revision": source.revision if checkpoint == source.checkpoint else None,
+        "device": pipe._execution_device.type,
+        "dtype": str(pipe.unet.dtype).removeprefix("torch."),
+        "variant": source.variant,
+        "offload": offload_of(pipe),
+    }
+
+
+def load_same(load: dict[str, Any], how: How) -> ProbePipeline:
+    """A pipeline of this process's own; raises CheckpointError where its weights are not those of the sweep."""
+    from svdlab.checkpoints import load_pipeline
+
+    pipe = load_pipeline(**load)
+    if weights_hash(pipe) != how.facts["weights"]:
+        raise CheckpointError(
+            f"the worker's {load['checkpoint']!r} has other weights than the notebook's: it was changed after "
+            f"loading, or another version lies on the worker's disk. Save the changed pipeline "
+            f"(pipe.save_pretrained) and load that."
+        )
+    return pipe
+
+
 def make_elsewhere(task: Task) -> list[str]:
     """Make a task's runs with this worker's own pipeline, loaded with its first task; returns their ids."""
     make(_own_pipeline(task), task.jobs, task.pictures, Path(task.out), task.how)
@@ -341,17 +411,9 @@ def make_elsewhere(task: Task) -> list[str]:
 
 
 def _own_pipeline(task: Task) -> ProbePipeline:
-    from svdlab.checkpoints import load_pipeline
-
-    key = (sorted(task.load.items()), task.how.facts["weights"])
+    key = (sorted(task.load.items(), key=str), task.how.facts["weights"])
     if getattr(_OWN, "key", None) != key:
         with _LOADING:
-            pipe = load_pipeline(**{**task.load, "dtype": getattr(torch, task.load["dtype"])})
-            if weights_hash(pipe) != task.how.facts["weights"]:
-                raise CheckpointError(
-                    f"the worker's {task.load['checkpoint']!r} has other weights than the notebook's: it was changed after "
-                    f"loading, or another version lies on the worker's disk. Save the changed pipeline "
-                    f"(pipe.save_pretrained) and load that."
-                )
-            _OWN.key, _OWN.pipe = key, pipe
+            _OWN.pipe = load_same(task.load, task.how)
+            _OWN.key = key
     return _OWN.pipe
