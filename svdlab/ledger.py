@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from svdlab import provenance
 from svdlab.errors import InputError, OutputError
 from svdlab.folders import (
     FRAMES,
@@ -238,8 +239,9 @@ def rebuild(out: str | Path) -> pd.DataFrame:
 
 
 def export(out: str | Path, to: str | Path) -> Path:
-    """A folder for a colleague without svdlab: results.csv and .parquet, previews with telling names, and a README.
+    """A folder for a colleague without svdlab: results.csv and .parquet, previews with telling names, a README and NOTICE.
 
+    Each preview says that a model made it, which one and under which licence: in tags, and in a JSON file beside it.
     Raises InputError where `to` already holds something else.
     """
     existing(out)
@@ -252,15 +254,24 @@ def export(out: str | Path, to: str | Path) -> Path:
         for n, (run_id, row) in enumerate(table.iterrows()):
             name = f"previews/{n:05d}-{str(run_id)[:8]}.mp4"
             if row["preview"]:
-                shutil.copyfile(row["preview"], to / name)
+                _export_preview(Path(row["preview"]), to / name)
             names.append(name if row["preview"] else "")
         table = table.drop(columns=[c for c in FILES if c in table]).assign(preview=names)
         table.to_csv(to / "results.csv")
         table.to_parquet(to / "results.parquet")
         (to / "README.txt").write_text(_readme(out, table))
+        provenance.write_notice(to)
     except OSError as error:
         raise OutputError(f"{to} could not be written: {error}") from error
     return to
+
+
+def _export_preview(preview: Path, target: Path) -> None:
+    facts = provenance.of_run(read_record(preview.parent))
+    shutil.copyfile(preview, target)
+    if not provenance.is_tagged(target):  # made before previews were
+        provenance.tag_mp4(target, facts)
+    provenance.write_sidecar(target, facts)
 
 
 def _readme(out: str | Path, table: pd.DataFrame) -> str:
@@ -269,7 +280,8 @@ def _readme(out: str | Path, table: pd.DataFrame) -> str:
         [
             f"{len(table)} clips from the study {Path(out).name}, made with svdlab. {labels}",
             "results.csv, results.parquet: one row for each clip, with its conditions, its seed and what was measured.",
-            "previews/: the clips (H.264); the column `preview` names each row's file.",
+            "previews/: the clips (H.264), made by a generative model; the column `preview` names each row's file, and the",
+            ".json beside it says which model, from what, and under which licence. NOTICE goes with them.",
             "fps is diffusers' argument; fps_id = fps - 1 is what the model saw; playback_fps is the player's.",
             f"Columns: {', '.join(table.columns)}",
             "",

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.sax.saxutils import escape, quoteattr
 
@@ -29,7 +30,10 @@ from PIL.PngImagePlugin import PngInfo
 from svdlab import __version__
 from svdlab.errors import OutputError
 
-SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+TERMS = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+SOURCE_TYPE = f"{TERMS}trainedAlgorithmicMedia"
+FIGURE_TYPE = f"{TERMS}compositeWithTrainedAlgorithmicMedia"  # drawn around pictures that a model made
+GRAPH_TYPE = f"{TERMS}dataDrivenMedia"  # drawn from numbers alone
 USE_POLICY = "https://stability.ai/use-policy"
 SVD_1_1 = "stabilityai/stable-video-diffusion-img2vid-xt-1-1"
 ATTRIBUTION = (  # asked for by the licence of SVD 1.1
@@ -130,7 +134,23 @@ def describe(clip: Any = None, *, source: Any = None, run_id: str | None = None,
     return {k: v for k, v in facts.items() if v not in (None, "", {})}
 
 
+def of_run(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said about a run's files, from its run.json (see `svdlab.ledger`)."""
+    call = record["call"]
+    source = SimpleNamespace(**record["source"])
+    return describe(
+        source=source,
+        run_id=record["run_id"],
+        seed=call["seed"],
+        conditions=call["conditions"],
+        image_hash=call["image"],
+        intervention=call.get("intervention"),
+    )
+
+
 def _description(facts: Mapping[str, Any]) -> str:
+    if facts.get("description"):
+        return str(facts["description"])
     parts = [f"Made by a generative model: {facts.get('checkpoint', 'unknown')}"]
     parts += [f"revision {facts['revision']}"] if facts.get("revision") else []
     parts += [str(facts["label"])] if facts.get("label") else []
@@ -184,10 +204,8 @@ def tag_png(path: str | Path, facts: Mapping[str, Any]) -> None:
 # --- MP4 --------------------------------------------------------------------------------------------------------------
 
 
-def tag_mp4(path: str | Path, facts: Mapping[str, Any]) -> None:
-    """Add container tags to an MP4 that is there, without encoding it again. Raises OutputError where ffmpeg refuses."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
+def mp4_arguments(facts: Mapping[str, Any]) -> list[str]:
+    """Arguments of ffmpeg that write the tags, for whoever encodes a film anyway."""
     tags = {
         "title": f"{facts.get('checkpoint', 'unknown')} {facts.get('run_id', '')}".strip(),
         "comment": _description(facts),
@@ -196,27 +214,26 @@ def tag_mp4(path: str | Path, facts: Mapping[str, Any]) -> None:
         "DigitalSourceType": str(facts.get("DigitalSourceType", SOURCE_TYPE)),
         "svdlab": json.dumps(facts, default=str),
     }
-    arguments = [word for key, value in tags.items() if value for word in ("-metadata", f"{key}={value}")]
+    words = [word for key, value in tags.items() if value for word in ("-metadata", f"{key}={value}")]
+    return [*words, "-movflags", "+faststart+use_metadata_tags"]
+
+
+def tag_mp4(path: str | Path, facts: Mapping[str, Any]) -> None:
+    """Add container tags to an MP4 that is there, without encoding it again. Raises OutputError where ffmpeg refuses."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
-        _ffmpeg(
-            [
-                "-i",
-                str(path),
-                "-map",
-                "0",
-                "-c",
-                "copy",
-                *arguments,
-                "-movflags",
-                "+faststart+use_metadata_tags",
-                str(temporary),
-            ]
-        )
+        _ffmpeg(["-i", str(path), "-map", "0", "-c", "copy", *mp4_arguments(facts), str(temporary)])
         os.replace(temporary, path)
     except OSError as error:
         raise OutputError(f"{path} could not be given its provenance: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_tagged(path: str | Path) -> bool:
+    """Whether a file names one of IPTC's source types, by its bytes."""
+    return TERMS.encode() in Path(path).read_bytes()
 
 
 def _ffmpeg(arguments: list[str]) -> str:

@@ -9,6 +9,7 @@ mediapy does it, with the ffmpeg that comes inside imageio-ffmpeg's wheel.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 
 from svdlab.errors import OutputError
 from svdlab.frames import as_frames
+from svdlab.provenance import mp4_arguments
 
 PLAYBACK_FPS = 7.0  # for players, where a clip does not say: diffusers' default fps
 PREVIEW_SIDE = 256  # px: smaller clips are enlarged by whole factors, or nobody would see what happens in them
@@ -34,14 +36,20 @@ def write_frames(path: str | Path, frames: Any, *, playback_fps: float | None = 
     _write(path, as_bytes(frames), playback_fps, codec="ffv1", encoded_format="bgr0", ffmpeg_args="-threads 1")
 
 
-def write_preview(path: str | Path, frames: Any, *, playback_fps: float | None = None) -> None:
-    """The frames as H.264 in yuv420p, which every browser plays; small clips enlarged by a whole factor, unsmoothed."""
+def write_preview(
+    path: str | Path, frames: Any, *, playback_fps: float | None = None, facts: Mapping[str, Any] | None = None
+) -> None:
+    """The frames as H.264 in yuv420p, which every browser plays; small clips enlarged by a whole factor, unsmoothed.
+
+    facts: see `svdlab.provenance`; written as tags.
+    """
     clip = as_bytes(frames)
     factor = max(1, math.ceil(PREVIEW_SIDE / min(clip.shape[1:3])))
     clip = clip.repeat(factor, axis=1).repeat(factor, axis=2)
     clip = clip[:, : clip.shape[1] // 2 * 2, : clip.shape[2] // 2 * 2]  # yuv420p takes even sides only
     # One thread, and the quick preset: encoding runs beside the denoising, and must not take its cores.
-    extra = "-preset veryfast -threads 1 -movflags +faststart"
+    tags = ["-movflags", "+faststart"] if facts is None else mp4_arguments(facts)
+    extra = ["-preset", "veryfast", "-threads", "1", *tags]
     _write(path, clip, playback_fps, codec="h264", encoded_format="yuv420p", crf=18, ffmpeg_args=extra)
 
 

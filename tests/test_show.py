@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from PIL import Image
 from skimage.color import rgb2lab
 
 import svdlab
-from svdlab import colours, motion, show
+from svdlab import colours, motion, provenance, show
 from svdlab.conditions import Conditions
 from svdlab.errors import InputError, OutputError, TraceError
 from svdlab.organism import world
@@ -137,7 +138,11 @@ def test_a_figure_says_what_it_shows_and_stands_alone(figure: Figure, tmp_path: 
     written = show.save(figure, tmp_path / "deep" / "figure")
     assert [p.name for p in written] == ["figure.png", "figure.svg", "figure.pdf", "figure.csv"]
     assert len(pd.read_csv(written[3])) == len(figure.data)
-    assert NOTE in Image.open(written[0]).info["Description"]
+    with Image.open(written[0]) as picture:
+        assert NOTE in picture.info["Description"]
+        said = picture.getxmp()["xmpmeta"]["RDF"]["Description"]
+    kind = "compositeWithTrainedAlgorithmicMedia" if any(ax.images for ax in figure.axes) else "dataDrivenMedia"
+    assert said["DigitalSourceType"].endswith(f"/digitalsourcetype/{kind}") and said["AISystemUsed"] == "organism"
     assert ElementTree.parse(written[1]).getroot().tag.endswith("svg") and written[2].read_bytes()[:5] == b"%PDF-"
 
 
@@ -243,6 +248,12 @@ def test_a_film_plays_in_browsers_under_its_label(clip: Clip, tmp_path: Path) ->
     assert (film.frames[2:, :, -200:] == film.frames[2, :, -200:]).mean() > 0.99  # the shorter one waits on its last frame
     top = film.frames[0, :20]
     assert (top < 128).any() and (film.frames[:, :20] == top).all()  # a label, and it stays
+
+    said = provenance.read(path)  # by ffmpeg
+    assert said["checkpoint"] == "organism" and said["label"] == NOTE and "digitalsourcetype" in said["DigitalSourceType"]
+    assert json.loads((tmp_path / "film.mp4.json").read_text()) == said and len(list(tmp_path.iterdir())) == 2
+    real = show.video(clip.frames, fps=5).save(tmp_path / "real.mp4")  # frames that nobody said a model made
+    assert provenance.read(real) == {} and not real.with_name("real.mp4.json").exists()
 
     html = DisplayFormatter().format(film)[0]["text/html"]
     assert all(word in html for word in ("<video", " loop", " autoplay", " muted", 'aria-label="seven; three"'))

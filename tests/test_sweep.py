@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -13,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import imageio_ffmpeg
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,7 +23,7 @@ import torch
 from safetensors.torch import load_file
 
 import svdlab
-from svdlab import fidelity, folders, ledger, motion, video
+from svdlab import companions, fidelity, folders, ledger, motion, provenance, runs, video
 from svdlab.errors import CheckpointError, InputError, OutputError, SweepInterrupted
 from svdlab.sweeps import sweep as _sweep
 from tests.small import FRAMES, SIDE, save_checkpoint
@@ -384,6 +387,57 @@ def test_a_changed_pipeline_does_not_go_to_workers(checkpoint: Path, out: Path) 
     stock = svdlab.ProbePipeline(**pipe.components)
     with ThreadPoolExecutor(1) as executor, pytest.raises(InputError, match="load_pipeline"):
         sweep(stock, plan_of(), out, executor=executor)
+
+
+# --- what files say of themselves -------------------------------------------------------------------------------------
+
+
+def test_previews_and_exports_say_that_a_model_made_them(small: Any, out: Path, tmp_path: Path) -> None:
+    table = sweep(small, plan_of(seed=[0, 1]), out)
+    run_id = table.run_id[0]
+    to = ledger.export(out, tmp_path / "for-you")
+    exported = sorted((to / "previews").glob("*.mp4"))
+    for path, run in [(Path(table.preview[0]), run_id), (next(p for p in exported if run_id[:8] in p.name), run_id)]:
+        # ffmpeg's own account of the container's tags
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-i", path, "-f", "ffmetadata", "-"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia" in said and run in said
+        assert "random weights" in said and f"encoded_by=svdlab {svdlab.__version__}" in said
+        facts = provenance.read(path)
+        assert facts["run_id"] == run and facts["checkpoint"] == small.source.checkpoint and facts["seed"] == 0
+        assert facts["conditions"]["num_inference_steps"] == 2
+    beside = json.loads(exported[0].with_name(exported[0].name + ".json").read_text())
+    assert beside == provenance.read(exported[0]) and "licence" in (to / "README.txt").read_text()
+    assert (to / "NOTICE").read_text() == provenance.notice()
+    assert video.read_frames(exported[0]).shape == (FRAMES, 256, 256, 3)
+
+
+def test_a_preview_from_before_is_tagged_when_it_is_exported(small: Any, out: Path, tmp_path: Path) -> None:
+    table = sweep(small, plan_of(), out)
+    run = out / "runs" / table.run_id[0]
+    record = folders.read_record(run)
+    video.write_preview(run / folders.PREVIEW, ledger.read_frames(out, run.name))  # as earlier versions did
+    size, digest = (run / folders.PREVIEW).stat().st_size, folders.hash_file(run / folders.PREVIEW)
+    folders.amend(run, {**record, "files": {**record["files"], folders.PREVIEW: {"bytes": size, "sha256": digest}}})
+    assert not provenance.is_tagged(run / folders.PREVIEW) and ledger.check(out).empty
+    (exported,) = (ledger.export(out, tmp_path / "to") / "previews").glob("*.mp4")
+    assert provenance.read(exported)["run_id"] == run.name and ledger.check(out).empty
+
+
+def test_no_token_reaches_the_ledger(checkpoint: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = ["hf_" + letter * 34 for letter in "qw"]
+    monkeypatch.setenv("HF_TOKEN", secrets[0])
+    pipe = svdlab.load_pipeline(checkpoint, device="cpu", token=secrets[1])
+    plan = plan_of(noise_aug_strength=[0.0, 3e38])  # one that fails, whose reason is written down
+    with ThreadPoolExecutor(1) as executor:
+        table = sweep(pipe, plan, out, keep=("denoised",), executor=executor)
+    assert table.status.tolist() == ["done", "failed"]
+    task = companions.task_line(pipe, [], {}, out, runs.How(runs.facts(pipe)), 2)
+    ledger.export(out, tmp_path / "export")
+    written = [p.read_bytes() for folder in (out, tmp_path / "export") for p in folder.rglob("*") if p.is_file()]
+    assert len(written) > 8
+    for secret in secrets:
+        assert secret not in task and secret not in repr(pipe.source) and not any(secret.encode() in w for w in written)
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from skimage.color import lab2rgb
 from svdlab import motion
 from svdlab.errors import InputError
 from svdlab.frames import as_frames
-from svdlab.show.provenance import about, number
+from svdlab.show.provenance import about, line, number
 from svdlab.show.style import DPI, GREY, INK, LABEL, SMALL, Figure, draw, fitted, pictures, scaled
 
 HALO = [patheffects.withStroke(linewidth=2.4, foreground="white", alpha=0.85)]
@@ -50,7 +50,8 @@ def flow(
     if not full > 0:
         raise InputError(f"fastest={fastest}: px per frame at full colour must be above 0.")
     size = fitted(field.shape[1:3], columns=len(chosen), width=760)
-    footer = " · ".join(filter(None, (about(clip), label)))
+    known = about(clip)
+    footer = line(" · ".join(filter(None, (known, label))), known)
     fig, axes = pictures(
         rows=1,
         columns=len(chosen),

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from svdlab import provenance
+
 NAMES = {  # column or condition -> how a figure says it
     "fps": "fps",
     "motion_bucket_id": "motion bucket",
@@ -38,6 +40,7 @@ UNITS = {  # ending of a measure's column -> its unit, for axes
 }
 STEMS = {"object": "subject speed", "camera": "camera speed", "flow": "mean flow"}  # measures, without their unit
 STARTS = {"sigmas": "other noise levels", "flip_noise": "mirrored noise", "latents": "given latents", "noise": "given noise"}
+SOURCE = ("checkpoint", "label", "licence")
 SHORT = {"fps": "fps", "motion_bucket_id": "motion bucket", "noise_aug_strength": "noise"}
 
 
@@ -65,11 +68,41 @@ def number(value: Any) -> str:
     return str(value)
 
 
-def about(*things: Any) -> str:
+class Line(str):
+    """A line that still knows which models made what it speaks of. sources: of each its checkpoint, label and licence."""
+
+    sources: tuple[dict[str, str], ...] = ()
+
+    def __add__(self, more: str) -> Line:
+        return line(str(self) + more, self, more)
+
+
+def line(text: str, *parts: Any) -> Line:
+    """A text that is made of lines, and knows what they know."""
+    made = Line(text)
+    made.sources = tuple(source for part in parts for source in getattr(part, "sources", ()))
+    return made
+
+
+def marks(said: Any, *, pictures: bool) -> dict[str, Any]:
+    """What a file of this figure says about itself (see `svdlab.provenance`); {} where no model made what it shows."""
+    sources = getattr(said, "sources", ())
+    if not sources:
+        return {}
+    known = {
+        key: ", ".join(dict.fromkeys(s[key] for s in sources if s.get(key))) for key in ("checkpoint", "label", "licence")
+    }
+    stated = [provenance.licence_line(s["checkpoint"], {}) for s in sources]
+    known["licence"] = known["licence"] or ", ".join(dict.fromkeys(filter(None, stated)))
+    kind = provenance.FIGURE_TYPE if pictures else provenance.GRAPH_TYPE
+    return provenance.describe(description=str(said), **known) | {"DigitalSourceType": kind}
+
+
+def about(*things: Any) -> Line:
     """The line for clips, traces, tables of results or sequences of them; what varies is given as a range."""
     records = [r for thing in things for r in _records(thing)]
     if not records:
-        return ""
+        return Line("")
     seen = {key: _distinct(r.get(key) for r in records) for r in records for key in r}
     parts = [", ".join(str(c).rstrip("/").split("/")[-1] for c in seen.get("checkpoint", []))]
     conditions = [f"{SHORT[key]} {_range(seen[key])}" for key in SHORT if seen.get(key)]
@@ -86,7 +119,10 @@ def about(*things: Any) -> str:
     parts.append(f"seed{'s' if len(seeds) > 1 else ''} {_range(seeds)}" if seeds else "")
     parts += [f"{what}: {', '.join(seen[what])}" for what in ("edited", "started from") if seen.get(what)]
     parts.append("; ".join(map(str, seen.get("label", []))))
-    return " · ".join(part for part in parts if part)
+    text = line(" · ".join(part for part in parts if part))
+    made = [{key: str(r.get(key) or "") for key in SOURCE} for r in records if r.get("checkpoint")]
+    text.sources = tuple(dict(items) for items in dict.fromkeys(tuple(m.items()) for m in made))
+    return text
 
 
 def caption(clip: Any) -> str:
@@ -124,7 +160,8 @@ def _call(call: dict[str, Any]) -> dict[str, Any]:
         "edited": ", ".join(dict.fromkeys(call.get("edits", ()))),
         "started from": ", ".join(STARTS.get(k, k) for k, v in call.get("start", {}).items() if v),
     }
-    return {**call["conditions"], "seed": call["seed"], "checkpoint": source["checkpoint"], "label": source["label"], **what}
+    made_by = {key: source.get(key, "") for key in SOURCE}
+    return {**call["conditions"], "seed": call["seed"], **made_by, **what}
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:

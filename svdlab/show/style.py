@@ -26,7 +26,9 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
+from svdlab import provenance
 from svdlab.errors import InputError, OutputError
+from svdlab.show.provenance import line, marks
 
 DPI = 100  # of the layout: one px of the screen
 SHARPER = 2  # files and notebooks get that many px for one, a whole factor so that no pixel is smeared
@@ -169,7 +171,7 @@ def sign(fig: MatplotlibFigure, footer: str, lines: Sequence[str] | None = None)
         artist.set_gid("svdlab-footer")
         artist.set_in_layout(False)
     if isinstance(fig, Figure):
-        fig.footer = footer
+        fig.footer = line(footer, fig.footer, footer)
 
 
 def plain(ax: Axes) -> None:
@@ -245,6 +247,8 @@ def wrap(text: str, size: float, width: int, *, bold: bool = False) -> list[str]
 def save(fig: MatplotlibFigure, path: str | Path, *, formats: Sequence[str] = FORMATS) -> list[Path]:
     """Write a figure as path.png, .svg, .pdf, and the table behind it as .csv; returns what was written.
 
+    A figure of what a model made says so in its file, in IPTC's terms, with the checkpoint and its licence.
+
     >>> save(show.denoising(tr, frame=4), "results/denoising")
 
     path: without ending. A figure without a table has no CSV. Raises InputError for an unknown format, OutputError
@@ -257,24 +261,28 @@ def save(fig: MatplotlibFigure, path: str | Path, *, formats: Sequence[str] = FO
     if stem.suffix[1:] in FORMATS:
         stem = stem.with_suffix("")
     footer, table = getattr(fig, "footer", ""), getattr(fig, "data", None)
+    facts = marks(footer, pictures=any(ax.images for ax in fig.axes))
+    kind, licence = facts.get("DigitalSourceType"), facts.get("licence")
     metadata: dict[str, dict[str, Any]] = {
-        "png": {"Software": "svdlab", "Description": footer},
-        "svg": {"Creator": "svdlab", "Description": footer, "Date": None},
-        "pdf": {"Creator": "svdlab", "Subject": footer, "CreationDate": None},
+        "png": {"Software": "svdlab", "Description": str(footer)},
+        "svg": {"Creator": "svdlab", "Description": str(footer), "Date": None, "Type": kind, "Rights": licence},
+        "pdf": {"Creator": "svdlab", "Subject": str(footer), "CreationDate": None, "Keywords": kind},
     }
+    extra: dict[str, Any] = {"png": {"pil_kwargs": {"pnginfo": provenance.png_info(facts)}}} if facts else {}
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
-        for kind in formats:
-            if kind == "csv" and table is None:
+        for form in formats:
+            if form == "csv" and table is None:
                 continue
-            target = stem.with_name(f"{stem.name}.{kind}")
+            target = stem.with_name(f"{stem.name}.{form}")
             part = target.with_name(target.name + ".part")
             try:
-                if kind == "csv" and table is not None:
+                if form == "csv" and table is not None:
                     table.to_csv(part, index=False)
                 else:  # the salt makes the ids in an SVG the same each time
                     with matplotlib.rc_context({"svg.hashsalt": "svdlab"}):
-                        fig.savefig(part, format=kind, dpi=DPI * SHARPER, metadata=metadata[kind])
+                        known = {key: value for key, value in metadata[form].items() if value or key.endswith("Date")}
+                        fig.savefig(part, format=form, dpi=DPI * SHARPER, metadata=known, **extra.get(form, {}))
                 os.replace(part, target)
             finally:
                 with contextlib.suppress(OSError):

@@ -10,7 +10,8 @@ import base64
 import io
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
+from svdlab import provenance
 from svdlab.errors import InputError, OutputError
 from svdlab.frames import as_frames
-from svdlab.show.provenance import about, caption
+from svdlab.show.provenance import about, caption, marks
 from svdlab.show.style import fitted, scaled
 from svdlab.video import read_frames
 
@@ -37,26 +39,35 @@ STRIP, GAP, TYPE = 20, 8, 12  # px: a label's height, the space between films, t
 class Video:
     """A film that a notebook shows, looping; `save` writes it as MP4 (H.264, yuv420p, plays in every browser).
 
-    frames: uint8 "f h w 3", labels included. fps: of the player. alt: what is to be seen, for those who cannot.
+    frames: uint8 "f h w 3", labels included. fps: of the player. alt: what is to be seen, for those who cannot. facts: what
+    its file says about itself, where a model made what it shows (see `svdlab.provenance`).
     """
 
     frames: np.ndarray
     fps: float
     alt: str
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def mp4(self) -> bytes:
         return mediapy.compress_video(self.frames, codec="h264", encoded_format="yuv420p", fps=self.fps, crf=16)
 
     def save(self, path: str | Path) -> Path:
-        """Write the MP4, whole or not at all; raises OutputError where the folder cannot be written."""
+        """Write the MP4, whole or not at all, and beside it a .json of what it says about itself; raises OutputError where the
+        folder cannot be written."""
         path = Path(path).with_suffix(".mp4")
-        part = path.with_name(path.name + ".part")
+        part = path.with_name(f".{path.stem}.part.mp4")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             part.write_bytes(self.mp4())
+            if self.facts:
+                provenance.tag_mp4(part, self.facts)
+                provenance.write_sidecar(path, self.facts)
             os.replace(part, path)
         except OSError as error:
             raise OutputError(f"{path} could not be written: {error}. Choose a folder that you may write to.") from error
+        finally:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
         return path
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
@@ -121,7 +132,7 @@ def video(
         board[:, -len(note) :] = note
     even = [(0, 0), (0, board.shape[1] % 2), (0, board.shape[2] % 2), (0, 0)]  # yuv420p halves both sides
     alt = title or "; ".join(labels) or "clip"
-    return Video(np.pad(board, even, constant_values=255), float(rate), alt)
+    return Video(np.pad(board, even, constant_values=255), float(rate), alt, marks(foot, pictures=True))
 
 
 def named(clips: Any, labels: Sequence[str] | None) -> tuple[list[Any], list[str]]:
