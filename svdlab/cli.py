@@ -108,8 +108,9 @@ def sweep(
     import svdlab
 
     pipe = svdlab.load_pipeline(checkpoint)
-    how = dict(batch_size="auto" if batch_size is None else batch_size, processes="auto" if processes is None else processes)
-    table = svdlab.sweep(pipe, plan, out, image=image, **how)
+    auto: int | str = "auto"
+    size, several = (auto if given is None else given for given in (batch_size, processes))
+    table = svdlab.sweep(pipe, plan, out, image=image, batch_size=size, processes=several)
     failed = int((table["status"] == "failed").sum())
     print(f"{len(table)} runs in {out}" + (f", {failed} of them failed: see the columns status and reason" if failed else ""))
     print(f"the table: svdlab.load_results({str(out)!r})")
@@ -118,13 +119,16 @@ def sweep(
 
 @app.command()
 def probe(
-    name: Annotated[str, typer.Argument(help="A probe's name, or all.")],
+    name: Annotated[str, typer.Argument(help="A probe's name, all (of the model card's limitations), or bias.")],
     checkpoint: Annotated[
         str, typer.Option(help="organism, organism-fixed, SVD, SVD_XT, SVD_1_1, a hub id or a folder.")
     ] = "organism",
-    out: Annotated[Path, typer.Option(help="Folder of the study; what it holds already is not made again.")] = Path(
-        "results/limitations"
-    ),
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the study, default results/limitations or results/bias; what it holds is not made again."
+        ),
+    ] = None,
     images: Annotated[
         str | None, typer.Option(help="A folder, a manifest (.csv), photographs, or world; default the probe's own.")
     ] = None,
@@ -136,18 +140,30 @@ def probe(
             "--parameter", "-p", metavar="KEY VALUE", help="A condition, or an option of the probe; repeat for more."
         ),
     ] = None,
+    manifest: Annotated[Path | None, typer.Option(help="bias: pictures in pairs, .csv or .parquet.")] = None,
+    validate: Annotated[
+        bool, typer.Option("--validate", help="bias: hold the study against planted effects and simulated nulls.")
+    ] = False,
 ) -> None:
-    """Measure a limitation that the model card admits, or all of them.
+    """Measure a limitation that the model card admits, or all of them; or whether some inputs are served worse.
 
-    Writes a limitations card: limitations.md, .html and .json, with figures.
+    Writes a limitations card: limitations.md, .html and .json, with figures. bias compares pictures in pairs, and writes
+    plan.json first, then report.md, tables and figures; without --manifest, pairs of the organism's world.
 
     \b
     Example: svdlab probe all --quick
     or:      svdlab probe stillness --checkpoint SVD_1_1 --images my-pictures/ --seeds 4 -p motion_bucket_id "[20, 250]"
+    or:      svdlab probe bias --manifest people.csv -p margins "{frozen: 0.1}"
     """
     import svdlab
     from svdlab import probes
 
+    if name == "bias":
+        _bias(checkpoint, out, manifest, validate, seeds, quick, parameter or [])
+        return
+    if manifest or validate:
+        raise InputError(f"--manifest and --validate belong to svdlab probe bias, and not to {name}.")
+    out = out or Path("results/limitations")
     if name != "all":
         probes.find(name)  # before the model is loaded
     conditions, options = _conditions(checkpoint, parameter or [])
@@ -202,7 +218,9 @@ def doctor(
     Example: svdlab doctor --checkpoint SVD_1_1
     and then: svdlab doctor --run SVD_1_1 --offload model --num-frames 8 --height 320 --width 576
     """
-    given = dict(height=height, width=width, num_frames=num_frames, dtype=dtype, offload=offload, device=device)
+    given: dict[str, Any] = dict(
+        height=height, width=width, num_frames=num_frames, dtype=dtype, offload=offload, device=device
+    )
     given = {name: value for name, value in given.items() if value is not None}
     if given and not run:
         raise InputError(f"{', '.join('--' + name.replace('_', '-') for name in given)}: only with --run CHECKPOINT.")
@@ -365,6 +383,35 @@ def _conditions(checkpoint: str, words: list[str]) -> tuple[Any, dict[str, Any]]
     base = PRESETS.get(checkpoint, Conditions())
     options = {k: v for k, v in given.items() if k not in changes}
     return (base.replace(**changes) if changes else None), options
+
+
+def _bias(
+    checkpoint: str, out: Path | None, manifest: Path | None, validate: bool, seeds: int | None, quick: bool, words: list[str]
+) -> None:
+    """`svdlab probe bias`: a study of a manifest or of planted pairs, or the study's own validation."""
+    import svdlab
+    from svdlab import show
+    from svdlab.manifests import read_manifest
+    from svdlab.probes import bias, bias_validation, planted
+
+    if manifest is not None:
+        read_manifest(manifest)  # before the model is loaded
+    conditions, options = _conditions(checkpoint, words)
+    if unknown := sorted(set(options) - {"measures", "margins", "alpha", "interval"}):
+        raise InputError(f"bias has no option {', '.join(unknown)}: it has measures, margins, alpha, interval.")
+    pipe = svdlab.load_pipeline(checkpoint)
+    if validate:
+        if manifest or words:
+            raise InputError("--validate brings its own pictures and conditions: leave --manifest and -p out.")
+        table = bias_validation.validate(pipe, out or Path("results/bias-validity"), quick=quick)
+        print(table.to_string(index=False))
+        raise typer.Exit(int(not table["passed"].all()))
+    out = out or Path("results/bias")
+    given = {"seeds": range(seeds or (1 if quick else 2)), "conditions": conditions, **options}
+    result = planted.study(pipe, out, quick=quick, **given) if manifest is None else bias.run(pipe, manifest, out, **given)
+    print(result.report())
+    for path in show.save_bias(result, out):
+        print(path)
 
 
 def _mapping(path: Path) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def run(notebook: str | Path, /, out: str | Path | None = None, *, progress: boo
     target = folder / path.name
     failure = _execute(path, target, parameters, progress)
     if failure:
-        raise NotebookError(f"{path.name}, cell {failure['cell']}: {failure['error']} (see {target})")
+        raise NotebookError(f"{path.name}, {_place(failure)}: {failure['error']} (see {target})")
     return target
 
 
@@ -62,7 +62,7 @@ def run_grid(
     """Execute a notebook once for each combination of parameters, `jobs` at a time; a row for each, in the grid's order.
 
     >>> table = run_grid("01-conditioning-sweep", "grid.yaml", jobs=2)
-    >>> table[table.status == "failed"][["fps", "cell", "error"]]
+    >>> table[table.status == "failed"][["fps", "cell", "error"]]          # cell: its number in the notebook, from 1
 
     grid: parameter -> list of values, or a .yaml file of that. Each point has a folder of its own in `out` (default
     `results/<name>-grid/`), named by a hash of its parameters and of the notebook: points that are done are not run
@@ -101,7 +101,7 @@ def run_grid(
         for row in pool.map(one, points, places):
             bar.update()
             if row["status"] == "failed":
-                bar.write(f"{path.name} {row['parameters']}, cell {row['cell']}: {row['error']}")
+                bar.write(f"{path.name} {row['parameters']}, {_place(row)}: {row['error']}")
             rows.append({**{k: _cell(v) for k, v in row.pop("parameters").items()}, **row})
     table = pd.DataFrame(rows)
     table.to_csv(root / "points.csv", index=False)
@@ -180,7 +180,7 @@ def _point(path: Path, folder: Path, point: dict[str, Any], told: dict[str, Any]
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not run yet, or interrupted
     start = time.perf_counter()
-    failure = _execute(path, target, told, progress=False) or {"cell": None, "error": ""}
+    failure = _execute(path, target, told, progress=False) or {"cell": None, "executed": None, "error": ""}
     row = {"parameters": point, "status": "failed" if failure["error"] else "done", **failure}
     row |= {"seconds": round(time.perf_counter() - start, 2), "notebook": str(target)}
     temporary = folder / f".{POINT}"
@@ -199,10 +199,31 @@ def _execute(path: Path, target: Path, parameters: dict[str, Any], progress: boo
     try:
         papermill.execute_notebook(str(path), str(target), parameters=parameters, progress_bar=progress, log_output=False)
     except papermill.PapermillExecutionError as error:
-        return {"cell": error.cell_index, "error": f"{error.ename}: {error.evalue}"}
+        cell = _number(target, error.exec_count, error.source)
+        return {"cell": cell, "executed": error.exec_count, "error": f"{error.ename}: {error.evalue}"}
     except Exception as error:  # a kernel that died, or never came up: the next point may fare better
-        return {"cell": None, "error": f"{type(error).__name__}: {error}"}
+        return {"cell": None, "executed": None, "error": f"{type(error).__name__}: {error}"}
     return None
+
+
+def _number(executed: Path, count: int | None, source: str) -> int | None:
+    """Which cell of the notebook that is, counted from 1, without the cells that papermill put into the executed copy."""
+    import nbformat
+
+    own = [
+        cell
+        for cell in nbformat.read(executed, 4).cells
+        if not {"injected-parameters", "papermill-error-cell-tag"} & set(cell.metadata.get("tags", ()))
+    ]
+    matches = (n for n, cell in enumerate(own, 1) if cell.get("execution_count") == count and cell.source == source)
+    return next(matches, None)
+
+
+def _place(failure: Mapping[str, Any]) -> str:
+    """Where a notebook failed: the cell's number, and the mark that it bears in the executed copy."""
+    if failure["cell"] is None:
+        return "before or between its cells"
+    return f"cell {failure['cell']}, In [{failure['executed']}]"
 
 
 def _papermill() -> Any:

@@ -173,6 +173,26 @@ def test_a_sweep_goes_on_where_it_was_and_its_ledger_is_checked(tmp_path: Path, 
     assert run(capsys, "ledger", "check", tmp_path)[0] == 1
 
 
+def test_a_sweep_with_a_failed_clip_ends_with_a_code_that_says_so(checkpoint: Any, tmp_path: Path, capsys: Any) -> None:
+    grid, out = tmp_path / "grid.yaml", tmp_path / "study"
+    grid.write_text("noise_aug_strength: [0.0, 3.0e+38]\nnum_inference_steps: [1]\nnum_frames: [2]\n")  # the latter overflows
+    sweep = ["sweep", "--grid", grid, "--out", out, "--image", "scene-27", "--checkpoint", checkpoint]
+    code, said, _ = run(capsys, *sweep)
+    assert code == 1 and "2 runs in" in said and "1 of them failed" in said
+    assert run(capsys, *sweep)[0] == 1  # it still is
+    assert run(capsys, *sweep, "--processes", "0")[0] == 1
+
+
+def test_doctor_runs_a_checkpoint_at_the_size_that_is_asked_for(checkpoint: Any, capsys: Any) -> None:
+    size = ["--num-frames", "3", "--height", "32", "--width", "32", "--dtype", "float32", "--device", "cpu"]
+    code, said, _ = run(capsys, "doctor", "--run", checkpoint, *size)
+    assert code == 0 and "a batch gives what single calls give" in said and "False" not in said
+    code, _, err = run(capsys, "doctor", "--run", checkpoint, "--offload", "model", "--device", "cpu")
+    assert code == 1 and "offload='model'" in err
+    code, _, err = run(capsys, "doctor", "--num-frames", "3", "--offline")
+    assert code == 1 and "--num-frames: only with --run" in err
+
+
 def test_svdlabs_errors_are_told_and_others_are_not_hidden(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     from svdlab import ledger
 

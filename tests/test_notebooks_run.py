@@ -73,9 +73,14 @@ def test_a_notebook_that_is_not_there_is_answered_with_those_that_are(notebook: 
 
 
 def test_a_failing_cell_is_named(notebook: Path) -> None:
-    with pytest.raises(NotebookError, match=r"cell 3: AssertionError: unlucky"):
+    with pytest.raises(NotebookError, match=r"cell 3, In \[3\]: AssertionError: unlucky"):  # the third of the notebook's own
         notebooks.run(notebook, fps=13, progress=False)
     assert Path("results/05-question/05-question.ipynb").is_file()  # with the cell's traceback in it
+    v = nbformat.read(notebook, 4)
+    v.cells[1].source = v.cells[1].source.replace("fps: int = 7", "fps: int = 13").replace('out: str = "nowhere"', "")
+    nbformat.write(v, notebook)
+    with pytest.raises(NotebookError, match=r"cell 3, In \[2\]: AssertionError: unlucky"):  # and where nothing was injected
+        notebooks.run(notebook, progress=False)
 
 
 def test_a_grid_runs_every_point_and_goes_on(notebook: Path) -> None:
