@@ -34,7 +34,7 @@ out: str = "../results/00-tour"  # folder for figures, films, runs and the table
 from pathlib import Path
 
 import svdlab
-from svdlab import motion, show
+from svdlab import motion, show, widgets
 
 # %% [markdown]
 # ## One clip
@@ -145,10 +145,21 @@ show.save(fig, Path(out, "photograph"))
 fig
 
 # %% [markdown]
+# ## Try it
+#
+# The same conditions as knobs: **Generate** makes a clip while you watch its estimate sharpen, **Cancel** stops it before the
+# next step. Tries can be compared, and `knobs.to_plan()` has them as a plan for a sweep. Where no widgets run, this cell
+# shows the picture that it starts from.
+
+# %%
+knobs = widgets.live(pipe, scene, conditions, out=Path(out, "exports"))
+knobs
+
+# %% [markdown]
 # ## Limits
 #
 # - The organism is 64x64 px and eight frames, so speeds here are in its pixels.
 # - One scene and a few seeds show that the knobs work, not how well. `svdlab organism verify` measures the laws with intervals.
 # - fps is a trap: `fps=7` here is `fps_id=6` in Stability's script, and changes nothing about how fast a player plays.
 #
-# **Next:** `01-conditioning-sweep` puts guidance beside fps and motion bucket.
+# **Next:** [01-conditioning-sweep](01-conditioning-sweep.ipynb) puts guidance beside fps and motion bucket.

@@ -31,7 +31,7 @@ out: str = "../results/01-conditioning-sweep"  # folder for figures, runs and th
 from pathlib import Path
 
 import svdlab
-from svdlab import dose, show
+from svdlab import dose, show, widgets
 
 # %% [markdown]
 # ## The plan
@@ -126,9 +126,21 @@ show.save(fig, Path(out, "ratio"))
 fig
 
 # %% [markdown]
+# ## Walk over it
+#
+# A control for each condition, the clip there, and where its measures lie among all runs; a second pane sets another clip
+# beside it. What **Export** writes has a plan with it that makes the same clips again.
+
+# %%
+walk = widgets.explore(results, pipe=pipe, y=measure, out=Path(out, "exports"))
+walk
+
+# %% [markdown]
 # ## Limits
 #
 # - One picture: what holds for it need not hold for others. Put several names in the plan, as `image=[...]`, to see.
 # - Intervals are over a few seeds, and say how well the mean over noises is known, not how different pictures are.
 # - On SVD, buckets above 255 and fps outside 6 to 31 are outside what Stability's own script calls usual; svdlab warns.
 # - An interval of guidance scales by frame is one choice of many: `guidance_curve` and `guidance_interval` are conditions too.
+#
+# **Next:** [02-denoising-trace](02-denoising-trace.ipynb) looks inside one clip, step by step.

@@ -30,7 +30,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import svdlab
-from svdlab import motion, show
+from svdlab import motion, show, widgets
 
 # %% [markdown]
 # ## One clip, with everything that was computed
@@ -56,6 +56,15 @@ fig
 # **How to read it:** columns run from strong noise (large sigma) to none. Frame 0 is given by the picture, and is there
 # early. The middle frame has to be invented: while the noise is strong, its estimate is an average over possible futures.
 #
+# ## Step by step
+#
+# The same by hand: any step, any frame, the latents beside the estimate. The arrow keys move the slider that has the focus.
+
+# %%
+steps = widgets.step_through(tr, decoded=films, out=Path(out, "exports"))
+steps
+
+# %% [markdown]
 # ## The latents behind it
 #
 # Three principal components as red, green and blue: first of the noisy latents, then of the denoised estimates.
@@ -136,4 +145,7 @@ pd.DataFrame(dict(step=first, sigma=tr.schedule[first]), index=pd.Index(seeds, n
 #
 # - An estimate is what the model would settle for, blurred where it hesitates; flow of a blurred picture underrates motion.
 # - Agreement is with the clip's own flow: a clip that hardly moves has hardly any flow to agree with.
-# - That the motion can be read from a step on does not say that it could not be changed any more: `06-interventions` tries.
+# - That the motion can be read from a step on does not say that it could not be changed any more: [06-interventions](06-interventions.ipynb)
+#   tries.
+#
+# **Next:** [03-motion](03-motion.ipynb) measures what moves.

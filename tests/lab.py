@@ -178,13 +178,14 @@ def chromium() -> Iterator[Any]:
 def opened(browser: Any, lab: Lab, name: str, *, dark: bool = False) -> Iterator[Sheet]:
     """A notebook of the server's folder, open in a page of its own."""
     context = browser.new_context(viewport={"width": 1500, "height": 1300})
+    context.set_default_timeout(120_000)  # a busy machine takes its time
     page = context.new_page()
     sheet = Sheet(page)
     page.on("pageerror", lambda error: sheet.errors.append(str(error)))
     page.on("console", lambda message: sheet.errors.append(message.text) if message.type == "error" else None)
     try:
-        page.goto(f"{lab.url}/lab/tree/{name}?token={TOKEN}&reset", timeout=60_000)
-        page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=60_000)
+        page.goto(f"{lab.url}/lab/tree/{name}?token={TOKEN}&reset")
+        page.wait_for_selector(".jp-Notebook .jp-Cell")
         if dark:
             page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
         yield sheet
@@ -213,13 +214,26 @@ def changed(before: np.ndarray, after: np.ndarray) -> float:
     return float((np.abs(before - after).max(-1) > 0.08).mean())
 
 
-HOLD = """async video => { video.pause(); video.controls = false; video.currentTime = video.duration - 0.01;
-  if (video.seeking) await new Promise(done => video.addEventListener('seeked', done, {once: true}));
-  await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done))); }"""
+HOLD = """async video => {
+  const end = video.duration - 0.06;
+  if (video.paused && Math.abs(video.currentTime - end) < 0.01) return;
+  video.pause(); video.controls = false; video.currentTime = end;
+  if (video.seeking) await new Promise(done => video.addEventListener('seeked', done, {once: true})); }"""
 
 
 def last_frame(video: Any) -> np.ndarray:
-    """A film held at its end, as it is on the screen."""
+    """A film held at its end, as it is on the screen, once the screen shows it."""
     video.evaluate("v => v.readyState >= 2 || new Promise(done => v.addEventListener('loadeddata', done, {once: true}))")
     video.evaluate(HOLD)
-    return pixels(video)
+    return at_rest(video)
+
+
+def at_rest(locator: Any, timeout: float = 20) -> np.ndarray:
+    """An element's pixels when three looks in a row find the same."""
+    ends, looks = time.monotonic() + timeout, [pixels(locator)]
+    while time.monotonic() < ends:
+        time.sleep(0.15)
+        looks.append(pixels(locator))
+        if len(looks) > 2 and all(changed(looks[-1], other) == 0 for other in looks[-3:-1]):
+            return looks[-1]
+    raise AssertionError("the picture does not come to rest")

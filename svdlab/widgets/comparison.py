@@ -24,7 +24,7 @@ from svdlab.video import as_bytes
 from svdlab.widgets.background import Latest
 from svdlab.widgets.encode import picture
 from svdlab.widgets.export import row_of_clip, row_of_run
-from svdlab.widgets.panel import Panel, Picture, said, warning
+from svdlab.widgets.panel import Panel, Picture, put, said, warning
 
 OVERLAYS = ("clip", "difference", "flow")
 
@@ -94,8 +94,7 @@ class Comparison(Panel):
         films, key = self._made(which)
         for one, film, label in zip(self.pictures, films, self.labels, strict=True):
             at = min(t, len(film) - 1)
-            one.value = film[at]
-            one.tooltip = f"{label}: {which}, frame {at}"
+            put(one, film[at], f"{label}: {which}, frame {at}")
         self.key.value = said(key)
 
     def _work_out(self, which: str) -> None:

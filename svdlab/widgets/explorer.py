@@ -24,7 +24,7 @@ from svdlab.widgets.background import Latest
 from svdlab.widgets.cells import Cells, ledger_of
 from svdlab.widgets.encode import restarted
 from svdlab.widgets.export import row_of_run
-from svdlab.widgets.panel import Film, Panel, Picture, Plot, button, said, shown, warning
+from svdlab.widgets.panel import Film, Panel, Picture, Plot, button, put, said, shown, warning
 from svdlab.widgets.ranks import ranks, strips
 from svdlab.widgets.running import Cancelled, Run, start, steps_told
 
@@ -183,13 +183,11 @@ class Explorer(Panel):
     def _draw_flow(self) -> None:
         runs = self.current
         if not runs:
-            self.flow.value, self.flow.tooltip = b"", ""
             return
         fig = show.flow(frames_of(runs[0]), label=about(runs[0]))
         data, metadata = fig._repr_mimebundle_()
-        self.flow.width = str(metadata["image/png"]["width"])
-        self.flow.tooltip = f"Optical flow of the first pane's clip: {caption(self.cells, runs[0])}"
-        self.flow.value = base64.b64decode(data["image/png"])
+        alt = f"Optical flow of the first pane's clip: {caption(self.cells, runs[0])}"
+        put(self.flow, base64.b64decode(data["image/png"]), alt, width=str(metadata["image/png"]["width"]))
 
     # --- export -------------------------------------------------------------------------------------------------------
 
@@ -288,7 +286,8 @@ class Pane:
         except OSError as error:
             self._mp4, trouble = b"", f"{error}"
         self._restarts = 0
-        self.video.value = self._mp4
+        if run is not None and self._mp4:  # a browser complains of a film without bytes: the old one is only hidden
+            put(self.video, self._mp4, f"Clip at {caption(self.panel.cells, run)}, looping")
         shown(self.video, bool(self._mp4))
         self._tell(run, trouble)
         self._moving = True
@@ -309,13 +308,13 @@ class Pane:
             text = f"no film: {trouble or run.get('reason') or run.get('status')}"
         else:
             text = caption(cells, run)
-            self.video.tooltip = f"Clip at {text}, looping"
         self.caption.value = said(text)
         (self.caption.remove_class if run is not None else self.caption.add_class)("svdlab-missing")
 
     def restart(self) -> None:
         self._restarts += 1
-        self.video.value = restarted(self._mp4, self._restarts) if self._mp4 else b""
+        if self._mp4:
+            self.video.value = restarted(self._mp4, self._restarts)
 
     # --- making what is missing ---------------------------------------------------------------------------------------
 

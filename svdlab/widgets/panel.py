@@ -113,8 +113,8 @@ class Panel(ipywidgets.VBox):
         >>> panel.export("results/look")
 
         The plan is a list of rows that `svdlab sweep --grid FILE.json --out FOLDER` makes again; its label_ columns say
-        where they came from. On the same machine, clips made one at a time (batch_size=1) are the same to the bit. What is written twice replaces itself. Raises OutputError
-        where the folder cannot be written.
+        where they came from. On the same machine, clips made one at a time (batch_size=1) are the same to the bit. What is
+        written twice replaces itself. Raises OutputError where the folder cannot be written.
         """
         self.exported = write(self.kind, out or self.out, self.figure(), self.film(), self.plan(), self.view())
         return self.exported
@@ -164,9 +164,7 @@ class Plot(ipywidgets.VBox):
 
         box = ax.get_position()
         self._place, self._frame = place, (100 * (1 - box.y1), 100 * (1 - box.y0))
-        self.image.width = str(facts["width"])
-        self.image.tooltip = alt or facts["alt"]
-        self.image.value = base64.b64decode(data["image/png"])
+        put(self.image, base64.b64decode(data["image/png"]), alt or facts["alt"], width=str(facts["width"]))
 
     def mark(self, *points: tuple[float, float]) -> None:
         """Rings at (x, y), the second one a square; none where a number is missing."""
@@ -185,6 +183,15 @@ class Plot(ipywidgets.VBox):
             top, bottom = self._frame
             left = self._place(x, 0.0)[0]
             self.over.value = f'<b style="left:{left:.2f}%;top:{top:.2f}%;height:{bottom - top:.2f}%"></b>'
+
+
+def put(where: Picture | Film, data: bytes, alt: str, **more: Any) -> None:
+    """Show other bytes, in one message: each message makes the browser load them anew."""
+    with where.hold_sync():
+        where.set_trait("tooltip", alt)
+        for name, value in more.items():
+            where.set_trait(name, value)
+        where.value = data
 
 
 def button(text: str, icon: str, act: Callable[[], Any], tooltip: str = "") -> ipywidgets.Button:

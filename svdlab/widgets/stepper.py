@@ -23,7 +23,7 @@ from svdlab.show.style import COLOURS, Figure, fitted, on, plain
 from svdlab.show.videos import Video
 from svdlab.widgets.background import Latest
 from svdlab.widgets.encode import picture
-from svdlab.widgets.panel import Panel, Picture, Plot, said, warning
+from svdlab.widgets.panel import Panel, Picture, Plot, put, said, warning
 
 DECODED, ESTIMATE, LATENTS, CHANNELS, PARTS = (
     "estimate, decoded",
@@ -119,11 +119,8 @@ class Stepper(Panel):
                 self._encoded.pop(next(iter(self._encoded)))
             self._encoded[key] = picture(self._still(what, s, f))
         data = self._encoded[key]
-        self.picture.format = "png" if data[:4] == b"\x89PNG" else "jpeg"
-        size = self._still_size(what)
-        self.picture.width = str(size[1])
-        self.picture.tooltip = f"{what}, frame {f} at step {s}"
-        self.picture.value = data
+        kind = "png" if data[:4] == b"\x89PNG" else "jpeg"
+        put(self.picture, data, f"{what}, frame {f} at step {s}", format=kind, width=str(self._still_size(what)[1]))
 
     def _decode(self, s: int) -> None:
         """One step by the real VAE, in the thread that draws; another run of the pipeline meanwhile is told."""

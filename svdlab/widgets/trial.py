@@ -28,7 +28,7 @@ from svdlab.show.videos import Video
 from svdlab.widgets.comparison import compare
 from svdlab.widgets.encode import animation, picture
 from svdlab.widgets.export import row_of_clip
-from svdlab.widgets.panel import Panel, Picture, button, said, shown, warning
+from svdlab.widgets.panel import Panel, Picture, button, put, said, shown, warning
 from svdlab.widgets.running import Cancelled, Run, start
 
 PREVIEW_FPS = 7.0
@@ -166,9 +166,8 @@ class Live(Panel):
         self.bar.value = done
         if self.colours is not None and "denoised" in values:
             estimate = colours.colour(values["denoised"][0].float().cpu().numpy(), self.colours)
-            self.preview.format = "webp"
-            self.preview.tooltip = f"The denoised estimate after step {done} of {steps}, as colours of the latents"
-            self.preview.value = animation(estimate, fps=PREVIEW_FPS)
+            alt = f"The denoised estimate after step {done} of {steps}, as colours of the latents"
+            put(self.preview, animation(estimate, fps=PREVIEW_FPS), alt, format="webp")
         ending = ", decoding …" if done == steps else ""
         self.status.value = said(f"step {done} of {steps}, sigma {number(round(loop.step.sigma, 3))}{ending}")
 
@@ -182,8 +181,8 @@ class Live(Panel):
         self.tries.append(Try(row, words, clip))
         for old in [t for t in self.tries if t.clip is not None][: -self.keep]:
             old.clip = None
-        self.preview.tooltip = f"Clip at {caption(clip)}, looping"
-        self.preview.format, self.preview.value = "webp", animation(clip.frames, fps=clip.playback_fps or c.fps)
+        film = animation(clip.frames, fps=clip.playback_fps or c.fps)
+        put(self.preview, film, f"Clip at {caption(clip)}, looping", format="webp")
         self.history.options = [(t.words, n) for n, t in enumerate(self.tries) if t.clip is not None]
         shown(self.past, True)
         seconds = sum(clip.seconds.values())

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 
 import svdlab
+from svdlab import report
 from tests import lab as labs
+
+ROOT = labs.ROOT
+WIDGET = "application/vnd.jupyter.widget-view+json"
+# The course's notebooks, small; what tests/test_notebooks.py runs by papermill.
+SMALL: dict[str, dict[str, Any]] = {
+    "00-tour": dict(num_inference_steps=4, sweep_steps=2, sweep_fps=[6], sweep_motion_bucket_id=[30, 120], seeds=[0]),
+    "01-conditioning-sweep": dict(num_inference_steps=2, fps=[6, 12], motion_bucket_id=[30, 120], seeds=[0, 1]),
+    "02-denoising-trace": dict(num_inference_steps=4, seeds=[0]),
+}
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::svdlab.images.CropWarning")]
 
@@ -34,6 +49,14 @@ def ledger(lab: labs.Lab, pipe: Any) -> Path:
     plan = svdlab.grid(image=["scene-27", "scene-4"], motion_bucket_id=[20, 120, 200], seed=[0, 1], num_inference_steps=2)
     svdlab.sweep(pipe, plan.drop(index=11), lab.root / "ledger", progress=False)
     return lab.root / "ledger"
+
+
+def course(lab: labs.Lab, name: str, **parameters: Any) -> Path:
+    """A notebook of the course in the server's folder, with other parameters, as papermill would write them."""
+    source = load_notebook_node(str(ROOT / "notebooks" / f"{name}.ipynb"))
+    given = {**SMALL[name], "out": f"../{name}", **parameters}
+    nbformat.write(parameterize_notebook(source, given), lab.root / f"{name}.ipynb")
+    return lab.root.parent / name
 
 
 def test_explore(browser: Any, lab: labs.Lab, ledger: Path) -> None:
@@ -85,3 +108,131 @@ def test_explore(browser: Any, lab: labs.Lab, ledger: Path) -> None:
         sheet.wait(lambda: list((lab.root / "exports").glob("*.json")), 30, "nothing was exported")
         assert {p.suffix for p in (lab.root / "exports").iterdir()} == {".png", ".svg", ".csv", ".mp4", ".json"}
         assert sheet.complaints() == []
+
+
+def test_live_in_the_tour(browser: Any, lab: labs.Lab) -> None:
+    """Generate, watch it sharpen, compare, cancel, export; all in the dark theme."""
+    out = course(lab, "00-tour", sweep_fps=[6], seeds=[0])
+    with labs.opened(browser, lab, "00-tour.ipynb", dark=True) as sheet:
+        page = sheet.page
+        sheet.run_all(".svdlab", timeout=300)
+        sheet.idle()
+        panel = page.locator(".svdlab").first
+        preview = panel.locator("img").first
+        given = labs.at_rest(preview)
+        said: list[str] = []
+        panel.get_by_role("button", name="Generate").click()
+        sheet.wait(
+            lambda: said.append(panel.get_by_role("status").nth(1).inner_text()) or "made in" in said[-1],
+            60,
+            f"no clip: {said}",
+        )
+        assert [text for text in said if text.startswith("step ")]  # told step by step
+        assert preview.get_attribute("title").startswith("Clip at") and labs.changed(given, labs.pixels(preview)) > 0.002
+
+        page.get_by_role("slider", name="motion bucket").first.focus()
+        page.keyboard.press("Home")
+        panel.get_by_role("button", name="Generate").click()
+        sheet.wait(lambda: panel.locator("select option").count() == 2, 60, "no second try")
+        panel.get_by_role("button", name="Compare").click()
+        sheet.wait(lambda: panel.locator(".svdlab img").count() == 2, 20, "no comparison")
+        second = panel.locator(".svdlab img").nth(1)
+        first_frame = labs.at_rest(second)
+        panel.locator(".svdlab").get_by_role("slider").first.focus()
+        page.keyboard.press("End")
+        sheet.wait(lambda: second.get_attribute("title").endswith("frame 7"), 10, "the scrubber moves nothing")
+        assert labs.changed(first_frame, labs.at_rest(second)) > 0.005
+        panel.get_by_role("button", name="flow").click()
+        sheet.wait(lambda: "flow" in second.get_attribute("title"), 30, "no flow")
+        sheet.shot("live-compared")
+
+        steps = page.get_by_role("slider", name="steps").first
+        steps.focus()
+        page.keyboard.press("End")  # 50 steps: time enough to change one's mind
+        panel.get_by_role("button", name="Generate").click()
+        sheet.wait(lambda: "step " in panel.get_by_role("status").nth(1).inner_text(), 60, "it never began")
+        panel.get_by_role("button", name="Cancel").click()
+        sheet.wait(lambda: "stopped at step" in panel.get_by_role("status").nth(1).inner_text(), 20, "it was not stopped")
+        stopped = int(panel.get_by_role("status").nth(1).inner_text().split()[3])
+        assert 0 < stopped < 50 and panel.locator("select option").count() == 2
+
+        panel.get_by_role("button", name="Export").last.click()
+        sheet.wait(lambda: list((out / "exports").glob("live-*.json")), 30, "nothing was exported")
+        plan = json.loads(next((out / "exports").glob("live-*.json")).read_text())
+        assert [row.get("motion_bucket_id", 127) for row in plan] == [127, 0]
+        ink, paper = (panel.locator(".widget-html-content").nth(1).evaluate(LIGHTNESS, which) for which in ("ink", "paper"))
+        assert ink - paper > 0.5  # light on dark
+        assert sheet.complaints() == []
+
+
+def test_explore_in_the_sweep_notebook_and_its_report(browser: Any, lab: labs.Lab) -> None:
+    out = course(lab, "01-conditioning-sweep")
+    with labs.opened(browser, lab, "01-conditioning-sweep.ipynb") as sheet:
+        sheet.run_all(".svdlab video", timeout=300)
+        sheet.idle()
+        video = sheet.page.locator(".svdlab video").first
+        video.scroll_into_view_if_needed()
+        first = labs.last_frame(video)
+        source = video.get_attribute("src")
+        sheet.page.locator(".svdlab").get_by_role("slider").first.focus()
+        sheet.page.keyboard.press("End")
+        sheet.wait(lambda: video.get_attribute("src") != source, 20, "the film stayed")
+        assert labs.changed(first, labs.last_frame(video)) > 0.005
+        sheet.command("docmanager:save")
+        saved = lab.root / "01-conditioning-sweep.ipynb"
+        sheet.wait(lambda: '"image/png"' in saved.read_text(), 20, "it was not saved")
+        assert sheet.complaints() == []
+    notebook = nbformat.read(saved, 4)
+    state = json.dumps(notebook.metadata.get("widgets", {}))
+    views = [o for c in notebook.cells for o in c.get("outputs", ()) if WIDGET in o.get("data", {}) and "Export" not in str(o)]
+    assert len(state) < 2e6 and any("image/png" in o["data"] for o in views)  # the figure is there for who has no widgets
+
+    shutil.copyfile(saved, out / saved.name)
+    page = report.write(out)
+    assert page.stat().st_size < 20e6
+    context = browser.new_context(offline=True)
+    tab, errors = context.new_page(), []
+    tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    tab.on("request", lambda request: errors.append(request.url) if request.url.startswith("http") else None)
+    tab.goto(page.as_uri(), timeout=120_000)
+    film = tab.locator("video").last
+    film.scroll_into_view_if_needed()
+    tab.wait_for_function("v => !v.paused && v.currentTime > 0", arg=film.element_handle())
+    assert labs.pixels(film).std() > 0.02  # a picture, not an empty box
+    assert all(tab.locator("img").nth(i).get_attribute("alt") for i in range(tab.locator("img").count()))
+    for text in ("model organism, not SVD", "Apache-2.0", "diffusers", "motion bucket"):
+        assert tab.get_by_text(text).count(), text
+    labs.SHOTS.mkdir(parents=True, exist_ok=True)
+    tab.screenshot(path=labs.SHOTS / "report.png", full_page=True)
+    assert errors == []
+    context.close()
+
+
+def test_step_through_in_the_trace_notebook(browser: Any, lab: labs.Lab) -> None:
+    course(lab, "02-denoising-trace", seeds=[0])
+    with labs.opened(browser, lab, "02-denoising-trace.ipynb") as sheet:
+        page = sheet.page
+        sheet.run_all(".svdlab img", timeout=300)
+        sheet.idle()
+        panel = page.locator(".svdlab").first
+        panel.scroll_into_view_if_needed()
+        picture = panel.locator("img").first
+        before = labs.at_rest(picture)
+        panel.get_by_role("slider").first.focus()
+        for step in (1, 2, 3):
+            page.keyboard.press("ArrowRight")
+            sheet.wait(lambda: picture.get_attribute("title").endswith(f"step {step}"), 20, "the step stayed")  # noqa: B023
+        after = labs.at_rest(picture)
+        assert labs.changed(before, after) > 0.05
+        panel.locator("select").select_option("latents, by channel")
+        sheet.wait(lambda: "by channel" in picture.get_attribute("title"), 20, "no latents")
+        assert labs.changed(after, labs.at_rest(picture)) > 0.2
+        assert sheet.complaints() == []
+
+
+LIGHTNESS = """(element, which) => {
+  const light = colour => { const [r, g, b] = colour.match(/[\\d.]+/g).map(Number); return (r + g + b) / 765; };
+  if (which === 'ink') return light(getComputedStyle(element).color);
+  let node = element;
+  while (node && /rgba\\(0, 0, 0, 0\\)/.test(getComputedStyle(node).backgroundColor)) node = node.parentElement;
+  return light(getComputedStyle(node ?? document.body).backgroundColor); }"""
