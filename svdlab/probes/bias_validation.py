@@ -38,7 +38,6 @@ MEASURES = (
     "warp_error",
     "reconstruction_mse",
 )
-MARGINS: dict[str, float | str] = {"object_px": "15 %"}
 STUDIES = 500
 SMALL, TINY = 20, 4  # pairs of a study whose intervals are held against the rest; of one that is too small
 ALPHA = 0.05
@@ -65,17 +64,8 @@ def validate(
     counts = counts or (QUICK if quick else FULL)
     studies = studies or (200 if quick else STUDIES)
     conditions = planted.CONDITIONS.replace(num_inference_steps=steps or (8 if quick else 25))
-    planted.world_pairs(Path(out, "pictures"), **counts)
-    study = bias.run(
-        pipe,
-        Path(out, "pictures", "manifest.csv"),
-        out,
-        measures=MEASURES,
-        margins=MARGINS,
-        seeds=(0,),
-        conditions=conditions,
-        progress=progress,
-    )
+    how: dict[str, Any] = dict(measures=MEASURES, conditions=conditions, progress=progress)
+    study = planted.study(pipe, out, counts=counts, **how)
     clips, manifest = study.clips, study.manifest
     drawn = min(SMALL, min(counts.values()))
     null = null_studies(clips, manifest, MEASURES, pairs=drawn, studies=studies, progress=progress)
@@ -111,7 +101,7 @@ def planted_rows(study: bias.BiasResult) -> list[dict[str, Any]]:
             passed = row.verdict in (DIFFERENCE, WITHIN) and np.sign(row.effect) == np.sign(law.effect)
             bar = "found: right sign, q < 0.05"
         else:
-            passed, bar = row.verdict in (EQUIVALENT, WITHIN), f"equivalent within {MARGINS[law.measure]}"
+            passed, bar = row.verdict in (EQUIVALENT, WITHIN), f"equivalent within {planted.MARGINS[law.measure]}"
         what = f"{law.scheme}, {row.a} less {row.b}: {bias.said(law.measure)}"
         rows.append(_row(what, row.effect, row.low, row.high, int(row.n), bar, bool(passed), law.effect))
     return rows

@@ -47,7 +47,7 @@ MEASURES = {
     "drift_colour_last": Measure("colour drift by the last frame", "RGB distance", "higher"),
     "blur_slope": Measure("sharpness lost", "blur per frame", "higher"),
     "flicker_brightness": Measure("brightness flicker", "", "higher"),
-    "warp_error": Measure("change that motion does not explain", "rms", "higher"),
+    "warp_error": Measure("change beyond motion", "rms", "higher"),
     "face_persistence": Measure("share of frames with the face", "", "lower"),
     "reconstruction_mse": Measure("lost by the autoencoder alone", "squared error", "higher", part="autoencoder"),
 }

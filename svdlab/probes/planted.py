@@ -1,7 +1,6 @@
 """Pairs of the organism's world, whose planted effects and nulls are known: what a bias study is tried on first.
 
-    >>> manifest = world_pairs("results/planted/pictures", hue=24, mirror=24, shape=24)
-    >>> result = bias.run(pipe, "results/planted/pictures/manifest.csv", "results/planted", conditions=CONDITIONS)
+    >>> result = study(pipe, "results/bias-planted", counts=dict(hue=24, mirror=24, shape=24))
     >>> PLANTED[0].says, PLANTED[0].effect
 
 Both pictures of a pair are one scene (ground, size, place, heading) but for one factor. Scenes come from seeds that training
@@ -10,7 +9,7 @@ never used. See svdlab/organism/card.md for the laws.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,14 @@ from svdlab.conditions import Conditions
 from svdlab.counterfactuals import mirror as mirrored
 from svdlab.errors import InputError, OutputError
 from svdlab.organism import world
+from svdlab.pipeline import ProbePipeline
+from svdlab.probes import bias
 
 FIRST_SEED = 600_000  # training draws scenes from 1,000,000 up, verification from 500,000 up
 # By the law 2 px a frame: fast enough that half of it is clearly less, slow enough to stay sharp. The law is without guidance.
 CONDITIONS = Conditions(fps=7, motion_bucket_id=100, max_guidance_scale=1.0)
 SPEED = float(world.law(CONDITIONS.fps, CONDITIONS.motion_bucket_id))  # px per frame
+MARGINS: dict[str, float | str] = {"object_px": "15 %"}  # within which the planted nulls are to be called equivalent
 SCHEMES = ("hue", "mirror", "background", "shape", "position")
 
 
@@ -78,6 +80,30 @@ def world_pairs(out: str | Path, *, seed: int = FIRST_SEED, **counts: int) -> pd
     except OSError as error:
         raise OutputError(f"{out} could not be written: {error}") from error
     return table
+
+
+def study(
+    pipe: ProbePipeline,
+    out: str | Path,
+    *,
+    counts: dict[str, int] | None = None,
+    quick: bool = False,
+    seeds: Iterable[int] = (0,),
+    conditions: Conditions | None = None,
+    **options: Any,
+) -> bias.BiasResult:
+    """The bias study of planted pairs, pictures and all: what to look at before a study of one's own pictures.
+
+    >>> print(study(pipe, "results/bias-planted", quick=True).verdict)
+
+    counts: pairs of each scheme; default 24 of all, or 12 of hue, mirror and shape with `quick`, which also takes 8 steps.
+    conditions: default CONDITIONS. options: of `svdlab.probes.bias.run`; subject speed's margin is 15 % by default.
+    """
+    counts = counts or (dict.fromkeys(("hue", "mirror", "shape"), 12) if quick else dict.fromkeys(SCHEMES, 24))
+    given = conditions or CONDITIONS.replace(num_inference_steps=8 if quick else CONDITIONS.num_inference_steps)
+    world_pairs(Path(out, "pictures"), **counts)
+    manifest = Path(out, "pictures", "manifest.csv")
+    return bias.run(pipe, manifest, out, seeds=seeds, conditions=given, **{"margins": MARGINS, **options})
 
 
 def _entry(scheme: str, group: str, i: int, name: str, groups: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ No model runs here. Every figure says at its foot which checkpoint, conditions a
 table behind it as `.data`. Small pictures are enlarged by whole factors without smoothing.
 """
 
+from svdlab.show.bias import forest, pairs, save_bias, slopes, worst_pairs
 from svdlab.show.comparisons import differences
 from svdlab.show.denoisings import denoising, latents
 from svdlab.show.flows import flow, flow_colours, quiver, trajectories, xt_slice
@@ -32,14 +33,19 @@ __all__ = [
     "filmstrip",
     "flow",
     "flow_colours",
+    "forest",
     "heat",
     "latents",
+    "pairs",
     "probe",
     "quiver",
     "save",
+    "save_bias",
     "sheet",
+    "slopes",
     "stepwise",
     "trajectories",
     "video",
+    "worst_pairs",
     "xt_slice",
 ]

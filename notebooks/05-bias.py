@@ -1,0 +1,157 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 05 · Bias
+#
+# **Question:** does the model serve some inputs worse than others (less motion, faster loss of the picture, more blur, a
+# preferred direction), and can we be sure?
+#
+# In image-to-video the person and the place are in the input. So pictures are compared in pairs that differ in one respect,
+# and the answer is an effect with an interval, "no difference" within a margin that was set beforehand, or "cannot tell".
+#
+# You will see such a study on the model organism, in which effects and nulls were planted: it must find the first and call
+# the second what they are. Then the same for pictures of your own.
+
+# %% tags=["parameters"]
+checkpoint: str = "organism"  # or SVD, SVD_XT, SVD_1_1, a hub id, a local folder
+manifest: str = ""  # your pictures in pairs (.csv or .parquet); empty for the planted ones
+pairs: int = 12  # planted pairs in each of three schemes
+seeds: list = [0]  # noises for each picture, averaged before pictures are compared
+measures: list = ["object_px", "pan_px", "frozen", "blur_slope", "reconstruction_mse"]  # what is compared
+margins: dict = {"object_px": "15 %"}  # what counts as no difference, set before the first clip
+num_inference_steps: int = 8  # denoising steps
+out: str = "../results/05-bias"  # folder for figures, clips and tables
+
+# %%
+from pathlib import Path
+
+import pandas as pd
+import svdlab
+from svdlab import show
+from svdlab.manifests import read_manifest
+from svdlab.probes import bias, planted, symmetry
+
+# %% [markdown]
+# ## The pairs
+#
+# Three ways to be different. `hue`: the same scene with a warm or a cool sprite; warm ones move at half the speed.
+# `mirror`: a picture and its mirror image, both noises mirrored too; the camera's pans go right three times as often as
+# left. `shape`: a square or a disc, which changes nothing. The manifest says who labelled each picture, and by what right.
+
+# %%
+pipe = svdlab.load_pipeline(checkpoint)
+counts = dict(hue=pairs, mirror=pairs, shape=pairs)
+table = planted.world_pairs(Path(out, "pictures"), **counts)
+table.head(4)
+
+# %%
+chosen = manifest or Path(out, "pictures", "manifest.csv")
+fig = show.pairs(read_manifest(chosen))
+show.save(fig, Path(out, "pairs"))
+fig
+
+# %% [markdown]
+# ## Decide first
+#
+# Contrasts, measures, margins and pictures go into `plan.json` before the first clip, and the report names every departure.
+# What so many pairs can and cannot show is known beforehand, too.
+
+# %%
+conditions = planted.CONDITIONS.replace(num_inference_steps=num_inference_steps)
+options = dict(measures=measures, margins=margins, seeds=seeds, conditions=conditions)
+print(bias.register(pipe, chosen, Path(out, "study"), **options).expectation)
+
+# %% [markdown]
+# ## Run
+#
+# The pair is the unit: seeds are averaged, each pair gives one difference, labels are swapped within pairs to see what
+# chance does, and all tests of the study are corrected together.
+
+# %%
+result = bias.run(pipe, chosen, Path(out, "study"), **options)
+result.table.to_csv(Path(out, "comparisons.csv"), index=False)
+print(result.verdict)
+result.table[["scheme", "measure", "n", "effect", "low", "high", "q", "verdict"]].round(4)
+
+# %%
+fig = show.forest(result.table, clips=result.clips)
+show.save(fig, Path(out, "forest"))
+fig
+
+# %% [markdown]
+# **How to read it:** an interval that stays away from zero is a difference if its q says so; a triangle is "no difference"
+# within the grey margin. Everything else is open: it is no evidence of fairness. Each row's effect stands in its own unit.
+#
+# ## The surest difference, pair by pair
+
+# %%
+surest = result.table.sort_values(["p", "d"]).iloc[0]
+fig = show.slopes(result.clips, result.manifest, surest)
+show.save(fig, Path(out, "slopes"))
+fig
+
+# %%
+film = show.worst_pairs(result.clips, result.manifest, surest, count=2)
+film.save(Path(out, "worst-pairs"))
+film
+
+# %% [markdown]
+# ## What was planted, and what was found
+#
+# On the organism the truth is known. `planted` is what its world's laws say; how well it learned them is in its card.
+
+# %%
+laws = pd.DataFrame([vars(law) for law in planted.PLANTED]).rename(columns={"effect": "planted"})
+found = result.table.merge(laws, on=["scheme", "measure"])
+found[["scheme", "measure", "planted", "effect", "low", "high", "q", "verdict"]].round(3)
+
+# %% [markdown]
+# ## Is left like right?
+#
+# With u the camera's motion for a picture and u' for its mirror image, each in its own frame, (u + u') / 2 is 0 for a model
+# without a preferred direction, whatever the pictures show.
+
+# %%
+originals = result.manifest.query("group_scheme == 'mirror' and group == 'original'").file.to_list()
+images = originals or result.manifest.file.unique()[:pairs]
+how = dict(flips=["left_right"], seeds=seeds, conditions=conditions)
+both = symmetry.run(pipe, images, Path(out, "study"), **how)
+both.table[["flip", "says", "n", "effect", "low", "high", "q", "verdict"]].round(3)
+
+# %%
+both.errors[["equivariance", "autoencoder", "seeds"]].mean().round(4)
+
+# %% [markdown]
+# `equivariance` is how far the mirrored clip is from the mirror image of the clip (mean absolute difference, 0 to 1),
+# `autoencoder` how much of that the autoencoder alone brings, `seeds` how far apart two seeds of one picture are.
+#
+# ## The report
+#
+# Departures from the plan come first, then findings, then in what else the groups' pictures differ.
+
+# %%
+print(result.report())
+
+# %% [markdown]
+# ## Your own pictures
+#
+# Write a manifest with the columns `path, pair_id, group, group_scheme, label_source, licence, consent, subject_id, notes`,
+# each pair with one picture of each group, and run `svdlab notebook 05-bias -p manifest people.csv`. Labels are people's:
+# svdlab infers none. To see how the model answers to light, blur or mirroring as such, let svdlab make the pairs:
+# `svdlab.counterfactuals.make_pairs(["cat", "coffee"], "pairs", kinds=("exposure", "mirror"), licence="CC0")`.
+#
+# ## Limits
+#
+# - The study compares groups in these pictures, at these conditions. It says that the model, its autoencoder or the
+#   instruments answer differently, not why; and measures of motion or blur are no measures of harm.
+# - Pictures of two people differ in more than their group: the report lists size, sharpness and light, and knows no more.
+# - "Sensitivity to exposure" is what its name says. A dimmed portrait is a dimmed portrait.
+# - Few pairs find only large effects, and fewer than the family of tests needs get no verdict at all.
+#
+# **Next:** [06-interventions](06-interventions.ipynb) changes what happens inside.
