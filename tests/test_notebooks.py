@@ -28,6 +28,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "01-conditioning-sweep": dict(num_inference_steps=3, fps=[6, 12], motion_bucket_id=[30, 120], seeds=[0, 1]),
     "02-denoising-trace": dict(num_inference_steps=4, seeds=[0, 1]),
     "03-motion": dict(num_inference_steps=3, images=["scene-27", "scene-40"]),
+    "04-limitations": dict(images="scene-27"),
+    "05-bias": dict(pairs=2, num_inference_steps=2, measures=["object_px", "pan_px"]),
     "06-interventions": dict(num_inference_steps=2, seeds=[0]),
     "07-compare-checkpoints": dict(
         num_inference_steps=2, fps=[7], images=["scene-26", "scene-27", "scene-31", "scene-38", "scene-60", "scene-67"]
@@ -46,6 +48,8 @@ LEAVES = {
         *("trajectories.png", "stepwise.png", "xt-slice.png", "camera-path.png", "dose-response.png"),
         *("results.parquet", "variance.csv", "calibration.csv"),
     ],
+    "04-limitations": ["stillness.png", "limitations.md", "limitations.html", "limitations.json"],
+    "05-bias": ["pairs.png", "forest.png", "slopes.png", "worst-pairs.mp4", "comparisons.csv"],
     "06-interventions": ["branch-and-swap.png", "branch-and-swap-speed.png", "ablation.png", "embedding-or-latents.png"],
     "07-compare-checkpoints": ["sheet-organism.png", "sheet-organism-fixed.png", "speed.png", "spread.png"],
     "01-conditioning-sweep": ["sheet-guided.png", "motion-bucket.png", "guidance.png", "results.parquet"],
