@@ -25,31 +25,18 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from svdlab.errors import InputError
 from svdlab.organism import model, world
 from svdlab.organism.losses import denoising_loss, vae_loss
 from svdlab.organism.optimise import Recipe, Trainer
+from svdlab.temporal import quick_convolutions
 from svdlab.upstream import StableVideoDiffusionPipeline
 
 STAGES = ("vae", "decoder", "unet", "fixed")
 STARTS_FROM = {"decoder": "vae", "unet": "vae", "fixed": "unet"}
 FIXED = dict(fps=7, motion_bucket_id=127)  # fps_id 6, as SVD 1.1
-
-
-def speed_up(module: torch.nn.Module) -> None:
-    """Run the (k, 1, 1) convolutions over time as 2-D ones: the same sums, a fifth faster on a CPU. Weights are untouched."""
-    for m in module.modules():
-        if isinstance(m, torch.nn.Conv3d) and m.kernel_size[1:] == (1, 1):
-
-            def forward(x: torch.Tensor, m: torch.nn.Conv3d = m) -> torch.Tensor:
-                b, c, t, h, w = x.shape
-                y = F.conv2d(x.reshape(b, c, t, h * w), m.weight[..., 0], m.bias, padding=(int(m.padding[0]), 0))
-                return y.reshape(b, -1, t, h, w)
-
-            m.forward = forward  # type: ignore[method-assign,assignment]
 
 
 class Films:
@@ -171,7 +158,6 @@ def _work(
     parts = picture.get(stage, film)
     for part in (pipe.vae, pipe.unet, pipe.image_encoder):
         part.requires_grad_(False)
-        speed_up(part)
     for part in parts.values():
         part.requires_grad_(True).train()
     trainer = Trainer(parts, recipe, out / f"{stage}.safetensors", rank, ranks)
@@ -196,37 +182,38 @@ def _work(
     before, first_step = trainer.seconds, trainer.step
     recent: list[tuple[float, float]] = []
     stop = False
-    while not stop:
-        share = (time.time() - start) / (60 * minutes)
-        falling = max(0.0, (1 - share) / cooldown) if cooldown and share > 1 - cooldown else 1.0
-        batch = stream.batch()
-        if stage in picture:  # few frames of few clips: the temporal decoder is the costly part
-            first = int(stream.rng.integers(0, world.FRAMES - 3))
-            loss = vae_loss(pipe.vae, batch[1][:2, first : first + 4], generator)
-            recent += [(loss.item(), 1.0)]
-        else:
-            loss, per_clip, sigma = denoising_loss(pipe, recipe, batch, generator)
-            recent += list(zip(per_clip.tolist(), sigma.tolist(), strict=True))
-        trainer.update(loss, falling)
-        trainer.clips += ranks * (2 if stage in picture else recipe.batch)
-        enough = steps is not None and trainer.step - first_step >= steps
-        finished = torch.tensor(float(enough or time.time() - start > 60 * minutes))
-        if ranks > 1:
-            dist.broadcast(finished, 0)
-        stop = bool(finished)
-        if rank == 0 and (trainer.step % 50 == 0 or stop):
-            trainer.seconds = before + time.time() - start
-            losses, sigmas = np.array(recent).T
-            row = dict(step=trainer.step, clips=trainer.clips, seconds=round(trainer.seconds), loss=losses.mean())
-            for low, high in ((0, 0.3), (0.3, 1), (1, 5), (5, 1e9)):
-                band = losses[(sigmas >= low) & (sigmas < high)]
-                row[f"loss_sigma_{low}_{high:g}"] = band.mean() if len(band) else float("nan")
-            trainer.rows.append({k: round(float(v), 5) for k, v in row.items()})
-            recent = []
-            print("  ".join(f"{k} {v}" for k, v in trainer.rows[-1].items()), flush=True)
-            if time.time() - saved > 120 or stop:
-                trainer.save()
-                saved = time.time()
+    with quick_convolutions(pipe):
+        while not stop:
+            share = (time.time() - start) / (60 * minutes)
+            falling = max(0.0, (1 - share) / cooldown) if cooldown and share > 1 - cooldown else 1.0
+            batch = stream.batch()
+            if stage in picture:  # few frames of few clips: the temporal decoder is the costly part
+                first = int(stream.rng.integers(0, world.FRAMES - 3))
+                loss = vae_loss(pipe.vae, batch[1][:2, first : first + 4], generator)
+                recent += [(loss.item(), 1.0)]
+            else:
+                loss, per_clip, sigma = denoising_loss(pipe, recipe, batch, generator)
+                recent += list(zip(per_clip.tolist(), sigma.tolist(), strict=True))
+            trainer.update(loss, falling)
+            trainer.clips += ranks * (2 if stage in picture else recipe.batch)
+            enough = steps is not None and trainer.step - first_step >= steps
+            finished = torch.tensor(float(enough or time.time() - start > 60 * minutes))
+            if ranks > 1:
+                dist.broadcast(finished, 0)
+            stop = bool(finished)
+            if rank == 0 and (trainer.step % 50 == 0 or stop):
+                trainer.seconds = before + time.time() - start
+                losses, sigmas = np.array(recent).T
+                row = dict(step=trainer.step, clips=trainer.clips, seconds=round(trainer.seconds), loss=losses.mean())
+                for low, high in ((0, 0.3), (0.3, 1), (1, 5), (5, 1e9)):
+                    band = losses[(sigmas >= low) & (sigmas < high)]
+                    row[f"loss_sigma_{low}_{high:g}"] = band.mean() if len(band) else float("nan")
+                trainer.rows.append({k: round(float(v), 5) for k, v in row.items()})
+                recent = []
+                print("  ".join(f"{k} {v}" for k, v in trainer.rows[-1].items()), flush=True)
+                if time.time() - saved > 120 or stop:
+                    trainer.save()
+                    saved = time.time()
     if ranks > 1:
         dist.barrier()
         dist.destroy_process_group()
