@@ -87,8 +87,8 @@ format: setup  ## ruff's layout, notebooks without outputs and in step with thei
 	$(if $(NOTEBOOKS),$(BIN)/nbstripout $(NOTEBOOKS))
 	$(if $(NOTEBOOKS),$(BIN)/python tools/notebook_pairs.py --write $(NOTEBOOKS))
 
-gallery: setup  ## results/gallery/ anew, from the figures in results/
-	$(BIN)/python tools/gallery.py
+gallery: setup  ## results/gallery/ anew: runs its notebooks, takes their pictures and the explorer's
+	$(BIN)/python tools/gallery.py $(ARGS)
 
 lock:  ## requirements.lock anew from pyproject.toml; newest versions with ARGS=--upgrade
 	PYTHON=$(PYTHON) tools/lock.sh $(ARGS)

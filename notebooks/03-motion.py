@@ -120,4 +120,4 @@ calibration
 # - On the organism the subject's speed was planted as `0.14 * motion_bucket_id / fps` px a frame; how well it learned that
 #   is in its card. What SVD does with the bucket is for you to measure.
 #
-# **Next:** [06-interventions](06-interventions.ipynb) changes what happens inside.
+# **Next:** [04-limitations](04-limitations.ipynb) measures what the model card admits.

@@ -32,7 +32,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import svdlab
-from svdlab import edits, motion, show
+from svdlab import edits, motion, show, widgets
 
 # %% [markdown]
 # ## Branch and swap
@@ -126,8 +126,19 @@ show.save(fig, Path(out, "embedding-or-latents"))
 fig
 
 # %% [markdown]
+# ## Side by side
+#
+# The original and the clips with a condition swapped in before the first step, in step: **difference** shows where they part.
+
+# %%
+films = {"original": clip} | {name: some[0] for name, some in branches.items()}
+widgets.compare(films, out=Path(out, "exports"))
+
+# %% [markdown]
 # ## Limits
 #
 # - A silenced block is a model that was never trained: what breaks may be the silence, not what the block was for.
 # - Distances between frames count every pixel alike; a small thing that moves far may weigh less than a shade of the ground.
 # - One picture and a few noises show what can happen, not how often.
+#
+# **Next:** [07-compare-checkpoints](07-compare-checkpoints.ipynb) asks the same of two checkpoints.

@@ -1,34 +1,152 @@
-"""Copies the figures of the executed notebooks, results/NN-name/*.png, to results/gallery/, which git keeps.
+"""Makes results/gallery/, which git keeps: the pictures that README.md shows, with the command that makes each.
 
-`python tools/gallery.py` takes all that are under 1.5 MB; run the notebooks first (`make demo`, `svdlab notebook NAME`).
+`python tools/gallery.py` executes the notebooks that the pictures come from, at their defaults, takes the pictures, opens
+the explorer in a browser for its screenshot, and writes results/gallery/README.md. `--as-they-are` takes the notebooks'
+pictures from results/ as they lie there; `--no-browser` keeps the screenshot that is there.
 """
 
 from __future__ import annotations
 
+import io
 import shutil
 import sys
+import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
-RESULTS = Path(__file__).parents[1] / "results"
-LIMIT = 1.5e6  # bytes: a clone should stay small
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+GALLERY = RESULTS / "gallery"
+LIMIT = 1e6  # bytes a file: a clone should stay small
 
 
-def main() -> int:
-    figures = sorted(RESULTS.glob("[0-9][0-9]-*/*.png"))
-    if not figures:
-        print("no figures in results/NN-name/ yet: run `make demo`")
-        return 1
-    (RESULTS / "gallery").mkdir(exist_ok=True)
-    for figure in figures:
-        size = figure.stat().st_size
-        if size > LIMIT:
-            print(f"left out, {size / 1e6:.1f} MB: {figure.relative_to(RESULTS)}")
-            continue
-        target = RESULTS / "gallery" / f"{figure.parent.name}-{figure.name}"
-        shutil.copyfile(figure, target)
-        print(target.relative_to(RESULTS))
-    return 0
+class Shot(NamedTuple):
+    """A picture: the notebook that saves it, the file, and what it shows."""
+
+    notebook: str
+    file: str
+    shows: str
+
+
+SHOTS = (
+    Shot("00-tour", "sweep", "A sweep as a contact sheet: the last frame by motion bucket and fps, with the subject's speed"),
+    Shot("00-tour", "denoising", "The denoised estimate of one frame, from pure noise to the finished picture"),
+    Shot("00-tour", "denoising-latents", "The same, as colours of the latents"),
+    Shot("00-tour", "dose-response", "The subject's speed against the motion bucket, by fps, with intervals"),
+    Shot("00-tour", "filmstrip", "One clip, frame by frame, beside the picture that it was made from"),
+    Shot("00-tour", "flow", "Optical flow of the clip: hue is direction"),
+    Shot("00-tour", "photograph", "A photograph, which is outside the organism's world"),
+    Shot("02-denoising-trace", "guidance-pressure", "How hard guidance pulls, by step and frame"),
+    Shot("03-motion", "trajectories", "Where points of the first frame travel"),
+    Shot("05-bias", "forest", "Effects of planted differences between paired pictures, with intervals and a margin"),
+    Shot("06-interventions", "branch-and-swap", "What still arrives of a change, by the step from which it holds"),
+)
+EXPLORER = "01-conditioning-sweep-explorer.png"
+
+
+def main(arguments: list[str]) -> int:
+    unknown = set(arguments) - {"--as-they-are", "--no-browser"}
+    if unknown:
+        print(f"unknown: {', '.join(sorted(unknown))}. Known are --as-they-are and --no-browser.")
+        return 2
+    GALLERY.mkdir(parents=True, exist_ok=True)
+    if "--as-they-are" not in arguments:
+        execute(sorted({shot.notebook for shot in SHOTS} | {"01-conditioning-sweep"}))
+    missing = [f"{shot.notebook}/{shot.file}.png" for shot in SHOTS if not take(shot)]
+    if "--no-browser" not in arguments and not photograph(RESULTS / "01-conditioning-sweep" / "ledger"):
+        missing.append(EXPLORER)
+    write_index()
+    for old in sorted(GALLERY.glob("*.png")):
+        if old.name not in {target(shot).name for shot in SHOTS} | {EXPLORER}:
+            old.unlink()
+            print(f"removed, no longer listed: {old.name}")
+    for name in missing:
+        print(f"not there: {name}")
+    return bool(missing)
+
+
+def execute(names: list[str]) -> None:
+    from svdlab import notebooks
+
+    for name in names:
+        print(f"notebooks/{name}.ipynb", flush=True)
+        notebooks.run(ROOT / "notebooks" / f"{name}.ipynb", RESULTS / name)
+
+
+def target(shot: Shot) -> Path:
+    return GALLERY / f"{shot.notebook}-{shot.file}.png"
+
+
+def take(shot: Shot) -> bool:
+    """Copy a notebook's picture; one above the limit is halved until it fits."""
+    source = RESULTS / shot.notebook / f"{shot.file}.png"
+    if not source.is_file():
+        return False
+    if source.stat().st_size <= LIMIT:
+        shutil.copyfile(source, target(shot))
+        return True
+    with Image.open(source) as opened:
+        picture, info = opened.copy(), opened.info
+    while len(data := encoded(picture, info)) > LIMIT:
+        picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
+    target(shot).write_bytes(data)
+    return True
+
+
+def encoded(picture: Image.Image, info: dict) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True, dpi=info.get("dpi"))
+    return buffer.getvalue()
+
+
+def photograph(ledger: Path) -> bool:
+    """The explorer on a ledger, as JupyterLab shows it; False where there is no ledger or no browser."""
+    sys.path.insert(0, str(ROOT))
+    from tests import lab as labs
+
+    if labs.CHROMIUM is None or not (ledger / "runs").is_dir():
+        print(labs.NO_BROWSER if labs.CHROMIUM is None else f"no runs in {ledger}")
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder, "notebooks")
+        root.mkdir()
+        labs.write_notebook(
+            root / "explorer.ipynb", f"from svdlab import widgets\nwidgets.explore({str(ledger)!r}, x='motion_bucket_id')"
+        )
+        with labs.lab(root) as lab, labs.chromium() as browser, labs.opened(browser, lab, "explorer.ipynb") as sheet:
+            sheet.run_all(".svdlab video")
+            page, panel = sheet.page, sheet.page.locator(".svdlab").first
+            page.get_by_role("button", name="Second pane").click()
+            bucket = panel.get_by_role("slider", name="motion bucket").nth(1)
+            bucket.focus()
+            page.keyboard.press("End")
+            page.get_by_role("tab", name="Dose and response").click()
+            sheet.wait(lambda: page.locator(".svdlab-over i").count() == 2, 60, "no curve")
+            for n in range(2):
+                labs.last_frame(panel.locator("video").nth(n))
+            panel.screenshot(path=GALLERY / EXPLORER)
+    return (GALLERY / EXPLORER).stat().st_size <= LIMIT
+
+
+def write_index() -> None:
+    """A page with each picture that is there, what it shows, and the command that makes it."""
+    lines = [
+        "# Gallery",
+        "",
+        "`make gallery` makes all of it again. Everything here was made with the model organism, not SVD.",
+        "",
+    ]
+    shown = [(target(shot).name, shot.shows, f"svdlab notebook {shot.notebook}") for shot in SHOTS]
+    shown.append(
+        (EXPLORER, "`widgets.explore` in JupyterLab: two runs of a sweep and their places on the curve", "make gallery")
+    )
+    for name, shows, command in shown:
+        if (GALLERY / name).is_file():
+            lines += [f"## {shows}", "", f"![{shows.replace('`', '')}]({name})", "", f"`{command}`", ""]
+    (GALLERY / "README.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

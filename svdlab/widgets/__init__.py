@@ -5,6 +5,7 @@
     >>> widgets.step_through(tr, pipe)               # a trace
     >>> widgets.live(pipe, image)                    # conditions as knobs
     >>> widgets.compare({"slow": slow, "fast": fast})
+    >>> widgets.verdicts(probes.run_all(pipe, out))  # what the probes found
 
 Each is also a figure: papermill's copies, nbconvert and viewers that run no widgets show its PNG. Each has a button that
 exports what is on screen, with a plan that makes it again.
@@ -14,5 +15,6 @@ from svdlab.widgets.comparison import Comparison, compare
 from svdlab.widgets.explorer import Explorer, explore
 from svdlab.widgets.stepper import Stepper, step_through
 from svdlab.widgets.trial import Live, live
+from svdlab.widgets.verdicts import Verdicts, verdicts
 
-__all__ = ["Comparison", "Explorer", "Live", "Stepper", "compare", "explore", "live", "step_through"]
+__all__ = ["Comparison", "Explorer", "Live", "Stepper", "Verdicts", "compare", "explore", "live", "step_through", "verdicts"]

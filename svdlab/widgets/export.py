@@ -41,6 +41,8 @@ def write(
             written.append(Path(out) / name)
         if film is not None:
             written.append(film.save(stem))
+        if not rows:
+            return written
         target = stem.with_name(f"{stem.name}.json")
         part = target.with_name(target.name + ".part")
         part.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
