@@ -295,6 +295,13 @@ def test_what_cannot_be_used_is_said_before_any_model_runs(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_no_probe_can_use_stops_all_of_them(pipe: Any, register: Any, tmp_path: Path) -> None:
+    register(toy(measure=by_hand))
+    for wrong in (dict(images=str(tmp_path)), dict(seeds=0), dict(names=["toy", "tyo"])):
+        with pytest.raises(InputError):
+            probes.run_all(pipe, tmp_path / "out", progress=False, **wrong)
+
+
 def test_an_unknown_probe(pipe: Any, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there are duration, realism, stillness"):
         probes.run("stilness", pipe, tmp_path)

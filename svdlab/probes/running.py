@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from svdlab import folders, sweeps
 from svdlab.checkpoints import NAMES
 from svdlab.conditions import PRESETS, Conditions
-from svdlab.errors import InputError, MissingExtraError, OutputError
+from svdlab.errors import BrokenClipError, InputError, MissingExtraError, OutputError
 from svdlab.pipeline import ProbePipeline, generate_batch, resolve
 from svdlab.plans import CONDITIONS
 from svdlab.probes import findings as rules
@@ -130,11 +130,14 @@ def run_all(
     for name in chosen:
         if name not in PROBES:
             find(name)  # raises with the names that there are
+    _seeds(kwargs.get("seeds"), False)
+    if kwargs.get("images") is not None:
+        kwargs["images"] = Stimuli.of(kwargs["images"])  # what none of them could use is raised here, and not eight times
     results = {}
     for name in tqdm(chosen, desc="probes", unit="probe", disable=not progress):
         try:
             results[name] = run(name, pipe, out, progress=progress, **kwargs)
-        except (MissingExtraError, InputError) as error:
+        except (MissingExtraError, InputError, BrokenClipError) as error:
             print(f"probe {name}: not run: {error}", file=sys.stderr)
             results[name] = not_run(name, str(error), pipe)
     return results
