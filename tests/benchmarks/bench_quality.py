@@ -15,12 +15,13 @@ from svdlab.probes import realism
 from tests.benchmarks import Row
 
 FRAMES = 3
-ALLOWED = {  # seconds per frame at 64x64, and at 1024x576
-    "spectrum of detail": (0.01, 0.5),
-    "error budget, its chunks, flicker and blur": (0.1, 5),
-    "letters' correlation": (0.02, 0.6),
-    "reading by rapidocr": (0.5, 2),
-    "faces by YuNet": (0.1, 0.3),
+ALLOWED = {  # seconds per frame at 64x64, and at 1024x576: three times what one core of a small server took
+    "spectrum of detail": (0.001, 0.15),
+    "error budget, its chunks, flicker and blur": (0.03, 3),
+    "letters' correlation": (0.005, 0.1),
+    "reading by rapidocr": (0.15, 1),
+    "faces by YuNet": (0.03, 0.2),
+    "seams between chunks": (0.0005, 0.06),
 }
 
 
@@ -38,7 +39,7 @@ def main() -> list[Row]:
     start = time.process_time()
     reading.engine()
     reading.read(np.full((64, 64, 3), 0.5))
-    rows = [Row("reading machine, loaded once", time.process_time() - start, 10, "s")]
+    rows = [Row("reading machine, loaded once", time.process_time() - start, 3, "s")]
     for i, size in enumerate(((64, 64), (576, 1024))):
         clip = moving("coffee", size=size, frames=FRAMES, pan=1.0).frames
         plate = glyphs.make_plate("EXIT", size, height=max(8, size[0] // 12), ground=clip[0])
@@ -50,10 +51,9 @@ def main() -> list[Row]:
             "letters' correlation": lambda p=plate, s=signs: glyphs.correlation(p, s),
             "reading by rapidocr": lambda s=signs: reading.read_clip(s, "EXIT"),
             "faces by YuNet": lambda f=face: face_detection.track(f),
+            "seams between chunks": lambda c=clip: budget.seams(c, c, 2),
         }
         for name, call in calls.items():
             rows.append(Row(f"{name}, {size[1]}x{size[0]}, per frame", seconds(call), ALLOWED[name][i], "s"))
-        rows.append(
-            Row(f"seams, {size[1]}x{size[0]}, per frame", seconds(lambda c=clip: budget.seams(c, c, 2)), (0.01, 0.3)[i], "s")
-        )
+        rows.append()
     return rows
