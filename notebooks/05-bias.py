@@ -24,7 +24,7 @@ manifest: str = ""  # your pictures in pairs (.csv or .parquet); empty for the p
 pairs: int = 12  # planted pairs in each of three schemes
 seeds: list = [0]  # noises for each picture, averaged before pictures are compared
 measures: list = ["object_px", "pan_px", "frozen", "blur_slope", "reconstruction_mse"]  # what is compared
-margins: dict = {"object_px": "15 %"}  # what counts as no difference, set before the first clip
+speed_margin: str = "15 %"  # of the mean: what counts as no difference in subject speed, set before the first clip
 num_inference_steps: int = 8  # denoising steps
 out: str = "../results/05-bias"  # folder for figures, clips and tables
 
@@ -64,7 +64,7 @@ fig
 
 # %%
 conditions = planted.CONDITIONS.replace(num_inference_steps=num_inference_steps)
-options = dict(measures=measures, margins=margins, seeds=seeds, conditions=conditions)
+options = dict(measures=measures, margins=dict(object_px=speed_margin), seeds=seeds, conditions=conditions)
 print(bias.register(pipe, chosen, Path(out, "study"), **options).expectation)
 
 # %% [markdown]

@@ -399,10 +399,10 @@ def _bias(
     conditions, options = _conditions(checkpoint, words)
     if unknown := sorted(set(options) - {"measures", "margins", "alpha", "interval"}):
         raise InputError(f"bias has no option {', '.join(unknown)}: it has measures, margins, alpha, interval.")
+    if validate and (manifest or words or seeds):
+        raise InputError("--validate brings its own pictures, conditions and seeds: leave --manifest, --seeds and -p out.")
     pipe = svdlab.load_pipeline(checkpoint)
     if validate:
-        if manifest or words:
-            raise InputError("--validate brings its own pictures and conditions: leave --manifest and -p out.")
         table = bias_validation.validate(pipe, out or Path("results/bias-validity"), quick=quick)
         print(table.to_string(index=False))
         raise typer.Exit(int(not table["passed"].all()))

@@ -65,11 +65,11 @@ def test_a_symmetrical_model_mirrors_its_clip_if_both_noises_are_mirrored(fair: 
 
 
 def test_the_probe_sees_no_bias_and_no_error_in_it(fair: ProbePipeline, tmp_path: Path) -> None:
-    images = [svdlab.sample_image(f"scene-{i}") for i in range(2)]
+    images = [svdlab.sample_image("scene-3")]
     found = symmetry.run(fair, images, tmp_path, flips=["left_right"], seeds=(0, 1), conditions=FAST, progress=False)
     assert (found.errors.equivariance < 0.006).all()  # 8-bit frames: half a level of either, and rounding
     assert (found.errors.autoencoder < 1e-4).all() and (found.errors.seeds > 2 * found.errors.equivariance).all()
-    assert len(found.clips) == 2 * 2 * 2 and found.clips.run_id.nunique() == 8
+    assert len(found.clips) == 2 * 2 and found.clips.run_id.nunique() == 4
 
 
 def test_an_ordinary_model_is_not_symmetrical(pipe: Any, tmp_path: Path) -> None:

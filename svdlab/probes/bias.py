@@ -190,7 +190,8 @@ def run(
         print(now.expectation, file=sys.stderr)
     plan = as_plan(table, now.seeds, conditions)
     clips = sweep(pipe, plan, out, measure=_instruments(now.measures), progress=progress).reset_index(drop=True)
-    clips["frozen"] = numbers(clips.frozen).where(numbers(clips.abstained) != 1)  # who cannot tell does not say "moves"
+    if "frozen" in clips and "abstained" in clips:  # an instrument that cannot tell does not say "moves"
+        clips["frozen"] = numbers(clips.frozen).where(numbers(clips.abstained) != 1)
     if "reconstruction_mse" in now.measures:
         clips = clips.merge(autoencoder_loss(pipe, table, conditions), on="label_row", how="left")
     named = [name for name in now.measures if name in clips and numbers(clips[name]).notna().any()]

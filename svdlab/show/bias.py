@@ -18,7 +18,7 @@ from PIL import Image
 from svdlab.errors import InputError, OutputError
 from svdlab.images import open_image
 from svdlab.manifests import Contrast, pairs_of
-from svdlab.probes.paired import DIFFERENCE, EQUIVALENT, MEASURES, WITHIN, numbers, pair_values, said
+from svdlab.probes.paired import DIFFERENCE, EQUIVALENT, MEASURES, ODD, WITHIN, numbers, pair_values, said
 from svdlab.show.provenance import about
 from svdlab.show.style import COLOURS, GREY, INK, LABEL, PALE, SMALL, WIDTH, curves, draw, fitted, pictures, plain, save
 from svdlab.show.videos import Video, video
@@ -26,6 +26,7 @@ from svdlab.stats import mean_limits
 
 STYLES = {DIFFERENCE: (COLOURS[1], "s"), WITHIN: (COLOURS[1], "D"), EQUIVALENT: (COLOURS[2], "^")}  # else an open grey circle
 ROW, HEAD, REACH = 19, 74, 3.0  # px of a measure's row, of a panel's head; standard deviations that the axis goes to
+ORDINARY = {"sd_pictures": COLOURS[2], "sd_seeds": COLOURS[3]}
 CONTRAST = ["scheme", "a", "b"]
 
 
@@ -49,7 +50,7 @@ def forest(table: pd.DataFrame, *, clips: Any = None, title: str = "") -> Any:
         (f"{about(clips)} · " if clips is not None else "")
         + f"{counts} pairs · bars: 95 % intervals · square: difference (q < 0.05 over {table.p.notna().sum()} tests) · "
         "diamond: difference within the margin · triangle: equivalent within the margin (grey bar) · "
-        "open: cannot tell, or too few pairs"
+        "open: cannot tell, or too few pairs · thin lines: ±1 standard deviation of ordinary pictures (green), of seeds (pink)"
     )
     title = title or "Effects in standard deviations of the pair differences"
     fig, axes = curves(rows=-(-len(groups) // columns), columns=columns, size=size, title=title, footer=footer)
@@ -82,6 +83,10 @@ def _effect(ax: Any, place: int, row: dict[Any, Any]) -> None:
     if np.isfinite(row["margin"]) and spread:
         reach = min(row["margin"] / spread, REACH)
         ax.barh(place, 2 * reach, left=-reach, height=0.9, color=PALE, alpha=0.6, linewidth=0, zorder=0)
+    for (column, thin), below in zip(ORDINARY.items(), (0.28, 0.40), strict=True):
+        if spread and np.isfinite(row[column]):
+            reach = min(row[column] / spread, REACH)
+            ax.plot([-reach, reach], [place + below] * 2, color=thin, linewidth=1, solid_capstyle="butt")
     ax.plot(np.clip([low, high], -REACH, REACH), [place, place], color=colour, linewidth=1.6, solid_capstyle="butt")
     if abs(d) > REACH:
         marker = ">" if d > 0 else "<"
@@ -103,7 +108,13 @@ def slopes(clips: pd.DataFrame, manifest: pd.DataFrame, row: Any, *, title: str 
         raise InputError(f"{contrast} in {measure}: no pair has a number in both pictures.")
     unit = f" ({MEASURES[measure].unit})" if measure in MEASURES and MEASURES[measure].unit else ""
     title = title or f"{contrast.scheme}: {said(measure)}, pair by pair"
-    footer = f"{about(clips)} · {len(values)} pairs, seeds averaged · bar: 95 % interval of the mean difference"
+    flips = manifest.loc[pairs_of(manifest, contrast).b, "flip_noise"] if "flip_noise" in manifest else []
+    turned = any(measure in ODD.get(flip, ()) for flip in flips)
+    footer = (
+        f"{about(clips)} · {len(values)} pairs, seeds averaged · black bar: 95 % interval of the mean · "
+        "broad bars: how much ordinary pictures of one group, and seeds of one picture, differ"
+        + (f" · directions in {contrast.b} are turned back" if turned else "")
+    )
     fig, axes = curves(rows=1, columns=2, size=(330, 300), title=title, footer=footer)
     for ax in axes.flat:
         ax.remove()  # the two have no axis in common
@@ -111,10 +122,9 @@ def slopes(clips: pd.DataFrame, manifest: pd.DataFrame, row: Any, *, title: str 
     plain(left)
     plain(right)
     falls = values.a > values.b
-    for pair in values.assign(falls=falls).itertuples():
-        left.plot(
-            [0, 1], [pair.a, pair.b], color=COLOURS[0] if pair.falls else COLOURS[1], alpha=0.35, linewidth=0.9, zorder=1
-        )
+    for (a, b), down in zip(values.to_numpy(), falls, strict=True):
+        colour = COLOURS[0] if down else COLOURS[1]
+        left.plot([0, 1], [float(a), float(b)], color=colour, alpha=0.35, linewidth=0.9, zorder=1)
     left.plot(
         [0, 1], [float(values.a.mean()), float(values.b.mean())], color=INK, linewidth=2.2, marker="o", markersize=5, zorder=3
     )
@@ -131,15 +141,15 @@ def slopes(clips: pd.DataFrame, manifest: pd.DataFrame, row: Any, *, title: str 
         right.plot([0.3, 0.3], list(mean_limits(d)), color=INK, linewidth=2, solid_capstyle="butt")
     right.plot(0.3, d.mean(), "o", color=INK, markersize=6)
     ticks = {0.0: "pairs", 0.3: "mean"}
-    for place, (name, column) in zip((0.65, 0.95), (("pictures", "sd_pictures"), ("seeds", "sd_seeds")), strict=True):
+    for place, name, (column, colour) in zip((0.65, 0.95), ("pictures", "seeds"), ORDINARY.items(), strict=True):
         if np.isfinite(row[column]):
             right.plot(
-                [place, place], [-row[column], row[column]], color=COLOURS[2], linewidth=5, alpha=0.6, solid_capstyle="butt"
+                [place, place], [-row[column], row[column]], color=colour, linewidth=5, alpha=0.6, solid_capstyle="butt"
             )
             ticks[place] = name
     right.set_xticks(list(ticks), list(ticks.values()))
     right.set(xlim=(-0.25, 1.15), ylabel=f"{contrast.a} less {contrast.b}{unit}")
-    right.set_title("green: ±1 standard deviation of ordinary pictures, seeds", fontsize=LABEL - 1.5, loc="left", color=INK)
+    right.set_title("broad bars: ±1 standard deviation", fontsize=LABEL - 1.5, loc="left", color=INK)
     fig.data = values.reset_index()
     return fig
 
