@@ -94,6 +94,11 @@ def test_what_departs_from_the_plan_is_reported_and_the_plan_stays(
     other = bias.run(pipe, fewer, out, measures=["object_px", "blur_slope"], seeds=(0,), conditions=FAST, progress=False)
     assert (out / PLAN).read_bytes() == written
     said = " ".join(other.departures)
+    assert other.table.set_index("measure").planned.groupby(level=0).all().to_dict() == {
+        "object_px": True,
+        "blur_slope": False,
+    }
+    assert "(exploratory: it was not planned)" in other.report()
     assert "not planned, so exploratory: blur_slope" in said and "not looked at: pan_px, frozen, reconstruction_mse" in said
     assert "seeds: planned [0, 1], done [0]" in said and 'margins: planned {"object_px": "15 %"}, done {}' in said
     assert "2 picture(s) of the plan were left out" in said

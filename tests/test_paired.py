@@ -126,6 +126,12 @@ def test_a_margin_in_percent_is_of_the_mean_over_both_groups() -> None:
     assert table.margin[0] == pytest.approx(0.15 * results.speed.mean())
 
 
+def test_a_share_of_a_mean_of_nothing_is_no_margin() -> None:
+    up_and_down = clips(np.tile([1.0, -1.0, -1.0, 1.0], 8))
+    row = compare(up_and_down, manifest(16), "speed", margins={"speed": "15 %"}).iloc[0]
+    assert row.margin == 0 and math.isnan(row.p_equivalent) and row.verdict == CANNOT_TELL
+
+
 def test_a_small_sure_difference_may_lie_within_the_margin() -> None:
     results = clips(pairs_apart(0.1 + np.random.default_rng(2).normal(0, 0.02, 30)))
     assert compare(results, manifest(30), "speed", margins={"speed": 0.5}).verdict[0] == WITHIN

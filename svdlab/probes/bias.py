@@ -32,7 +32,7 @@ from svdlab.conditions import Conditions
 from svdlab.errors import InputError, OutputError
 from svdlab.fidelity import reconstruction_error
 from svdlab.images import open_image, prepare_image
-from svdlab.manifests import confounds, contrasts, pairs_of, read_manifest
+from svdlab.manifests import Contrast, confounds, contrasts, pairs_of, read_manifest
 from svdlab.pipeline import Clip, ProbePipeline, resolve
 from svdlab.probes.controls import still, through_autoencoder
 from svdlab.probes.paired import (
@@ -64,7 +64,10 @@ blur is no measure of harm."""
 
 @dataclass(frozen=True)
 class BiasResult:
-    """What a study found. table: of `compare`. clips: a row per clip. departures: where it left plan.json, in words."""
+    """What a study found.
+
+    table: of `compare`, and whether each row was `planned`. clips: a row per clip. departures: where it left plan.json.
+    """
 
     table: pd.DataFrame
     clips: pd.DataFrame
@@ -96,7 +99,9 @@ class BiasResult:
         >>> print(result.report())
         """
         plan = self.protocol
-        findings = [f"- {sentence(row)}" for _, row in self.table.iterrows()]
+        order = [DIFFERENCE, WITHIN, EQUIVALENT, CANNOT_TELL, TOO_FEW]
+        ranked = self.table.assign(_rank=self.table.verdict.map(order.index)).sort_values(["_rank", "q"], kind="stable")
+        findings = [f"- {sentence(row)}" for _, row in ranked.iterrows()]
         flagged = self.confounds[self.confounds.flagged]
         mixed = [
             f"- {row.scheme}, {row.a} less {row.b}: {row.property} of the pictures differs by {row.effect:.3g} {row.unit} "
@@ -196,6 +201,8 @@ def run(
         clips = clips.merge(autoencoder_loss(pipe, table, conditions), on="label_row", how="left")
     named = [name for name in now.measures if name in clips and numbers(clips[name]).notna().any()]
     found = compare(clips, table, named, margins=margins, alpha=alpha, interval=interval)
+    rows = zip(found.scheme, found.a, found.b, found.measure, strict=True)
+    found["planned"] = [Contrast(*row[:3]) in planned.contrasts and row[3] in planned.measures for row in rows]
     left = departures(planned, now, clips, found, out)
     result = BiasResult(found, clips, table, confounds(table), planned, left, pipe.source.label)
     _save(result, Path(out))

@@ -206,11 +206,11 @@ def _row(
     spread = float((a - b).std(ddof=1))
     row |= {"low": limits[0], "high": limits[1], "d": stats.standardised(row["effect"], spread), "sd_pairs": spread}
     if margin is not None:
-        row["margin"] = margin_of(margin, np.concatenate([a, b]))
-        if spread:
-            row["p_equivalent"] = stats.equivalent_mean(a - b, -row["margin"], row["margin"], alpha=alpha).p
-        else:  # no spread at all: the mean is what it is
-            row["p_equivalent"] = 0.0 if abs(row["effect"]) < row["margin"] else 1.0
+        wide = row["margin"] = margin_of(margin, np.concatenate([a, b]))
+        if not spread:  # the mean is what it is
+            row["p_equivalent"] = 0.0 if abs(row["effect"]) < wide else 1.0
+        elif wide:  # a share of a mean of 0 is no margin
+            row["p_equivalent"] = stats.equivalent_mean(a - b, -wide, wide, alpha=alpha).p
     return row
 
 
@@ -270,7 +270,8 @@ def sentence(row: Any) -> str:
     text = f"{head} {row['effect']:.3g}{unit}"
     if np.isfinite(row["low"]):
         text += f" ({row['low']:.3g} to {row['high']:.3g}), d {row['d']:.2g}, p {row['p']:.2g}, q {row['q']:.2g}"
-    text += f", {row['n']} pairs" + (f" ({row['left_out']} left out)" if row["left_out"] else "") + f": {row['verdict']}."
+    text += f", {row['n']} pairs" + (f" ({row['left_out']} left out)" if row["left_out"] else "") + f": {row['verdict']}"
+    text += "." if row.get("planned", True) else " (exploratory: it was not planned)."
     if row["verdict"] == EQUIVALENT:
         text += f" It is within {row['margin']:.2g}, as set beforehand."
     if row["verdict"] == CANNOT_TELL and np.isfinite(row["detectable"]):
