@@ -16,6 +16,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,13 @@ TEMPLATE = """{%- extends 'lab/index.html.j2' -%}
 {%- block html_head_js_mathjax -%}{%- endblock -%}
 {%- block html_head_js_mermaidjs -%}{%- endblock -%}
 {%- block jupyter_widgets -%}{%- endblock -%}
+{%- block data_png scoped -%}
+{%- set width = output | get_metadata('width', 'image/png') -%}
+<div class="jp-RenderedImage jp-OutputArea-output">
+<img src="data:image/png;base64,{{ output.data['image/png'] | escape_html }}"
+alt="{{ (output | get_metadata('alt', 'image/png') or '') | escape_html }}"{% if width %} width="{{ width }}"{% endif %}>
+</div>
+{%- endblock data_png -%}
 {%- block html_head_css -%}<style>
 body.jp-Notebook { max-width: 62rem; margin: 0 auto; padding: 1rem; background: var(--jp-layout-color0); }
 .svdlab-films { display: flex; flex-wrap: wrap; gap: 12px; }
@@ -80,7 +88,8 @@ def write(folder: str | Path, out: str | Path | None = None) -> Path:
     except OSError as error:
         raise OutputError(f"{target} could not be written: {error}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
     return target
 
 

@@ -202,6 +202,11 @@ def write_notebook(path: Path, *cells: str) -> Path:
     return path
 
 
+def slider(panel: Any, name: str) -> Any:
+    """A slider's handle by the label beside it: ipywidgets ties the two together for the eye only."""
+    return panel.locator(".widget-hslider", has_text=name).get_by_role("slider").first
+
+
 def pixels(locator: Any) -> np.ndarray:
     """An element as it is on the screen, floats "h w 3" in [0, 1]."""
     return np.asarray(Image.open(io.BytesIO(locator.screenshot())).convert("RGB")) / 255.0

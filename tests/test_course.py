@@ -20,11 +20,9 @@ def words(notebook: Path) -> list[str]:
 
 def test_notebooks_are_numbered_without_a_gap_and_each_leads_to_the_next() -> None:
     assert [int(path.name[:2]) for path in NOTEBOOKS] == list(range(len(NOTEBOOKS))) and len(NOTEBOOKS) > 5
-    for one, following in zip(NOTEBOOKS, NOTEBOOKS[1:], strict=False):
-        last = words(one)[-1]
-        assert f"({following.name})" in last[last.find("**Next:**") :] and "**Next:**" in last, (
-            f"{one.name} -> {following.name}"
-        )
+    for one, following in itertools.pairwise(NOTEBOOKS):
+        _, _, after = words(one)[-1].partition("**Next:**")
+        assert f"({following.name})" in after, f"{one.name} -> {following.name}"
 
 
 def test_links_in_notebooks_and_readme_lead_somewhere() -> None:

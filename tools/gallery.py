@@ -119,8 +119,7 @@ def photograph(ledger: Path) -> bool:
             sheet.run_all(".svdlab video")
             page, panel = sheet.page, sheet.page.locator(".svdlab").first
             page.get_by_role("button", name="Second pane").click()
-            bucket = panel.get_by_role("slider", name="motion bucket").nth(1)
-            bucket.focus()
+            labs.slider(panel.locator(".svdlab-pane").nth(1), "motion bucket").focus()
             page.keyboard.press("End")
             page.get_by_role("tab", name="Dose and response").click()
             sheet.wait(lambda: page.locator(".svdlab-over i").count() == 2, 60, "no curve")

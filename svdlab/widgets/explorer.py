@@ -244,6 +244,7 @@ class Pane:
         self.offer = ipywidgets.HBox([self.make, self.cancel, self.near])
         parts = [*self.controls.values(), self.walk, self.video, self.caption, self.offer, self.bar]
         self.box = ipywidgets.VBox(parts, layout=ipywidgets.Layout(width=f"{WIDE + 60}px", max_width="100%"))
+        self.box.add_class("svdlab-pane")
 
     def point(self) -> dict[str, Any]:
         return {name: control.value for name, control in self.controls.items()}

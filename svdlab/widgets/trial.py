@@ -91,6 +91,7 @@ class Live(Panel):
         self.halt.disabled = True
         self.bar = ipywidgets.IntProgress(min=0, max=1, layout=ipywidgets.Layout(width="100%"))
         self.status = ipywidgets.HTML(said("ready"))
+        self.status.add_class("svdlab-status")
         size = fitted((height, width), columns=1, width=WIDE, most=WIDE)
         self.preview = Picture(value=picture(np.asarray(self.picture)), format="png", width=str(size[1]))
         self.preview.tooltip = "The picture that clips are made from"

@@ -74,7 +74,7 @@ def test_explore(browser: Any, lab: labs.Lab, ledger: Path) -> None:
         first = labs.last_frame(video)
         assert labs.changed(first, labs.last_frame(video)) == 0  # held still: whatever changes next is the slider's doing
 
-        handle = page.get_by_role("slider").nth(0)  # motion bucket
+        handle = labs.slider(page, "motion bucket")
         handle.focus()
         source = video.get_attribute("src")
         page.keyboard.press("ArrowRight")
@@ -96,7 +96,7 @@ def test_explore(browser: Any, lab: labs.Lab, ledger: Path) -> None:
 
         handle.focus()
         page.keyboard.press("End")
-        page.get_by_role("slider").nth(1).focus()
+        labs.slider(page, "seed").focus()
         page.keyboard.press("End")
         sheet.wait(lambda: page.get_by_text("not run:").first.is_visible(), 10, "the missing point is not told")
         sheet.shot("explore-missing")
@@ -123,14 +123,14 @@ def test_live_in_the_tour(browser: Any, lab: labs.Lab) -> None:
         said: list[str] = []
         panel.get_by_role("button", name="Generate").click()
         sheet.wait(
-            lambda: said.append(panel.get_by_role("status").nth(1).inner_text()) or "made in" in said[-1],
+            lambda: said.append(panel.locator(".svdlab-status").inner_text()) or "made in" in said[-1],
             60,
             f"no clip: {said}",
         )
         assert [text for text in said if text.startswith("step ")]  # told step by step
         assert preview.get_attribute("title").startswith("Clip at") and labs.changed(given, labs.pixels(preview)) > 0.002
 
-        page.get_by_role("slider", name="motion bucket").first.focus()
+        labs.slider(panel, "motion bucket").focus()
         page.keyboard.press("Home")
         panel.get_by_role("button", name="Generate").click()
         sheet.wait(lambda: panel.locator("select option").count() == 2, 60, "no second try")
@@ -146,14 +146,13 @@ def test_live_in_the_tour(browser: Any, lab: labs.Lab) -> None:
         sheet.wait(lambda: "flow" in second.get_attribute("title"), 30, "no flow")
         sheet.shot("live-compared")
 
-        steps = page.get_by_role("slider", name="steps").first
-        steps.focus()
+        labs.slider(panel, "steps").focus()
         page.keyboard.press("End")  # 50 steps: time enough to change one's mind
         panel.get_by_role("button", name="Generate").click()
-        sheet.wait(lambda: "step " in panel.get_by_role("status").nth(1).inner_text(), 60, "it never began")
+        sheet.wait(lambda: "step " in panel.locator(".svdlab-status").inner_text(), 60, "it never began")
         panel.get_by_role("button", name="Cancel").click()
-        sheet.wait(lambda: "stopped at step" in panel.get_by_role("status").nth(1).inner_text(), 20, "it was not stopped")
-        stopped = int(panel.get_by_role("status").nth(1).inner_text().split()[3])
+        sheet.wait(lambda: "stopped at step" in panel.locator(".svdlab-status").inner_text(), 20, "it was not stopped")
+        stopped = int(panel.locator(".svdlab-status").inner_text().split()[3])
         assert 0 < stopped < 50 and panel.locator("select option").count() == 2
 
         panel.get_by_role("button", name="Export").last.click()
