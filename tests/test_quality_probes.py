@@ -24,7 +24,7 @@ from svdlab.known_motion import PHOTOGRAPHS, degrade, moving
 from svdlab.probes import autoencoder, controls, faces, findings, legibility, realism
 from svdlab.probes.base import Probe
 
-FEW = Conditions(num_inference_steps=4)
+FEW = Conditions(num_inference_steps=4, num_frames=4)
 LEVEL = 1 / 255
 SIDE = 128
 WORDS = ("OPEN", "EXIT", "CAFE", "LAMP", "PORT", "SALT")
@@ -52,7 +52,7 @@ def realism_of(spoil, frames=6, chunk=3):
     rows = []
     for photograph in PHOTOGRAPHS + PHOTOGRAPHS[:1]:
         start = (0.0, 0.0) if len(rows) < 5 else (40.0, 20.0)
-        clip = 0.1 + 0.8 * moving(photograph, size=(128, 128), frames=frames, pan=1.0, start=start).frames
+        clip = 0.1 + 0.8 * moving(photograph, size=(96, 96), frames=frames, pan=1.0, start=start).frames
         rows.append(realism.measures(clip[0], *spoil(clip), chunk))
     table = table_of(rows)
     return by_name(realism.judge(table)), table
@@ -359,6 +359,20 @@ def test_no_verdict_on_faces_where_the_autoencoder_destroys_them(pipe, study_fol
     result.figure()
     with pytest.raises(InputError, match="none of 2 pictures has a face"):
         probes.run("faces", pipe, tmp_path, images=["cat", "rocket"], progress=False)
+
+
+# --- where the autoencoder is good enough, the audit lets the verdict through -----------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["legibility", "faces"])
+def test_the_audit_passes_behind_a_perfect_autoencoder(pipe, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(controls, "through_autoencoder", lambda pipe, frames, chunk=None: frames)
+    study = probes.running._study(name, pipe, tmp_path, None, 1, True, FEW, False, {})
+    checks = probes.find(name).audit(study)
+    assert all(c.passed for c in checks), [c for c in checks if not c.passed]
+    readable = study.known["readable" if name == "legibility" else "seen"]
+    assert readable == set(study.stimuli.names)
+    assert not study.notes
 
 
 # --- all four -----------------------------------------------------------------------------------------------------------

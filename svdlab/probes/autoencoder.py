@@ -146,14 +146,15 @@ def _gratings(study: Study) -> list[dict[str, Any]]:
 
 
 def _clips(study: Study) -> list[dict[str, Any]]:
-    rows, chunk = [], study.options["decode_chunk_size"]
+    # No more at once than the study decodes: memory may not have room for it.
+    frames = max(2, min(CLIP_FRAMES, study.conditions.decode_chunk_size or CLIP_FRAMES))
+    chunk = min(study.options["decode_chunk_size"], frames - 1)
     whole = study.stimuli.where(study.stimuli.table["content"].isin(["pictures", "yours"]))
+    rows = []
     for name in whole.names[:6]:
-        clip = controls.panned(whole.array(name), CLIP_FRAMES, px=PAN * study.size[1])
-        latents = controls.encode(study.pipe, clip)
-        one = controls.decode(study.pipe, latents)
-        found = seams(one, controls.decode(study.pipe, latents, chunk), chunk)
-        flicker = fidelity.flicker(controls.through_autoencoder(study.pipe, controls.still(whole.array(name), CLIP_FRAMES)))
+        latents = controls.encode(study.pipe, controls.panned(whole.array(name), frames, px=PAN * study.size[1]))
+        found = seams(controls.decode(study.pipe, latents), controls.decode(study.pipe, latents, chunk), chunk)
+        flicker = fidelity.flicker(controls.through_autoencoder(study.pipe, controls.still(whole.array(name), frames)))
         row = {"kind": "clip", "stimulus": name, "content": "panned", "flicker": LEVEL * flicker["flicker_brightness"]}
         rows.append(row | {k: LEVEL * found[k] for k in ("seam_height", "seam_brightness", "chunk_rms")})
     return rows

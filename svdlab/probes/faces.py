@@ -20,7 +20,7 @@ import pandas as pd
 from PIL import Image
 
 from svdlab.errors import InputError
-from svdlab.face_detection import detect, follow, track
+from svdlab.face_detection import detect, follow, summarise, track
 from svdlab.pipeline import Clip
 from svdlab.probes import controls
 from svdlab.probes import findings as rules
@@ -94,9 +94,8 @@ def measures(picture: np.ndarray, through: np.ndarray, frames: np.ndarray) -> di
     frames in which it is found, less the round trip's); `jitter_added`, `shape_jitter_added`; as text for the graph
     `score_by_frame`. NaN where the face is not found often enough.
     """
-    table, own = track(frames, picture), follow(through, picture)
-    clip = follow(frames, picture)
-    base = track(through, picture)
+    table, base = track(frames, picture), track(through, picture)
+    clip, own = summarise(table), summarise(base)
     return {
         **clip,
         **{f"{key}_own": own[key] for key in ("persistence", "score", "blur_first", "landmark_jitter", "shape_jitter")},
@@ -123,7 +122,8 @@ def measure(study: Study) -> pd.DataFrame:
 
 def moved(study: Study, picture: np.ndarray, frames: int) -> np.ndarray:
     """The picture under a slow steady pan, through the autoencoder: what the detector makes of a face that is only moved."""
-    return controls.through_autoencoder(study.pipe, controls.panned(picture, frames, px=DRIFT * study.size[1]))
+    panned = controls.panned(picture, frames, px=DRIFT * study.size[1])
+    return controls.through_autoencoder(study.pipe, panned, study.conditions.decode_chunk_size)
 
 
 def audit(study: Study) -> list[Check]:

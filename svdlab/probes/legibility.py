@@ -140,7 +140,8 @@ def measure(study: Study) -> pd.DataFrame:
 
 def moved(study: Study, picture: np.ndarray, frames: int) -> np.ndarray:
     """The sign under a slow steady pan, through the autoencoder: what it looks like when it is only moved."""
-    return controls.through_autoencoder(study.pipe, controls.panned(picture, frames, px=DRIFT * study.size[1]))
+    panned = controls.panned(picture, frames, px=DRIFT * study.size[1])
+    return controls.through_autoencoder(study.pipe, panned, study.conditions.decode_chunk_size)
 
 
 def audit(study: Study) -> list[Check]:
