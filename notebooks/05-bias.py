@@ -145,7 +145,8 @@ print(result.report())
 # each pair with one picture of each group, and run `svdlab notebook 05-bias -p manifest people.csv`. Labels are people's:
 # svdlab infers none. To see how the model answers to light, blur or mirroring as such, let svdlab make the pairs:
 # `svdlab.counterfactuals.make_pairs(["cat", "coffee"], "pairs", kinds=("exposure", "mirror"), licence="CC0")`.
-#
+
+# %% [markdown]
 # ## Limits
 #
 # - The study compares groups in these pictures, at these conditions. It says that the model, its autoencoder or the

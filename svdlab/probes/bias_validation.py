@@ -53,13 +53,14 @@ def validate(
     studies: int | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """The table of validity: what, planted, measured, its interval, n, bar, passed. Also written to `out/bias-validity.csv`.
+    """The table of validity: what, planted, measured, its interval, n, bar, passed, and of which weights (their hash).
 
     >>> table = validate(pipe, "results/bias-validity", quick=True)
     >>> table[table.passed == False]
 
     quick: fewer pairs, steps and studies, a few minutes. counts: pairs of each scheme; steps: denoising steps (default 25,
-    8 with quick); studies: simulated null studies (default 500, 200 with quick). Started again, it makes what is missing.
+    8 with quick); studies: simulated null studies (default 500, 200 with quick). The table is also written to
+    `out/bias-validity.csv`. Started again, it makes what is missing.
     """
     counts = counts or (QUICK if quick else FULL)
     studies = studies or (200 if quick else STUDIES)
@@ -75,7 +76,7 @@ def validate(
         *coverage_rows(clips, manifest, resamples=studies),
         *small_rows(clips, manifest),
     ]
-    table = pd.DataFrame(rows).reindex(columns=REPORT)
+    table = pd.DataFrame(rows).reindex(columns=REPORT).assign(weights=study.protocol.weights[:12])
     table.to_csv(Path(out, "bias-validity.csv"), index=False)
     return table
 
