@@ -47,6 +47,7 @@ plan.nunique().rename("values").to_frame().T
 # %% [markdown]
 # ## Here, on all cores, or on a cluster
 #
+# Without more ado a sweep on a CPU shares the cores out among processes, once its first clip has shown that this pays.
 # `executor` takes any executor of Python's `concurrent.futures`. With Dask each worker loads its own pipeline, once, and all
 # of them file their runs in the same ledger; nothing else in this notebook changes. Two plans that we could not run here:
 # on a machine with several GPUs, `dask_cuda.LocalCUDACluster()` starts one worker for each of them; on Slurm,
@@ -73,15 +74,15 @@ f"{len(results)} runs, {(results.status != 'done').sum()} of them not done"
 # The last frame of each clip, without guidance and with the most of it; the number under each is the measure.
 
 # %%
-unguided = results[results.max_guidance_scale == min(max_guidance_scale)]
-guided = results[results.max_guidance_scale == max(max_guidance_scale)]
+unguided = results[results.max_guidance_scale == results.max_guidance_scale.min()]
+guided = results[results.max_guidance_scale == results.max_guidance_scale.max()]
 layout = dict(rows="motion_bucket_id", columns="fps", note=measure)
-fig = show.sheet(unguided[unguided.seed == seeds[0]], **layout)
+fig = show.sheet(unguided[unguided.seed == plan.seed[0]], **layout)
 show.save(fig, Path(out, "sheet-unguided"))
 fig
 
 # %%
-fig = show.sheet(guided[guided.seed == seeds[0]], **layout)
+fig = show.sheet(guided[guided.seed == plan.seed[0]], **layout)
 show.save(fig, Path(out, "sheet-guided"))
 fig
 
@@ -101,13 +102,16 @@ show.save(fig, Path(out, "fps"))
 fig
 
 # %%
-fastest = results[(results.fps == min(fps)) & (results.motion_bucket_id.isin(motion_bucket_id[1:]))]
+largest = results.motion_bucket_id.isin(plan.motion_bucket_id.unique()[-2:])
+fastest = results[(results.fps == results.fps.min()) & largest]
 fig = show.dose_response(fastest, x="max_guidance_scale", y=measure, by="motion_bucket_id")
 show.save(fig, Path(out, "guidance"))
 fig
 
 # %%
-for condition in ("motion_bucket_id", "fps", "max_guidance_scale"):
+conditions = ("motion_bucket_id", "fps", "max_guidance_scale")
+varied = [name for name in conditions if plan[name].nunique() > 1 and plan.seed.nunique() > 1]
+for condition in varied:
     print(dose.dose_response(results, condition, measure).sentence)
 
 # %% [markdown]

@@ -76,7 +76,8 @@ def notebook(
     if twice:
         raise InputError(f"{', '.join(twice)}: given both by -p and in {grid}. Leave one out.")
     table = notebooks.run_grid(name, {**axes, **{k: [v] for k, v in given.items()}}, jobs, out)
-    print(table.drop(columns="notebook").to_string(index=False))
+    print(table.drop(columns=["notebook", "executed"]).to_string(index=False, max_colwidth=60))
+    print(f"executed notebooks and this table: {Path(table['notebook'][0]).parents[1]}")
     if (table["status"] == "failed").any():
         raise typer.Exit(1)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat import v4
 
@@ -118,6 +121,48 @@ def test_a_grid_file_that_is_none_is_refused(notebook: Path, tmp_path: Path, tex
     assert not Path("results").exists()
 
 
+def test_kernels_side_by_side_share_the_cores(notebook: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    content = nbformat.read(notebook, 4)
+    content.cells[2].source = """import os, pathlib
+pathlib.Path(out, "threads.txt").write_text(os.environ.get("OMP_NUM_THREADS", "all"))"""
+    nbformat.write(content, notebook)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    side_by_side = notebooks.run_grid(notebook, {"fps": [1, 2]}, jobs=2, progress=False)
+    assert "OMP_NUM_THREADS" not in os.environ
+    alone = notebooks.run_grid(notebook, {"fps": [3]}, progress=False)
+    told = [Path(p).with_name("threads.txt").read_text() for p in (*side_by_side.notebook, *alone.notebook)]
+    assert told == [str(max(1, (os.cpu_count() or 1) // 2))] * 2 + ["all"]
+
+
 def test_a_value_that_is_a_path_names_no_folder(notebook: Path, tmp_path: Path) -> None:
     table = notebooks.run_grid(notebook, {"name": ["../../../escape"]}, progress=False)
     assert Path(table.notebook[0]).resolve().is_relative_to(tmp_path / "results/05-question-grid")
+
+
+@pytest.mark.slow
+def test_the_sweep_notebook_takes_single_values_from_plain_papermill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As papermill's own users write it: a number where the notebook has a list of them, and an output notebook."""
+    source, executed = Path(__file__).parents[1] / "notebooks" / "01-conditioning-sweep.ipynb", tmp_path / "out.ipynb"
+    single = [
+        "-p",
+        "fps",
+        "6",
+        "-p",
+        "motion_bucket_id",
+        "75",
+        "-p",
+        "max_guidance_scale",
+        "1.0",
+        "-p",
+        "num_inference_steps",
+        "1",
+    ]
+    where = ["-y", "seeds: [0, 1]", "-p", "out", str(tmp_path / "study"), "--cwd", str(tmp_path)]
+    command = [sys.executable, "-m", "papermill", str(source), str(executed), "--no-progress-bar", *single, *where]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    table = pd.read_parquet(tmp_path / "study" / "results.parquet")
+    assert table[["fps", "motion_bucket_id", "seed"]].to_numpy().tolist() == [[6, 75, 0], [6, 75, 1]]
+    assert (tmp_path / "study" / "motion-bucket.png").is_file() and executed.is_file()
