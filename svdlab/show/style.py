@@ -282,7 +282,8 @@ def save(fig: MatplotlibFigure, path: str | Path, *, formats: Sequence[str] = FO
                 else:  # the salt makes the ids in an SVG the same each time
                     with matplotlib.rc_context({"svg.hashsalt": "svdlab"}):
                         known = {key: value for key, value in metadata[form].items() if value or key.endswith("Date")}
-                        fig.savefig(part, format=form, dpi=DPI * SHARPER, metadata=known, **extra.get(form, {}))
+                        how = extra.get(form) or {"metadata": known}  # pnginfo holds what metadata would
+                        fig.savefig(part, format=form, dpi=DPI * SHARPER, **how)
                 os.replace(part, target)
             finally:
                 with contextlib.suppress(OSError):
