@@ -139,7 +139,8 @@ class Stepper(Panel):
 
     def _still_size(self, what: str) -> tuple[int, int]:
         some = next(iter(self._decoded.values())) if what == DECODED and self._decoded else self._film(what)[0]
-        return fitted(some.shape[1:], columns=1, width=480, most=384)
+        wide = 640 if what == CHANNELS else 384
+        return fitted(some.shape[1:], columns=1, width=wide + 100, most=wide)
 
     def _film(self, what: str) -> np.ndarray:
         """Pictures "s f h w 3" of one view, worked out when it is first looked at."""
@@ -161,6 +162,7 @@ class Stepper(Panel):
         index = [step.index for step in self.tr.steps]
         ax.semilogy(index, self.tr.sigmas, color=COLOURS[0], marker="o", markersize=3, linewidth=1.4)
         ax.set(xlabel="step", ylabel="sigma")
+        ax.xaxis.get_major_locator().set_params(integer=True)
         plain(ax)
         return fig, ax
 
