@@ -69,6 +69,19 @@ def test_a_distance_must_lie_beyond_its_margin_to_be_found() -> None:
     assert findings.mean("x", near, "x", unit="px", margin=0.1, never_negative=True).kind == "cannot tell"
 
 
+def test_a_ratio_is_judged_on_its_logarithm() -> None:
+    skewed = table_of([[v] for v in (0.5, 0.6, 0.8, 1.0, 2.0, 9.0)])
+    found = findings.ratio("x", skewed, "x", unit="of y", margin=0.1)
+    assert found.value == pytest.approx(np.exp(np.log([0.5, 0.6, 0.8, 1.0, 2.0, 9.0]).mean()))
+    assert found.kind == "found" and found.low > 0.1  # where the plain mean's interval would reach below 0
+    assert findings.mean("x", skewed, "x", unit="of y").low < 0
+    assert findings.ratio("x", table_of([[0.0]] * 6), "x", unit="of y", margin=0.1).kind == "none within margin"
+    assert (
+        findings.ratio("x", table_of([[v] for v in (0.01, 0.2, 0.5, 0.03, 0.9, 0.1)]), "x", unit="", margin=0.1).kind
+        == "cannot tell"
+    )
+
+
 def test_a_difference_is_taken_within_each_image() -> None:
     rows = [
         {"stimulus": f"i{i}", "seed": 0, "bucket": b, "x": 10.0 * i + (2.0 + 0.01 * i if b else 0.0)}

@@ -91,6 +91,22 @@ def mean(
     return found
 
 
+def ratio(what: str, table: pd.DataFrame, column: str, *, unit: str, margin: float) -> Finding:
+    """The geometric mean over images of a ratio that is never negative, with the interval of its logarithm.
+
+    >>> ratio("change by an edit", table, "relative", unit="of what another seed changes", margin=0.1)
+
+    "found": the interval begins above the margin; "none within margin": it ends below. A ratio of 0 counts as 1e-6.
+    """
+    values = np.log(per_image(table, column).clip(lower=1e-6))
+    found = _judge(what, values, unit, None, None, _seeds(table, column))
+    value, low, high = (math.exp(v) if math.isfinite(v) else v for v in (found.value, found.low, found.high))
+    kind = found.kind
+    if kind == MEASURED:
+        kind = FOUND if low > margin else NONE if high < margin else CANNOT_TELL
+    return replace(found, value=value, low=low, high=high, kind=kind, margin=margin)
+
+
 def difference(
     what: str, table: pd.DataFrame, column: str, *, by: str, a: Any, b: Any, unit: str, margin: float | None = None
 ) -> Finding:

@@ -309,7 +309,7 @@ def _verdict(study: Study, audit: list[Check], found: list[Finding]) -> tuple[st
         return "no verdict", f"No verdict: the audit failed ({len(wrong)} of {len(audit)} checks; {first})."
     if not found:
         return "no verdict", "No verdict: nothing could be measured."
-    sentence = study.probe.verdict(study, found) if study.probe.verdict else found[0].sentence
+    sentence = rules.capital(study.probe.verdict(study, found) if study.probe.verdict else found[0].sentence)
     if max(f.n_images for f in found) < rules.LEAST_IMAGES:
         return "no verdict", f"No verdict below {rules.LEAST_IMAGES} images. {sentence}"
     return "done", sentence

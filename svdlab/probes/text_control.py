@@ -57,8 +57,11 @@ def plan(study: Study) -> pd.DataFrame:
 
 
 def partner(names: list[str]) -> dict[str, str]:
-    """Whose embedding each picture is given: the first's, and the first is given the last's."""
-    return {name: names[0] if name != names[0] else names[-1] for name in names}
+    """Whose embedding each picture is given: the first half the last picture's, the second half the first's.
+
+    Two givers, so that there are two sweeps and neither speaks for all.
+    """
+    return {name: names[-1] if i < len(names) / 2 else names[0] for i, name in enumerate(names)}
 
 
 def measure(study: Study) -> pd.DataFrame:
@@ -151,9 +154,7 @@ def judge(table: pd.DataFrame) -> list[Finding]:
         what = {"swap": "exchanged for another picture's"}.get(kind, f"times {SCALES.get(kind, 1):g}")
         rows = relative[relative["kind"] == kind]
         sentence = f"change where the image embedding is {what}"
-        found.append(
-            rules.mean(sentence, rows, "relative", unit="of what another seed changes", margin=MARGIN, never_negative=True)
-        )
+        found.append(rules.ratio(sentence, rows, "relative", unit="of what another seed changes", margin=MARGIN))
     swapped = table[table["kind"] == "swap"]
     found.append(
         rules.mean("the exchange leads towards the other picture's clip", swapped, "towards", unit="of the way", margin=MARGIN)

@@ -32,6 +32,7 @@ from svdlab.show.style import (
     put,
     scaled,
     sign,
+    text_width,
     wrap,
 )
 
@@ -128,10 +129,11 @@ def _findings(findings: pd.DataFrame) -> list[Block]:
 
 def _row(f: dict[Any, Any]) -> Block:
     what = wrap(f["what"], LABEL, WHAT)
-    height = max(LINE * len(what) + 8, 36)
     factor, unit = (100, "%") if f["unit"] == "share" else (1, f["unit"])
     limits = f" ({factor * f['low']:.3g} to {factor * f['high']:.3g})" if np.isfinite(f["low"]) else ""
     number = wrap(f"{factor * f['value']:.3g}{limits} {unit}".strip(), LABEL, WIDTH - WHAT - AXIS - 5 * LEFT)
+    block = LINE * len(number) + 10
+    height = max(LINE * len(what) + 8, block + 8, 36)
     sample = f"{f['kind']} · {f['n_images']} images x {f['n_seeds']} seed{'s' * (f['n_seeds'] != 1)}"
 
     def paint(fig: Figure, top: float) -> None:
@@ -140,8 +142,8 @@ def _row(f: dict[Any, Any]) -> Block:
         ax = _axes(fig, 2 * LEFT + WHAT, middle - 6, AXIS, 18)
         _interval(ax, f)
         x = 3 * LEFT + WHAT + AXIS
-        put(fig, x, middle, "\n".join(number), LABEL, va="bottom")
-        put(fig, x, middle - 1, sample, SMALL + 0.5, va="top", color=GREY)
+        put(fig, x, middle + block / 2, "\n".join(number), LABEL, va="top", linespacing=1.15)
+        put(fig, x, middle - block / 2, sample, SMALL + 0.5, va="bottom", color=GREY)
 
     return height, paint
 
@@ -187,25 +189,48 @@ def _graphs(panels: tuple[Panel, ...]) -> Block:
     def paint(fig: Figure, top: float) -> None:
         for i, panel in enumerate(panels):
             x, y = LEFT + (i % columns) * width, top - (i // columns + 1) * TALL
-            ax = _axes(fig, x + 62, y + 36, width - 62 - (52 if panel.kind == "plane" else 16), TALL - 62)
+            left, right = _margins(panel)
+            ax = _axes(fig, x + left, y + 36, width - left - right, TALL - 62)
             ax.set_title(panel.title, fontsize=LABEL, loc="left", color=INK)
             PAINTERS[panel.kind](fig, ax, panel)
 
     return rows * TALL + 6, paint
 
 
+def _margins(panel: Panel) -> tuple[int, int]:
+    """Px that a graph needs at its left and right for its labels."""
+    names = [str(v) for v in pd.unique(panel.table[panel.by])] if panel.by else []
+    widest = max((text_width(n, LABEL - 1) for n in names), default=0)
+    if panel.kind == "plane":
+        return max(62, widest + 14), 30
+    return 62, widest + 18 if panel.kind == "curve" and len(names) > 1 else 16
+
+
 def _curve(fig: Figure, ax: Axes, panel: Panel) -> None:
     plain(ax)
     groups = list(panel.table.groupby(panel.by, sort=False)) if panel.by else [("", panel.table)]
-    for (name, group), colour, marker in zip(groups, COLOURS * 4, MARKERS * 4, strict=False):
+    for (_, group), colour, marker in zip(groups, COLOURS * 4, MARKERS * 4, strict=False):
         x, y = group[panel.x], group[panel.y]
         if {"low", "high"} <= set(group):
             ax.fill_between(x, group["low"].astype(float), group["high"].astype(float), color=colour, alpha=0.15, linewidth=0)
-        ax.plot(x, y, color=colour, marker=marker, markersize=3, linewidth=1.3, label=str(name))
+        ax.plot(x, y, color=colour, marker=marker, markersize=3, linewidth=1.3)
     if len(groups) > 1:
-        ax.legend(fontsize=SMALL, frameon=False, handlelength=1.4, borderpad=0, labelspacing=0.2)
+        _label_ends(
+            ax, [(str(name), group[panel.y].dropna(), c) for (name, group), c in zip(groups, COLOURS * 4, strict=False)]
+        )
     ax.set_xlabel(panel.x_label or panel.x)
     ax.set_ylabel(panel.y_label or panel.y)
+
+
+def _label_ends(ax: Axes, lines: list[tuple[str, pd.Series, str]]) -> None:
+    """Each line's name at its right end, moved apart where two would touch."""
+    low, high = ax.get_ylim()
+    apart = 0.095 * (high - low)
+    place = -math.inf
+    for name, y, colour in sorted((line for line in lines if len(line[1])), key=lambda line: float(line[1].iloc[-1])):
+        place = max(float(y.iloc[-1]), place + apart)
+        at = (1.02, (place - low) / (high - low))
+        ax.annotate(name, at, xycoords="axes fraction", fontsize=LABEL - 1, color=colour, va="center", annotation_clip=False)
 
 
 def _bars(fig: Figure, ax: Axes, panel: Panel) -> None:
@@ -218,13 +243,20 @@ def _bars(fig: Figure, ax: Axes, panel: Panel) -> None:
         if {"low", "high"} <= set(group):
             ax.vlines(at, group["low"].astype(float), group["high"].astype(float), color=colour, linewidth=1.6)
         ax.plot(at, group[panel.y], marker, color=colour, markersize=5, label=str(name))
-    ax.set_xticks(range(len(names)), names)
+    ax.set_xticks(range(len(names)), names, fontsize=_crowded(fig, ax, names))
     ax.set_xlim(-0.5, len(names) - 0.5)
     if len(groups) > 1:
         ax.legend(fontsize=SMALL, frameon=False, handlelength=1, borderpad=0, labelspacing=0.2)
     ax.axhline(0, color=PALE, linewidth=0.8, zorder=0)
     ax.set_xlabel(panel.x_label)
     ax.set_ylabel(panel.y_label or panel.y)
+
+
+def _crowded(fig: Figure, ax: Axes, names: list[str]) -> float:
+    """The size of type at which names fit side by side under an axis."""
+    room = ax.get_position().width * fig.get_size_inches()[0] * DPI / max(1, len(names)) - 4
+    widest = max((text_width(n, LABEL - 1) for n in names), default=1)
+    return (LABEL - 1) * min(1.0, max(0.6, room / widest))
 
 
 def _plane(fig: Figure, ax: Axes, panel: Panel) -> None:
@@ -237,11 +269,13 @@ def _plane(fig: Figure, ax: Axes, panel: Panel) -> None:
         if np.isfinite(value):
             dark = (value - low) < 0.6 * ((high - low) or 1)
             ax.text(c, r, f"{value:.3g}", ha="center", va="center", fontsize=SMALL + 0.5, color="white" if dark else INK)
-    ax.set_xticks(range(grid.shape[1]), [v if isinstance(v, str) else f"{v:g}" for v in grid.columns])
+    across = [v if isinstance(v, str) else f"{v:g}" for v in grid.columns]
+    ax.set_xticks(range(grid.shape[1]), across, fontsize=_crowded(fig, ax, across))
     ax.set_yticks(range(grid.shape[0]), [v if isinstance(v, str) else f"{v:g}" for v in grid.index])
     ax.spines[["left", "bottom"]].set_visible(False)
     ax.set_xlabel(panel.x_label or panel.x)
-    ax.set_ylabel(panel.by)
+    if pd.api.types.is_numeric_dtype(panel.table[panel.by]):  # names of categories speak for themselves
+        ax.set_ylabel(panel.by)
     if panel.y_label:
         ax.set_title(f"{panel.title}, {panel.y_label}", fontsize=LABEL, loc="left", color=INK)
 
