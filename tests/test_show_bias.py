@@ -11,6 +11,8 @@ import pytest
 
 from svdlab import show, video
 from svdlab.errors import InputError
+from svdlab.manifests import read_manifest
+from svdlab.probes import planted
 from svdlab.probes.paired import compare
 
 
@@ -64,6 +66,19 @@ def test_the_worst_pairs_are_those_that_differ_most(study: Any) -> None:
     assert film.frames.shape[0] == 3 and "light, most different in subject speed" in film.alt
     place = manifest.index[(manifest.pair_id == worst) & (manifest.group == "bright")][0]
     assert (film.frames == 10 * place).all(-1).any()
+
+
+def test_the_pairs_stand_one_above_the_other_with_their_sources(tmp_path: Path) -> None:
+    planted.world_pairs(tmp_path, hue=3, mirror=2)
+    fig = show.pairs(read_manifest(tmp_path / "manifest.csv"))
+    drawn = [[np.asarray(ax.images[0].get_array()) if ax.images else None for ax in row] for row in _rows(fig, 3)]
+    assert [sum(p is not None for p in row) for row in drawn] == [3, 3, 2, 2]
+    assert np.allclose(drawn[2][0][:, ::-1], drawn[3][0])  # a picture above its mirror image
+    assert "labels: svdlab.organism.world" in fig.footer and "Apache-2.0" in fig.footer
+
+
+def _rows(fig: Any, columns: int) -> list[list[Any]]:
+    return [list(fig.axes[i : i + columns]) for i in range(0, len(fig.axes), columns)]
 
 
 def test_a_study_saves_its_figures(study: Any, tmp_path: Path) -> None:
