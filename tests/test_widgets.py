@@ -378,3 +378,24 @@ def _htmls(widget: Any) -> list[Any]:
 
     inner = [h for child in getattr(widget, "children", ()) for h in _htmls(child)]
     return [widget, *inner] if isinstance(widget, HTML) else inner
+
+
+# --- verdicts ---------------------------------------------------------------------------------------------------------
+
+
+def test_verdicts_open_to_the_probes_own_figure(tmp_path: Path) -> None:
+    from svdlab.probes.base import Panel, ProbeResult
+
+    table = pd.DataFrame({"bucket": [1, 2, 3], "share": [0.1, 0.5, 0.9]})
+    found = ProbeResult(
+        "stillness", "may not move", "How often <b>nothing</b> moves?", "done", "Found.",
+        panels=(Panel("Share that is still", table, "bucket", "share"),),
+    )  # fmt: skip
+    panel = widgets.verdicts({"stillness": found, "other": found}, out=tmp_path)
+    assert panel.lines.titles[0] == "stillness · done · Found." and "<b>nothing</b>" not in panel.told[0].value
+    assert not panel.pictures[1].value
+    panel.lines.selected_index = 1
+    assert panel.draw.settled() and decoded(panel.pictures[1].value).std() > 5 and not panel.pictures[0].value
+    assert {p.suffix for p in panel.export()} == {".png", ".svg"} | ({".csv"} if found.figure().data is not None else set())
+    with pytest.raises(errors.InputError, match="run_all"):
+        widgets.verdicts([])
