@@ -77,7 +77,14 @@ def write(folder: str | Path, out: str | Path | None = None) -> Path:
     if not body and runs.empty:
         raise InputError(f"{folder} holds no notebook, figure, film or run: nothing to report.")
     records = _records(ledger, runs) if ledger is not None else []
-    cells = [_text(_head(folder, runs, records)), *_parameters(notebook), *body, *_runs(runs), _text(_foot(records))]
+    cells = [
+        _text(_head(folder, runs, records)),
+        *_parameters(notebook),
+        *body,
+        *_runs(runs),
+        _text(_foot(records)),
+        _notice(),
+    ]
     page = _page(cells, title=f"svdlab report: {folder.resolve().name}")
     target = Path(out) if out is not None else folder / REPORT
     part = target.with_name(target.name + ".part")
@@ -122,9 +129,11 @@ def _foot(records: list[dict[str, Any]]) -> str:
         "made": {r["made"][:10] for r in records},
     }
     rows = "\n".join(f"| {key} | {'; '.join(sorted(values - {''}))} |" for key, values in facts.items() if values - {""})
-    notice = html.escape(provenance.notice())
-    said = f"<details><summary>Notice</summary><pre>{notice}</pre></details>"
-    return f"## Versions\n\n| what | which |\n|---|---|\n{rows}\n\n{said}"
+    return f"## Versions\n\n| what | which |\n|---|---|\n{rows}"
+
+
+def _notice() -> Any:
+    return _output(f"<details><summary>Notice</summary><pre>{html.escape(provenance.notice())}</pre></details>")
 
 
 def _parameters(notebook: Path | None) -> list[Any]:
@@ -137,9 +146,9 @@ def _parameters(notebook: Path | None) -> list[Any]:
     rows = []
     for key, facts in parameters_of(notebook).items():
         value = json.dumps(given[key]) if key in given else facts["default"]
-        rows.append(f"| `{key}` | `{_cell(value)}` | {_cell(facts['help'])} |")
-    table = "| parameter | value | |\n|---|---|---|\n" + "\n".join(rows)
-    return [_text(f"<details><summary>Parameters</summary>\n\n{table}\n\n</details>")] if rows else []
+        cells = (f"<code>{html.escape(str(part))}</code>" for part in (key, value))
+        rows.append(f"<tr><td>{'</td><td>'.join(cells)}</td><td>{html.escape(str(facts['help']))}</td></tr>")
+    return [_output(f"<details><summary>Parameters</summary><table>{''.join(rows)}</table></details>")] if rows else []
 
 
 def _runs(runs: pd.DataFrame) -> list[Any]:
