@@ -35,7 +35,7 @@ from typing import IO, Any
 import torch
 from PIL import Image
 
-from svdlab import workers
+from svdlab import folders, workers
 from svdlab.conditions import Conditions
 from svdlab.errors import InputError
 from svdlab.memory import free_memory, need_of
@@ -134,6 +134,8 @@ class Crew(workers.Share):
         finally:
             for companion in self.companions:
                 companion.end()
+            if error is not None and self.companions:
+                folders.clear_remains(self.out)  # of what they had in hand
             torch.set_num_threads(self.threads)
         for trouble in filter(None, (companion.trouble() for companion in self.companions)):
             warnings.warn(f"a companion process ended early: {trouble}", CompanionWarning, stacklevel=4)
@@ -165,7 +167,8 @@ class Crew(workers.Share):
         self.processes = processes
         threads = max(1, self.threads // processes)
         for n in range(1, processes):
-            task = task_line(self.pipe, _turned(self.jobs, n / processes), self.pictures, self.out, self.how, processes)
+            share = workers.Share(processes, self.begun)
+            task = task_line(self.pipe, _turned(self.jobs, n / processes), self.pictures, self.out, self.how, share)
             self.companions.append(_Companion(task, threads, self.told))
         torch.set_num_threads(threads)
 
@@ -250,7 +253,7 @@ class _Companion:
 
 
 def task_line(
-    pipe: ProbePipeline, jobs: Sequence[Job], pictures: dict[str, Image.Image], out: Path, how: How, processes: int
+    pipe: ProbePipeline, jobs: Sequence[Job], pictures: dict[str, Image.Image], out: Path, how: How, share: workers.Share
 ) -> str:
     """All that a companion must know, as one line of JSON. A user's own measures stay here: this process makes them later."""
     own = [m.name for m in how.measures if m.name in MEASURES]
@@ -260,18 +263,18 @@ def task_line(
         "pictures": {j.image: _as_text(pictures[j.image]) for j in {j.image: j for j in jobs}.values()},
         "out": str(Path(out).resolve()),
         "how": {**{k: getattr(how, k) for k in ("facts", "kept", "batch_size", "retry_failed")}, "measures": own},
-        "processes": processes,
+        "share": [share.processes, share.begun],
     }
     return json.dumps(task)
 
 
-def read_task(line: str) -> tuple[dict[str, Any], list[Job], dict[str, Image.Image], Path, How, int]:
+def read_task(line: str) -> tuple[dict[str, Any], list[Job], dict[str, Image.Image], Path, How, workers.Share]:
     """The inverse of `task_line`."""
     task = json.loads(line)
     jobs = [Job(**{**j, "conditions": Conditions(**j["conditions"])}) for j in task["jobs"]]
     pictures = {digest: _as_picture(text) for digest, text in task["pictures"].items()}
     how = How(**{**task["how"], "measures": as_measures(task["how"]["measures"])})
-    return task["load"], jobs, pictures, Path(task["out"]), how, task["processes"]
+    return task["load"], jobs, pictures, Path(task["out"]), how, workers.Share(*task["share"])
 
 
 def _as_text(picture: Image.Image) -> str:
@@ -308,7 +311,7 @@ def main() -> None:
 
     threading.Thread(target=listen, daemon=True).start()
     try:
-        load, jobs, pictures, out, how, processes = read_task(line)
+        load, jobs, pictures, out, how, share = read_task(line)
         pipe = workers.load_same(load, how)
         gc.collect()
         busy.set()
@@ -317,7 +320,7 @@ def main() -> None:
             answers.write(json.dumps({"run": job.run_id}) + "\n")
             answers.flush()
 
-        workers.make(pipe, jobs, pictures, out, how, done=done, stop=stop.is_set, share=workers.Share(processes))
+        workers.make(pipe, jobs, pictures, out, how, done=done, stop=stop.is_set, share=share)
     except Exception as error:
         answers.write(json.dumps({"error": f"{type(error).__name__}: {error}"}) + "\n")
         answers.flush()

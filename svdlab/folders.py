@@ -80,6 +80,14 @@ def check_id(run_id: str) -> str:
     return run_id
 
 
+def changed(out: str | Path, run_id: str) -> float:
+    """When a run was last written, in s since 1970; 0 for one that is not there."""
+    try:
+        return os.stat(os.path.join(out, "runs", run_id)).st_mtime
+    except OSError:
+        return 0.0
+
+
 def prepare(out: str | Path) -> Path:
     """Make the ledger's folders, see that they can be written to, and clear what killed processes left behind."""
     runs = Path(out) / "runs"
@@ -92,11 +100,11 @@ def prepare(out: str | Path) -> Path:
         raise OutputError(f"{out} cannot be written to: {error}. Give a folder that can, as out=.") from error
     if not runs.resolve().is_relative_to(Path(out).resolve()):
         raise InputError(f"{runs} leads out of {out}, to {runs.resolve()}: refused.")
-    _clear_remains(out)
+    clear_remains(out)
     return Path(out)
 
 
-def _clear_remains(out: str | Path) -> None:
+def clear_remains(out: str | Path) -> None:
     """Locks and temporary folders whose maker is gone: its lock can be had."""
     runs = Path(out, "runs")
     for latents_id in {p.name.split(".")[1] for kind in ("lock", "tmp", "old") for p in runs.glob(f".*.{kind}")}:

@@ -12,8 +12,9 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,7 @@ def run_grid(
     from tqdm.auto import tqdm
 
     with (
+        _threads_shared(jobs),
         ThreadPoolExecutor(jobs) as pool,
         tqdm(total=len(points), desc=path.stem, unit="notebook", disable=not progress) as bar,
     ):
@@ -106,6 +108,19 @@ def run_grid(
     table = pd.DataFrame(rows)
     table.to_csv(root / "points.csv", index=False)
     return table
+
+
+@contextmanager
+def _threads_shared(jobs: int) -> Iterator[None]:
+    """Kernels that run side by side get their part of the cores, where the user has not said how many threads they have."""
+    if jobs == 1 or "OMP_NUM_THREADS" in os.environ:
+        yield
+        return
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
+    try:
+        yield
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
 
 
 def find(notebook: str | Path) -> Path:

@@ -23,8 +23,9 @@ from torch.nn.functional import conv2d
 def quick_convolutions(pipe: Any) -> Iterator[None]:
     """Inside the block, the UNet's and VAE's convolutions over time are computed in two dimensions while torch has one
     thread on a CPU. Results agree to rounding (1e-5 of their range)."""
+    parts = [part for part in (pipe.unet, pipe.vae) if not hasattr(part, "_orig_mod")]  # a compiled one has kernels of its own
     with ExitStack() as stack:
-        for part in (pipe.unet, pipe.vae):
+        for part in parts:
             for module in part.modules():
                 if _is_over_time(module) and "forward" not in vars(module):
                     module.forward = _in_two_dimensions(module, module.forward)

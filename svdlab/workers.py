@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +39,10 @@ CLIPS_IN_MEMORY = 2  # decoded clips: one being measured and written, one being 
 
 @dataclass
 class Share:
-    """This process's part in making the runs. processes: that make them, this one among them."""
+    """This process's part in making the runs. processes: that make them, this one among them. begun: when, in s since 1970."""
 
     processes: int = 1
+    begun: float = field(default_factory=time.time)
 
     def batch_size(self, most: int, queue: deque[_Unit], out: Path) -> int:
         """Clips for the next call: fewer towards the end, so that no process is left with the last batch alone."""
@@ -49,7 +50,7 @@ class Share:
             return most
         enough, left = 2 * self.processes * most, 0
         for unit in queue:
-            left += not folders.run_folder(out, unit.jobs[-1].run_id).exists()
+            left += folders.changed(out, unit.jobs[-1].run_id) < self.begun
             if left == enough:
                 return most
         return max(1, math.ceil(left / (2 * self.processes)))
@@ -292,7 +293,8 @@ class _Writer:
         self._wait_until(CLIPS_IN_MEMORY - 1)
 
     def write(self, unit: _Unit, job: Job, clip: Clip, tr: Trace | None, batch_size: int, reason: str) -> None:
-        self._hand_over(unit, job, lambda: self._write(job, clip, tr, batch_size, reason))
+        record = new_record(job, clip, self.how, batch_size)  # here, where torch's threads are those that made the clip
+        self._hand_over(unit, job, lambda: self._write(job, clip, tr, record, reason))
 
     def measure_again(self, unit: _Unit, job: Job, record: dict[str, Any]) -> None:
         self.wait_for_room()
@@ -324,8 +326,7 @@ class _Writer:
         if lock is not None:
             folders.release(lock)
 
-    def _write(self, job: Job, clip: Clip, tr: Trace | None, batch_size: int, reason: str) -> None:
-        record = new_record(job, clip, self.how, batch_size)
+    def _write(self, job: Job, clip: Clip, tr: Trace | None, record: dict[str, Any], reason: str) -> None:
         with folders.new_run(self.out, job.latents_id, job.run_id, record) as folder:
             if reason:
                 record.update(status="failed", reason=reason)

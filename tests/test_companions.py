@@ -85,6 +85,8 @@ def test_two_processes_make_each_clip_once_and_the_same(small: Any, tmp_path: Pa
     )
     assert set(table.status) == {"done"} and set(table.patience) == {4} and table.drift_mse_last.notna().all()
     made = makers(out)
+    threads = {folders.read_record(out / "runs" / run)["device"] for run in made}
+    assert threads == {f"cpu, {max(1, before // 2)} threads"}
     assert len(set(made.values())) == 2 and len(made) == 24 and ledger.check(out).empty
     assert sorted(p.name for p in (out / "runs").iterdir()) == sorted(made)  # no lock, no temporary folder
     assert mine() == [] and torch.get_num_threads() == before
@@ -104,10 +106,10 @@ def test_what_goes_over_the_line_comes_back(small: Any, tmp_path: Path) -> None:
     given = runs.facts(small)
     jobs, pictures = _jobs(small, svdlab.sweeps.plans.as_plan(plan), None, given)
     how = runs.How(given, runs.as_measures(("motion", waiting_for(tmp_path, 0))), {"keep": ("latents",), "steps": [1]}, 3)
-    line = companions.task_line(small, jobs, pictures, tmp_path, how, 2)
+    line = companions.task_line(small, jobs, pictures, tmp_path, how, workers.Share(2, 12.5))
     assert "\n" not in line
-    load, read, images, out, back, processes = companions.read_task(line)
-    assert read == jobs and out == tmp_path.resolve() and processes == 2
+    load, read, images, out, back, share = companions.read_task(line)
+    assert read == jobs and out == tmp_path.resolve() and share == workers.Share(2, 12.5)
     assert {h: i.tobytes() for h, i in images.items()} == {h: i.tobytes() for h, i in pictures.items()}
     assert back.facts == how.facts and [m.name for m in back.measures] == ["motion"] and back.measures[0] == how.measures[0]
     assert runs.describe_kept(back.kept) == runs.describe_kept(how.kept) and back.batch_size == 3
@@ -229,9 +231,8 @@ def test_why_a_sweep_stays_in_this_process(tmp_path: Path) -> None:
 
 
 def test_the_first_clip_decides_and_the_last_batches_are_small(small: Any, tmp_path: Path) -> None:
-    units = workers.deque(
-        workers._Unit([runs.Job(f"{n:024x}", f"{n:024x}", svdlab.Conditions(), n, "", "")]) for n in range(40)
-    )
+    jobs = [runs.Job(f"{n:024x}", f"{n:024x}", svdlab.Conditions(), n, "", "") for n in range(40)]
+    units = deque(workers._Unit([job]) for job in jobs)
     share = workers.Share(2)
     sizes = []
     while units:
@@ -239,6 +240,12 @@ def test_the_first_clip_decides_and_the_last_batches_are_small(small: Any, tmp_p
         for _ in range(sizes[-1]):
             units.popleft()
     assert sizes[:7] == [4] * 7 and sizes[7:] == [3, 3, 2, 1, 1, 1, 1]
+    (tmp_path / "runs" / jobs[0].run_id).mkdir(
+        parents=True
+    )  # made since, by another process; or long ago, and lacking something
+    left = deque(workers._Unit([job]) for job in jobs[:5])
+    assert workers.Share(2, time.time() - 60).batch_size(4, left, tmp_path) == 1
+    assert workers.Share(2, time.time() + 60).batch_size(4, left, tmp_path) == 2
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
