@@ -31,7 +31,7 @@ from svdlab.images import FLIPS, image_hash, is_sample, open_image
 COLUMNS = ("path", "pair_id", "group", "group_scheme", "label_source", "licence", "consent", "subject_id", "notes")
 FILLED = ("path", "pair_id", "group", "group_scheme", "label_source", "licence", "subject_id")
 LONGEST = 1024  # px to which larger pictures are shrunk before their sharpness is looked at
-CONFOUNDS = {"width": "px", "height": "px", "blur": "0 to 1", "brightness": "[0, 1]", "contrast": "[0, 1]"}
+CONFOUNDS = {"width": "px", "height": "px", "blur": "(0 to 1)", "brightness": "(0 to 1)", "contrast": "(0 to 1)"}
 
 
 @dataclass(frozen=True, order=True)

@@ -132,6 +132,11 @@ def test_a_share_of_a_mean_of_nothing_is_no_margin() -> None:
     assert row.margin == 0 and math.isnan(row.p_equivalent) and row.verdict == CANNOT_TELL
 
 
+def test_pairs_that_do_not_differ_at_all_are_said_to() -> None:
+    row = compare(clips(np.zeros(16)), manifest(8), "speed").iloc[0]
+    assert row.p == 1 and row.verdict == CANNOT_TELL and "No pair differed at all" in sentence(row)
+
+
 def test_a_small_sure_difference_may_lie_within_the_margin() -> None:
     results = clips(pairs_apart(0.1 + np.random.default_rng(2).normal(0, 0.02, 30)))
     assert compare(results, manifest(30), "speed", margins={"speed": 0.5}).verdict[0] == WITHIN

@@ -48,7 +48,7 @@ from svdlab.probes.paired import (
     said,
     sentence,
 )
-from svdlab.probes.protocols import PLAN, Protocol, departures, write_protocol
+from svdlab.probes.protocols import PLAN, Protocol, departures, read_protocol, write_protocol
 from svdlab.probes.running import base_conditions
 from svdlab.runs import weights_hash
 from svdlab.sweeps import sweep
@@ -190,9 +190,9 @@ def run(
     table = read_manifest(manifest)
     conditions = conditions or base_conditions(pipe)
     now = _decide(pipe, table, measures, margins, seeds, conditions, alpha, interval)
-    planned = write_protocol(now, folders.prepare(out))
-    if progress:
+    if progress and read_protocol(out) is None:  # else it was told when the plan was written
         print(now.expectation, file=sys.stderr)
+    planned = write_protocol(now, folders.prepare(out))
     plan = as_plan(table, now.seeds, conditions)
     clips = sweep(pipe, plan, out, measure=_instruments(now.measures), progress=progress).reset_index(drop=True)
     if "frozen" in clips and "abstained" in clips:  # an instrument that cannot tell does not say "moves"

@@ -275,7 +275,8 @@ def sentence(row: Any) -> str:
     if row["verdict"] == EQUIVALENT:
         text += f" It is within {row['margin']:.2g}, as set beforehand."
     if row["verdict"] == CANNOT_TELL and np.isfinite(row["detectable"]):
-        text += f" A difference below {row['detectable']:.2g} would mostly be missed."
+        missed = f"A difference below {row['detectable']:.2g} would mostly be missed"
+        text += f" {missed if row['detectable'] else 'No pair differed at all, so what would be missed is not known'}."
     if np.isfinite(row["sd_pictures"]):
         seeds = f", seeds of one picture by {row['sd_seeds']:.2g}" if np.isfinite(row["sd_seeds"]) else ""
         text += f" Ordinary pictures of one group differ by {row['sd_pictures']:.2g}{seeds} (standard deviations)."
