@@ -5,6 +5,7 @@
 A clip is *still* where neither camera nor subject travels more than STILL_TRAVEL of the frame's width from its first frame
 to its last, and a *slow pan* where only the camera does, and by less than SLOW_TRAVEL. Travel is net: what trembles about
 its place has not gone anywhere (a third of the camera's path counts, so that one that comes back is not called still).
+What only changes its shape where it stands does not travel either, and counts as still: look at the typical and worst clips.
 """
 
 from __future__ import annotations
