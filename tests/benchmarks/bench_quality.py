@@ -55,5 +55,4 @@ def main() -> list[Row]:
         }
         for name, call in calls.items():
             rows.append(Row(f"{name}, {size[1]}x{size[0]}, per frame", seconds(call), ALLOWED[name][i], "s"))
-        rows.append()
     return rows
