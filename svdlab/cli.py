@@ -286,6 +286,9 @@ def organism_train(
     start: Annotated[Path | None, typer.Option(help="A checkpoint folder to go on from, with a fresh optimiser.")] = None,
     cooldown: Annotated[float, typer.Option(help="Last share of the minutes, over which the rate falls to zero.")] = 0.0,
     lr: Annotated[float, typer.Option(help="Learning rate.")] = 2e-3,
+    chance: Annotated[
+        float, typer.Option(help="Share of batches with only pans and dark scenes, where chance decides.")
+    ] = 0.0,
 ) -> None:
     """Train one stage of the model organism, and draw its losses.
 
@@ -298,7 +301,7 @@ def organism_train(
     if start:
         adopt(start, out)
     again = resume or bool(start)
-    recipe = Recipe(lr=lr)
+    recipe = Recipe(lr=lr, chance=chance)
     print(train(out, stage=stage, minutes=minutes, processes=processes, resume=again, cooldown=cooldown, recipe=recipe))
     print(loss_figure(out))
 

@@ -41,16 +41,17 @@ def vae_loss(vae: Any, films: torch.Tensor, generator: torch.Generator) -> torch
     return F.mse_loss(y, x) + 0.05 * F.l1_loss(y, x) + 1e-5 * kl
 
 
-def sample_sigma(recipe: Recipe, n: int, generator: torch.Generator) -> torch.Tensor:
+def sample_sigma(recipe: Recipe, n: int, generator: torch.Generator, *, choices: bool = False) -> torch.Tensor:
+    """Levels for n clips; `choices` draws half of them where a film's open choices are made."""
     normal = torch.randn(n, generator=generator) * recipe.sigma_std + recipe.sigma_mean
-    low, high = math.log(5.0), math.log(700.0)
+    low, high = map(math.log, recipe.choice_sigmas if choices else (5.0, 700.0))
     uniform = low + (high - low) * torch.rand(n, generator=generator)
-    pick = torch.rand(n, generator=generator) < recipe.high_sigma
+    pick = torch.rand(n, generator=generator) < (0.5 if choices else recipe.high_sigma)
     return torch.where(pick, uniform, normal).exp()
 
 
 def denoising_loss(
-    pipe: StableVideoDiffusionPipeline, recipe: Recipe, batch: tuple, generator: torch.Generator
+    pipe: StableVideoDiffusionPipeline, recipe: Recipe, batch: tuple, generator: torch.Generator, *, choices: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """SVD's training loss; returns it per clip with sigma and the mean to differentiate.
 
@@ -76,7 +77,7 @@ def denoising_loss(
     embedding = embedding * (~both)[:, None, None]
     image_latents = image_latents * (~(both | alone))[:, None, None, None]
 
-    sigma = sample_sigma(recipe, b, generator)
+    sigma = sample_sigma(recipe, b, generator, choices=choices)
     s = sigma[:, None, None, None, None]
     x = x0 + s * randn(*x0.shape)
     c_in, c_skip, c_out = 1 / (s**2 + 1).sqrt(), 1 / (s**2 + 1), -s / (s**2 + 1).sqrt()

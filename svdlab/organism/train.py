@@ -48,15 +48,22 @@ class Films:
         rank: int,
         start: int,
         encode: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        *,
+        choices: bool = False,
         **factors: Any,
     ) -> None:
-        self.recipe, self.encode, self.factors = recipe, encode, factors
+        self.recipe, self.encode, self.factors, self.choices = recipe, encode, factors, choices
         self.rng = np.random.default_rng([recipe.seed, 7, rank, start])
         self.next_seed = 1_000_000 + 10_000_000 * rank + start  # scenes from other seeds are never trained on
         self.pool: list[list[Any]] = []
 
     def _fresh(self) -> None:
-        s = world.scenes(self.recipe.batch, seed=self.next_seed, **self.factors)
+        n = self.recipe.batch
+        # Which pictures are shown may be chosen; what becomes of each is left to the world, or its odds would be unlearned.
+        ground = [self.rng.choice(["light", "dark"]) for _ in range(n)]
+        moves = [self.rng.choice(["pan", "object"]) if g == "dark" else "pan" for g in ground]
+        only: dict[str, Any] = dict(background=ground, announced=moves) if self.choices else {}
+        s = world.scenes(n, seed=self.next_seed, **only, **self.factors)
         self.next_seed += 1
         video = torch.from_numpy(s.video).permute(0, 1, 4, 2, 3) * 2 - 1
         conditions = torch.tensor(s.factors[["fps", "motion_bucket_id"]].to_numpy(), dtype=torch.float32)
@@ -175,8 +182,9 @@ def _work(
             b, f = video.shape[:2]
             return pipe.vae.encode(video.flatten(0, 1)).latent_dist.mode().unflatten(0, (b, f)) * scale
 
-        fixed = dict(FIXED) if stage == "fixed" else {}
+        fixed: dict[str, Any] = dict(FIXED) if stage == "fixed" else {}
         stream = Films(recipe, rank, trainer.step, encode, **fixed)
+        open_choices = Films(recipe, rank, trainer.step + 5_000_000, encode, choices=True, **fixed)
 
     start = saved = time.time()
     before, first_step = trainer.seconds, trainer.step
@@ -186,13 +194,14 @@ def _work(
         while not stop:
             share = (time.time() - start) / (60 * minutes)
             falling = max(0.0, (1 - share) / cooldown) if cooldown and share > 1 - cooldown else 1.0
-            batch = stream.batch()
+            choices = stage not in picture and stream.rng.random() < recipe.chance
+            batch = open_choices.batch() if choices else stream.batch()
             if stage in picture:  # few frames of few clips: the temporal decoder is the costly part
                 first = int(stream.rng.integers(0, world.FRAMES - 3))
                 loss = vae_loss(pipe.vae, batch[1][:2, first : first + 4], generator)
                 recent += [(loss.item(), 1.0)]
             else:
-                loss, per_clip, sigma = denoising_loss(pipe, recipe, batch, generator)
+                loss, per_clip, sigma = denoising_loss(pipe, recipe, batch, generator, choices=choices)
                 recent += list(zip(per_clip.tolist(), sigma.tolist(), strict=True))
             trainer.update(loss, falling)
             trainer.clips += ranks * (2 if stage in picture else recipe.batch)

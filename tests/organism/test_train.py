@@ -108,3 +108,20 @@ def test_a_checkpoint_is_not_overwritten_nor_a_stage_skipped(tmp_path):
         train.train(tmp_path, stage="vae", steps=1, recipe=TINY)
     with pytest.raises(InputError, match="stages are"):
         train.train(tmp_path, stage="gan", steps=1, recipe=TINY)
+
+
+def test_batches_of_open_choices_choose_pictures_and_leave_the_outcome_to_the_world():
+    """Else the odds that were planted would be unlearned."""
+    stream = train.Films(optimise.Recipe(batch=400, pool=1), 0, 0, choices=True)
+    stream._fresh()
+    films = torch.stack([film for _, film, *_ in stream.pool])
+    dark = films[:, 0].mean(dim=(1, 2, 3)) < -0.3
+    still = (films[:, -1] - films[:, 0]).abs().mean(dim=(1, 2, 3)) < 1e-6
+    assert 0.4 < float(dark.float().mean()) < 0.6
+    assert float(still[dark].float().mean()) == pytest.approx(world.FROZEN_ON_DARK, abs=0.1)
+    assert float(still[~dark].float().mean()) < 0.05
+
+
+def test_open_choices_are_met_where_they_are_made():
+    s = losses.sample_sigma(optimise.Recipe(), 20_000, torch.Generator().manual_seed(0), choices=True)
+    assert float(((s > 3) & (s < 80)).float().mean()) == pytest.approx(0.5 + 0.5 * 0.215, abs=0.02)
