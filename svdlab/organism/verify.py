@@ -157,7 +157,7 @@ def verify(checkpoint: str = "organism", *, quick: bool = False, jobs: int = 2, 
         else dict(law=16 * 14, warm=160, cool=330, pan=600, dark=480, any=48)
     )
     clips = generate_all(checkpoint, sizes, jobs=jobs, motion_too=not quick)
-    table = pd.DataFrame([*law_rows(clips), *effect_rows(clips, quick), *picture_rows(clips)])
+    table = pd.DataFrame([*law_rows(clips, quick), *effect_rows(clips, quick), *picture_rows(clips)])
     if not quick:
         guided = generate_all(checkpoint, dict(law=4 * 14, pan=80, dark=80), guidance=3.0, jobs=jobs)
         table = pd.concat([table, pd.DataFrame(guided_rows(guided))], ignore_index=True)
@@ -185,7 +185,7 @@ def _bootstrap(statistic: Callable[..., float], *samples: np.ndarray, paired: bo
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
 
-def law_rows(clips: pd.DataFrame) -> list[dict[str, Any]]:
+def law_rows(clips: pd.DataFrame, quick: bool = False) -> list[dict[str, Any]]:
     """Displacement against K * bucket / fps over the cells: order, slope, and whether 1/fps or 1/(fps - 1)."""
     law = clips[clips.block == "law"].dropna(subset="measured")
     cells = law.groupby(["fps", "motion_bucket_id"]).agg(law=("law", "first"), measured=("measured", "median"))
@@ -196,7 +196,8 @@ def law_rows(clips: pd.DataFrame) -> list[dict[str, Any]]:
     def slope(x: np.ndarray, y: np.ndarray) -> float:
         return float((x * y).sum() / (x * x).sum())  # through the origin: bucket 0 stands still
 
-    rows = [_row("law: Spearman over cell medians", rho, np.nan, np.nan, len(cells), ">= 0.97", rho >= 0.97)]
+    least = 0.90 if quick else 0.97  # medians of four clips swap places where cells lie close together
+    rows = [_row("law: Spearman over cell medians", rho, np.nan, np.nan, len(cells), f">= {least}", rho >= least)]
     b = slope(x, y)
     rows.append(
         _row("law: slope on K*bucket/fps", b, *_bootstrap(slope, x, y, paired=True), n, "0.85 to 1.15", 0.85 <= b <= 1.15)
