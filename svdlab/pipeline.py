@@ -141,7 +141,9 @@ class ProbePipeline(StableVideoDiffusionPipeline):
     def _inject(self, injection: _Injection) -> Iterator[None]:
         outer = self.__dict__.get("_injected")
         if outer is not None and outer.thread != threading.get_ident():
-            raise InputError("this pipeline is at work in another thread: wait until that is over, or load one for each thread.")
+            raise InputError(
+                "this pipeline is at work in another thread: wait until that is over, or load one for each thread."
+            )
         self._injected = injection
         try:
             with self._sparing() if self.do_classifier_free_guidance else nullcontext():
