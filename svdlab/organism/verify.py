@@ -91,6 +91,7 @@ def measure_block(
     from svdlab.conditions import Conditions
     from svdlab.images import open_image
     from svdlab.pipeline import generate_batch
+    from svdlab.temporal import quick_convolutions
 
     torch.set_num_threads(threads)
     pipe = load_pipeline(checkpoint)
@@ -105,7 +106,8 @@ def measure_block(
             for f, b in zip(factors["fps"], factors["motion_bucket_id"], strict=True)
         ]
         seeds = [FIRST_SEED + offset + i for i in range(first, part.stop)]
-        clips = generate_batch(pipe, pictures[part], conditions, seeds)
+        with quick_convolutions(pipe):
+            clips = generate_batch(pipe, pictures[part], conditions, seeds)
         for clip, (_, scene), truth in zip(clips, factors.iterrows(), s.video[part], strict=True):
             rows.append({**scene, "block": block, "guidance": guidance, **_measure(clip.frames, scene, truth, motion_too)})
     return pd.DataFrame(rows)
