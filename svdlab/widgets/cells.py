@@ -41,6 +41,13 @@ class Cells:
             )
         if table.empty:
             raise InputError("the table has no runs: nothing to explore. Run svdlab.sweep first.")
+        if isinstance(results, (str, Path)):  # a ledger's own order is that of its run ids, which is none
+            columns = [name for name in AXES if name in table and table[name].astype(str).nunique() > 1]
+            by = {
+                name: table[name] if pd.api.types.is_numeric_dtype(table[name]) else table[name].astype(str)
+                for name in columns
+            }
+            table = table.loc[pd.DataFrame(by).sort_values(columns).index] if columns else table
         self.table = table.reset_index(drop=True)
         self.axes: dict[str, list[Any]] = {}
         self._place: dict[tuple, int] = {}
