@@ -103,7 +103,7 @@ def about(*things: Any) -> Line:
     records = [r for thing in things for r in _records(thing)]
     if not records:
         return Line("")
-    seen = {key: _distinct(r.get(key) for r in records) for r in records for key in r}
+    seen = {key: _distinct(r.get(key) for r in records) for key in dict.fromkeys(k for r in records for k in r)}
     parts = [", ".join(str(c).rstrip("/").split("/")[-1] for c in seen.get("checkpoint", []))]
     conditions = [f"{SHORT[key]} {_range(seen[key])}" for key in SHORT if seen.get(key)]
     low, high = seen.get("min_guidance_scale"), seen.get("max_guidance_scale")
