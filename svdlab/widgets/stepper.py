@@ -12,6 +12,7 @@ import ipywidgets
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from svdlab import show
 from svdlab.colours import colour
@@ -162,7 +163,7 @@ class Stepper(Panel):
         index = [step.index for step in self.tr.steps]
         ax.semilogy(index, self.tr.sigmas, color=COLOURS[0], marker="o", markersize=3, linewidth=1.4)
         ax.set(xlabel="step", ylabel="sigma")
-        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         plain(ax)
         return fig, ax
 
