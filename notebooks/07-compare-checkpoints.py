@@ -114,7 +114,8 @@ for row in pd.concat([speed, spread]).itertuples():
 # **How to read it:** "cannot tell" is no evidence of a difference, which is not the same as evidence of none: for that, give
 # `compare` a margin that you settled beforehand (`margins={"object_px": 0.2}`), and it tests for equivalence. A row says
 # "differs" only after correction for all rows of its table (Benjamini and Hochberg).
-#
+
+# %% [markdown]
 # ## Limits
 #
 # - Intervals are over the pictures above, and say nothing of other kinds of pictures.

