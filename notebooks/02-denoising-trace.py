@@ -48,7 +48,7 @@ tr.to_xarray()
 # %%
 middle = clip.frames.shape[0] // 2
 films = tr.decode(pipe)
-fig = show.denoising(tr, frame=[0, middle], decoded=films[:, [0, middle]])
+fig = show.denoising(tr, frame=[0, middle], decoded=films)
 show.save(fig, Path(out, "denoised"))
 fig
 

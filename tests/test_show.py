@@ -478,3 +478,13 @@ def test_no_line_is_drawn_between_categories(results: pd.DataFrame) -> None:
     assert fig.data["low"].notna().all() and "over seeds" in fig.footer  # one picture a place: seeds are what varies there
     numbers = show.dose_response(results, x="fps", y="object_px").axes[0].lines
     assert [line for line in numbers if line.get_linewidth() == 1.8 and line.get_linestyle() == "-"]
+
+
+def test_of_all_that_was_decoded_the_asked_for_is_shown(pipe: Any, tr: svdlab.Trace) -> None:
+    films = tr.decode(pipe)
+    whole = show.denoising(tr, frame=[0, 4], steps=[0, 3], decoded=films)
+    some = show.denoising(tr, frame=[0, 4], steps=[0, 3], decoded=films[[0, 3]][:, [0, 4]])
+    assert (pixels(whole) == pixels(some)).all()
+    assert len(show.denoising(tr, frame=2, decoded=films, most=2).axes) == 2
+    with pytest.raises(InputError, match="decoded has shape"):
+        show.denoising(tr, frame=2, decoded=films[:, :3])

@@ -34,18 +34,21 @@ def denoising(
 
     >>> show.denoising(tr, frame=4)
     >>> show.denoising(tr, frame=4, steps=[0, 8, 24], decoded=tr.decode(pipe, steps=[0, 8, 24], frames=[4]))
+    >>> show.denoising(tr, frame=[0, 4], decoded=tr.decode(pipe))            # all is decoded, some of it is shown
 
     tr: a Trace of one sample with `denoised`. frame: one frame or several (a row each). steps: positions in the
-    trace, default `most` of them evenly spread. decoded: pictures "s f h w 3" in [0, 1] of those steps and frames, as
-    `Trace.decode` returns them; without, latents are shown as colours by the trace's linear map, or by their first
-    three principal components where it has none. Raises TraceError for a batch or a trace without `denoised`,
-    InputError for steps or frames that are not there.
+    trace, default `most` of them evenly spread. decoded: pictures "s f h w 3" in [0, 1] of those steps and frames, or of
+    all steps and all frames, as `Trace.decode` returns them; without, latents are shown as colours by the trace's linear
+    map, or by their first three principal components where it has none. Raises TraceError for a batch or a trace
+    without `denoised`, InputError for steps or frames that are not there.
     """
     values, chosen, rows = _of(tr, "denoised", frame, steps, most)
     if decoded is None:
         shown, how = _coloured(tr, values)
     else:
         shown, how = np.asarray(decoded), "decoded by the VAE"
+        if shown.shape[:2] == tr.denoised.shape[:2]:
+            shown = shown[np.ix_(chosen, rows)]
         if shown.ndim != 5 or shown.shape[:2] != (len(chosen), len(rows)):
             raise InputError(
                 f'decoded has shape {shown.shape}: "s f h w 3" with {len(chosen)} steps and {len(rows)} frames is needed, '
