@@ -186,13 +186,7 @@ class _Companion:
         self.error, self.told = "", told
         self.ended: int | None = None  # how it ended by itself, where it did
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
-        environment = os.environ | {
-            "OMP_NUM_THREADS": str(threads),
-            "MKL_NUM_THREADS": str(threads),
-            # glibc would give each large tensor's pages back and ask for them anew: 7 % of a companion's time.
-            "MALLOC_MMAP_THRESHOLD_": str(2**30),
-            "MALLOC_TRIM_THRESHOLD_": str(2**32),
-        }
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", START, str(Path(__file__).parents[1])],  # -P: no file of this folder is imported
             stdin=subprocess.PIPE,

@@ -25,6 +25,7 @@ from PIL import Image
 from safetensors.torch import load_file, save
 
 from svdlab import folders, ledger, provenance, video
+from svdlab.allocator import kept_pages
 from svdlab.errors import BrokenClipError, CheckpointError, OutOfMemoryError, OutputError
 from svdlab.hooks import trace
 from svdlab.memory import offload_of
@@ -86,7 +87,7 @@ def make(
     OutOfMemoryError where not even one clip fits; what was made until then is kept.
     """
     queue, size, share = deque(_units(jobs)), how.batch_size, share or Share()
-    with quick_convolutions(pipe), _Writer(out, how, pictures, done) as writer:
+    with quick_convolutions(pipe), kept_pages(), _Writer(out, how, pictures, done) as writer:
         while queue and not stop():
             batch = _take(queue, share.batch_size(size, queue, out), writer, stop)
             if stop():

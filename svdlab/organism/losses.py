@@ -42,11 +42,11 @@ def vae_loss(vae: Any, films: torch.Tensor, generator: torch.Generator) -> torch
 
 
 def sample_sigma(recipe: Recipe, n: int, generator: torch.Generator, *, choices: bool = False) -> torch.Tensor:
-    """Levels for n clips; `choices` draws half of them where a film's open choices are made."""
+    """Levels for n clips; `choices` draws more of them where a film's open choices are made."""
     normal = torch.randn(n, generator=generator) * recipe.sigma_std + recipe.sigma_mean
     low, high = map(math.log, recipe.choice_sigmas if choices else (5.0, 700.0))
     uniform = low + (high - low) * torch.rand(n, generator=generator)
-    pick = torch.rand(n, generator=generator) < (0.5 if choices else recipe.high_sigma)
+    pick = torch.rand(n, generator=generator) < (recipe.choice_share if choices else recipe.high_sigma)
     return torch.where(pick, uniform, normal).exp()
 
 

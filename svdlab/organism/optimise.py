@@ -34,7 +34,8 @@ class Recipe:
     sigma_std: float = 1.4
     high_sigma: float = 0.15  # share of clips with log-uniform sigma in [5, 700]: where a film is decided
     chance: float = 0.0  # share of batches that show only pans and dark scenes, in which the picture leaves a choice open
-    choice_sigmas: tuple[float, float] = (3.0, 80.0)  # half of those batches' sigmas: where the choice is made
+    choice_sigmas: tuple[float, float] = (3.0, 80.0)  # where the choice is made:
+    choice_share: float = 0.5  # so many of those batches' sigmas are log-uniform over it
     drop_both: float = 0.08  # unconditional: image embedding and image latents to zero
     drop_latents: float = 0.07  # the embedding alone must tell
     strong_noise: float = 0.10  # share of clips whose picture carries noise up to 1: again the embedding must tell
