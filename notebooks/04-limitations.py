@@ -29,7 +29,7 @@ from pathlib import Path
 
 import pandas as pd
 import svdlab
-from svdlab import probes, show
+from svdlab import probes, show, widgets
 
 # %% [markdown]
 # ## What can be asked, and what it costs
@@ -83,8 +83,11 @@ results = {probe: result, **probes.run_all(pipe, out, names=also, **choice)}
 written = probes.card.write(results, out)
 written
 
+# %% [markdown]
+# In JupyterLab each line opens to its findings and its figure.
+
 # %%
-pd.DataFrame({n: {"status": r.status, "verdict": r.verdict} for n, r in results.items()}).T
+widgets.verdicts(results, out=Path(out, "exports"))
 
 # %% [markdown]
 # ## Limits
