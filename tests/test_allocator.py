@@ -1,4 +1,4 @@
-"""Freed memory stays mapped only while that is asked for, also where the environment says otherwise, as Dask's workers' does."""
+"""Freed memory stays mapped only while that is asked for, also where the environment says otherwise (Dask's workers)."""
 
 from __future__ import annotations
 

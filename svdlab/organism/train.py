@@ -59,11 +59,12 @@ class Films:
 
     def _fresh(self) -> None:
         n = self.recipe.batch
-        # Which pictures are shown may be chosen; what becomes of each is left to the world, or its odds would be unlearned.
+        # Which pictures are shown may be chosen; what becomes of each is left to the odds, or they would be unlearned.
         ground = [self.rng.choice(["light", "dark"]) for _ in range(n)]
         moves = [self.rng.choice(["pan", "object"]) if g == "dark" else "pan" for g in ground]
         only: dict[str, Any] = dict(background=ground, announced=moves) if self.choices else {}
-        s = world.scenes(n, seed=self.next_seed, **only, **self.factors)
+        odds = world.Odds(self.recipe.pan_right, self.recipe.frozen_on_dark)
+        s = world.scenes(n, seed=self.next_seed, odds=odds, **only, **self.factors)
         self.next_seed += 1
         video = torch.from_numpy(s.video).permute(0, 1, 4, 2, 3) * 2 - 1
         conditions = torch.tensor(s.factors[["fps", "motion_bucket_id"]].to_numpy(), dtype=torch.float32)

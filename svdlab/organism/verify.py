@@ -87,6 +87,7 @@ def measure_block(
     """Generate one block's clips and measure them; a row per clip. Runs in a process of its own."""
     import torch
 
+    from svdlab.allocator import kept_pages
     from svdlab.checkpoints import load_pipeline
     from svdlab.conditions import Conditions
     from svdlab.images import open_image
@@ -106,7 +107,7 @@ def measure_block(
             for f, b in zip(factors["fps"], factors["motion_bucket_id"], strict=True)
         ]
         seeds = [FIRST_SEED + offset + i for i in range(first, part.stop)]
-        with quick_convolutions(pipe):
+        with quick_convolutions(pipe), kept_pages():
             clips = generate_batch(pipe, pictures[part], conditions, seeds)
         for clip, (_, scene), truth in zip(clips, factors.iterrows(), s.video[part], strict=True):
             rows.append({**scene, "block": block, "guidance": guidance, **_measure(clip.frames, scene, truth, motion_too)})

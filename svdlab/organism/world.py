@@ -59,6 +59,14 @@ FACTORS = (
 )
 
 
+@dataclass(frozen=True)
+class Odds:
+    """Of what a picture leaves to chance: the world's own, unless a learner is to be shown others."""
+
+    pan_right: float = PAN_RIGHT
+    frozen_on_dark: float = FROZEN_ON_DARK
+
+
 @dataclass
 class Scenes:
     """Clips with their exact ground truth.
@@ -90,7 +98,7 @@ def law(fps: Any, motion_bucket_id: Any, *, warm: Any = False) -> Any:
     return np.where(warm, WARM_FACTOR * d, d)[()]
 
 
-def scenes(n: int, *, seed: int, size: int = SIZE, frames: int = FRAMES, **factors: Any) -> Scenes:
+def scenes(n: int, *, seed: int, size: int = SIZE, frames: int = FRAMES, odds: Odds = Odds(), **factors: Any) -> Scenes:
     """Draw n clips; any factor may be fixed, for all clips or as one value per clip.
 
     >>> scenes(2, seed=1, motion="pan", direction=["left", "right"], background="light").factors
@@ -100,29 +108,29 @@ def scenes(n: int, *, seed: int, size: int = SIZE, frames: int = FRAMES, **facto
     COMPASS; pan: right | left, the camera's; zoom: in | out), hue (turns; 0 red, 0.6 blue), shape (disc |
     square | triangle), radius (px), x and y (the sprite's first centre, px), background (light | dark).
 
-    The same seed and factors give the same clips. Raises InputError for an unknown factor or value, and
-    where fps and bucket ask for more than MAX_DISPLACEMENT.
+    odds: of what the picture leaves to chance. The same seed, odds and factors give the same clips. Raises InputError for an
+    unknown factor or value, and where fps and bucket ask for more than MAX_DISPLACEMENT.
     """
-    rows = _draw_all(n, seed, frames, factors)
+    rows = _draw_all(n, seed, frames, odds, factors)
     table = pd.DataFrame([row for row, _ in rows])
     rendered = [_render(row, texture, size, frames) for row, texture in rows]
     video, flow, track, mask = (np.stack(part) for part in zip(*rendered, strict=True))
     return Scenes(video, flow, track, mask, table)
 
 
-def draw(n: int, *, seed: int, frames: int = FRAMES, **factors: Any) -> pd.DataFrame:
+def draw(n: int, *, seed: int, frames: int = FRAMES, odds: Odds = Odds(), **factors: Any) -> pd.DataFrame:
     """The factors that `scenes` with the same arguments would have, without rendering a picture."""
-    return pd.DataFrame([row for row, _ in _draw_all(n, seed, frames, factors)])
+    return pd.DataFrame([row for row, _ in _draw_all(n, seed, frames, odds, factors)])
 
 
-def _draw_all(n: int, seed: int, frames: int, factors: dict[str, Any]) -> list[tuple[dict, dict]]:
+def _draw_all(n: int, seed: int, frames: int, odds: Odds, factors: dict[str, Any]) -> list[tuple[dict, dict]]:
     unknown = sorted(set(factors) - set(FACTORS))
     if unknown:
         raise InputError(f"unknown factor {', '.join(unknown)}: the world has {', '.join(FACTORS)}.")
     if n < 1:
         raise InputError(f"n={n}: ask for at least one scene.")
     fixed = [{k: _nth(k, v, i, n) for k, v in factors.items()} for i in range(n)]
-    return [_draw(np.random.default_rng([seed, i]), fixed[i], frames) for i in range(n)]
+    return [_draw(np.random.default_rng([seed, i]), fixed[i], frames, odds) for i in range(n)]
 
 
 def _nth(name: str, value: Any, i: int, n: int) -> Any:
@@ -143,7 +151,7 @@ def _among(name: str, value: Any, options: tuple[str, ...]) -> Any:
     return value
 
 
-def _draw(rng: np.random.Generator, fixed: dict[str, Any], frames: int) -> tuple[dict, dict]:
+def _draw(rng: np.random.Generator, fixed: dict[str, Any], frames: int, odds: Odds) -> tuple[dict, dict]:
     """One scene's factors. Every draw is made whether it is used or not, so that fixing one factor leaves the others alone."""
     background = _among(
         "background",
@@ -151,7 +159,7 @@ def _draw(rng: np.random.Generator, fixed: dict[str, Any], frames: int) -> tuple
         ("light", "dark"),
     )
     announced = _choice(rng, MOTIONS[:3], p=(0.45, 0.40, 0.15))
-    frozen = rng.random() < FROZEN_ON_DARK and background == "dark"
+    frozen = rng.random() < odds.frozen_on_dark and background == "dark"
     if fixed.get("motion", "frozen") != "frozen":
         announced = _among("motion", fixed["motion"], MOTIONS)
     announced = _among("announced", fixed.get("announced", announced), MOTIONS[:3])
@@ -161,8 +169,8 @@ def _draw(rng: np.random.Generator, fixed: dict[str, Any], frames: int) -> tuple
         raise InputError(
             f"motion={motion!r} in a picture that announces {announced!r}: they must agree, or motion be 'frozen'."
         )
-    odds = {"pan": (PAN_RIGHT, 1 - PAN_RIGHT)}.get(announced)
-    direction = _choice(rng, DIRECTIONS[announced], odds)
+    ways = {"pan": (odds.pan_right, 1 - odds.pan_right)}.get(announced)
+    direction = _choice(rng, DIRECTIONS[announced], ways)
     direction = _among("direction", fixed.get("direction", direction), DIRECTIONS[announced])
     warm = rng.random() < 0.5
     hue = float(fixed.get("hue", rng.uniform(*(WARM if warm else COOL)) % 1.0))

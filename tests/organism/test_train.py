@@ -110,15 +110,17 @@ def test_a_checkpoint_is_not_overwritten_nor_a_stage_skipped(tmp_path):
         train.train(tmp_path, stage="gan", steps=1, recipe=TINY)
 
 
-def test_batches_of_open_choices_choose_pictures_and_leave_the_outcome_to_the_world():
-    """Else the odds that were planted would be unlearned."""
-    stream = train.Films(optimise.Recipe(batch=400, pool=1), 0, 0, choices=True)
+@pytest.mark.parametrize("choices", [False, True])
+def test_batches_choose_pictures_and_leave_the_outcome_to_the_odds(choices):
+    """Whether they show all of the world, or dwell on the pictures that leave a choice open."""
+    recipe = optimise.Recipe(batch=400, pool=1)
+    stream = train.Films(recipe, 0, 0, choices=choices)
     stream._fresh()
     films = torch.stack([film for _, film, *_ in stream.pool])
     dark = films[:, 0].mean(dim=(1, 2, 3)) < -0.3
     still = (films[:, -1] - films[:, 0]).abs().mean(dim=(1, 2, 3)) < 1e-6
-    assert 0.4 < float(dark.float().mean()) < 0.6
-    assert float(still[dark].float().mean()) == pytest.approx(world.FROZEN_ON_DARK, abs=0.1)
+    assert float(dark.float().mean()) == pytest.approx(0.5 if choices else 0.3, abs=0.1)
+    assert float(still[dark].float().mean()) == pytest.approx(recipe.frozen_on_dark, abs=0.1)
     assert float(still[~dark].float().mean()) < 0.05
 
 

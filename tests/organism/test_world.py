@@ -68,6 +68,16 @@ def test_odds_of_what_the_picture_does_not_say():
     assert not (light.motion == "frozen").any()
 
 
+def test_other_odds_change_what_is_left_to_chance_and_nothing_else():
+    usual, even = world.draw(1000, seed=1), world.draw(1000, seed=1, odds=world.Odds(pan_right=0.5, frozen_on_dark=0.0))
+    assert np.mean(even[even.announced == "pan"].direction == "right") == pytest.approx(0.5, abs=0.05)
+    assert not (even.motion == "frozen").any() and (usual.motion == "frozen").any()
+    open_to_chance = ["motion", "direction", "displacement"]
+    pd.testing.assert_frame_equal(even.drop(columns=open_to_chance), usual.drop(columns=open_to_chance))
+    objects = usual.announced == "object"
+    pd.testing.assert_series_equal(even.direction[objects], usual.direction[objects])
+
+
 def test_a_frozen_scene_stands_still():
     s = world.scenes(5, seed=4, motion="frozen")
     assert np.ptp(s.video, axis=1).max() == 0
