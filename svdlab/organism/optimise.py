@@ -17,6 +17,8 @@ import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from svdlab.organism import world
+
 
 @dataclass
 class Recipe:
@@ -36,9 +38,9 @@ class Recipe:
     chance: float = 0.0  # share of batches that show only pans and dark scenes, in which the picture leaves a choice open
     choice_sigmas: tuple[float, float] = (3.0, 80.0)  # where the choice is made:
     choice_share: float = 0.5  # so many of those batches' sigmas are log-uniform over it
-    # What training shows, where the world has 0.75 and 0.30: a network that reads a choice late exaggerates the likelier one.
-    pan_right: float = 0.62
-    frozen_on_dark: float = 0.45
+    # What training shows: the world's odds, or others, where a network reads a choice too late and exaggerates the likelier.
+    pan_right: float = world.PAN_RIGHT
+    frozen_on_dark: float = world.FROZEN_ON_DARK
     drop_both: float = 0.08  # unconditional: image embedding and image latents to zero
     drop_latents: float = 0.07  # the embedding alone must tell
     strong_noise: float = 0.10  # share of clips whose picture carries noise up to 1: again the embedding must tell
