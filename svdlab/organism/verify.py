@@ -378,7 +378,7 @@ def compare_fixed(fixed: str = "organism-fixed", base: str = "organism", *, n: i
 
     rows = []
     for block in ("fixed", "away"):
-        a, b = (both[k].query("block == @block").reset_index() for k in (fixed, base))
+        a, b = (both[k][both[k].block == block].reset_index() for k in (fixed, base))
         seen = a.measured.notna() & b.measured.notna()
         ra, rb = (x[seen].measured.to_numpy() / x[seen].law.to_numpy() for x in (a, b))
         for what, f in (("measured over law, mean", slope), ("measured over law, spread", lambda d: float(np.std(d)))):
