@@ -4,8 +4,8 @@
     ...     generate_batch(pipe, images, conditions, seeds)
 
 glibc gives a large tensor's pages back when it is freed and asks the kernel for new ones, all zeroed, at the next layer.
-On a CPU with models as small as the organism that is a tenth of the time or more; Dask tells its workers to do so for every
-tensor above 128 kB (its MALLOC_TRIM_THRESHOLD_), where it is half of it.
+On one CPU thread the organism's UNet took 0.31 s like this and 0.37 s without (a batch of 8), its decoder 0.13 s and
+0.18 s. Dask tells its workers to give pages back sooner than glibc does by itself (MALLOC_TRIM_THRESHOLD_ of 64 kB).
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class Recipe:
     chance: float = 0.0  # share of batches that show only pans and dark scenes, in which the picture leaves a choice open
     choice_sigmas: tuple[float, float] = (3.0, 80.0)  # where the choice is made:
     choice_share: float = 0.5  # so many of those batches' sigmas are log-uniform over it
-    # What training shows: the world's odds, or others, where a network reads a choice too late and exaggerates the likelier.
+    # What training shows: the world's odds, or others, where what the network makes is off by more than training mends.
     pan_right: float = world.PAN_RIGHT
     frozen_on_dark: float = world.FROZEN_ON_DARK
     drop_both: float = 0.08  # unconditional: image embedding and image latents to zero
