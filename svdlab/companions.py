@@ -3,8 +3,8 @@
     >>> with Crew(pipe, jobs, pictures, out, how, processes=2) as crew:
     ...     make(pipe, jobs, pictures, out, how, share=crew)
 
-A small model's layers are too little work for several threads: two processes of one thread each make more clips than one
-process of two. Nothing deals the work out. Each process claims in the ledger what nobody has made or claimed, so whoever
+On two cores, 48 clips of the organism took 39 and 40 s in two processes of one thread each, and 41 and 48 s in one process of
+two threads. Nothing deals the work out. Each process claims in the ledger what nobody has made or claimed, so whoever
 is killed costs the batch it had in hand, which another one makes.
 
 A companion is a fresh interpreter that imports svdlab and nothing of the user's: a script without a `__main__` guard, a

@@ -89,8 +89,20 @@ class Sheet:
         ends = time.monotonic() + timeout
         while not what():
             if time.monotonic() > ends:
-                raise AssertionError(f"{said} after {timeout} s; see {self.shot('timeout')}; console: {self.errors}")
+                seen = self.page.locator(".svdlab").all_inner_texts()
+                state = f"kernel {self.kernel()}; panels: {seen}; console: {self.errors}"
+                raise AssertionError(f"{said} after {timeout} s; see {self.shot('timeout')}; {state}")
             time.sleep(0.1)
+
+    def to_end(self, handle: Any, timeout: float = 60) -> None:
+        """A slider's handle to its end by the keyboard; pressed again should the key have gone elsewhere."""
+
+        def there() -> bool:
+            handle.focus()
+            self.page.keyboard.press("End")
+            return bool(handle.evaluate("h => h.getAttribute('aria-valuenow') === h.getAttribute('aria-valuemax')"))
+
+        self.wait(there, timeout, "the slider's handle never came to its end")
 
     def command(self, name: str) -> None:
         self.page.evaluate("name => window.jupyterapp.commands.execute(name)", name)

@@ -204,6 +204,16 @@ def test_explore_marks_the_run_where_its_numbers_are(results: pd.DataFrame) -> N
     assert (places[0][1] > places[1][1]) == (speeds[0] < speeds[1])  # what is faster stands higher
 
 
+def test_a_missing_run_leaves_no_mark_and_the_other_panes_mark_stays_its_own(results: pd.DataFrame) -> None:
+    panel = widgets.explore(results)
+    panel.tabs.selected_index, panel.two.value = 1, True
+    assert panel.draw.settled()
+    assert re.findall('class="(.*?)"', panel.curve.over.value) == ["first", "second"]
+    panel.select(motion_bucket_id=200, seed=1)
+    assert panel.draw.settled() and panel.panes[0].place is None
+    assert re.findall('class="(.*?)"', panel.curve.over.value) == ["second"]
+
+
 def test_a_missing_point_is_made_from_here(pipe: Any, results: pd.DataFrame) -> None:
     panel = widgets.explore(results, pipe=pipe)
     pane = panel.panes[0]

@@ -177,8 +177,14 @@ class Explorer(Panel):
 
     def _mark(self) -> None:
         if self._drawn is not None and self._drawn == self._curve_key():
-            runs = self.current
-            self.curve.mark(*((float(run[self.x.value]), _float(run[self.y.value])) for run in runs))
+            self.curve.mark(*(self._spot(pane.place) for pane in self._visible()))
+
+    def _spot(self, place: int | None) -> tuple[float, float]:
+        """Where a pane's run lies on the curve; not a number where it was not run, so that no mark stands for another pane."""
+        if place is None:
+            return float("nan"), float("nan")
+        run = self.cells.table.iloc[place]
+        return float(run[self.x.value]), _float(run[self.y.value])
 
     def _draw_flow(self) -> None:
         runs = self.current

@@ -156,15 +156,49 @@ if __name__ == "__main__":
 """
 
 
+BARE = """
+import sys, time, warnings
+warnings.simplefilter("ignore")
+import torch, svdlab
+unet = svdlab.load_pipeline(sys.argv[1], device="cpu").unet
+size = unet.config.sample_size
+x = torch.zeros(4, unet.config.num_frames, unet.config.in_channels, size, size)
+given = torch.zeros(4, 1, unet.config.cross_attention_dim), torch.tensor([[6.0, 127.0, 0.02]] * 4)
+with torch.inference_mode():
+    unet(x, 1.0, *given)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    start = time.perf_counter()
+    for _ in range(60):
+        unet(x, 1.0, *given)
+    print(time.perf_counter() - start)
+"""
+
+
+def bare_processes(n: int, env: dict[str, str]) -> float:
+    """Seconds for 60 forward passes of the UNet alone in each of n processes at once: what the machine itself allows."""
+    command, pipes = [sys.executable, "-c", BARE, CHECKPOINT], dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    running = [subprocess.Popen(command, env=env, text=True, **pipes) for _ in range(n)]  # type: ignore[call-overload]
+    for process in running:
+        while "ready" not in process.stdout.readline():
+            assert process.poll() is None
+    for process in running:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    return max(float(process.communicate()[0].split()[-1]) for process in running)
+
+
 def dask_workers(count: int) -> list[Row]:
     seconds = {}
+    bare = {n: bare_processes(n, {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}) for n in (1, 2)}
     for n in (1, 2):
         with tempfile.TemporaryDirectory() as folder:
             command = [sys.executable, "-c", WORKERS, str(n), folder + "/", CHECKPOINT, str(count), str(STEPS)]
             env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
             done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
             seconds[n] = float(done.stdout.split()[-1])
-    print(f"  {count} clips: one dask worker {seconds[1]:.1f} s, two {seconds[2]:.1f} s")
+    print(f"  {count} clips: one dask worker {seconds[1]:.1f} s, two {seconds[2]:.1f} s ({seconds[1] / seconds[2]:.2f}x)")
+    print(f"  (the bare UNet: two processes at once do {2 * bare[1] / bare[2]:.2f} times the work of one)")
     return [Row("two dask workers of one thread over one, wall time", seconds[2] / seconds[1], 1 / 1.8, "x")]
 
 

@@ -24,6 +24,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "00-tour": dict(num_inference_steps=4, sweep_steps=2, sweep_fps=[6], sweep_motion_bucket_id=[30, 120], seeds=[0]),
     "01-conditioning-sweep": dict(num_inference_steps=2, fps=[6, 12], motion_bucket_id=[30, 120], seeds=[0, 1]),
     "02-denoising-trace": dict(num_inference_steps=4, seeds=[0]),
+    "04-limitations": dict(images="scene-27"),
+    "06-interventions": dict(num_inference_steps=2, seeds=[0]),
 }
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::svdlab.images.CropWarning")]
@@ -94,10 +96,8 @@ def test_explore(browser: Any, lab: labs.Lab, ledger: Path) -> None:
         page.get_by_role("button", name="Second pane").click()
         sheet.wait(lambda: page.locator(".svdlab video").nth(1).is_visible(), 60, "no second pane")
 
-        handle.focus()
-        page.keyboard.press("End")
-        labs.slider(page, "seed").focus()
-        page.keyboard.press("End")
+        sheet.to_end(handle)
+        sheet.to_end(labs.slider(page, "seed"))
         sheet.wait(lambda: page.get_by_text("not run:").first.is_visible(), 60, "the missing point is not told")
         sheet.shot("explore-missing")
         page.get_by_role("button", name="Make it").first.click()
@@ -138,16 +138,14 @@ def test_live_in_the_tour(browser: Any, lab: labs.Lab) -> None:
         sheet.wait(lambda: panel.locator(".svdlab img").count() == 2, 60, "no comparison")
         second = panel.locator(".svdlab img").nth(1)
         first_frame = labs.at_rest(second)
-        panel.locator(".svdlab").get_by_role("slider").first.focus()
-        page.keyboard.press("End")
+        sheet.to_end(panel.locator(".svdlab").get_by_role("slider").first)
         sheet.wait(lambda: second.get_attribute("title").endswith("frame 7"), 60, "the scrubber moves nothing")
         assert labs.changed(first_frame, labs.at_rest(second)) > 0.005
         panel.get_by_role("button", name="flow").click()
         sheet.wait(lambda: "flow" in second.get_attribute("title"), 30, "no flow")
         sheet.shot("live-compared")
 
-        labs.slider(panel, "steps").focus()
-        page.keyboard.press("End")  # 50 steps: time enough to change one's mind
+        sheet.to_end(labs.slider(panel, "steps"))  # 50 steps: time enough to change one's mind
         panel.get_by_role("button", name="Generate").click()
         sheet.wait(lambda: "step " in panel.locator(".svdlab-status").inner_text(), 60, "it never began")
         panel.get_by_role("button", name="Cancel").click()
@@ -173,8 +171,7 @@ def test_explore_in_the_sweep_notebook_and_its_report(browser: Any, lab: labs.La
         video.scroll_into_view_if_needed()
         first = labs.last_frame(video)
         source = video.get_attribute("src")
-        sheet.page.locator(".svdlab").get_by_role("slider").first.focus()
-        sheet.page.keyboard.press("End")
+        sheet.to_end(sheet.page.locator(".svdlab").get_by_role("slider").first)
         sheet.wait(lambda: video.get_attribute("src") != source, 60, "the film stayed")
         assert labs.changed(first, labs.last_frame(video)) > 0.005
         sheet.command("docmanager:save")
@@ -205,6 +202,40 @@ def test_explore_in_the_sweep_notebook_and_its_report(browser: Any, lab: labs.La
     tab.screenshot(path=labs.SHOTS / "report.png", full_page=True)
     assert errors == []
     context.close()
+
+
+def test_verdicts_in_the_limitations_notebook(browser: Any, lab: labs.Lab) -> None:
+    course(lab, "04-limitations")
+    with labs.opened(browser, lab, "04-limitations.ipynb") as sheet:
+        sheet.run_all(".svdlab .jupyter-widget-Collapse-header", timeout=300)
+        sheet.idle()
+        panel = sheet.page.locator(".svdlab").first
+        panel.scroll_into_view_if_needed()
+        lines = panel.locator(".jupyter-widget-Collapse-header")
+        assert [lines.nth(i).inner_text().split(" · ")[0] for i in range(lines.count())] == ["stillness", "autoencoder"]
+        for line in (0, 1):
+            lines.nth(line).click()
+            picture = panel.locator("img").nth(line)
+            sheet.wait(lambda: picture.is_visible() and picture.evaluate("i => i.naturalWidth > 300"), 60, "no figure")  # noqa: B023
+            assert labs.at_rest(picture).std() > 0.02 and picture.get_attribute("title")
+        sheet.shot("verdicts")
+        assert sheet.complaints() == []
+
+
+def test_compare_in_the_interventions_notebook(browser: Any, lab: labs.Lab) -> None:
+    course(lab, "06-interventions")
+    with labs.opened(browser, lab, "06-interventions.ipynb") as sheet:
+        sheet.run_all(".svdlab img", timeout=300)
+        sheet.idle()
+        panel = sheet.page.locator(".svdlab").first
+        panel.scroll_into_view_if_needed()
+        pictures = panel.locator("img")
+        before = [labs.at_rest(pictures.nth(i)) for i in range(pictures.count())]
+        sheet.to_end(panel.get_by_role("slider").first)
+        sheet.wait(lambda: "frame 7" in (pictures.nth(0).get_attribute("title") or ""), 60, "the scrubber moves nothing")
+        assert len(before) > 1
+        assert max(labs.changed(old, labs.at_rest(pictures.nth(i))) for i, old in enumerate(before)) > 0.005
+        assert sheet.complaints() == []
 
 
 def test_step_through_in_the_trace_notebook(browser: Any, lab: labs.Lab) -> None:
