@@ -265,10 +265,13 @@ def _plane(fig: Figure, ax: Axes, panel: Panel) -> None:
     grid = panel.table.pivot_table(index=panel.by, columns=panel.x, values=panel.y)
     image = ax.imshow(grid.to_numpy(), cmap="viridis", aspect="auto", origin="lower")
     low, high = image.get_clim()
+    largest = max(abs(low), abs(high)) or 1.0
+    digits = max(0, 2 - int(np.floor(np.log10(largest))))  # three figures of the largest value, all with as many decimals
     for (r, c), value in np.ndenumerate(grid.to_numpy()):
         if np.isfinite(value):
             dark = (value - low) < 0.6 * ((high - low) or 1)
-            ax.text(c, r, f"{value:.3g}", ha="center", va="center", fontsize=SMALL + 0.5, color="white" if dark else INK)
+            colour = "white" if dark else INK
+            ax.text(c, r, f"{value:.{digits}f}", ha="center", va="center", fontsize=SMALL + 0.5, color=colour)
     across = [v if isinstance(v, str) else f"{v:g}" for v in grid.columns]
     ax.set_xticks(range(grid.shape[1]), across, fontsize=_crowded(fig, ax, across))
     ax.set_yticks(range(grid.shape[0]), [v if isinstance(v, str) else f"{v:g}" for v in grid.index])
