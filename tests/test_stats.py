@@ -83,7 +83,20 @@ def test_false_discovery_by_hand():
 
 def test_power_and_its_inverse():
     assert stats.pairs_needed(0.5) == 34
-    assert stats.power(stats.detectable(20), 20) == pytest.approx(0.8, abs=1e-6)
+    for n in (2, 3, 4, 5, 6, 7, 10, 16, 60, 120, 160, 2000):
+        for alpha in (0.05, 0.01, 0.05 / 55, 0.05 / 66):
+            effect = stats.detectable(n, alpha=alpha)
+            assert stats.power(effect, n, alpha=alpha) == pytest.approx(0.8, abs=1e-6)
+            if n <= 160:
+                assert abs(stats.pairs_needed(effect * 1.0001, alpha=alpha) - n) == 0
+    assert stats.power(10.0, 10) == pytest.approx(1)
+
+
+def test_power_is_how_often_a_t_test_finds_it():
+    """Six pairs and a family of 55 tests, where a solver once promised 0.8 and half was true."""
+    alpha, rng = 0.05 / 55, np.random.default_rng(0)
+    pairs = stats.detectable(6, alpha=alpha) + rng.standard_normal((20_000, 6))
+    assert (scipy.stats.ttest_1samp(pairs, 0, axis=1).pvalue < alpha).mean() == pytest.approx(0.8, abs=0.015)
 
 
 def test_spearman_sees_order_only():
