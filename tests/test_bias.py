@@ -16,7 +16,8 @@ from svdlab import counterfactuals, folders
 from svdlab.errors import InputError, ManifestError
 from svdlab.manifests import read_manifest
 from svdlab.organism import world
-from svdlab.probes import bias, planted
+from svdlab.probes import bias, planted, stillness
+from svdlab.probes.paired import numbers
 from svdlab.probes.protocols import PLAN, Protocol, departures, read_protocol, write_protocol
 
 FAST = planted.CONDITIONS.replace(num_inference_steps=2)
@@ -49,6 +50,15 @@ def test_a_study_leaves_its_plan_its_clips_and_its_report(study: tuple[bias.Bias
     report = (out / "report.md").read_text()
     assert report == result.report() and "Departures from the plan\n\nNone." in report
     assert "labels by svdlab.organism.world" in report and "no evidence\nof fairness" in report
+
+
+def test_frozen_means_what_it_means_to_the_stillness_probe(study: tuple[bias.BiasResult, Path]) -> None:
+    """The organism's frozen clips tremble: `motion.summary` calls none of them frozen, and their net travel tells."""
+    result, out = study
+    table = svdlab.load_results(out).set_index("run_id").loc[result.clips.run_id].reset_index()
+    expected = stillness.classify(table)
+    assert expected.judged.any()
+    assert result.clips.frozen.equals(numbers(expected.still))
 
 
 def test_two_pairs_have_numbers_and_no_verdict_and_the_study_says_so(study: tuple[bias.BiasResult, Path]) -> None:

@@ -34,6 +34,7 @@ from svdlab.fidelity import reconstruction_error
 from svdlab.images import open_image, prepare_image
 from svdlab.manifests import Contrast, confounds, contrasts, pairs_of, read_manifest
 from svdlab.pipeline import Clip, ProbePipeline, resolve
+from svdlab.probes import stillness
 from svdlab.probes.controls import still, through_autoencoder
 from svdlab.probes.paired import (
     CANNOT_TELL,
@@ -195,8 +196,8 @@ def run(
     planned = write_protocol(now, folders.prepare(out))
     plan = as_plan(table, now.seeds, conditions)
     clips = sweep(pipe, plan, out, measure=_instruments(now.measures), progress=progress).reset_index(drop=True)
-    if "frozen" in clips and "abstained" in clips:  # an instrument that cannot tell does not say "moves"
-        clips["frozen"] = numbers(clips.frozen).where(numbers(clips.abstained) != 1)
+    if "frozen" in clips:  # `stillness`, as in its probe: what trembles about its place has not gone anywhere
+        clips["frozen"] = numbers(stillness.classify(clips).still)
     if "reconstruction_mse" in now.measures:
         clips = clips.merge(autoencoder_loss(pipe, table, conditions), on="label_row", how="left")
     named = [name for name in now.measures if name in clips and numbers(clips[name]).notna().any()]
