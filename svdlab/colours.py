@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 _KNOWN: WeakKeyDictionary[Any, np.ndarray | None] = WeakKeyDictionary()  # by VAE; nothing is left on the pipeline
+LARGEST = 256  # px of a field's longer side: the map is the same at every site, and a large encoding costs a GPU's memory
 SATURATIONS = (0.0, 0.0, 0.2, 0.4, 0.7, 1.0)  # of the smooth random fields: pictures are more often pale than not
 
 
@@ -24,12 +25,12 @@ def of(pipe: Any) -> np.ndarray | None:
     """The map of a pipeline's VAE, float32 "c+1 3", fitted on first use and remembered; None where the VAE
     overflows.
 
-    The pictures are smooth colour fields from a fixed seed, at the checkpoint's own size, so that the same
-    weights give the same map in every session. Costs as many encodings as there are SATURATIONS, once.
+    The pictures are smooth colour fields from a fixed seed, at the checkpoint's own shape up to LARGEST px, so that the
+    same weights give the same map in every session. Costs as many encodings as there are SATURATIONS, once.
     """
     if pipe.vae not in _KNOWN:
         source = getattr(pipe, "source", None)
-        height, width = (source.height, source.width) if source else (256, 256)
+        height, width = _shape(pipe, source) if source else (LARGEST, LARGEST)
         rng = np.random.default_rng(0)
         latents, pictures = [], []
         dtype = pipe.vae.dtype
@@ -48,6 +49,12 @@ def of(pipe: Any) -> np.ndarray | None:
         _KNOWN[pipe.vae] = fit(z, np.stack(pictures)) if np.isfinite(z).all() else None
         pipe.maybe_free_model_hooks()
     return _KNOWN[pipe.vae]
+
+
+def _shape(pipe: Any, source: Any) -> tuple[int, int]:
+    """The checkpoint's height and width, both divided by the same number where they are large, in whole latents."""
+    by, unit = max(1.0, max(source.height, source.width) / LARGEST), pipe.vae_scale_factor
+    return max(1, round(source.height / by / unit)) * unit, max(1, round(source.width / by / unit)) * unit
 
 
 def fit(latents: Any, pictures: np.ndarray) -> np.ndarray:
