@@ -269,6 +269,7 @@ class _Writer:
     def __init__(self, out: Path, how: How, pictures: dict[str, Image.Image], done: Callable[[Job], None]) -> None:
         self.out, self.how, self.pictures, self.done = out, how, pictures, done
         self.pool = ThreadPoolExecutor(1, "svdlab-writer")
+        self.pool.submit(time.monotonic)  # its thread starts now: when memory is short, none may be had any more
         self.pending: deque[Future] = deque()
         self.mutex = threading.Lock()
 

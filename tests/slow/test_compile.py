@@ -33,4 +33,4 @@ def test_a_compiled_unet_makes_the_same_clip(tmp_path: Path) -> None:
     table = svdlab.sweep(compiled, [asked], tmp_path / "study", image="cat", batch_size=1, progress=False)
     assert table.status.tolist() == ["done"]
     kept = svdlab.load_results(tmp_path / "study").latents[0]
-    assert kept.is_file() and clip.latents.isfinite().all()
+    assert Path(kept).is_file() and clip.latents.isfinite().all()

@@ -187,7 +187,7 @@ before, seen, over = used(), [0], threading.Event()
 def watch():
     while not over.wait(0.002):
         seen[0] = max(seen[0], used() - before)
-watcher = threading.Thread(target=watch)
+watcher = threading.Thread(target=watch, daemon=True)
 watcher.start()
 hard = resource.RLIM_INFINITY
 if allowed:
