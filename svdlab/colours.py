@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 _KNOWN: WeakKeyDictionary[Any, np.ndarray | None] = WeakKeyDictionary()  # by VAE; nothing is left on the pipeline
-LARGEST = 256  # px of a field's longer side: the map is the same at every site, and a large encoding costs a GPU's memory
+LARGEST = 256  # px of a field's longer side: one map serves every site, so a larger picture would add little but cost
 SATURATIONS = (0.0, 0.0, 0.2, 0.4, 0.7, 1.0)  # of the smooth random fields: pictures are more often pale than not
 
 

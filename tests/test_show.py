@@ -358,7 +358,7 @@ def test_a_checkpoint_has_one_map_that_shows_its_pictures(pipe: Any, tr: svdlab.
 
 @pytest.mark.parametrize(("size", "fitted"), [((64, 64), (64, 64)), ((576, 1024), (144, 256)), ((1024, 576), (256, 144))])
 def test_colours_are_fitted_on_pictures_of_the_checkpoints_shape_and_no_larger(size: tuple, fitted: tuple) -> None:
-    """At 1024x576 the six encodings would cost more than a preview is worth, on a CPU many minutes."""
+    """A preview is not worth six encodings at 1024x576."""
     source = SimpleNamespace(height=size[0], width=size[1])
     assert colours._shape(SimpleNamespace(vae_scale_factor=8), source) == fitted
 
