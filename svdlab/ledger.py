@@ -51,7 +51,8 @@ if TYPE_CHECKING:
 
 INDEX = "index.parquet"
 FILES = {"frames": FRAMES, "preview": PREVIEW, "latents": LATENTS, "trace": TRACE}  # column of the table -> file
-NOTHING = pd.DataFrame({"latents_id": [], "_stat": [], "_files": [], "_state": []}, index=pd.Index([], name="run_id"))
+COLUMNS = ("latents_id", "weights", "_stat", "_files", "_state")  # an index without one of them was written by an older svdlab
+NOTHING = pd.DataFrame({name: [] for name in COLUMNS}, index=pd.Index([], name="run_id"))
 
 
 class DamagedRunWarning(UserWarning):
@@ -155,7 +156,8 @@ def _row(record: dict[str, Any]) -> dict[str, Any]:
     row |= {k: json.dumps(v) if isinstance(v, list) else v for k, v in call["conditions"].items()}
     row |= {"fps_id": call["fps_id"], "seed": call["seed"], "image": call["image_name"], "image_hash": call["image"]}
     row["flip_noise"] = call.get("flip_noise") or ""
-    row |= {"checkpoint": source["checkpoint"], "label": source["label"], "intervention": call["intervention"] or ""}
+    row |= {"checkpoint": source["checkpoint"], "weights": call["weights"][:12], "label": source["label"]}
+    row["intervention"] = call["intervention"] or ""
     row |= {f"seconds_{k}": v for k, v in record["seconds"].items()}
     for measured in record["measures"].values():
         row |= measured["values"]

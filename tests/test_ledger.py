@@ -25,7 +25,7 @@ def record(n: int = 0, **more: Any) -> dict[str, Any]:
     return {
         "status": "done",
         "reason": "",
-        "call": {**call, "image_name": "cat", "intervention": None},
+        "call": {**call, "weights": "f" * 64, "image_name": "cat", "intervention": None},
         "source": {"checkpoint": "organism", "label": "model organism, not SVD"},
         "seconds": {"denoising": 1.5},
         "measures": {"motion": {"version": "1", "values": {"flow_px": n + 0.5, "camera": "static", "pan_px": None}}},
@@ -164,6 +164,9 @@ def test_the_index_says_what_the_folders_say(out: Path) -> None:
     pd.testing.assert_frame_equal(ledger.survey(out), first)  # from the index
     pd.testing.assert_frame_equal(ledger.rebuild(out), first)  # from the folders
     (out / ledger.INDEX).write_bytes(b"PAR1 is not enough")
+    pd.testing.assert_frame_equal(ledger.survey(out), first)
+    assert set(first.weights) == {"f" * 12}
+    first.drop(columns="weights").to_parquet(out / ledger.INDEX)  # as svdlab wrote it before it knew of versions
     pd.testing.assert_frame_equal(ledger.survey(out), first)
 
 

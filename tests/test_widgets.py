@@ -68,6 +68,17 @@ def test_the_nearest_run_differs_in_as_few_axes_as_can_be() -> None:
     assert cells.nearest({"fps": 6, "motion_bucket_id": 10, "seed": 1}) == 0
 
 
+def test_two_versions_of_a_checkpoint_are_told_apart_and_one_is_not_an_axis() -> None:
+    rows = [("mine", "aaa", 7), ("mine", "aaa", 14), ("other", "bbb", 7), ("other", "bbb", 14)]
+    table = pd.DataFrame(rows, columns=["checkpoint", "weights", "fps"]).assign(frames="", preview="")
+    assert list(Cells(table).axes) == ["checkpoint", "fps"]
+    again = pd.concat([table, table[:2].assign(weights="ccc")], ignore_index=True)
+    cells = Cells(again)
+    assert list(cells.axes) == ["checkpoint", "weights", "fps"]
+    assert cells.at({"checkpoint": "mine", "weights": "ccc", "fps": 14}) == 5
+    assert cells.at({"checkpoint": "other", "weights": "ccc", "fps": 14}) is None
+
+
 def test_what_is_no_table_of_runs_is_refused(tmp_path: Path) -> None:
     for wrong in (pd.DataFrame({"fps": [1]}), [1, 2], pd.DataFrame({"frames": [], "preview": []}), tmp_path):
         with pytest.raises(errors.InputError):

@@ -21,7 +21,7 @@ from svdlab.errors import InputError
 from svdlab.plans import CONDITIONS
 from svdlab.sweeps import load_results
 
-AXES = ("checkpoint", "intervention", "image", *CONDITIONS, "seed")  # columns that a sweep may vary, in the order shown
+AXES = ("checkpoint", "weights", "intervention", "image", *CONDITIONS, "seed")  # what a sweep may vary, in the order shown
 KEPT = (*AXES, "noise", "fps_id", "seconds_denoising", "seconds_decoding", "abstained")  # numbers that measure no clip
 FIRST = ("object_px", "camera_px", "flow_px", "object_area", "zoom_pct", "drift_ssim_last", "drift_colour_last")
 MOST_MEASURES = 12
@@ -55,6 +55,10 @@ class Cells:
 
     def _sort(self) -> None:
         columns = {name: [_plain(v) for v in self.table[name]] for name in AXES if name in self.table}
+        if {"checkpoint", "weights"} <= set(columns):
+            versions = set(zip(columns["checkpoint"], columns["weights"], strict=True))
+            if len(versions) == len(set(columns["checkpoint"])):
+                del columns["weights"]  # one version of each checkpoint: its name says it
         self.axes = {name: _distinct(values) for name, values in columns.items() if len(set(values)) > 1}
         points = zip(*(columns[name] for name in self.axes), strict=True) if self.axes else iter([()])
         self._place = {}
