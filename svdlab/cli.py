@@ -154,7 +154,7 @@ def probe(
     \b
     Example: svdlab probe all --quick
     or:      svdlab probe stillness --checkpoint SVD_1_1 --images my-pictures/ --seeds 4 -p motion_bucket_id "[20, 250]"
-    or:      svdlab probe bias --manifest people.csv -p margins "{frozen: 0.1}"
+    or:      svdlab probe bias --manifest people.csv -p margins "{still: 0.1}"
     """
     import svdlab
     from svdlab import probes

@@ -21,7 +21,7 @@ from svdlab.probes.paired import numbers
 from svdlab.probes.protocols import PLAN, Protocol, departures, read_protocol, write_protocol
 
 FAST = planted.CONDITIONS.replace(num_inference_steps=2)
-MEASURES = ["object_px", "pan_px", "frozen", "reconstruction_mse"]
+MEASURES = ["object_px", "pan_px", "still", "reconstruction_mse"]
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +52,13 @@ def test_a_study_leaves_its_plan_its_clips_and_its_report(study: tuple[bias.Bias
     assert "labels by svdlab.organism.world" in report and "no evidence\nof fairness" in report
 
 
-def test_frozen_means_what_it_means_to_the_stillness_probe(study: tuple[bias.BiasResult, Path]) -> None:
-    """The organism's frozen clips tremble: `motion.summary` calls none of them frozen, and their net travel tells."""
+def test_still_means_what_it_means_to_the_stillness_probe(study: tuple[bias.BiasResult, Path]) -> None:
+    """The organism's frozen clips tremble: `motion.summary` says "frozen" of none of them, and their net travel tells."""
     result, out = study
     table = svdlab.load_results(out).set_index("run_id").loc[result.clips.run_id].reset_index()
     expected = stillness.classify(table)
     assert expected.judged.any()
-    assert result.clips.frozen.equals(numbers(expected.still))
+    assert result.clips.still.equals(numbers(expected.still))
 
 
 def test_two_pairs_have_numbers_and_no_verdict_and_the_study_says_so(study: tuple[bias.BiasResult, Path]) -> None:
@@ -109,7 +109,7 @@ def test_what_departs_from_the_plan_is_reported_and_the_plan_stays(
         "blur_slope": False,
     }
     assert "(exploratory: it was not planned)" in other.report()
-    assert "not planned, so exploratory: blur_slope" in said and "not looked at: pan_px, frozen, reconstruction_mse" in said
+    assert "not planned, so exploratory: blur_slope" in said and "not looked at: pan_px, still, reconstruction_mse" in said
     assert "seeds: planned [0, 1], done [0]" in said and 'margins: planned {"object_px": "15 %"}, done {}' in said
     assert "2 picture(s) of the plan were left out" in said
     assert all(line in other.report() for line in other.departures)

@@ -26,7 +26,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_study_of_a_manifest(manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["-p", "num_inference_steps", "2", "-p", "measures", "[object_px, frozen]", "-p", "margins", "{frozen: 0.1}"]
+    words = ["-p", "num_inference_steps", "2", "-p", "measures", "[object_px, still]", "-p", "margins", "{still: 0.1}"]
     assert run("bias", "--manifest", str(manifest), "--out", str(tmp_path), "--seeds", "1", *words) == 0
     said = capsys.readouterr()
     assert "numbers only" in said.err and "## Departures from the plan\n\nNone." in said.out

@@ -209,7 +209,7 @@ def test_a_flip_up_and_down_leaves_pans_alone() -> None:
 def test_truth_values_and_their_objects_are_shares() -> None:
     values = [True, False] * 8
     for column in (values, pd.array(values, dtype="object")):
-        row = compare(clips(np.zeros(16)).assign(frozen=column), manifest(8), "frozen").iloc[0]
+        row = compare(clips(np.zeros(16)).assign(still=column), manifest(8), "still").iloc[0]
         assert row.effect == 1 and row.mean_a == 1 and row.d == math.inf and row.p == pytest.approx(2 / 2**8)
 
 

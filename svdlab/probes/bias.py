@@ -177,7 +177,7 @@ def run(
 ) -> BiasResult:
     """The whole study: plan.json, clips, comparison, confounds, and where it departed from its plan.
 
-    >>> result = run(pipe, "people.csv", "results/people", margins={"frozen": 0.1}, seeds=range(4))
+    >>> result = run(pipe, "people.csv", "results/people", margins={"still": 0.1}, seeds=range(4))
     >>> print(result.verdict)
 
     manifest: a file or a DataFrame (see `svdlab.manifests`). out: folder of the ledger, of plan.json and of what is
@@ -196,8 +196,8 @@ def run(
     planned = write_protocol(now, folders.prepare(out))
     plan = as_plan(table, now.seeds, conditions)
     clips = sweep(pipe, plan, out, measure=_instruments(now.measures), progress=progress).reset_index(drop=True)
-    if "frozen" in clips:  # `stillness`, as in its probe: what trembles about its place has not gone anywhere
-        clips["frozen"] = numbers(stillness.classify(clips).still)
+    if "object_px" in clips:  # as the stillness probe: what trembles about its place has not gone anywhere
+        clips["still"] = numbers(stillness.classify(clips).still)
     if "reconstruction_mse" in now.measures:
         clips = clips.merge(autoencoder_loss(pipe, table, conditions), on="label_row", how="left")
     named = [name for name in now.measures if name in clips and numbers(clips[name]).notna().any()]

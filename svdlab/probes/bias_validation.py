@@ -30,7 +30,7 @@ MEASURES = (
     "pan_px",
     "flow_px",
     "camera_px",
-    "frozen",
+    "still",
     "drift_mse_first",
     "drift_colour_last",
     "blur_slope",

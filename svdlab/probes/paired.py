@@ -41,7 +41,7 @@ MEASURES = {
     "camera_px": Measure("camera speed", "px per frame"),
     "pan_px": Measure("camera to the right", "px per frame"),
     "object_dx": Measure("subject to the right", "px per frame"),
-    "frozen": Measure("share of clips that go nowhere", "", "higher"),
+    "still": Measure("share of clips that go nowhere", "", "higher"),
     "abstained": Measure("share of clips whose motion cannot be told", ""),
     "drift_mse_first": Measure("first frame against the input", "squared error", "higher"),
     "drift_colour_last": Measure("colour drift by the last frame", "RGB distance", "higher"),

@@ -46,7 +46,7 @@ class Planted:
 PLANTED = (
     Planted("hue", "object_px", (world.WARM_FACTOR - 1) * SPEED, "warm sprites move at half the speed"),
     Planted("mirror", "pan_px", 2 * (2 * world.PAN_RIGHT - 1) * SPEED, "pans go right three times as often as left"),
-    Planted("background", "frozen", world.FROZEN_ON_DARK, "30 % of clips on dark ground do not move"),
+    Planted("background", "still", world.FROZEN_ON_DARK, "30 % of clips on dark ground do not move"),
     Planted("shape", "object_px", 0.0, "the sprite's shape changes nothing"),
     Planted("position", "object_px", 0.0, "the sprite's place changes nothing"),
 )
