@@ -263,6 +263,7 @@ def adopt(checkpoint: str | Path, out: str | Path) -> Path:
 def loss_figure(out: str | Path) -> Path:
     """Draw `{stage}.csv` of every trained stage into losses.png: loss against clips, by band of sigma."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
 
     logs = {s: Path(out) / f"{s}.csv" for s in STAGES}
     logs = {s: path for s, path in logs.items() if path.exists()}
@@ -275,9 +276,10 @@ def loss_figure(out: str | Path) -> Path:
         for column in table.columns[table.columns.str.startswith("loss")]:
             if table[column].notna().any() and not (stage in ("vae", "decoder") and column != "loss"):
                 smooth = table[column].rolling(5, min_periods=1).median()
-                ax.plot(table.clips, smooth, lw=2 if column == "loss" else 1)
                 name = column.removeprefix("loss_").replace("sigma_", "sigma ").replace("_", " to ")
-                ax.annotate(name.replace("to 1e+09", "up"), (table.clips.iloc[-1], smooth.iloc[-1]), fontsize=7)
+                ax.plot(table.clips, smooth, lw=2 if column == "loss" else 1, label=name.replace("to 1e+09", "up"))
+        ax.legend(fontsize=7)
+        ax.xaxis.set_major_formatter(EngFormatter(sep=""))
         ax.set(title=f"stage {stage}", xlabel="clips", ylabel="loss (mean square)", yscale="log")
     figure.savefig(Path(out) / "losses.png", dpi=120)
     return Path(out) / "losses.png"
