@@ -35,7 +35,8 @@ def of(pipe: Any) -> np.ndarray | None:
         latents, pictures = [], []
         dtype = pipe.vae.dtype
         overflows = dtype == torch.float16 and pipe.vae.config.force_upcast  # the pipeline casts it to encode, too
-        if overflows:
+        slow = dtype != torch.float32 and pipe._execution_device.type == "cpu"  # by two hundred times, bfloat16 on AVX2
+        if overflows or slow:
             pipe.vae.to(dtype=torch.float32)
         for saturation in SATURATIONS:
             grey, hue = rng.random((5, 5, 1), dtype=np.float32), rng.random((5, 5, 3), dtype=np.float32)
@@ -43,7 +44,7 @@ def of(pipe: Any) -> np.ndarray | None:
             picture = np.clip(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1)
             latents.append(_encode(pipe, picture))
             pictures.append(picture)
-        if overflows:
+        if overflows or slow:
             pipe.vae.to(dtype=dtype)
         z = np.stack(latents)
         _KNOWN[pipe.vae] = fit(z, np.stack(pictures)) if np.isfinite(z).all() else None

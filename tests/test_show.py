@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import xml.etree.ElementTree as ElementTree
@@ -28,7 +29,7 @@ from svdlab import colours, motion, provenance, show
 from svdlab.conditions import Conditions
 from svdlab.errors import InputError, OutputError, TraceError
 from svdlab.organism import world
-from svdlab.pipeline import Clip, Source
+from svdlab.pipeline import Clip, ProbePipeline, Source
 from svdlab.show.style import scaled
 from svdlab.stats import mean_interval
 
@@ -351,6 +352,16 @@ def test_a_checkpoint_has_one_map_that_shows_its_pictures(pipe: Any, tr: svdlab.
         [np.asarray(Image.fromarray((s * 255).astype(np.uint8)).resize((16, 16), Image.Resampling.BOX)) / 255 for s in scenes]
     )
     assert np.corrcoef(seen.ravel(), small.ravel())[0, 1] > 0.8
+
+
+def test_in_half_precision_the_map_is_the_same_and_the_weights_stay_as_they_are(pipe: Any) -> None:
+    own = ProbePipeline(**copy.deepcopy(pipe.components)).to(torch.bfloat16)
+    own.source = pipe.source
+    before = {name: value.clone() for name, value in own.vae.state_dict().items()}
+    found = colours.of(own)
+    assert own.vae.dtype == torch.bfloat16
+    assert all(torch.equal(value, before[name]) for name, value in own.vae.state_dict().items())
+    np.testing.assert_allclose(found, colours.of(pipe), atol=0.02)
 
 
 # --- curves ---------------------------------------------------------------------------------------------------------
