@@ -6,6 +6,10 @@ A clip is *still* where neither camera nor subject travels more than STILL_TRAVE
 to its last, and a *slow pan* where only the camera does, and by less than SLOW_TRAVEL. Travel is net: what trembles about
 its place has not gone anywhere (a third of the camera's path counts, so that one that comes back is not called still).
 What only changes its shape where it stands does not travel either, and counts as still: look at the typical and worst clips.
+
+A subject counts from SUBJECT_AREA of the frame on. Of 254 clips of the organism that its ruler, which knows the scene, says
+stand still, 56 % were called still without that floor (specks of 0.3 % of the frame, at the median, tremble), and 87 % with it;
+of 701 that move, 0.4 % and 4.9 %. The floor was chosen on those clips. What is smaller and moves alone is missed.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from svdlab.probes.findings import Finding
 from svdlab.probes.stimuli import Stimuli
 
 STILL_TRAVEL = 3.0  # % of the frame's width over the clip: 31 px of 1024, 2 px of 64
+SUBJECT_AREA = 0.01  # of the frame: less is no subject
 SLOW_TRAVEL = 10.0  # % : a camera that takes over ten clips to cross the picture
 MARGIN = 0.15  # share of clips below which "it stands still" counts as none
 DARK = 0.3  # mean grey below which a picture is called dark
@@ -44,7 +49,7 @@ def classify(table: pd.DataFrame) -> pd.DataFrame:
     )
     percent = 100 * pairs / table["width"]
     camera = np.maximum(net, table["camera_px"] / 3) * percent
-    subject = np.hypot(table["object_dx"], table["object_dy"]) * percent
+    subject = (np.hypot(table["object_dx"], table["object_dy"]) * percent).where(table["object_area"] >= SUBJECT_AREA, 0.0)
     judged = ~table["abstained"].astype(bool) & np.isfinite(camera)
     rests = subject < STILL_TRAVEL
     still = (camera < STILL_TRAVEL) & rests
