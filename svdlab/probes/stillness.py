@@ -7,9 +7,8 @@ to its last, and a *slow pan* where only the camera does, and by less than SLOW_
 its place has not gone anywhere (a third of the camera's path counts, so that one that comes back is not called still).
 What only changes its shape where it stands does not travel either, and counts as still: look at the typical and worst clips.
 
-A subject counts from SUBJECT_AREA of the frame on. Of 254 clips of the organism that its ruler, which knows the scene, says
-stand still, 56 % were called still without that floor (specks of 0.3 % of the frame, at the median, tremble), and 75 % with
-it; of 701 that move, 0.4 % and 2.1 %. The floor was chosen on those clips. What is smaller and moves alone is missed.
+It is a strict word: of 254 clips of the organism that its ruler, which knows the scene, says stand still, 56 % are called
+still, and of 701 that move, 0.4 %. The subject that the instrument sees in these 254 covers 0.3 % of the frame (median).
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ from svdlab.probes.findings import Finding
 from svdlab.probes.stimuli import Stimuli
 
 STILL_TRAVEL = 3.0  # % of the frame's width over the clip: 31 px of 1024, 2 px of 64
-SUBJECT_AREA = 0.005  # of the frame: less is no subject
 SLOW_TRAVEL = 10.0  # % : a camera that takes over ten clips to cross the picture
 MARGIN = 0.15  # share of clips below which "it stands still" counts as none
 DARK = 0.3  # mean grey below which a picture is called dark
@@ -49,8 +47,7 @@ def classify(table: pd.DataFrame) -> pd.DataFrame:
     )
     percent = 100 * pairs / table["width"]
     camera = np.maximum(net, table["camera_px"] / 3) * percent
-    net_of_subject = np.hypot(table["object_dx"], table["object_dy"]) * percent
-    subject = pd.Series(np.where(table["object_area"] >= SUBJECT_AREA, net_of_subject, 0.0), index=table.index)
+    subject = np.hypot(table["object_dx"], table["object_dy"]) * percent
     judged = ~table["abstained"].astype(bool) & np.isfinite(camera)
     rests = subject < STILL_TRAVEL
     still = (camera < STILL_TRAVEL) & rests
