@@ -126,7 +126,7 @@ def test_the_last_estimate_decodes_to_the_clip(pipe: Any, capsys: pytest.Capture
         clip = svdlab.generate(pipe, "scene-1", num_inference_steps=2)
     whole = tr.decode(pipe)
     assert whole.shape == (2, 8, 64, 64, 3)
-    assert np.array_equal(whole[-1], clip.frames)
+    np.testing.assert_allclose(whole[-1], clip.frames, atol=1e-5)  # Euler's last step goes there and back by sigma, and rounds
     assert np.array_equal(tr.decode(pipe, steps=[1], frames=[0, 3]).shape, (1, 2, 64, 64, 3))
     assert "decoding" not in capsys.readouterr().out
     with pytest.raises(TraceError, match=r"tr\[0\]"):
