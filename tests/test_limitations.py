@@ -91,6 +91,17 @@ def test_zooms_and_there_and_back_are_motion(moving: world.Scenes) -> None:
     assert found["still"].tolist() == [False, False]
 
 
+@pytest.mark.parametrize(("side", "still"), [(2, True), (4, False)])
+def test_a_subject_counts_from_one_percent_of_the_frame_on(side: int, still: bool) -> None:
+    """A square that crosses a resting picture of 64 px: motion sees one of 2 px as 0.1 % of the frame, of 4 px as 1.5 %."""
+    ground = world.scenes(1, seed=4, motion="frozen", background="light").video[0, 0]
+    clip = controls.still(ground, 8)
+    for t in range(8):
+        clip[t, 4 : 4 + side, 8 + 3 * t : 8 + 3 * t + side] = (0.1, 0.1, 0.6)
+    found = stillness.classify(pd.DataFrame([stillness.measures(clip)]))
+    assert found["still"].tolist() == [still]
+
+
 def test_clips_that_cannot_be_judged_are_neither() -> None:
     flat = np.full((4, 64, 64, 3), 0.5, np.float32)
     found = stillness.classify(pd.DataFrame([stillness.measures(flat)]))
@@ -312,11 +323,15 @@ def test_where_the_autoencoder_spoils_everything_there_is_no_verdict(name: str, 
 
 @pytest.mark.validate
 def test_stillness_finds_the_planted_frozen_rate_on_dark_ground(pipe: Any, tmp_path: Any) -> None:
-    """Needs the finished organism: 24 scenes on dark ground, 24 on light, two seeds, without guidance."""
+    """Needs the finished organism: 48 scenes on dark ground, 48 on light, less those that announce a zoom, two seeds, without
+    guidance. Zooms are left out because the organism has not learned them (its card says how far): what announces one melts
+    where it stands, which goes nowhere and is called still, dark or light, whatever was planted."""
+    drawn = Stimuli.of("world", 96)
+    images = drawn.where(drawn.table["announced"] != "zoom")
     plain = svdlab.Conditions(max_guidance_scale=1.0)
     options = {"motion_bucket_id": (125,)}
     result = probes.run(
-        "stillness", pipe, tmp_path, images=Stimuli.of("world", 48), conditions=plain, progress=False, **options
+        "stillness", pipe, tmp_path, images=images, conditions=plain, progress=False, **options
     )
     found = result.findings.set_index("what")
     dark, other = (next(found.loc[w] for w in found.index if w.startswith(f"nothing moves, {k}")) for k in ("dark", "other"))
