@@ -97,8 +97,8 @@ widgets.verdicts(results, out=Path(out, "exports"))
 # - `quick` runs with six to twelve pictures and ten steps: enough to see whether everything works, seldom enough for a verdict.
 # - The bars (what counts as still, as broken, as none) are choices. They stand at the head of each probe's module.
 # - On the organism the planted laws are known, and stillness has one: some scenes on dark ground do not move. The probe
-#   calls 87 % of those still that stand by a ruler which knows the scene, and 5 % of the others. Scenes that announce a zoom
-#   melt where they stand, which goes nowhere, so they count as still too, dark or light. Photographs, faces and text are
-#   outside the organism's world. What it says about SVD is nothing.
+#   calls 87 % of those still that stand by a ruler which knows the scene, and 5 % of the others. Zooms, which the
+#   organism has not learned, are not among its pictures. Photographs, faces and text are outside its world. What it says about
+#   SVD is nothing.
 #
 # **Next:** [05-bias](05-bias.ipynb) asks whether some pictures are served worse than others.

@@ -145,12 +145,13 @@ def _photographs() -> Stimuli:
 
 
 def _world(n: int) -> Stimuli:
-    """n scenes, half on light and half on dark ground, with room for the track of fps 7 and bucket 125 (the most that a
-    zoom of the world allows); their factors are columns."""
+    """n scenes, on light and on dark ground in turn, two that announce a moving sprite and two that announce a pan in turn,
+    with room for the track of fps 7 and bucket 125; their factors are columns. No zooms: the organism has not learned them."""
     from svdlab.organism import world
 
     background = ["dark" if i % 2 else "light" for i in range(n)]
-    scenes = world.scenes(n, seed=FIRST_SCENE, background=background, fps=7, motion_bucket_id=125)
+    announced = ["pan" if i // 2 % 2 else "object" for i in range(n)]
+    scenes = world.scenes(n, seed=FIRST_SCENE, background=background, announced=announced, fps=7, motion_bucket_id=125)
     names = [f"{ground}-{i}" for i, ground in enumerate(background)]
     known = ["announced", "direction", "hue", "shape", "background", "warm", "x", "y", "radius"]
     pictures = tuple(open_image(frame) for frame in scenes.video[:, 0])
