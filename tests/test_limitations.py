@@ -323,8 +323,8 @@ def test_where_the_autoencoder_spoils_everything_there_is_no_verdict(name: str, 
 
 @pytest.mark.validate
 def test_stillness_finds_the_planted_frozen_rate_on_dark_ground(pipe: Any, tmp_path: Any) -> None:
-    """Needs the finished organism: 48 scenes on dark ground, 48 on light, two seeds, without guidance. No scene announces a
-    zoom: the organism has not learned them, and what announces one melts where it stands, dark or light, and counts as still."""
+    """Needs the finished organism: 48 scenes on dark ground, 48 on light, two seeds, without guidance. None announces a
+    zoom: the organism has not learned them; what announces one melts where it stands, dark or light, and counts as still."""
     images = Stimuli.of("world", 96)
     plain = svdlab.Conditions(max_guidance_scale=1.0)
     options = {"motion_bucket_id": (125,)}

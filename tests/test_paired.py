@@ -137,6 +137,14 @@ def test_pairs_that_do_not_differ_at_all_are_said_to() -> None:
     assert row.p == 1 and row.verdict == CANNOT_TELL and "No pair differed at all" in sentence(row)
 
 
+@pytest.mark.parametrize(("pairs", "verdict"), [(12, CANNOT_TELL), (40, EQUIVALENT)])
+def test_shares_that_never_differ_prove_little_in_few_pairs(pairs: int, verdict: str) -> None:
+    """Were a tenth of all pairs to differ, 12 pairs would show none of them once in four, 40 once in 68."""
+    results = clips(np.zeros(2 * pairs)).rename(columns={"speed": "still"})
+    row = compare(results, manifest(pairs), "still", margins={"still": 0.1}).iloc[0]
+    assert row.p_equivalent == pytest.approx(0.9**pairs) and row.verdict == verdict
+
+
 def test_a_small_sure_difference_may_lie_within_the_margin() -> None:
     results = clips(pairs_apart(0.1 + np.random.default_rng(2).normal(0, 0.02, 30)))
     assert compare(results, manifest(30), "speed", margins={"speed": 0.5}).verdict[0] == WITHIN

@@ -94,6 +94,14 @@ def test_a_difference_is_taken_within_each_image() -> None:
         findings.difference("x", pd.DataFrame(rows), "x", by="bucket", a=7, b=0, unit="px")
 
 
+def test_shares_that_never_differ_are_no_proof_of_no_difference() -> None:
+    def kind(images: int) -> str:
+        rows = [{"stimulus": i, "seed": 0, "bucket": b, "x": float(i % 3 == 0)} for i in range(images) for b in (0, 1)]
+        return findings.difference("x", pd.DataFrame(rows), "x", by="bucket", a=1, b=0, unit="share", margin=0.15).kind
+
+    assert [kind(12), kind(24)] == ["cannot tell", "none within margin"]
+
+
 def test_an_image_s_seeds_that_agree_are_one_clip_and_independent_ones_are_several() -> None:
     assert findings.effective_clips(np.array([0.0, 1.0, 0.0, 1.0]), 8) == pytest.approx(3, abs=1.01)
     draws = np.random.default_rng(1).random((40, 4)) < 0.3

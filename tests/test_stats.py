@@ -1,5 +1,7 @@
 """The statistics say what closed forms, exact counts and simulated truth say."""
 
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -256,3 +258,28 @@ def test_beyond_counting_they_agree_within_their_own_error() -> None:
     assert stats.sign_flip_p(np.ones((1, 30)))[0] == pytest.approx(2 / 10000)
     with pytest.raises(InputError, match="two pairs or more"):
         stats.sign_flip_p([[1.0]])
+
+
+@pytest.mark.parametrize("n", [6, 12, 24])
+@pytest.mark.parametrize("odds", [(0.0, 0.0), (0.05, 0.05), (0.2, 0.05), (0.15, 0.0), (0.4, 0.3)])
+def test_paired_shares_cover_the_truth_by_enumeration(n: int, odds: tuple[float, float]) -> None:
+    """Every outcome of n yes-no pairs with its exact probability; (0, 0) is the one where a t interval has no width."""
+    up, down = odds
+    covered = false_none = 0.0
+    for a in range(n + 1):
+        for b in range(n + 1 - a):
+            chance = scipy.stats.multinomial.pmf([a, b, n - a - b], n, [up, down, 1 - up - down])
+            found = stats.paired_shares([1.0] * a + [-1.0] * b + [0.0] * (n - a - b))
+            covered += chance * (found.low <= up - down <= found.high)
+            false_none += chance * (found.low > -0.15 and found.high < 0.15)
+    assert covered > 0.94
+    if abs(up - down) >= 0.15:
+        assert false_none < 0.05
+
+
+def test_paired_shares_that_agree_are_not_certain() -> None:
+    found = stats.paired_shares([0] * 12)
+    reach = 1.959964 * math.sqrt((2 / 14) / 14)  # Bonett and Price's (2012) formula by hand
+    assert (found.value, found.low, found.high) == pytest.approx((0, -reach, reach), abs=1e-5)
+    with pytest.raises(InputError, match=r"1\.5"):
+        stats.paired_shares([0, 1.5])

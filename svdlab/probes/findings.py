@@ -113,13 +113,16 @@ def difference(
     """The mean over images of (column where by == a) - (where by == b), within each image that has both.
 
     >>> difference("what the bucket does", table, "flow_px", by="motion_bucket_id", a=255, b=1, unit="px/frame").value
+
+    Of shares ("share") the interval is `stats.paired_shares`: where every image agrees, that is not certainty.
     """
     missing = [v for v in (a, b) if not (table[by] == v).any()]
     if missing:
         raise InputError(f"{what}: the table has no rows with {by} = {missing[0]!r}.")
     one, two = (per_image(table[table[by] == v], column) for v in (a, b))
     values = (one - two).dropna()
-    return _judge(what, values, unit, 0.0, margin, _seeds(table[table[by].isin([a, b])], column))
+    seeds = _seeds(table[table[by].isin([a, b])], column)
+    return _judge(what, values, unit, 0.0, margin, seeds, of_shares=unit == "share")
 
 
 def share(what: str, table: pd.DataFrame, column: str, *, margin: float | None = None) -> Finding:
@@ -189,12 +192,17 @@ def capital(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
-def _judge(what: str, values: pd.Series, unit: str, null: float | None, margin: float | None, seeds: int) -> Finding:
+def _judge(
+    what: str, values: pd.Series, unit: str, null: float | None, margin: float | None, seeds: int, of_shares: bool = False
+) -> Finding:
     n, bar = len(values), _nan(margin)
     if n < 2:
         return Finding(what, float(values.mean()) if n else math.nan, math.nan, math.nan, unit, n, seeds, NUMBERS, bar)
     x = values.to_numpy()
-    found = stats.t_interval(x) if n < stats.FEW else stats.mean_interval(x)
+    if of_shares:
+        found = stats.paired_shares(x)
+    else:
+        found = stats.t_interval(x) if n < stats.FEW else stats.mean_interval(x)
     kind = CANNOT_TELL
     if n < LEAST_IMAGES:
         kind = NUMBERS

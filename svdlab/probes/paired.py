@@ -51,6 +51,7 @@ MEASURES = {
     "face_persistence": Measure("share of frames with the face", "", "lower"),
     "reconstruction_mse": Measure("lost by the autoencoder alone", "squared error", "higher", part="autoencoder"),
 }
+SHARES = ("still", "abstained")  # of clips, each of which is or is not: often the same in all pairs
 # What turns its sign with the picture. Of a flipped picture's clip it is turned back, so that without a preferred
 # direction both halves of a pair agree.
 ODD = {
@@ -109,7 +110,7 @@ def compare(
         for i, name in enumerate(named):
             known = {**vars(contrast), "measure": name, "p": p[i], **_ordinary(values[:, i], index, places)}
             margin = (margins or {}).get(name)
-            rows.append(known | _row(sides["a"][:, i], sides["b"][:, i], margin, alpha, interval, resamples))
+            rows.append(known | _row(sides["a"][:, i], sides["b"][:, i], margin, alpha, interval, resamples, name in SHARES))
     table = pd.DataFrame(rows).reindex(columns=COLUMNS)
     tests = int(table.p.notna().sum())
     table["q"] = stats.fdr(table.p)
@@ -191,7 +192,7 @@ def _p_values(differences: np.ndarray, resamples: int) -> np.ndarray:
 
 
 def _row(
-    a: np.ndarray, b: np.ndarray, margin: float | str | None, alpha: float, interval: str, resamples: int
+    a: np.ndarray, b: np.ndarray, margin: float | str | None, alpha: float, interval: str, resamples: int, share: bool = False
 ) -> dict[str, Any]:
     """The numbers of one contrast in one measure, but for those that the whole family shares."""
     both = np.isfinite(a) & np.isfinite(b)
@@ -207,7 +208,10 @@ def _row(
     row |= {"low": limits[0], "high": limits[1], "d": stats.standardised(row["effect"], spread), "sd_pairs": spread}
     if margin is not None:
         wide = row["margin"] = margin_of(margin, np.concatenate([a, b]))
-        if not spread:  # the mean is what it is
+        if share and not spread and not row["effect"]:
+            # A mean difference as large as the margin, of shares, takes as large a share of pairs that differ: none was drawn.
+            row["p_equivalent"] = (1 - min(wide, 1.0)) ** len(a)
+        elif not spread:  # the mean is what it is
             row["p_equivalent"] = 0.0 if abs(row["effect"]) < wide else 1.0
         elif wide:  # a share of a mean of 0 is no margin
             row["p_equivalent"] = stats.equivalent_mean(a - b, -wide, wide, alpha=alpha).p
