@@ -51,8 +51,8 @@ def classify(table: pd.DataFrame) -> pd.DataFrame:
     )
     percent = 100 * pairs / table["width"]
     camera = np.maximum(net, table["camera_px"] / 3) * percent
-    net_of_subject = np.hypot(table["object_dx"], table["object_dy"]) * percent
-    subject = net_of_subject.where(table["object_area"] >= SUBJECT_AREA, 0.0)
+    is_subject = table["object_area"] >= SUBJECT_AREA
+    subject = pd.Series(np.hypot(table["object_dx"], table["object_dy"]) * percent).where(is_subject, 0.0)
     judged = ~table["abstained"].astype(bool) & np.isfinite(camera)
     rests = subject < STILL_TRAVEL
     still = (camera < STILL_TRAVEL) & rests
