@@ -187,7 +187,20 @@ def test_bad_arguments_are_refused_before_anything_is_loaded(checkpoint, given, 
 def test_the_default_dtype_is_float32_on_a_cpu(checkpoint):
     pipe = load_pipeline(checkpoint, device="cpu")
     assert pipe.unet.dtype == pipe.vae.dtype == pipe.image_encoder.dtype == torch.float32
-    assert load_pipeline(checkpoint, device="cpu", dtype="bfloat16").unet.dtype == torch.bfloat16
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", checkpoints.SlowDtypeWarning)
+        assert load_pipeline(checkpoint, device="cpu", dtype="bfloat16").unet.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_half_precision_on_a_cpu_without_instructions_for_it_is_warned_of(checkpoint, dtype):
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        load_pipeline(checkpoint, device="cpu", dtype=dtype)
+    said = [str(w.message) for w in seen if w.category is checkpoints.SlowDtypeWarning]
+    able = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    assert len(said) == (dtype != "float32" and not able)
+    assert all(dtype in text and "dtype='float32'" in text for text in said)
 
 
 def test_weights_hash_knows_weights_and_configs_and_nothing_else(checkpoint, copy):
