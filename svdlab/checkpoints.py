@@ -120,8 +120,8 @@ def _say_if_slow(dtype: torch.dtype, device: str) -> None:
     capability = torch.backends.cpu.get_cpu_capability()
     if device == "cpu" and dtype != torch.float32 and not capability.startswith("AVX512"):
         warnings.warn(
-            f"{str(dtype).removeprefix('torch.')} on this CPU ({capability}) may take a hundred times as long as float32: load "
-            f"with dtype='float32' unless memory forbids it.",
+            f"{str(dtype).removeprefix('torch.')} on this CPU ({capability}) may take a hundred times as long as float32: "
+            f"load with dtype='float32' unless memory forbids it.",
             SlowDtypeWarning,
             stacklevel=3,
         )
