@@ -25,7 +25,8 @@ from svdlab.show.videos import Video, video
 from svdlab.stats import mean_limits
 
 STYLES = {DIFFERENCE: (COLOURS[1], "s"), WITHIN: (COLOURS[1], "D"), EQUIVALENT: (COLOURS[2], "^")}  # else an open grey circle
-ROW, HEAD, REACH = 19, 74, 3.0  # px of a measure's row, of a panel's head; standard deviations that the axis goes to
+ROW, HEAD = 19, 74  # px of a measure's row, of a panel's head
+REACHES = (3.0, 6.0)  # standard deviations that the axis goes to, at least and at most
 ORDINARY = {"sd_pictures": COLOURS[2], "sd_seeds": COLOURS[3]}
 CONTRAST = ["scheme", "a", "b"]
 
@@ -54,23 +55,26 @@ def forest(table: pd.DataFrame, *, clips: Any = None, title: str = "") -> Any:
     )
     title = title or "Effects in standard deviations of the pair differences"
     fig, axes = curves(rows=-(-len(groups) // columns), columns=columns, size=size, title=title, footer=footer)
+    spreads = table.sd_pairs.where(table.sd_pairs > 0)
+    farthest = table[["effect", "low", "high"]].abs().max(axis=1) / spreads
+    reach = float(np.clip(1.1 * np.nan_to_num(farthest.max()), *REACHES))
     for ax in list(axes.flat)[len(groups) :]:
         ax.set_visible(False)
     for ax, ((scheme, a, b), part) in zip(axes.flat, groups, strict=False):
         ax.set_title(f"{scheme}: {a} less {b}", fontsize=LABEL, loc="left", color=INK)
         ax.axvline(0, color=GREY, linewidth=0.8)
         for place, row in enumerate(part.to_dict("records")):
-            _effect(ax, place, row)
+            _effect(ax, place, row, reach)
         ax.set_yticks(range(most), [said(name) for name in part.measure] + [""] * (most - len(part)), fontsize=LABEL - 1)
         ax.tick_params(axis="y", length=0, labelleft=True)
         ax.tick_params(axis="x", labelbottom=True)
-        ax.set(xlim=(-REACH, REACH), ylim=(most - 0.5, -0.5))
+        ax.set(xlim=(-reach, reach), ylim=(most - 0.5, -0.5))
         ax.set_xlabel("standard deviations", fontsize=LABEL - 1)
     fig.data = table
     return fig
 
 
-def _effect(ax: Any, place: int, row: dict[Any, Any]) -> None:
+def _effect(ax: Any, place: int, row: dict[Any, Any], most: float) -> None:
     spread = row["sd_pairs"]
     unit = MEASURES[row["measure"]].unit if row["measure"] in MEASURES else ""
     text = f"{row['effect']:.2g} {unit}".rstrip() + (f", q {row['q']:.2g}" if np.isfinite(row["q"]) else "")
@@ -81,17 +85,17 @@ def _effect(ax: Any, place: int, row: dict[Any, Any]) -> None:
     d, low, high = (row[k] / spread if spread else 0.0 for k in ("effect", "low", "high"))
     colour, marker = STYLES.get(row["verdict"], (GREY, "o"))
     if np.isfinite(row["margin"]) and spread:
-        reach = min(row["margin"] / spread, REACH)
+        reach = min(row["margin"] / spread, most)
         ax.barh(place, 2 * reach, left=-reach, height=0.9, color=PALE, alpha=0.6, linewidth=0, zorder=0)
     for (column, thin), below in zip(ORDINARY.items(), (0.28, 0.40), strict=True):
         if spread and np.isfinite(row[column]):
-            reach = min(row[column] / spread, REACH)
+            reach = min(row[column] / spread, most)
             ax.plot([-reach, reach], [place + below] * 2, color=thin, linewidth=1, solid_capstyle="butt")
-    ax.plot(np.clip([low, high], -REACH, REACH), [place, place], color=colour, linewidth=1.6, solid_capstyle="butt")
-    if abs(d) > REACH:
+    ax.plot(np.clip([low, high], -most, most), [place, place], color=colour, linewidth=1.6, solid_capstyle="butt")
+    if abs(d) > most:
         marker = ">" if d > 0 else "<"
     filled = row["verdict"] in STYLES
-    ax.plot(np.clip(d, -0.98 * REACH, 0.98 * REACH), place, marker, color=colour, markersize=5,
+    ax.plot(np.clip(d, -0.98 * most, 0.98 * most), place, marker, color=colour, markersize=5,
             markerfacecolor=colour if filled else "white")  # fmt: skip
 
 
