@@ -199,10 +199,7 @@ def _judge(
     if n < 2:
         return Finding(what, float(values.mean()) if n else math.nan, math.nan, math.nan, unit, n, seeds, NUMBERS, bar)
     x = values.to_numpy()
-    if of_shares:
-        found = stats.paired_shares(x)
-    else:
-        found = stats.t_interval(x) if n < stats.FEW else stats.mean_interval(x)
+    found = stats.paired_shares(x) if of_shares else stats.mean_interval(x)
     kind = CANNOT_TELL
     if n < LEAST_IMAGES:
         kind = NUMBERS
