@@ -10,8 +10,8 @@ What only changes its shape where it stands does not travel either, and counts a
 A subject counts from SUBJECT_AREA of the frame on, as motion sees it: a square of 3 px that crosses 64x64 px counts as 1.1 %,
 one of 2 px as 0.1 %. What is smaller and moves alone is missed. Generated clips that stand still tremble in specks (0.3 % of
 the frame, at the median of 254 clips of the organism), and these are no subject. Of those 254, which a ruler that knows the
-scene says stand still, 87 % are called still with that floor and 56 % without; of 701 that the ruler says move, 4.9 % and 0.4 %.
-The floor was chosen on those clips.
+scene says stand still, 87 % are called still with that floor and 56 % without; of 701 that the ruler says move, 4.9 %
+and 0.4 %. The floor was chosen on those clips.
 """
 
 from __future__ import annotations
