@@ -47,7 +47,7 @@ plan.nunique().rename("values").to_frame().T
 # %% [markdown]
 # ## Here, on all cores, or on a cluster
 #
-# Without more ado a sweep on a CPU shares the cores out among processes, once its first clip has shown that this pays.
+# Without more ado a sweep on a CPU makes a batch on each core, side by side, all on one set of weights.
 # `executor` takes any executor of Python's `concurrent.futures`. With Dask each worker loads its own pipeline, once, and all
 # of them file their runs in the same ledger; nothing else in this notebook changes. Two plans that we could not run here:
 # on a machine with several GPUs, `dask_cuda.LocalCUDACluster()` starts one worker for each of them; on Slurm,

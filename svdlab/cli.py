@@ -93,7 +93,9 @@ def sweep(
         str | None, typer.Option(help="Picture for all rows: path or sample name; the plan may name one per row.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Clips at a time; default by size.")] = None,
-    processes: Annotated[int | None, typer.Option(help="On a CPU; default as many as pay, of one thread or more.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Batches side by side on a CPU; default as many as it has threads.")
+    ] = None,
 ) -> None:
     """Make and measure a clip for every point of a grid.
 
@@ -110,8 +112,8 @@ def sweep(
 
     pipe = svdlab.load_pipeline(checkpoint)
     auto: int | str = "auto"
-    size, several = (auto if given is None else given for given in (batch_size, processes))
-    table = svdlab.sweep(pipe, plan, out, image=image, batch_size=size, processes=several)
+    size, several = (auto if given is None else given for given in (batch_size, threads))
+    table = svdlab.sweep(pipe, plan, out, image=image, batch_size=size, threads=several)
     failed = int((table["status"] == "failed").sum())
     print(f"{len(table)} runs in {out}" + (f", {failed} of them failed: see the columns status and reason" if failed else ""))
     print(f"the table: svdlab.load_results({str(out)!r})")

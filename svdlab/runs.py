@@ -10,6 +10,7 @@ import inspect
 import json
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -195,6 +196,7 @@ def new_record(job: Job, clip: Clip, how: How, batch_size: int) -> dict[str, Any
         "source": asdict(clip.source),
         "device": describe_device(),
         "process": f"{socket.gethostname()}:{os.getpid()}",
+        "thread": threading.current_thread().name,
         "batch_size": batch_size,
         "seconds": {k: round(v, 4) for k, v in clip.seconds.items()},
         "measures": {},

@@ -25,7 +25,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from svdlab import companions, folders, ledger, plans, workers
+from svdlab import folders, ledger, plans, twins, workers
 from svdlab.conditions import Conditions, UnusualConditionWarning
 from svdlab.errors import InputError, SvdlabError, SweepInterrupted, WorkerError
 from svdlab.images import FLIPS, image_hash, prepare_image
@@ -56,7 +56,7 @@ def sweep(
     keep: Sequence[str] | Mapping[str, Any] = (),
     batch_size: int | str = "auto",
     executor: Any = None,
-    processes: int | str = "auto",
+    threads: int | str = "auto",
     progress: bool = True,
     retry_failed: bool = False,
     intervention: str | None = None,
@@ -70,12 +70,11 @@ def sweep(
     the plan has no column `image`. measure: "motion", "fidelity", or functions of a `Clip` that return a number or a
     dict. keep: names that `svdlab.trace` keeps, or a dict of its arguments; None of it by default.
     batch_size: clips in one call; halved where memory runs out. executor: any `concurrent.futures.Executor`; its
-    workers load pipelines of their own from where this one came. processes: that make the clips on a CPU, this one among
-    them; several with few threads each are faster than one with many, but each needs a pipeline's memory. "auto" shares
-    torch's threads out among up to four, once the first clip has shown that there is work enough, and stays in this process
-    where another one cannot load the same model: edited, hooked, compiled, made by hand. retry_failed: make rows again
-    that came out broken. intervention: where the sweep runs inside `svdlab.edit`, the name that tells its runs from those
-    of the model itself.
+    workers load pipelines of their own from where this one came. threads: that make batches side by side on a CPU, each with
+    its share of torch's own threads and all on the same weights, which is faster than one batch on all of them; "auto" takes
+    as many as torch has threads, up to four, if memory does, and one where the model is edited, hooked or compiled.
+    retry_failed: make rows again that came out broken. intervention: where the sweep runs inside `svdlab.edit`, the name
+    that tells its runs from those of the model itself.
 
     Returns the plan's rows in their order and with their index: `run_id`, `status` ("done" or "failed", with `reason`),
     every condition with its default filled in, `seed`, `image`, what was measured, and the paths `frames`,
@@ -87,7 +86,7 @@ def sweep(
     how = How(facts(_usable(pipe, executor, intervention), intervention), as_measures(measure), _kept(keep), 1, retry_failed)
     jobs, pictures = _jobs(pipe, plan, image, how.facts)
     size = _checked_batch_size(batch_size)
-    several = companions.how_many(processes, companions.why_not(pipe, how, executor))
+    several = twins.checked_threads(threads, twins.why_not(pipe, how, executor))
     out = folders.prepare(out)
     survey = ledger.survey(out, [j.run_id for j in jobs])
     missing = _in_order(_with_donors(out, _missing(survey, jobs, how)))
@@ -100,10 +99,8 @@ def sweep(
                 _scatter(executor, pipe, missing, pictures, out, how, bar.update, interrupted)
             else:
                 tell = _once_each(bar.update)
-                with companions.Crew(pipe, missing, pictures, out, how, processes=several, told=tell) as crew:
-                    pressed.then = crew.stop
-                    hooks: dict[str, Any] = dict(done=lambda j: tell(j.run_id), stop=interrupted, share=crew)
-                    workers.make(pipe, missing, pictures, out, how, **hooks)
+                others = twins.twins_of(pipe, missing, how, several)
+                workers.make(pipe, missing, pictures, out, how, twins=others, done=lambda j: tell(j.run_id), stop=interrupted)
         survey = ledger.survey(out, [j.run_id for j in jobs])
         if pressed.is_set() and (left := _missing(survey, jobs, how)):
             raise SweepInterrupted(
@@ -342,7 +339,7 @@ def _bar(progress: bool, total: int, initial: int) -> Any:
 
 
 def _once_each(update: Callable[[], Any]) -> Callable[[str], None]:
-    """Counts a run once, whichever process says first that it is whole."""
+    """Counts a run once, whichever thread says first that it is whole."""
     seen: set[str] = set()
     mutex = threading.Lock()
 
@@ -355,16 +352,10 @@ def _once_each(update: Callable[[], Any]) -> Callable[[str], None]:
     return tell
 
 
-class _Pressed(threading.Event):
-    """Whether Ctrl-C was pressed. then: called when it is."""
-
-    then: Callable[[], None] = staticmethod(lambda: None)
-
-
 @contextmanager
-def _interruptible(own: bool) -> Iterator[_Pressed]:
+def _interruptible(own: bool) -> Iterator[threading.Event]:
     """Ctrl-C sets the yielded flag; a second one stops at once. Signals reach the main thread only."""
-    pressed = _Pressed()
+    pressed = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield pressed
         return
@@ -372,7 +363,6 @@ def _interruptible(own: bool) -> Iterator[_Pressed]:
 
     def note(number: int, frame: Any) -> None:
         pressed.set()
-        pressed.then()
         signal.signal(signal.SIGINT, before if callable(before) else signal.default_int_handler)
         what = "the clips in hand" if own else "the tasks that run"
         print(f"\nfinishing {what}, then stopping; interrupt again to stop at once", file=sys.stderr, flush=True)

@@ -1,7 +1,8 @@
-"""What makes runs: batches through one pipeline, while a second thread measures, encodes and writes.
+"""What makes runs: batches through one pipeline or several, while a thread of its own (`writer`) measures and writes.
 
-`make` serves one pipeline in this process; `make_elsewhere` is what an executor's workers run, each with a pipeline of
-its own. Both write into the ledger and skip what they find there, so that whoever is killed leaves nothing to repair.
+`make` serves the pipelines of this process, each in a thread of its own; `make_elsewhere` is what an executor's workers run,
+each with a pipeline of its own. All write into the ledger and skip what they find there, so that whoever is killed leaves
+nothing to repair.
 """
 
 from __future__ import annotations
@@ -10,63 +11,35 @@ import gc
 import math
 import threading
 import time
+import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 from PIL import Image
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
-from svdlab import folders, ledger, provenance, video
+from svdlab import folders, ledger
 from svdlab.allocator import kept_pages
 from svdlab.errors import BrokenClipError, CheckpointError, OutOfMemoryError, OutputError
 from svdlab.hooks import trace
 from svdlab.memory import offload_of
-from svdlab.pipeline import Clip, ProbePipeline, Source, decode_clip, generate_batch
+from svdlab.pipeline import Clip, ProbePipeline, decode_clip, generate_batch
 from svdlab.record import Trace
-from svdlab.runs import How, Job, lacks, measure_clip, missing_measures, new_record, settle, weights_hash
+from svdlab.runs import How, Job, lacks, weights_hash
 from svdlab.temporal import quick_convolutions
+from svdlab.writer import Unit, Writer
 
 BUSY_WAIT = 0.2  # s between looks at runs that another process is making
-CLIPS_IN_MEMORY = 2  # decoded clips: one being measured and written, one being decoded or waiting
 
 
-@dataclass
-class Share:
-    """This process's part in making the runs. processes: that make them, this one among them. begun: when, in s since 1970."""
-
-    processes: int = 1
-    begun: float = field(default_factory=time.time)
-
-    def batch_size(self, most: int, queue: deque[_Unit], out: Path) -> int:
-        """Clips for the next call: fewer towards the end, so that no process is left with the last batch alone."""
-        if self.processes == 1:
-            return most
-        enough, left = 2 * self.processes * most, 0
-        for unit in queue:
-            left += folders.changed(out, unit.jobs[-1].run_id) < self.begun
-            if left == enough:
-                return most
-        return max(1, math.ceil(left / (2 * self.processes)))
-
-    def after(self, clips: int, seconds: float, left: int) -> None:
-        """Told of each batch: clips that it denoised, seconds that they took, and how many units may be left."""
-
-
-@dataclass
-class _Unit:
-    """The runs that share latents: claimed together, denoised once, decoded for each. left: runs not yet settled."""
-
-    jobs: list[Job]
-    lock: FileLock | None = None
-    left: int = 0
+class FewerThreadsWarning(UserWarning):
+    """Memory did not do for all threads; those that are left make what is left."""
 
 
 def make(
@@ -76,56 +49,157 @@ def make(
     out: Path,
     how: How,
     *,
+    twins: Sequence[ProbePipeline] = (),
     done: Callable[[Job], None] = lambda job: None,
     stop: Callable[[], bool] = lambda: False,
-    share: Share | None = None,
 ) -> int:
     """Make every job's run that the ledger does not have by then; returns the batch size that memory allowed.
 
-    Neighbours in `jobs` that agree in `batch_key` share a batch. done: called (from either thread) for each whole run.
-    stop: asked between batches. share: with which other processes. Raises OutputError where the disk refuses,
-    OutOfMemoryError where not even one clip fits; what was made until then is kept.
+    Neighbours in `jobs` that agree in `batch_key` share a batch. twins: further pipelines, which make batches in threads of
+    their own meanwhile, all with their share of torch's threads. done: called (from any thread) for each whole run. stop:
+    asked between batches. Raises OutputError where the disk refuses, OutOfMemoryError where not even one clip fits; what was
+    made until then is kept.
     """
-    queue, size, share = deque(_units(jobs)), how.batch_size, share or Share()
-    with quick_convolutions(pipe), kept_pages(), _Writer(out, how, pictures, done) as writer:
-        while queue and not stop():
-            batch = _take(queue, share.batch_size(size, queue, out), writer, stop)
-            if stop():
-                for unit in batch:
-                    writer.free(unit)
-                break
-            if not batch:
-                if queue:
-                    time.sleep(BUSY_WAIT)  # all that is left is being made by others
-                continue
-            begun = time.perf_counter()
-            try:
-                _make_batch(pipe, batch, writer)
-                share.after(len(batch), time.perf_counter() - begun, len(queue))
-            except _TooLarge as error:
-                size = len(error.units) // 2
-                for unit in error.units:
-                    writer.free(unit)
-                queue.extendleft(reversed(error.units))
-            except BaseException:
-                writer.finish()
-                for unit in batch:
-                    writer.free(unit)
+    with kept_pages(), Writer(out, how, pictures, done, 1 + len(twins)) as writer:
+        line = _Line(deque(_units(jobs)), how.batch_size, 1 + len(twins), stop, writer)
+        with _beside(line, twins):
+            line.work(pipe)
+        if line.queue and not line.ending():  # given back for want of memory: once more, with nothing beside it
+            warnings.warn("memory does not do for all threads: one goes on alone.", FewerThreadsWarning, stacklevel=3)
+            line.working = 1
+            line.work(pipe)
+    return line.size
+
+
+class _Line:
+    """The units that wait to be made, and what every thread that makes them has to know."""
+
+    def __init__(self, queue: deque[Unit], size: int, threads: int, stop: Callable[[], bool], writer: Writer) -> None:
+        self.queue, self.size, self.threads, self.stop, self.writer = queue, size, threads, stop, writer
+        self.mutex = threading.Lock()
+        self.working = threads  # that have not ended
+        self.error: BaseException | None = None  # what ended a twin's thread; the others end after the batch in hand
+        self.given_up = False  # twins end at once, in the middle of a batch
+
+    def ending(self) -> bool:
+        return self.stop() or self.error is not None
+
+    def work(self, pipe: ProbePipeline) -> None:
+        """Make batches until none is left, or until not even one clip fits beside those of other threads."""
+        try:
+            with quick_convolutions(pipe):
+                while self.queue and not self.ending():
+                    with self.mutex:
+                        batch = _take(self.queue, self._next_size(), self.writer, self.ending)
+                    if self.ending():
+                        self._free(batch)
+                    elif not batch and self.queue:
+                        time.sleep(BUSY_WAIT)  # all that is left is being made by others
+                    elif batch and not self._made(pipe, batch):
+                        return
+        finally:
+            with self.mutex:
+                self.working -= 1
+
+    def _next_size(self) -> int:
+        """Clips for the next call: fewer towards the end, so that no thread is left with the last batch alone."""
+        if self.threads == 1 or len(self.queue) >= 2 * self.threads * self.size:
+            return self.size
+        return max(1, min(self.size, math.ceil(len(self.queue) / (2 * self.threads))))
+
+    def _made(self, pipe: ProbePipeline, batch: list[Unit]) -> bool:
+        """Whether this thread can go on."""
+        alone, again = self.working == 1, []
+        try:
+            _make_batch(pipe, batch, self.writer)
+        except _TooLarge as error:
+            self.size, again = max(1, min(self.size, len(error.units) // 2)), error.units
+        except OutOfMemoryError as error:
+            self._end(batch, at_once=alone)
+            if alone:
                 raise
-    return size
+            error.__traceback__ = None  # which would keep the tensors alive
+            self._give_back([unit for unit in batch if unit.left])
+            return False
+        except BaseException:
+            self._end(batch, at_once=True)
+            raise
+        self._give_back(again)
+        return True
+
+    def _end(self, batch: list[Unit], at_once: bool) -> None:
+        """What of a broken batch was handed over is written, before others may make the rest."""
+        self.given_up |= at_once
+        self.writer.drain()
+        self._free(batch)
+
+    def _give_back(self, units: list[Unit]) -> None:
+        self._free(units)
+        with self.mutex:
+            self.queue.extendleft(reversed(units))
+
+    def _free(self, units: list[Unit]) -> None:
+        for unit in units:
+            self.writer.free(unit)
 
 
-def _units(jobs: Sequence[Job]) -> list[_Unit]:
+class _GivenUp(BaseException):
+    """Ends a twin's batch in the middle."""
+
+
+@contextmanager
+def _beside(line: _Line, twins: Sequence[ProbePipeline]) -> Iterator[None]:
+    """While the block runs the twins work, too; it ends when they have nothing left to make, or at once where it fails."""
+    before = torch.get_num_threads()
+    share = max(1, before // (1 + len(twins)))
+
+    def check(module: Any, args: Any) -> None:
+        if line.given_up:
+            raise _GivenUp
+
+    def work(pipe: ProbePipeline) -> None:
+        torch.set_num_threads(share)  # of this thread
+        for part in (pipe.unet, pipe.vae):
+            for name, module in part.named_modules():
+                if name.count(".") < 2:  # its blocks: often enough, and seldom enough to cost nothing
+                    module.register_forward_pre_hook(check)
+        try:
+            line.work(pipe)
+        except _GivenUp:
+            pass
+        except BaseException as error:
+            line.error = line.error or error
+
+    threads = [threading.Thread(target=work, args=(pipe,), name=f"svdlab-{n}", daemon=True) for n, pipe in enumerate(twins, 2)]
+    try:
+        torch.set_num_threads(share)
+        for thread in threads:
+            thread.start()
+        yield
+        for thread in threads:
+            thread.join()
+    except BaseException:
+        line.given_up = True
+        for thread in threads:
+            thread.join()
+        raise
+    finally:
+        torch.set_num_threads(before)
+    if line.error is not None:
+        raise line.error
+
+
+def _units(jobs: Sequence[Job]) -> list[Unit]:
     shared: dict[str, list[Job]] = {}
     for job in jobs:
         shared.setdefault(job.latents_id, []).append(job)
-    return [_Unit(group) for group in shared.values()]
+    return [Unit(group) for group in shared.values()]
 
 
-def _take(queue: deque[_Unit], size: int, writer: _Writer, stop: Callable[[], bool]) -> list[_Unit]:
+def _take(queue: deque[Unit], size: int, writer: Writer, stop: Callable[[], bool]) -> list[Unit]:
     """The next units that fit into one call. Those that somebody else is making go to the end of the queue; those that
     somebody has made are settled, and those that lack measures only are handed to the writer."""
-    batch: list[_Unit] = []
+    batch: list[Unit] = []
     try:
         for _ in range(len(queue)):
             full = len(batch) == size or (batch and queue[0].jobs[0].batch_key != batch[0].jobs[0].batch_key)
@@ -144,7 +218,7 @@ def _take(queue: deque[_Unit], size: int, writer: _Writer, stop: Callable[[], bo
     return batch
 
 
-def _make_batch(pipe: ProbePipeline, batch: list[_Unit], writer: _Writer) -> None:
+def _make_batch(pipe: ProbePipeline, batch: list[Unit], writer: Writer) -> None:
     """Denoise what must be denoised in one call, then decode clip by clip; raises _TooLarge where memory does not do."""
     noisy = []
     for unit in batch:
@@ -158,7 +232,7 @@ def _make_batch(pipe: ProbePipeline, batch: list[_Unit], writer: _Writer) -> Non
         _make_noisy(pipe, noisy, writer)
 
 
-def _make_noisy(pipe: ProbePipeline, units: list[_Unit], writer: _Writer) -> None:
+def _make_noisy(pipe: ProbePipeline, units: list[Unit], writer: Writer) -> None:
     """Units that must be denoised, in one call; where one of them breaks it, by halves, down to the one that does."""
     too_large, broken = False, ""
     try:
@@ -190,7 +264,7 @@ def _make_noisy(pipe: ProbePipeline, units: list[_Unit], writer: _Writer) -> Non
             _decode(pipe, unit, clip, tr, len(units), writer)
 
 
-def _empty_clip(pipe: ProbePipeline, job: Job, writer: _Writer, latents: torch.Tensor | None = None) -> Clip:
+def _empty_clip(pipe: ProbePipeline, job: Job, writer: Writer, latents: torch.Tensor | None = None) -> Clip:
     """A clip without frames, and maybe without latents."""
     latents = torch.zeros(0) if latents is None else latents
     return Clip(np.zeros(0, np.float32), job.conditions, job.seed, writer.pictures[job.image], latents, pipe.source)
@@ -199,12 +273,12 @@ def _empty_clip(pipe: ProbePipeline, job: Job, writer: _Writer, latents: torch.T
 class _TooLarge(Exception):
     """The units of a batch that did not fit into memory; nothing was made of them."""
 
-    def __init__(self, units: list[_Unit]) -> None:
+    def __init__(self, units: list[Unit]) -> None:
         super().__init__(f"a batch of {len(units)} does not fit")
         self.units = units
 
 
-def _lacks_clip(unit: _Unit, writer: _Writer) -> bool:
+def _lacks_clip(unit: Unit, writer: Writer) -> bool:
     """Leaves the unit's jobs whose clip must be made; hands on what lacks measures only, settles what lacks nothing."""
     unit.left = len(unit.jobs)
     clipless = []
@@ -225,7 +299,7 @@ def _whole_record(folder: Path) -> dict[str, Any] | None:
     return None if folders.damage(folder, hashes=False) else folders.read_record(folder)
 
 
-def _lent_latents(unit: _Unit, writer: _Writer) -> torch.Tensor | None:
+def _lent_latents(unit: Unit, writer: Writer) -> torch.Tensor | None:
     """Latents that another run of the ledger has; a trace cannot be had that way."""
     donor = unit.jobs[0].donor
     if donor is None or writer.how.kept is not None:
@@ -236,7 +310,7 @@ def _lent_latents(unit: _Unit, writer: _Writer) -> torch.Tensor | None:
         return None
 
 
-def _denoise(pipe: ProbePipeline, jobs: list[Job], writer: _Writer) -> tuple[list[Clip], list[Trace | None]]:
+def _denoise(pipe: ProbePipeline, jobs: list[Job], writer: Writer) -> tuple[list[Clip], list[Trace | None]]:
     pictures, conditions = [writer.pictures[job.image] for job in jobs], [job.conditions for job in jobs]
     kept = writer.how.kept
     with nullcontext() if kept is None else trace(pipe, **kept) as tr:
@@ -245,7 +319,7 @@ def _denoise(pipe: ProbePipeline, jobs: list[Job], writer: _Writer) -> tuple[lis
     return clips, [None if tr is None else tr[i] for i in range(len(clips))]
 
 
-def _decode(pipe: ProbePipeline, unit: _Unit, clip: Clip, tr: Trace | None, batch_size: int, writer: _Writer) -> None:
+def _decode(pipe: ProbePipeline, unit: Unit, clip: Clip, tr: Trace | None, batch_size: int, writer: Writer) -> None:
     for job in unit.jobs:
         own, reason = replace(clip, conditions=job.conditions, seconds=dict(clip.seconds)), ""
         writer.wait_for_room()
@@ -253,112 +327,10 @@ def _decode(pipe: ProbePipeline, unit: _Unit, clip: Clip, tr: Trace | None, batc
             decode_clip(pipe, own)
         except BrokenClipError as error:
             reason = str(error)
+        except BaseException:
+            writer.leave()
+            raise
         writer.write(unit, job, own, tr, batch_size, reason)
-
-
-# --- the second thread ------------------------------------------------------------------------------------------------
-
-
-class _Writer:
-    """Measures, encodes and writes beside the denoising, in the order of arrival.
-
-    At most CLIPS_IN_MEMORY decoded clips exist: whoever wants to decode another waits for room. Leaving the `with` block,
-    also by an error, finishes what was handed over.
-    """
-
-    def __init__(self, out: Path, how: How, pictures: dict[str, Image.Image], done: Callable[[Job], None]) -> None:
-        self.out, self.how, self.pictures, self.done = out, how, pictures, done
-        self.pool = ThreadPoolExecutor(1, "svdlab-writer")
-        self.pool.submit(time.monotonic)  # its thread starts now: when memory is short, none may be had any more
-        self.pending: deque[Future] = deque()
-        self.mutex = threading.Lock()
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(self, kind: Any, error: BaseException | None, where: Any) -> None:
-        self.finish()
-        if error is None:
-            self._wait_until(0)
-
-    def finish(self) -> None:
-        """What is in hand is written; nothing more is taken."""
-        self.pool.shutdown(wait=True)
-
-    def _wait_until(self, pending: int) -> None:
-        """Until no more than so many clips are in hand; raises what failed in writing them."""
-        while len(self.pending) > pending:
-            self.pending.popleft().result()
-
-    def wait_for_room(self) -> None:
-        """Until another clip may be decoded."""
-        self._wait_until(CLIPS_IN_MEMORY - 1)
-
-    def write(self, unit: _Unit, job: Job, clip: Clip, tr: Trace | None, batch_size: int, reason: str) -> None:
-        record = new_record(job, clip, self.how, batch_size)  # here, where torch's threads are those that made the clip
-        self._hand_over(unit, job, lambda: self._write(job, clip, tr, record, reason))
-
-    def measure_again(self, unit: _Unit, job: Job, record: dict[str, Any]) -> None:
-        self.wait_for_room()
-        self._hand_over(unit, job, lambda: self._measure_again(job, record))
-
-    def _hand_over(self, unit: _Unit, job: Job, work: Callable[[], None]) -> None:
-        def act() -> None:
-            try:
-                work()
-            except BaseException:
-                self.free(unit)
-                raise
-            self.settled(unit, job)
-
-        self.pending.append(self.pool.submit(act))
-
-    def settled(self, unit: _Unit, job: Job) -> None:
-        """A job's run is whole; with its unit's last one the claim is given back."""
-        with self.mutex:
-            unit.left -= 1
-            last = unit.left == 0
-        if last:
-            self.free(unit)
-        self.done(job)
-
-    def free(self, unit: _Unit) -> None:
-        with self.mutex:
-            lock, unit.lock = unit.lock, None
-        if lock is not None:
-            folders.release(lock)
-
-    def _write(self, job: Job, clip: Clip, tr: Trace | None, record: dict[str, Any], reason: str) -> None:
-        with folders.new_run(self.out, job.latents_id, job.run_id, record) as folder:
-            if reason:
-                record.update(status="failed", reason=reason)
-                return
-            frames = video.as_bytes(clip.frames)
-            clip.frames = frames.astype(np.float32) / 255  # what the file holds: measuring that again gives the same
-            record["measures"] = measure_clip(clip, self.how.measures)
-            settle(record)
-            # Through Python's own file: on a full disk safetensors' writer raises a class of its own.
-            (folder / folders.LATENTS).write_bytes(save({"latents": clip.latents.contiguous()}))
-            video.write_frames(folder / folders.FRAMES, frames, playback_fps=clip.playback_fps)
-            facts = provenance.of_run({**record, "run_id": job.run_id})
-            video.write_preview(folder / folders.PREVIEW, frames, playback_fps=clip.playback_fps, facts=facts)
-            if tr is not None:
-                tr.save(folder / folders.TRACE)
-
-    def _measure_again(self, job: Job, record: dict[str, Any]) -> None:
-        folder = folders.run_folder(self.out, job.run_id)
-        clip = Clip(
-            video.read_frames(folder / folders.FRAMES).astype(np.float32) / 255,
-            job.conditions,
-            job.seed,
-            self.pictures[job.image],
-            load_file(folder / folders.LATENTS)["latents"],
-            Source(**record["source"]),
-            record["seconds"],
-        )
-        record["measures"] |= measure_clip(clip, missing_measures(ledger.state(record), self.how))
-        settle(record)
-        folders.amend(folder, record)
 
 
 # --- other processes --------------------------------------------------------------------------------------------------

@@ -181,7 +181,7 @@ def test_a_sweep_with_a_failed_clip_ends_with_a_code_that_says_so(checkpoint: An
     code, said, _ = run(capsys, *sweep)
     assert code == 1 and "2 runs in" in said and "1 of them failed" in said
     assert run(capsys, *sweep)[0] == 1  # it still is
-    assert run(capsys, *sweep, "--processes", "0")[0] == 1
+    assert run(capsys, *sweep, "--threads", "0")[0] == 1
 
 
 def test_doctor_runs_a_checkpoint_at_the_size_that_is_asked_for(checkpoint: Any, capsys: Any) -> None:

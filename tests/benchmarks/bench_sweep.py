@@ -1,7 +1,7 @@
 """What a sweep costs beside the model's own time, against the loop one would write with stock diffusers, and at scale.
 
 python -m tests.benchmarks sweep. All on the organism, two cores; ratios are taken side by side, in turns, in one run. The
-stock loop has all of torch's threads, as a user's would; so has the sweep, which shares them out among processes.
+stock loop has all of torch's threads, as a user's would; so has the sweep, which shares them out among batches side by side.
 """
 
 from __future__ import annotations
@@ -108,21 +108,21 @@ def against_stock(pipe: Any, count: int) -> list[Row]:
         svdlab.sweep(pipe, rows(1), Path(folder, "warm"), **how)
         theirs = stock_loop(pipe, plan[: count // 2], Path(folder), threads)  # before and after, so that load falls on both
         start = time.perf_counter()
-        svdlab.sweep(pipe, plan, out, **how)  # the start of the second process is in it
+        svdlab.sweep(pipe, plan, out, **how)
         ours = time.perf_counter() - start
         theirs += stock_loop(pipe, plan[count // 2 :], Path(folder), threads)
-        makers = Counter(folders.read_record(out / "runs" / run)["process"] for run in folders.run_ids(out))
+        makers = Counter(folders.read_record(out / "runs" / run)["thread"] for run in folders.run_ids(out))
         start = time.perf_counter()
-        svdlab.sweep(pipe, plan[: count // 3], Path(folder, "alone"), processes=1, **how)
+        svdlab.sweep(pipe, plan[: count // 3], Path(folder, "alone"), threads=1, **how)
         alone = (time.perf_counter() - start) * 3
     shares = " and ".join(map(str, sorted(makers.values())))
     print(f"  {count} clips of {STEPS} steps on {threads} threads: stock loop {theirs:.1f} s, sweep {ours:.1f} s")
-    print(f"  ({shares} clips by process; in one process it would be {alone:.1f} s)")
+    print(f"  ({shares} clips by thread; with one batch at a time it would be {alone:.1f} s)")
     return [Row(f"sweep of {count} rows over the stock loop, wall time", ours / theirs, 0.5, "x")]
 
 
 def beside_the_model(pipe: Any, count: int) -> list[Row]:
-    """In one process, where a clock can be hung on the model."""
+    """With one batch at a time: a clock hung on the model is a hook, and keeps the sweep to that."""
     import svdlab
 
     clock, handles = model_seconds(pipe)
@@ -132,20 +132,25 @@ def beside_the_model(pipe: Any, count: int) -> list[Row]:
         wall = time.perf_counter() - start
     for handle in handles:
         handle.remove()
-    print(f"  {count} clips of {STEPS} steps in one process: {wall:.1f} s, of which UNet and VAE {clock['sum']:.1f} s")
+    print(f"  {count} clips of {STEPS} steps, one batch at a time: {wall:.1f} s, of which UNet and VAE {clock['sum']:.1f} s")
     return [Row("sweep's wall time over UNet and VAE forward time", wall / clock["sum"], 1.10, "x")]
 
 
 WORKERS = """
-import sys, time, warnings
+import os, sys, time, warnings
 warnings.simplefilter("ignore")
 import distributed, svdlab
 if __name__ == "__main__":
-    n, out, checkpoint, count, steps = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
+    n, out, checkpoint, (count, steps, held) = int(sys.argv[1]), sys.argv[2], sys.argv[3], map(int, sys.argv[4:])
     pipe = svdlab.load_pipeline(checkpoint, device="cpu")
     with distributed.LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=None) as cluster:
         with distributed.Client(cluster) as client:
             executor = client.get_executor()
+            def hold(core):
+                for thread in os.listdir("/proc/self/task"):
+                    os.sched_setaffinity(int(thread), {core})
+            for core, worker in zip(sorted(os.sched_getaffinity(0)), client.scheduler_info(-1)["workers"]) if held else ():
+                client.run(hold, core, workers=[worker])
             def go(name, seeds):
                 plan = [dict(seed=s, num_inference_steps=steps) for s in seeds]
                 start = time.perf_counter()
@@ -189,17 +194,21 @@ def bare_processes(n: int, env: dict[str, str]) -> float:
 
 
 def dask_workers(count: int) -> list[Row]:
+    """Each worker held to one core, as Slurm holds it: left free, a single one measures and writes on the other core."""
     seconds = {}
     bare = {n: bare_processes(n, {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}) for n in (1, 2)}
-    for n in (1, 2):
+    for held, n in ((1, 1), (1, 2), (0, 1), (0, 2)):
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-c", WORKERS, str(n), folder + "/", CHECKPOINT, str(count), str(STEPS)]
+            command = [sys.executable, "-c", WORKERS, str(n), folder + "/", CHECKPOINT, str(count), str(STEPS), str(held)]
             env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
             done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
-            seconds[n] = float(done.stdout.split()[-1])
-    print(f"  {count} clips: one dask worker {seconds[1]:.1f} s, two {seconds[2]:.1f} s ({seconds[1] / seconds[2]:.2f}x)")
+            seconds[held, n] = float(done.stdout.split()[-1])
+    for held, how in ((1, "held to a core each"), (0, "left free")):
+        one, two = seconds[held, 1], seconds[held, 2]
+        print(f"  {count} clips, workers {how}: one dask worker {one:.1f} s, two {two:.1f} s ({one / two:.2f}x)")
     print(f"  (the bare UNet: two processes at once do {2 * bare[1] / bare[2]:.2f} times the work of one)")
-    return [Row("two dask workers of one thread over one, wall time", seconds[2] / seconds[1], 1 / 1.8, "x")]
+    ratio = seconds[1, 2] / seconds[1, 1]
+    return [Row("two dask workers of one thread, a core each, over one, wall time", ratio, 1 / 1.8, "x")]
 
 
 MEMORY = """

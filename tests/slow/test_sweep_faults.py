@@ -36,7 +36,8 @@ if "file_limit" in how:
     resource.setrlimit(resource.RLIMIT_FSIZE, (how["file_limit"], resource.RLIM_INFINITY))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python does for itself: a write beyond the limit then fails
 print("ready", flush=True)
-svdlab.sweep(pipe, rows, out, image="cat", measure=how.get("measure", ()), batch_size=how.get("batch", 2), progress=False)
+more = dict(measure=how.get("measure", ()), batch_size=how.get("batch", 2), threads=2, progress=False)
+svdlab.sweep(pipe, rows, out, image="cat", **more)
 print("done", flush=True)
 """
 
@@ -80,7 +81,7 @@ def stamps(out: Path) -> dict[str, int]:
 
 def work(pipe: Any, out: Path, plan: list[dict[str, Any]]) -> None:
     """In a child of this process, which has the model already: thirty starts from nothing would take ten minutes."""
-    svdlab.sweep(pipe, plan, out, image="cat", measure=(), batch_size=2, progress=False)
+    svdlab.sweep(pipe, plan, out, image="cat", measure=(), batch_size=2, threads=2, progress=False)
 
 
 def test_thirty_kills_cost_no_published_run(checkpoint: Path, tmp_path: Path) -> None:
@@ -177,12 +178,12 @@ warnings.simplefilter("ignore")
 import torch, svdlab
 from pathlib import Path
 from svdlab import folders
-checkpoint, out, allowed = sys.argv[1], sys.argv[2], int(sys.argv[3])
+checkpoint, out, allowed, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 def used():
     return int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 pipe = svdlab.load_pipeline(checkpoint, device="cpu")
 rows = [dict(num_inference_steps=1, seed=s, height=128, width=128, decode_chunk_size=1) for s in range(16)]
-svdlab.sweep(pipe, rows[:1], out + "-warm", image="cat", measure=(), progress=False)
+svdlab.sweep(pipe, rows[:2], out + "-warm", image="cat", measure=(), threads=threads, progress=False)
 before, seen, over = used(), [0], threading.Event()
 def watch():
     while not over.wait(0.002):
@@ -192,7 +193,7 @@ watcher.start()
 hard = resource.RLIM_INFINITY
 if allowed:
     resource.setrlimit(resource.RLIMIT_AS, (before + allowed, hard))
-table = svdlab.sweep(pipe, rows, out, image="cat", measure=(), batch_size=16, progress=False)
+table = svdlab.sweep(pipe, rows, out, image="cat", measure=(), batch_size=16, threads=threads, progress=False)
 resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 over.set()
 records = [folders.read_record(Path(out) / "runs" / run) for run in table.run_id]
@@ -203,10 +204,10 @@ print(json.dumps([seen[0], max(record["batch_size"] for record in records), sort
 def test_out_of_memory_halves_the_batch(checkpoint: Path, tmp_path: Path) -> None:
     """What sixteen clips take at once is measured first: a limit in megabytes would hold for one machine's allocator."""
 
-    def made(name: str, allowed: int) -> tuple[int, int, list[str]]:
+    def made(name: str, allowed: int, threads: int = 1) -> tuple[int, int, list[str]]:
         # One arena: each thread's own would reserve address space as it pleases, which is what the limit counts.
         env = os.environ | ENVIRONMENT | {"MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", MEMORY, checkpoint, tmp_path / name, str(allowed)]
+        command = [sys.executable, "-c", MEMORY, checkpoint, tmp_path / name, str(allowed), str(threads)]
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=400)
         assert done.returncode == 0, done.stderr
         return tuple(json.loads(done.stdout.splitlines()[-1]))
@@ -216,6 +217,8 @@ def test_out_of_memory_halves_the_batch(checkpoint: Path, tmp_path: Path) -> Non
     _, together, status = made("tight", int(0.6 * need))
     assert together in (8, 4, 2, 1) and status == ["done"]
     assert ledger.check(tmp_path / "tight").empty
+    _, together, status = made("beside", int(0.6 * need), threads=2)
+    assert together < 16 and status == ["done"] and ledger.check(tmp_path / "beside").empty
 
 
 @pytest.mark.filterwarnings("ignore:Sending large graph")
