@@ -64,10 +64,10 @@ def make(
         line = _Line(deque(_units(jobs)), how.batch_size, 1 + len(twins), stop, writer)
         with _beside(line, twins):
             line.work(pipe)
-        if line.queue and not line.ending():  # given back for want of memory: once more, with nothing beside it
-            warnings.warn("memory does not do for all threads: one goes on alone.", FewerThreadsWarning, stacklevel=3)
+        if line.short:
+            warnings.warn("memory did not do for all threads: some ended early.", FewerThreadsWarning, stacklevel=3)
             line.working = 1
-            line.work(pipe)
+            line.work(pipe)  # what was given back after the others had ended, with nothing beside it
     return line.size
 
 
@@ -79,6 +79,7 @@ class _Line:
         self.mutex = threading.Lock()
         self.working = threads  # that have not ended
         self.error: BaseException | None = None  # what ended a twin's thread; the others end after the batch in hand
+        self.short = False  # of memory for a clip beside those of other threads
         self.given_up = False  # twins end at once, in the middle of a batch
 
     def ending(self) -> bool:
@@ -118,7 +119,7 @@ class _Line:
             self._end(batch, at_once=alone)
             if alone:
                 raise
-            error.__traceback__ = None  # which would keep the tensors alive
+            self.short, error.__traceback__ = True, None  # which would keep the tensors alive
             self._give_back([unit for unit in batch if unit.left])
             return False
         except BaseException:
