@@ -141,23 +141,29 @@ import os, sys, time, warnings
 warnings.simplefilter("ignore")
 import distributed, svdlab
 if __name__ == "__main__":
-    n, out, checkpoint, (count, steps, held) = int(sys.argv[1]), sys.argv[2], sys.argv[3], map(int, sys.argv[4:])
+    out, checkpoint, (count, rounds, steps) = sys.argv[1], sys.argv[2], map(int, sys.argv[3:])
     pipe = svdlab.load_pipeline(checkpoint, device="cpu")
-    with distributed.LocalCluster(n_workers=n, threads_per_worker=1, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         with distributed.Client(cluster) as client:
-            executor = client.get_executor()
-            def hold(core):
+            workers, cores = list(client.scheduler_info(-1)["workers"]), sorted(os.sched_getaffinity(0))
+            def hold(cores):
                 for thread in os.listdir("/proc/self/task"):
-                    os.sched_setaffinity(int(thread), {core})
-            for core, worker in zip(sorted(os.sched_getaffinity(0)), client.scheduler_info(-1)["workers"]) if held else ():
-                client.run(hold, core, workers=[worker])
-            def go(name, seeds):
-                plan = [dict(seed=s, num_inference_steps=steps) for s in seeds]
+                    os.sched_setaffinity(int(thread), cores)
+            def seconds(name, n):
+                plan = [dict(seed=s, num_inference_steps=steps) for s in range(count // rounds)]
+                how = dict(image="cat", executor=client.get_executor(workers=workers[:n]), batch_size=2, progress=False)
                 start = time.perf_counter()
-                svdlab.sweep(pipe, plan, out + name, image="cat", executor=executor, batch_size=2, progress=False)
+                svdlab.sweep(pipe, plan, out + name, **how)
                 return time.perf_counter() - start
-            go("warm", range(8 * n))  # every worker loads its pipeline
-            print(go("measured", range(count)))
+            seconds("warm", 2)  # every worker loads its pipeline
+            for held in (True, False):
+                for n, worker in enumerate(workers):
+                    client.run(hold, {cores[n]} if held else set(cores), workers=[worker])
+                one = two = 0.0
+                for turn in range(rounds):
+                    one += seconds(f"one-{held}-{turn}", 1)
+                    two += seconds(f"two-{held}-{turn}", 2)
+                print(one, two, flush=True)
 """
 
 
@@ -172,43 +178,45 @@ given = torch.zeros(4, 1, unet.config.cross_attention_dim), torch.tensor([[6.0, 
 with torch.inference_mode():
     unet(x, 1.0, *given)
     print("ready", flush=True)
-    sys.stdin.readline()
-    start = time.perf_counter()
-    for _ in range(60):
-        unet(x, 1.0, *given)
-    print(time.perf_counter() - start)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        for _ in range(20):
+            unet(x, 1.0, *given)
+        print(time.perf_counter() - start, flush=True)
 """
 
 
-def bare_processes(n: int, env: dict[str, str]) -> float:
-    """Seconds for 60 forward passes of the UNet alone in each of n processes at once: what the machine itself allows."""
+def bare_processes(rounds: int, env: dict[str, str]) -> float:
+    """How much more of the UNet's forward passes two processes at once do than one alone: what the machine itself allows."""
     command, pipes = [sys.executable, "-c", BARE, CHECKPOINT], dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    running = [subprocess.Popen(command, env=env, text=True, **pipes) for _ in range(n)]  # type: ignore[call-overload]
-    for process in running:
+    both = [subprocess.Popen(command, env=env, text=True, **pipes) for _ in range(2)]  # type: ignore[call-overload]
+    for process in both:
         while "ready" not in process.stdout.readline():
             assert process.poll() is None
-    for process in running:
-        process.stdin.write("go\n")
-        process.stdin.flush()
-    return max(float(process.communicate()[0].split()[-1]) for process in running)
+    seconds = {1: 0.0, 2: 0.0}
+    for _ in range(rounds):
+        for n in seconds:
+            for process in both[:n]:
+                process.stdin.write("go\n")
+                process.stdin.flush()
+            seconds[n] += max(float(process.stdout.readline()) for process in both[:n])
+    for process in both:
+        process.communicate()
+    return 2 * seconds[1] / seconds[2]
 
 
-def dask_workers(count: int) -> list[Row]:
-    """Each worker held to one core, as Slurm holds it: left free, a single one measures and writes on the other core."""
-    seconds = {}
-    bare = {n: bare_processes(n, {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}) for n in (1, 2)}
-    for held, n in ((1, 1), (1, 2), (0, 1), (0, 2)):
-        with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-c", WORKERS, str(n), folder + "/", CHECKPOINT, str(count), str(STEPS), str(held)]
-            env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
-            done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
-            seconds[held, n] = float(done.stdout.split()[-1])
-    for held, how in ((1, "held to a core each"), (0, "left free")):
-        one, two = seconds[held, 1], seconds[held, 2]
+def dask_workers(count: int, rounds: int = 3) -> list[Row]:
+    """One and both in turns, each held to one core as Slurm holds it: left free, one measures and writes on the other."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+    bare = bare_processes(rounds, env)
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-c", WORKERS, folder + "/", CHECKPOINT, *map(str, (count, rounds, STEPS))]
+        done = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
+    held, free = ([float(word) for word in line.split()] for line in done.stdout.splitlines()[-2:])
+    for (one, two), how in ((held, "held to a core each"), (free, "left free")):
         print(f"  {count} clips, workers {how}: one dask worker {one:.1f} s, two {two:.1f} s ({one / two:.2f}x)")
-    print(f"  (the bare UNet: two processes at once do {2 * bare[1] / bare[2]:.2f} times the work of one)")
-    ratio = seconds[1, 2] / seconds[1, 1]
-    return [Row("two dask workers of one thread, a core each, over one, wall time", ratio, 1 / 1.8, "x")]
+    print(f"  (the bare UNet: two processes at once do {bare:.2f} times the work of one)")
+    return [Row("two dask workers of one thread, a core each, over one, wall time", held[1] / held[0], 1 / 1.8, "x")]
 
 
 MEMORY = """
