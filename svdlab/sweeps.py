@@ -72,7 +72,8 @@ def sweep(
     batch_size: clips in one call; halved where memory runs out. executor: any `concurrent.futures.Executor`; its
     workers load pipelines of their own from where this one came. threads: that make batches side by side on a CPU, each with
     its share of torch's own threads and all on the same weights, which is faster than one batch on all of them; "auto" takes
-    as many as torch has threads, up to four, if memory does, and one where the model is edited, hooked or compiled.
+    as many as torch has threads, up to four, if memory does, and one where the model is edited, hooked or compiled. Functions
+    in `keep` are called from each of them, those in `measure` from one thread only.
     retry_failed: make rows again that came out broken. intervention: where the sweep runs inside `svdlab.edit`, the name
     that tells its runs from those of the model itself.
 

@@ -162,7 +162,7 @@ def _beside(line: _Line, twins: Sequence[ProbePipeline]) -> Iterator[None]:
         torch.set_num_threads(share)  # of this thread
         for part in (pipe.unet, pipe.vae):
             for name, module in part.named_modules():
-                if name.count(".") < 2:  # its blocks: often enough, and seldom enough to cost nothing
+                if name.count(".") < 2:  # its blocks: several times in each call
                     module.register_forward_pre_hook(check)
         try:
             line.work(pipe)
