@@ -60,7 +60,7 @@ def make(
     asked between batches. Raises OutputError where the disk refuses, OutOfMemoryError where not even one clip fits; what was
     made until then is kept.
     """
-    with kept_pages(), Writer(out, how, pictures, done, 1 + len(twins)) as writer:
+    with kept_pages(), Writer(out, how, pictures, done) as writer:
         line = _Line(deque(_units(jobs)), how.batch_size, 1 + len(twins), stop, writer)
         with _beside(line, twins):
             line.work(pipe)

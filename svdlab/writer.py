@@ -25,7 +25,7 @@ from svdlab.pipeline import Clip, Source
 from svdlab.record import Trace
 from svdlab.runs import How, Job, measure_clip, missing_measures, new_record, settle
 
-CLIPS_IN_MEMORY = 2  # decoded clips of one pipeline: one being measured and written, one being decoded or waiting
+CLIPS_IN_MEMORY = 2  # decoded clips: one being measured and written, one being decoded or waiting
 
 
 @dataclass
@@ -40,17 +40,15 @@ class Unit:
 class Writer:
     """Measures, encodes and writes beside the denoising, in the order of arrival.
 
-    At most CLIPS_IN_MEMORY decoded clips exist, and one more for each further pipeline: whoever wants to decode another waits
-    for room. Leaving the `with` block, also by an error, finishes what was handed over.
+    At most CLIPS_IN_MEMORY decoded clips exist, however many pipelines make them: whoever wants to decode another waits for
+    room. Leaving the `with` block, also by an error, finishes what was handed over.
     """
 
-    def __init__(
-        self, out: Path, how: How, pictures: dict[str, Image.Image], done: Callable[[Job], None], pipelines: int = 1
-    ) -> None:
+    def __init__(self, out: Path, how: How, pictures: dict[str, Image.Image], done: Callable[[Job], None]) -> None:
         self.out, self.how, self.pictures, self.done = out, how, pictures, done
         self.pool = ThreadPoolExecutor(1, "svdlab-writer")
         self.pool.submit(time.monotonic)  # its thread starts now: when memory is short, none may be had any more
-        self.room, self.in_hand = CLIPS_IN_MEMORY - 1 + pipelines, 0  # decoded clips
+        self.in_hand = 0  # decoded clips
         self.error: BaseException | None = None  # the first that it met
         self.changed = threading.Condition()
         self.mutex = threading.Lock()
@@ -66,7 +64,7 @@ class Writer:
     def wait_for_room(self) -> None:
         """Until another clip may be decoded, which then counts; raises what failed in writing earlier ones."""
         with self.changed:
-            self.changed.wait_for(lambda: self.in_hand < self.room or self.error is not None)
+            self.changed.wait_for(lambda: self.in_hand < CLIPS_IN_MEMORY or self.error is not None)
             if self.error is not None:
                 raise self.error
             self.in_hand += 1
