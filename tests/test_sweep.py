@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file
 
 import svdlab
-from svdlab import fidelity, folders, ledger, motion, provenance, video
+from svdlab import fidelity, folders, ledger, motion, provenance, video, workers
 from svdlab.errors import CheckpointError, InputError, OutputError, SweepInterrupted
 from svdlab.sweeps import sweep as _sweep
 from tests.small import FRAMES, SIDE, save_checkpoint
@@ -433,10 +433,11 @@ def test_no_token_reaches_the_ledger(checkpoint: Path, out: Path, tmp_path: Path
         table = sweep(pipe, plan, out, keep=("denoised",), executor=executor)
     assert table.status.tolist() == ["done", "failed"]
     ledger.export(out, tmp_path / "export")
+    task = repr(workers.load_arguments(pipe))
     written = [p.read_bytes() for folder in (out, tmp_path / "export") for p in folder.rglob("*") if p.is_file()]
     assert len(written) > 8
     for secret in secrets:
-        assert secret not in repr(pipe.source) and not any(secret.encode() in w for w in written)
+        assert secret not in task and secret not in repr(pipe.source) and not any(secret.encode() in w for w in written)
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
