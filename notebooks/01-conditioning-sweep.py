@@ -31,7 +31,8 @@ out: str = "../results/01-conditioning-sweep"  # folder for figures, runs and th
 from pathlib import Path
 
 import svdlab
-from svdlab import dose, show, widgets
+from svdlab import show, widgets
+from svdlab.stats import response as dose
 
 # %% [markdown]
 # ## The plan

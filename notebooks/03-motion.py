@@ -30,8 +30,9 @@ from pathlib import Path
 
 import pandas as pd
 import svdlab
-from svdlab import calibrate, motion, show
-from svdlab.dose import dose_response, variance_shares
+from svdlab import motion, show
+from svdlab.measure import calibrate
+from svdlab.stats.response import dose_response, variance_shares
 
 # %% [markdown]
 # ## One clip, dissected

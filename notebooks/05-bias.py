@@ -34,7 +34,7 @@ from pathlib import Path
 import pandas as pd
 import svdlab
 from svdlab import show
-from svdlab.manifests import read_manifest
+from svdlab.study.manifests import read_manifest
 from svdlab.probes import bias, planted, symmetry
 
 # %% [markdown]
@@ -144,7 +144,7 @@ print(result.report())
 # Write a manifest with the columns `path, pair_id, group, group_scheme, label_source, licence, consent, subject_id, notes`,
 # each pair with one picture of each group, and run `svdlab notebook 05-bias -p manifest people.csv`. Labels are people's:
 # svdlab infers none. To see how the model answers to light, blur or mirroring as such, let svdlab make the pairs:
-# `svdlab.counterfactuals.make_pairs(["cat", "coffee"], "pairs", kinds=("exposure", "mirror"), licence="CC0")`.
+# `svdlab.study.counterfactuals.make_pairs(["cat", "coffee"], "pairs", kinds=("exposure", "mirror"), licence="CC0")`.
 
 # %% [markdown]
 # ## Limits

@@ -35,7 +35,7 @@ from pathlib import Path
 import pandas as pd
 import svdlab
 from svdlab import show
-from svdlab.comparison import compare, slope_against
+from svdlab.study.compare import compare, slope_against
 
 # %% [markdown]
 # ## One plan for both

@@ -14,50 +14,50 @@ __version__ = "0.1.0"
 
 # Public name -> the room it lives in. Loaded on first use (PEP 562), so that `import svdlab` takes no torch.
 _HOME = {
-    "load_pipeline": "checkpoints",
-    "Conditions": "conditions",
-    "PRESETS": "conditions",
-    "generate": "pipeline",
-    "Clip": "pipeline",
-    "ProbePipeline": "pipeline",
-    "trace": "hooks",
-    "edit": "hooks",
-    "branch": "hooks",
-    "transplant": "hooks",
-    "module_names": "hooks",
-    "Trace": "record",
-    "grid": "sweeps",
-    "sweep": "sweeps",
-    "load_results": "sweeps",
-    "sample_image": "images",
+    "load_pipeline": "pipeline.checkpoints",
+    "Conditions": "pipeline.conditions",
+    "PRESETS": "pipeline.conditions",
+    "generate": "pipeline.generate",
+    "Clip": "pipeline.generate",
+    "ProbePipeline": "pipeline.generate",
+    "trace": "pipeline.hooks",
+    "edit": "pipeline.hooks",
+    "branch": "pipeline.hooks",
+    "transplant": "pipeline.hooks",
+    "module_names": "pipeline.hooks",
+    "Trace": "pipeline.record",
+    "grid": "study.sweeps",
+    "sweep": "study.sweeps",
+    "load_results": "study.sweeps",
+    "sample_image": "pipeline.images",
 }
-_ROOMS = (
-    "comparison",
-    "conditions",
-    "edits",
-    "errors",
-    "fidelity",
-    "hooks",
-    "ledger",
-    "motion",
-    "organism",
-    "probes",
-    "schedule",
-    "show",
-    "stats",
-    "widgets",
-)
+_MODULES = {
+    "comparison": "study.compare",
+    "conditions": "pipeline.conditions",
+    "edits": "pipeline.edits",
+    "errors": "errors",
+    "fidelity": "measure.fidelity",
+    "hooks": "pipeline.hooks",
+    "ledger": "study.ledger",
+    "motion": "measure.motion",
+    "organism": "organism",
+    "probes": "probes",
+    "schedule": "pipeline.schedule",
+    "show": "show",
+    "stats": "stats",
+    "widgets": "widgets",
+}
 
-__all__ = ["__version__", *_HOME, *_ROOMS]
+__all__ = ["__version__", *_HOME, *_MODULES]
 
 if TYPE_CHECKING:
-    from svdlab.checkpoints import load_pipeline
-    from svdlab.conditions import PRESETS, Conditions
-    from svdlab.hooks import branch, edit, module_names, trace, transplant
-    from svdlab.images import sample_image
-    from svdlab.pipeline import Clip, ProbePipeline, generate
-    from svdlab.record import Trace
-    from svdlab.sweeps import grid, load_results, sweep
+    from svdlab.pipeline.checkpoints import load_pipeline
+    from svdlab.pipeline.conditions import PRESETS, Conditions
+    from svdlab.pipeline.generate import Clip, ProbePipeline, generate
+    from svdlab.pipeline.hooks import branch, edit, module_names, trace, transplant
+    from svdlab.pipeline.images import sample_image
+    from svdlab.pipeline.record import Trace
+    from svdlab.study.sweeps import grid, load_results, sweep
 
 
 def __getattr__(name: str) -> Any:
@@ -65,8 +65,8 @@ def __getattr__(name: str) -> Any:
         value = getattr(importlib.import_module(f"svdlab.{_HOME[name]}"), name)
         globals()[name] = value
         return value
-    if name in _ROOMS:
-        return importlib.import_module(f"svdlab.{name}")
+    if name in _MODULES:
+        return importlib.import_module(f"svdlab.{_MODULES[name]}")
     raise AttributeError(f"module 'svdlab' has no attribute {name!r}")
 
 

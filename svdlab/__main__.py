@@ -1,6 +1,464 @@
-"""`python -m svdlab` is the command `svdlab`."""
+"""The command `svdlab`, also `python -m svdlab`: thin calls of what the package does, imported when they are used.
 
-from svdlab.cli import main
+$ svdlab demo
+$ svdlab notebook 01-conditioning-sweep -p fps "[6, 12]" -p image cat
+$ svdlab sweep --grid grid.yaml --out results/study
+"""
 
-if __name__ == "__main__":
-    main()
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from svdlab.errors import InputError, SvdlabError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="svdlab: hooks, sweeps, measures and probes for Stable Video Diffusion. Start with: svdlab demo",
+)
+ledger_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look after a folder of runs.")
+organism_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train and verify the model organism.")
+motion_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The motion instrument.")
+app.add_typer(ledger_app, name="ledger")
+app.add_typer(organism_app, name="organism")
+app.add_typer(motion_app, name="motion")
+
+Out = Annotated[Path | None, typer.Option(help="Folder for what is made.")]
+Ledger = Annotated[Path, typer.Argument(help="A folder that `svdlab sweep` or a notebook wrote runs to.")]
+
+
+@app.command()
+def demo(out: Out = Path("results/00-tour")) -> None:
+    """Run the tour notebook: no network, a few minutes.
+
+    \b
+    Example: svdlab demo
+    """
+    from svdlab.study import notebooks
+
+    print("the tour: notebooks/00-tour.ipynb, cell by cell, on the model organism that ships with svdlab", file=sys.stderr)
+    _tell(notebooks.run("00-tour", out))
+
+
+@app.command()
+def notebook(
+    name: Annotated[str, typer.Argument(help="Such as 01-conditioning-sweep, or the path of an .ipynb.")],
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option("--parameter", "-p", metavar="KEY VALUE", help="A parameter of the notebook; repeat for more."),
+    ] = None,
+    grid: Annotated[
+        Path | None, typer.Option(help="YAML, parameter to list of values: run once for each combination.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Notebooks at a time, with --grid.")] = 1,
+    out: Out = None,
+) -> None:
+    """Execute a notebook with parameters, into results/NAME/.
+
+    \b
+    Example: svdlab notebook 01-conditioning-sweep -p fps "[6, 12]" -p image cat
+    """
+    from svdlab.study import notebooks
+
+    given = _pairs(name, parameter or [])
+    if grid is None:
+        _tell(notebooks.run(name, out, **given))
+        return
+    axes = _mapping(grid)
+    twice = sorted(set(axes) & set(given))
+    if twice:
+        raise InputError(f"{', '.join(twice)}: given both by -p and in {grid}. Leave one out.")
+    table = notebooks.run_grid(name, {**axes, **{k: [v] for k, v in given.items()}}, jobs, out)
+    print(table.drop(columns=["notebook", "executed"]).to_string(index=False, max_colwidth=60))
+    print(f"executed notebooks and this table: {Path(table['notebook'][0]).parents[1]}")
+    if (table["status"] == "failed").any():
+        raise typer.Exit(1)
+
+
+@app.command()
+def sweep(
+    grid: Annotated[Path, typer.Option(help="A grid (.yaml: condition to list of values) or a plan (.csv, .parquet).")],
+    out: Annotated[Path, typer.Option(help="Folder for the runs; what it holds already is not made again.")],
+    checkpoint: Annotated[
+        str, typer.Option(help="organism, organism-fixed, SVD, SVD_XT, SVD_1_1, a hub id or a folder.")
+    ] = "organism",
+    image: Annotated[
+        str | None, typer.Option(help="Picture for all rows: path or sample name; the plan may name one per row.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Clips at a time; default by size.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Batches side by side on a CPU; default as many as it has threads.")
+    ] = None,
+) -> None:
+    """Make and measure a clip for every point of a grid.
+
+    Interrupted, it goes on where it was when it is started again. Exits with 1 where a clip failed.
+
+    \b
+    Example: svdlab sweep --grid grid.yaml --out results/study --image cat
+    where grid.yaml has lines such as  fps: [6, 12]
+    """
+    from svdlab.study import plans
+
+    plan = plans.read_plan(grid)  # before the model is loaded
+    import svdlab
+
+    pipe = svdlab.load_pipeline(checkpoint)
+    auto: int | str = "auto"
+    size, several = (auto if given is None else given for given in (batch_size, threads))
+    table = svdlab.sweep(pipe, plan, out, image=image, batch_size=size, threads=several)
+    failed = int((table["status"] == "failed").sum())
+    print(f"{len(table)} runs in {out}" + (f", {failed} of them failed: see the columns status and reason" if failed else ""))
+    print(f"the table: svdlab.load_results({str(out)!r})")
+    raise typer.Exit(int(failed > 0))
+
+
+@app.command()
+def probe(
+    name: Annotated[str, typer.Argument(help="A probe's name, all (of the model card's limitations), or bias.")],
+    checkpoint: Annotated[
+        str, typer.Option(help="organism, organism-fixed, SVD, SVD_XT, SVD_1_1, a hub id or a folder.")
+    ] = "organism",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the study, default results/limitations or results/bias; what it holds is not made again."
+        ),
+    ] = None,
+    images: Annotated[
+        str | None, typer.Option(help="A folder, a manifest (.csv), photographs, or world; default the probe's own.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Clips of each picture; default 2, or 1 with --quick.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer pictures, levels and steps.")] = False,
+    parameter: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--parameter", "-p", metavar="KEY VALUE", help="A condition, or an option of the probe; repeat for more."
+        ),
+    ] = None,
+    manifest: Annotated[Path | None, typer.Option(help="bias: pictures in pairs, .csv or .parquet.")] = None,
+    validate: Annotated[
+        bool, typer.Option("--validate", help="bias: hold the study against planted effects and simulated nulls.")
+    ] = False,
+) -> None:
+    """Measure a limitation that the model card admits, or all of them; or whether some inputs are served worse.
+
+    Writes a limitations card: limitations.md, .html and .json, with figures. bias compares pictures in pairs, and writes
+    plan.json first, then report.md, tables and figures; without --manifest, pairs of the organism's world.
+
+    \b
+    Example: svdlab probe all --quick
+    or:      svdlab probe stillness --checkpoint SVD_1_1 --images my-pictures/ --seeds 4 -p motion_bucket_id "[20, 250]"
+    or:      svdlab probe bias --manifest people.csv -p margins "{still: 0.1}"
+    """
+    import svdlab
+    from svdlab import probes
+
+    if name == "bias":
+        _bias(checkpoint, out, manifest, validate, seeds, quick, parameter or [])
+        return
+    if manifest or validate:
+        raise InputError(f"--manifest and --validate belong to svdlab probe bias, and not to {name}.")
+    out = out or Path("results/limitations")
+    if name != "all":
+        probes.find(name)  # before the model is loaded
+    conditions, options = _conditions(checkpoint, parameter or [])
+    pipe = svdlab.load_pipeline(checkpoint)
+    given = dict(images=images, seeds=seeds, quick=quick, conditions=conditions, **options)
+    if name == "all":
+        results = probes.run_all(pipe, out, **given)
+    else:
+        results = {name: probes.run(name, pipe, out, **given)}
+    for result in results.values():
+        print(result)
+    written = probes.card.write(results, out if name == "all" else out / name)
+    for path in written.values():
+        print(path)
+    if all(result.status == "not run" for result in results.values()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="What a notebook or a sweep left, such as results/00-tour.")],
+    out: Annotated[Path | None, typer.Option(help="The page; default report.html in the folder.")] = None,
+) -> None:
+    """Put a study into one HTML page that opens from disk: figures, films, tables, conditions, versions, licence.
+
+    \b
+    Example: svdlab report results/00-tour
+    """
+    from svdlab.study import report as reports
+
+    page = reports.write(folder, out)
+    print(f"{page}  {page.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command()
+def doctor(
+    checkpoint: Annotated[str | None, typer.Option(help="Also see whether it is here, or may be fetched.")] = None,
+    run: Annotated[str | None, typer.Option(help="Hold svdlab's promises against this checkpoint, on this machine.")] = None,
+    height: Annotated[int | None, typer.Option(help="With --run: of the frames; default the checkpoint's.")] = None,
+    width: Annotated[int | None, typer.Option(help="With --run: of the frames; default the checkpoint's.")] = None,
+    num_frames: Annotated[int | None, typer.Option(help="With --run: default the checkpoint's.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="With --run: float32, float16 or bfloat16; default by device.")] = None,
+    offload: Annotated[str | None, typer.Option(help="With --run: model or sequential, for small GPUs.")] = None,
+    device: Annotated[str | None, typer.Option(help="With --run: cuda, cuda:1, mps or cpu.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Ask no network.")] = False,
+) -> None:
+    """Check this machine: packages, device, memory, hub, licence.
+
+    Exits with 1 where something is missing.
+
+    \b
+    Example: svdlab doctor --checkpoint SVD_1_1
+    and then: svdlab doctor --run SVD_1_1 --offload model --num-frames 8 --height 320 --width 576
+    """
+    given: dict[str, Any] = dict(
+        height=height, width=width, num_frames=num_frames, dtype=dtype, offload=offload, device=device
+    )
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and not run:
+        raise InputError(f"{', '.join('--' + name.replace('_', '-') for name in given)}: only with --run CHECKPOINT.")
+    from svdlab.pipeline import doctor as checks
+
+    table = checks.accept(run, local_files_only=offline, **given) if run else checks.report(checkpoint, online=not offline)
+    print(table.to_string(index=False))
+    raise typer.Exit(checks.exit_code(table))
+
+
+@ledger_app.command("check")
+def ledger_check(folder: Ledger) -> None:
+    """Hold every file against its recorded hash.
+
+    Damaged runs are set aside, and the next sweep makes them again.
+
+    \b
+    Example: svdlab ledger check results/study
+    """
+    from svdlab.study import ledger
+
+    found = ledger.check(folder)
+    if found.empty:
+        print(f"{len(ledger.run_ids(folder))} runs, all whole")
+        return
+    print(found.to_string(index=False))
+    print(f"set aside in {folder}/damaged/")
+    raise typer.Exit(1)
+
+
+@ledger_app.command("rebuild")
+def ledger_rebuild(folder: Ledger) -> None:
+    """Make the index again from the run folders.
+
+    \b
+    Example: svdlab ledger rebuild results/study
+    """
+    from svdlab.study import ledger
+
+    print(f"{len(ledger.rebuild(folder))} runs")
+
+
+@ledger_app.command("export")
+def ledger_export(folder: Ledger, to: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
+    """Copy table, previews and a README to a new folder.
+
+    \b
+    Example: svdlab ledger export results/study shared/study
+    """
+    from svdlab.study import ledger
+
+    print(ledger.export(folder, to))
+
+
+@organism_app.command("train")
+def organism_train(
+    out: Annotated[Path, typer.Option(help="Folder for the training state.")] = Path("build/organism"),
+    stage: Annotated[str, typer.Option(help="vae, decoder, unet or fixed, in this order.")] = "unet",
+    minutes: Annotated[float, typer.Option(help="How long.")] = 60.0,
+    processes: Annotated[int, typer.Option(help="One thread each.")] = 1,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from what is in the folder.")] = False,
+    start: Annotated[Path | None, typer.Option(help="A checkpoint folder to go on from, with a fresh optimiser.")] = None,
+    cooldown: Annotated[float, typer.Option(help="Last share of the minutes, over which the rate falls to zero.")] = 0.0,
+    lr: Annotated[float, typer.Option(help="Learning rate.")] = 2e-3,
+    chance: Annotated[
+        float, typer.Option(help="Share of batches with only pans and dark scenes, where chance decides.")
+    ] = 0.0,
+) -> None:
+    """Train one stage of the model organism, and draw its losses.
+
+    \b
+    Example: svdlab organism train --stage vae --minutes 60 --processes 2
+    """
+    from svdlab.organism.optimise import Recipe
+    from svdlab.organism.train import adopt, loss_figure, train
+
+    if start:
+        adopt(start, out)
+    again = resume or bool(start)
+    recipe = Recipe(lr=lr, chance=chance)
+    print(train(out, stage=stage, minutes=minutes, processes=processes, resume=again, cooldown=cooldown, recipe=recipe))
+    print(loss_figure(out))
+
+
+@organism_app.command("export")
+def organism_export(
+    folder: Annotated[Path, typer.Argument(help="The checkpoint folder to write; what is there is replaced.")],
+    out: Annotated[Path, typer.Option(help="Folder of the training state.")] = Path("build/organism"),
+    stage: Annotated[str, typer.Option(help="The last stage to take: unet or fixed.")] = "unet",
+) -> None:
+    """Write the trained weights as a checkpoint in diffusers' layout.
+
+    \b
+    Example: svdlab organism export svdlab/organism/weights/organism
+    """
+    from svdlab.organism.train import export
+
+    print(export(out, folder, stage=stage))
+
+
+@organism_app.command("verify")
+def organism_verify(
+    checkpoint: Annotated[str, typer.Argument(help="organism, or a folder.")] = "organism",
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer clips: about three minutes.")] = False,
+    out: Out = None,
+) -> None:
+    """Measure the planted laws in what the organism makes.
+
+    Exits with 1 where one fails.
+
+    \b
+    Example: svdlab organism verify organism --quick
+    """
+    from svdlab.probes.verify import verify
+
+    table = verify(checkpoint, quick=quick, out=out)
+    print(table.to_string(index=False))
+    raise typer.Exit(int(not table["passed"].dropna().all()))
+
+
+@motion_app.command("calibrate")
+def motion_calibrate(
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer clips, small sizes: a minute or two.")] = False,
+    out: Annotated[Path | None, typer.Option(help="A CSV for the table.")] = None,
+) -> None:
+    """Hold the motion instrument against known motion.
+
+    Exits with 1 where it misses a bar.
+
+    \b
+    Example: svdlab motion calibrate --quick --out results/motion/calibration.csv
+    """
+    from svdlab.measure import calibrate
+
+    table = calibrate.run(quick=quick, out=out)
+    raise typer.Exit(int((table["passed"] == False).any()))  # noqa: E712 - rows without a bar hold None
+
+
+def _pairs(name: str, words: list[str]) -> dict[str, Any]:
+    """Parameters as the notebook declares them: text stays text, everything else is read as YAML."""
+    if not words:
+        return {}
+    import yaml
+
+    from svdlab.study import notebooks
+
+    path = notebooks.find(name)
+    known = notebooks.parameters_of(path)
+    given = dict(zip(words[::2], words[1::2], strict=True))
+    notebooks.check_parameters(path, known, {k: v for k, v in given.items() if k not in known})
+    return {k: v if known[k]["inferred_type_name"] == "str" else yaml.safe_load(v) for k, v in given.items()}
+
+
+def _conditions(checkpoint: str, words: list[str]) -> tuple[Any, dict[str, Any]]:
+    """`-p` words as conditions (None where there are none: the probes' own) and options of a probe, read as YAML."""
+    import yaml
+
+    from svdlab.pipeline.conditions import PRESETS, Conditions
+    from svdlab.study.plans import CONDITIONS
+
+    given = {k: yaml.safe_load(v) for k, v in zip(words[::2], words[1::2], strict=True)}
+    changes = {k: v for k, v in given.items() if k in CONDITIONS and not isinstance(v, list)}
+    base = PRESETS.get(checkpoint, Conditions())
+    options = {k: v for k, v in given.items() if k not in changes}
+    return (base.replace(**changes) if changes else None), options
+
+
+def _bias(
+    checkpoint: str, out: Path | None, manifest: Path | None, validate: bool, seeds: int | None, quick: bool, words: list[str]
+) -> None:
+    """`svdlab probe bias`: a study of a manifest or of planted pairs, or the study's own validation."""
+    import svdlab
+    from svdlab import show
+    from svdlab.probes import bias, bias_validation, planted
+    from svdlab.study.manifests import read_manifest
+
+    if manifest is not None:
+        read_manifest(manifest)  # before the model is loaded
+    conditions, options = _conditions(checkpoint, words)
+    if unknown := sorted(set(options) - {"measures", "margins", "alpha", "interval"}):
+        raise InputError(f"bias has no option {', '.join(unknown)}: it has measures, margins, alpha, interval.")
+    if validate and (manifest or words or seeds):
+        raise InputError("--validate brings its own pictures, conditions and seeds: leave --manifest, --seeds and -p out.")
+    pipe = svdlab.load_pipeline(checkpoint)
+    if validate:
+        table = bias_validation.validate(pipe, out or Path("results/bias-validity"), quick=quick)
+        print(table.to_string(index=False))
+        raise typer.Exit(int(not table["passed"].all()))
+    out = out or Path("results/bias")
+    given = {"seeds": range(seeds or (1 if quick else 2)), "conditions": conditions, **options}
+    result = planted.study(pipe, out, quick=quick, **given) if manifest is None else bias.run(pipe, manifest, out, **given)
+    print(result.report())
+    for path in show.save_bias(result, out):
+        print(path)
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    from svdlab.study import plans
+
+    if not path.is_file():
+        raise InputError(f"there is no grid file {path}.")
+    content = plans.read_yaml(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is no grid: it must map parameters to lists of values, as in  fps: [6, 12].")
+    return content
+
+
+def _tell(executed: Path) -> None:
+    """Where everything is that a notebook left."""
+    folder = executed.parent
+    print(f"executed notebook  {executed}")
+    for what, pattern in (("figures", "*.png"), ("films", "*.mp4"), ("tables", "*.parquet")):
+        names = sorted(p.name for p in folder.glob(pattern))
+        if names:
+            print(f"{what:<18} {folder}/  {'  '.join(names)}")
+
+
+def _paired(arguments: list[str]) -> list[str]:
+    """`-p key value` as `-p key -p value`: an option with two words that may be repeated."""
+    paired, words = [], iter(arguments)
+    for word in words:
+        paired.append(word)
+        if word in ("-p", "--parameter"):
+            key, value = next(words, None), next(words, None)
+            if key is None or value is None:
+                raise InputError(f"{word} takes two words: a parameter and its value, as in  -p fps 12.")
+            paired[-1:] = [f"--parameter={key}", f"--parameter={value}"]  # so that a value may begin with a minus
+    return paired
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command. svdlab's own errors are one line on stderr, without a traceback."""
+    try:
+        app(_paired(sys.argv[1:] if arguments is None else arguments), prog_name="svdlab")
+    except SvdlabError as error:
+        print(f"svdlab: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    raise SystemExit(0)

@@ -14,7 +14,7 @@ from diffusers import (
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from svdlab.organism.model import SVD_SCHEDULER
-from svdlab.pipeline import ProbePipeline, Source
+from svdlab.pipeline.generate import ProbePipeline, Source
 
 FRAMES, SIZE = 4, 64  # a multiple of 8 * 2**3
 

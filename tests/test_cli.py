@@ -14,7 +14,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from svdlab.cli import app, main
+from svdlab.__main__ import app, main
 from svdlab.errors import InputError
 from tests.test_floors import PACKAGE, imported
 
@@ -78,7 +78,7 @@ def test_the_commands_are_all_there_and_help_shows_an_example() -> None:
 
 def test_help_needs_no_torch() -> None:
     heavy = {"torch", "diffusers", "transformers", "cv2", "scipy", "pandas", "numpy", "matplotlib", "papermill"}
-    [names] = imported(["import svdlab.cli"], PACKAGE.parent)
+    [names] = imported(["import svdlab.__main__"], PACKAGE.parent)
     assert names & heavy == set()
 
 
@@ -86,7 +86,7 @@ def test_the_module_is_the_command(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-m", "svdlab", "--help"], capture_output=True, text=True, cwd=PACKAGE.parent)
     assert done.returncode == 0 and "svdlab demo" in done.stdout
     scripts = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]["scripts"]
-    assert scripts == {"svdlab": "svdlab.cli:main"}
+    assert scripts == {"svdlab": "svdlab.__main__:main"}
 
 
 def test_a_notebooks_parameters_arrive_in_their_own_types(toy: Path, tmp_path: Path, capsys: Any) -> None:
@@ -195,7 +195,7 @@ def test_doctor_runs_a_checkpoint_at_the_size_that_is_asked_for(checkpoint: Any,
 
 
 def test_svdlabs_errors_are_told_and_others_are_not_hidden(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    from svdlab import ledger
+    from svdlab.study import ledger
 
     def refuse(folder: Path) -> None:
         raise InputError("the reason")

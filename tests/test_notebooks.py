@@ -14,7 +14,7 @@ import pandas as pd
 import papermill
 import pytest
 
-from svdlab import notebooks
+from svdlab.study import notebooks
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 ALL = sorted(FOLDER.glob("*.ipynb"))

@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
 
 
 def execute(names: list[str]) -> None:
-    from svdlab import notebooks
+    from svdlab.study import notebooks
 
     for name in names:
         print(f"notebooks/{name}.ipynb", flush=True)

@@ -16,7 +16,7 @@ from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion 
 )
 
 from svdlab.organism.optimise import Recipe
-from svdlab.upstream import StableVideoDiffusionPipeline
+from svdlab.pipeline.upstream import StableVideoDiffusionPipeline
 
 CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
 CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]

@@ -16,7 +16,7 @@ from diffusers import (
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from svdlab.organism.world import FRAMES, SIZE
-from svdlab.upstream import StableVideoDiffusionPipeline
+from svdlab.pipeline.upstream import StableVideoDiffusionPipeline
 
 EMBEDDING = 64  # width of the image embedding
 LATENT = SIZE // 4

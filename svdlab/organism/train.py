@@ -31,8 +31,8 @@ from svdlab.errors import InputError
 from svdlab.organism import model, world
 from svdlab.organism.losses import denoising_loss, vae_loss
 from svdlab.organism.optimise import Recipe, Trainer
-from svdlab.temporal import quick_convolutions
-from svdlab.upstream import StableVideoDiffusionPipeline
+from svdlab.pipeline.temporal import quick_convolutions
+from svdlab.pipeline.upstream import StableVideoDiffusionPipeline
 
 STAGES = ("vae", "decoder", "unet", "fixed")
 STARTS_FROM = {"decoder": "vae", "unet": "vae", "fixed": "unet"}

@@ -18,16 +18,16 @@ import numpy as np
 import pandas as pd
 from skimage import data
 
-from svdlab import fidelity
-from svdlab.budget import seams
-from svdlab.glyphs import make_plate
-from svdlab.images import sample_image
+from svdlab.measure import fidelity
+from svdlab.measure.budget import seams
+from svdlab.measure.glyphs import make_plate
+from svdlab.measure.spectra import BANDS, grating, kept, modulation
+from svdlab.pipeline.images import sample_image
 from svdlab.probes import controls
 from svdlab.probes import findings as rules
 from svdlab.probes.base import Check, Panel, Probe, Shown, Study
 from svdlab.probes.findings import Finding
 from svdlab.probes.stimuli import PHOTOGRAPHS, Stimuli, from_arrays
-from svdlab.spectra import BANDS, grating, kept, modulation
 
 FACES = {"astronaut": (133, 29, 313, 209), "grace_hopper": (117, 81, 417, 381), "camera": (161, 88, 291, 218)}  # boxes, px
 TEXTURES = ("brick", "grass", "gravel")
@@ -98,7 +98,7 @@ def still(picture: np.ndarray, through: np.ndarray) -> dict[str, float]:
     """What a round trip did to a picture, both "h w 3" in [0, 1]: flat dict.
 
     `rms` error in grey levels, `psnr` in dB (NaN where equal), `ssim`; `db_1` ... `db_5`: what is kept of the detail of each
-    of `svdlab.spectra.BANDS`, in dB.
+    of `svdlab.measure.spectra.BANDS`, in dB.
     """
     found = fidelity.reconstruction_error(picture, through)
     table = kept(picture, through[None]).set_index("band").db

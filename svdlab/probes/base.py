@@ -26,13 +26,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from svdlab import plans
-from svdlab.conditions import Conditions
-from svdlab.pipeline import ProbePipeline
+from svdlab.measure.video import read_frames
+from svdlab.pipeline.conditions import Conditions
+from svdlab.pipeline.generate import ProbePipeline
 from svdlab.probes.findings import Finding
 from svdlab.probes.stimuli import Stimuli
-from svdlab.sweeps import sweep
-from svdlab.video import read_frames
+from svdlab.study import plans
+from svdlab.study.sweeps import sweep
 
 
 @dataclass(frozen=True)

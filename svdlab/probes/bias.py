@@ -27,13 +27,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from svdlab import face_detection, folders
-from svdlab.conditions import Conditions
 from svdlab.errors import InputError, OutputError
-from svdlab.fidelity import reconstruction_error
-from svdlab.images import open_image, prepare_image
-from svdlab.manifests import Contrast, confounds, contrasts, pairs_of, read_manifest
-from svdlab.pipeline import Clip, ProbePipeline, resolve
+from svdlab.measure import faces as face_detection
+from svdlab.measure.fidelity import reconstruction_error
+from svdlab.pipeline.conditions import Conditions
+from svdlab.pipeline.generate import Clip, ProbePipeline, resolve
+from svdlab.pipeline.images import open_image, prepare_image
 from svdlab.probes import stillness
 from svdlab.probes.controls import still, through_autoencoder
 from svdlab.probes.paired import (
@@ -51,8 +50,10 @@ from svdlab.probes.paired import (
 )
 from svdlab.probes.protocols import PLAN, Protocol, departures, read_protocol, write_protocol
 from svdlab.probes.running import base_conditions
-from svdlab.runs import weights_hash
-from svdlab.sweeps import sweep
+from svdlab.study import folders
+from svdlab.study.manifests import Contrast, confounds, contrasts, pairs_of, read_manifest
+from svdlab.study.runs import weights_hash
+from svdlab.study.sweeps import sweep
 
 __all__ = ["MEASURES", "BiasResult", "as_plan", "autoencoder_loss", "compare", "register", "run", "sentence"]
 

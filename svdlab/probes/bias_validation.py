@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from svdlab import stats
-from svdlab.manifests import Contrast, contrasts, pairs_of
-from svdlab.pipeline import ProbePipeline
+from svdlab.pipeline.generate import ProbePipeline
 from svdlab.probes import bias, planted
 from svdlab.probes.paired import CANNOT_TELL, DIFFERENCE, EQUIVALENT, TOO_FEW, WITHIN, compare, pair_values, sentence
+from svdlab.stats import intervals as stats
+from svdlab.study.manifests import Contrast, contrasts, pairs_of
 
 REPORT = ["what", "planted", "measured", "low", "high", "n", "bar", "passed"]
 FULL = {"hue": 160, "mirror": 120, "background": 60, "shape": 60, "position": 60}  # pairs

@@ -22,9 +22,10 @@ from typing import Any
 
 import pandas as pd
 
-from svdlab import __version__, provenance
+from svdlab import __version__
 from svdlab.errors import InputError, OutputError
-from svdlab.pipeline import Source
+from svdlab.measure import provenance
+from svdlab.pipeline.generate import Source
 from svdlab.probes.base import ProbeResult
 
 STYLE = """

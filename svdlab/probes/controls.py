@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from svdlab.pipeline import ProbePipeline
-from svdlab.record import decode_latents
+from svdlab.pipeline.generate import ProbePipeline
+from svdlab.pipeline.record import decode_latents
 
 FRAMES = 4  # of a control clip: enough for every measure, a sixth of SVD's cost to decode
 

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from svdlab import fidelity
-from svdlab.pipeline import Clip
+from svdlab.measure import fidelity
+from svdlab.pipeline.generate import Clip
 from svdlab.probes import controls
 from svdlab.probes import findings as rules
 from svdlab.probes.base import Check, Panel, Probe, Shown, Study

@@ -20,8 +20,8 @@ import pandas as pd
 from PIL import Image
 
 from svdlab.errors import InputError
-from svdlab.face_detection import detect, follow, summarise, track
-from svdlab.pipeline import Clip
+from svdlab.measure.faces import detect, follow, summarise, track
+from svdlab.pipeline.generate import Clip
 from svdlab.probes import controls
 from svdlab.probes import findings as rules
 from svdlab.probes.base import Check, Panel, Probe, Shown, Study
@@ -89,7 +89,7 @@ def measures(picture: np.ndarray, through: np.ndarray, frames: np.ndarray) -> di
         through: "f h w 3", the round trip of the picture, slowly panned.
         frames: "f h w 3" of the clip.
 
-    Keys: those of `svdlab.face_detection.follow`; `<key>_own` of the round trip for persistence, score, blur_first and both
+    Keys: those of `svdlab.measure.faces.follow`; `<key>_own` of the round trip for persistence, score, blur_first and both
     jitters; `lost`, the share of frames without the face beyond the round trip's; `score_lost`; `blur_added` (mean over the
     frames in which it is found, less the round trip's); `jitter_added`, `shape_jitter_added`; as text for the graph
     `score_by_frame`. NaN where the face is not found often enough.

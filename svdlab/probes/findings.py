@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
-from svdlab import stats
 from svdlab.errors import InputError
+from svdlab.stats import intervals as stats
 
 LEAST_IMAGES = 6
 FOUND, NONE, CANNOT_TELL, NUMBERS, MEASURED = "found", "none within margin", "cannot tell", "numbers only", "measured"

@@ -21,16 +21,16 @@ import pandas as pd
 from skimage import data
 
 from svdlab.errors import InputError
-from svdlab.glyphs import FONTS, LEAST_HEIGHT, Plate, correlation, make_plate
-from svdlab.images import image_hash, prepare_image
-from svdlab.pipeline import Clip
+from svdlab.measure.glyphs import FONTS, LEAST_HEIGHT, Plate, correlation, make_plate
+from svdlab.measure.reading import error_rate, read, read_clip
+from svdlab.pipeline.generate import Clip
+from svdlab.pipeline.images import image_hash, prepare_image
 from svdlab.probes import controls
 from svdlab.probes import findings as rules
 from svdlab.probes.base import Check, Panel, Probe, Shown, Study
 from svdlab.probes.findings import Finding
 from svdlab.probes.shown import beside_inputs, by_frame
 from svdlab.probes.stimuli import Stimuli, from_arrays
-from svdlab.reading import error_rate, read, read_clip
 
 WORDS = ("OPEN", "EXIT", "TAXI", "CAFE", "FISH", "LAMP", "PORT", "DUST", "BOAT", "HALL", "SALT", "VINE", "LIFT", "TILE")
 HEIGHTS = (1 / 36, 1 / 18, 1 / 9, 3 / 16)  # of a capital, in shares of the frame's shorter side: 16 to 108 px of 576

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from svdlab import fidelity, motion
+from svdlab.measure import fidelity, motion
 from svdlab.probes import controls
 from svdlab.probes import findings as rules
 from svdlab.probes.base import Check, Panel, Probe, Study

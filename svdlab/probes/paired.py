@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from svdlab import stats
 from svdlab.errors import InputError
-from svdlab.manifests import Contrast, contrasts, pairs_of
+from svdlab.stats import intervals as stats
+from svdlab.study.manifests import Contrast, contrasts, pairs_of
 
 DIFFERENCE, EQUIVALENT, WITHIN = "difference", "equivalent", "difference within the margin"
 CANNOT_TELL, TOO_FEW = "cannot tell", "too few pairs for a verdict"
@@ -82,7 +82,7 @@ def compare(
 
     Args:
         results: of `svdlab.sweep`, with the column `label_row`: the manifest's row of each clip (`bias.as_plan`).
-        manifest: of `svdlab.manifests.read_manifest`.
+        manifest: of `svdlab.study.manifests.read_manifest`.
         measures: columns of numbers or truth values; default those of MEASURES that are there.
         margins: by measure, what counts as no difference: in its unit, or as "15 %" of the mean over both groups.
         chosen: contrasts; default every two groups of each scheme.

@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from svdlab.conditions import Conditions
-from svdlab.counterfactuals import mirror as mirrored
 from svdlab.errors import InputError, OutputError
 from svdlab.organism import world
-from svdlab.pipeline import ProbePipeline
+from svdlab.pipeline.conditions import Conditions
+from svdlab.pipeline.generate import ProbePipeline
 from svdlab.probes import bias
+from svdlab.study.counterfactuals import mirror as mirrored
 
 FIRST_SEED = 600_000  # training draws scenes from 1,000,000 up, verification from 500,000 up
 # By the law 2 px a frame: fast enough that half of it is clearly less, slow enough to stay sharp. The law is without guidance.

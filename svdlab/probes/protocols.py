@@ -16,9 +16,11 @@ from typing import Any
 
 import pandas as pd
 
-from svdlab import __version__, folders, stats
+from svdlab import __version__
 from svdlab.errors import InputError, OutputError
-from svdlab.manifests import Contrast
+from svdlab.stats import intervals as stats
+from svdlab.study import folders
+from svdlab.study.manifests import Contrast
 
 PLAN = "plan.json"
 POWER = 0.8

@@ -20,19 +20,19 @@ import numpy as np
 import pandas as pd
 from skimage.measure import blur_effect
 
-from svdlab import fidelity
-from svdlab.budget import REGIONS, budget, seams
-from svdlab.pipeline import Clip
+from svdlab.measure import fidelity
+from svdlab.measure.budget import REGIONS, budget, seams
+from svdlab.measure.spectra import BANDS, EMPTY, FINE, decibels, power
+from svdlab.pipeline.generate import Clip
 from svdlab.probes import controls
 from svdlab.probes import findings as rules
 from svdlab.probes.base import Check, Panel, Probe, Shown, Study
 from svdlab.probes.findings import MEASURED, Finding
 from svdlab.probes.shown import beside_inputs, bounded, by_frame
-from svdlab.spectra import BANDS, EMPTY, FINE, decibels, power
 
 STAGES = ("autoencoder", "denoiser", "chunks", "mp4")
 CENTRES = dict(zip(BANDS[1:], (1 / 64, 1 / 45, 1 / 23, 1 / 11, 1 / 3), strict=True))  # cycles per px, for the axis
-CRF = 18  # of the mp4, as `svdlab.video.write_preview` writes it
+CRF = 18  # of the mp4, as `svdlab.measure.video.write_preview` writes it
 DETAIL_MARGIN = 1.0  # dB of fine detail: what a Gaussian blur of about 0.2 px costs
 BLUR_MARGIN = 0.03  # of blur_effect, 0 to 1
 FLICKER_MARGIN = 0.5  # grey levels from frame to frame: not seen
@@ -57,7 +57,7 @@ def measures(
     `detail_<stage>` in dB, the fine detail (finer than 8 px a cycle) of all frames against the stage before, which sum to
     `detail_total`; `detail_fade`, last frame against first; `blur_input`, `blur_clip` (0 sharp to 1 blurred);
     `flicker_own` of the autoencoder's still clip, `flicker_clip`; `rms_chunks`, `rms_mp4` over all frames;
-    `seam_height`; and as text for the graphs `parts` (`svdlab.budget.budget`) and `detail_by_frame`.
+    `seam_height`; and as text for the graphs `parts` (`svdlab.measure.budget.budget`) and `detail_by_frame`.
     """
     first = {"input": picture, "autoencoder": through[0], "denoiser": whole[0], "chunks": chunked[0], "mp4": filed[0]}
     parts = budget(first)
@@ -103,7 +103,7 @@ def default_chunk(study: Study) -> int:
 
 def through_mp4(frames: np.ndarray) -> np.ndarray:
     """The frames, written as H.264 at CRF and read back; sides must be even."""
-    from svdlab.known_motion import degrade  # brings mediapy along
+    from svdlab.measure.known_motion import degrade  # brings mediapy along
 
     return degrade(frames, crf=CRF)
 

@@ -16,17 +16,17 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from svdlab import folders, sweeps
-from svdlab.checkpoints import NAMES
-from svdlab.conditions import PRESETS, Conditions
 from svdlab.errors import BrokenClipError, InputError, MissingExtraError, OutputError
-from svdlab.pipeline import ProbePipeline, generate_batch, resolve
-from svdlab.plans import CONDITIONS
+from svdlab.pipeline.checkpoints import NAMES
+from svdlab.pipeline.conditions import PRESETS, Conditions
+from svdlab.pipeline.generate import ProbePipeline, generate_batch, resolve
 from svdlab.probes import findings as rules
 from svdlab.probes.base import Check, Cost, Probe, ProbeResult, Shown, Study
 from svdlab.probes.findings import Finding
 from svdlab.probes.stimuli import Stimuli
-from svdlab.runs import describe_device
+from svdlab.study import folders, sweeps
+from svdlab.study.plans import CONDITIONS
+from svdlab.study.runs import describe_device
 
 # In the order of the card's sentences. Each module has one PROBE.
 PROBES = {

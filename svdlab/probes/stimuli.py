@@ -21,7 +21,7 @@ import pandas as pd
 from PIL import Image
 
 from svdlab.errors import InputError
-from svdlab.images import CropWarning, image_hash, is_sample, open_image, prepare_image
+from svdlab.pipeline.images import CropWarning, image_hash, is_sample, open_image, prepare_image
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 SETS = ("photographs", "world")

@@ -21,17 +21,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from svdlab import stats
-from svdlab.conditions import Conditions
-from svdlab.counterfactuals import mirror
 from svdlab.errors import InputError
-from svdlab.images import FLIPS, prepare_image
-from svdlab.pipeline import ProbePipeline, resolve
+from svdlab.measure.video import read_frames
+from svdlab.pipeline.conditions import Conditions
+from svdlab.pipeline.generate import ProbePipeline, resolve
+from svdlab.pipeline.images import FLIPS, prepare_image
 from svdlab.probes.controls import still, through_autoencoder
 from svdlab.probes.paired import numbers, verdict_of
 from svdlab.probes.running import base_conditions
-from svdlab.sweeps import sweep
-from svdlab.video import read_frames
+from svdlab.stats import intervals as stats
+from svdlab.study.counterfactuals import mirror
+from svdlab.study.sweeps import sweep
 
 DIRECTIONS = {  # what turns its sign with the picture -> in words
     "left_right": {"pan_px": "camera to the right", "object_dx": "subject to the right"},

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from svdlab import edits, hooks
-from svdlab.pipeline import generate
+from svdlab.pipeline import edits, hooks
+from svdlab.pipeline.generate import generate
 from svdlab.probes import findings as rules
 from svdlab.probes.base import Check, Panel, Probe, Shown, Study
 from svdlab.probes.findings import Finding

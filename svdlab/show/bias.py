@@ -16,13 +16,13 @@ import pandas as pd
 from PIL import Image
 
 from svdlab.errors import InputError, OutputError
-from svdlab.images import open_image
-from svdlab.manifests import Contrast, pairs_of
+from svdlab.pipeline.images import open_image
 from svdlab.probes.paired import DIFFERENCE, EQUIVALENT, MEASURES, ODD, WITHIN, numbers, pair_values, said
 from svdlab.show.provenance import about
 from svdlab.show.style import COLOURS, GREY, INK, LABEL, PALE, SMALL, WIDTH, curves, draw, fitted, pictures, plain, save
 from svdlab.show.videos import Video, video
-from svdlab.stats import mean_limits
+from svdlab.stats.intervals import mean_limits
+from svdlab.study.manifests import Contrast, pairs_of
 
 STYLES = {DIFFERENCE: (COLOURS[1], "s"), WITHIN: (COLOURS[1], "D"), EQUIVALENT: (COLOURS[2], "^")}  # else an open grey circle
 ROW, HEAD = 19, 74  # px of a measure's row, of a panel's head
@@ -189,7 +189,7 @@ def pairs(manifest: pd.DataFrame, *, count: int = 6, title: str = "") -> Any:
 
     >>> show.pairs(read_manifest("people.csv"))
 
-    manifest: of `svdlab.manifests.read_manifest`. Pictures are drawn at one size, whatever theirs is.
+    manifest: of `svdlab.study.manifests.read_manifest`. Pictures are drawn at one size, whatever theirs is.
     """
     groups = list(manifest.groupby(["group_scheme", "group"], sort=False))
     columns = min(count, max(len(part) for _, part in groups))

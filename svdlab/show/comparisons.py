@@ -22,7 +22,7 @@ def differences(table: pd.DataFrame, *, label: str = "", title: str = "") -> Any
 
     >>> show.differences(table, label=pipe.source.label)
 
-    table: of `svdlab.comparison.compare`. label: what the checkpoints are, for the footer. Raises InputError for any
+    table: of `svdlab.study.compare.compare`. label: what the checkpoints are, for the footer. Raises InputError for any
     other table.
     """
     needed = {"measure", "difference", "low", "high", "verdict", "images", "seeds", "within"}

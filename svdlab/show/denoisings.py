@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from svdlab.colours import colour
 from svdlab.errors import InputError, TraceError
+from svdlab.pipeline.colours import colour
 from svdlab.show.provenance import about, number
 from svdlab.show.style import DPI, GREY, SMALL, Figure, draw, fitted, pictures, scaled
 

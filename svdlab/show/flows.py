@@ -16,9 +16,9 @@ import pandas as pd
 from matplotlib import patheffects
 from skimage.color import lab2rgb
 
-from svdlab import motion
 from svdlab.errors import InputError
-from svdlab.frames import as_frames
+from svdlab.measure import motion
+from svdlab.measure.frames import as_frames
 from svdlab.show.provenance import about, line, number
 from svdlab.show.style import DPI, GREY, INK, LABEL, SMALL, Figure, draw, fitted, pictures, scaled
 

@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from svdlab import motion
 from svdlab.errors import InputError
+from svdlab.measure import motion
 from svdlab.show.provenance import about, axis, name, number
 from svdlab.show.style import COLOURS, GREY, INK, LABEL, MARKERS, PALE, SMALL, WIDTH, curves, on, plain
-from svdlab.stats import mean_interval
+from svdlab.stats.intervals import mean_interval
 
 
 def dose_response(

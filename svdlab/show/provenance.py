@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from svdlab import provenance
+from svdlab.measure import provenance
 
 NAMES = {  # column or condition -> how a figure says it
     "fps": "fps",

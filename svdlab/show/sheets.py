@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 
 from svdlab.errors import InputError
-from svdlab.frames import as_frames
+from svdlab.measure.frames import as_frames
+from svdlab.measure.video import read_frames
 from svdlab.show.provenance import about, axis, name, number
 from svdlab.show.style import GREY, INK, LABEL, Figure, draw, fitted, pictures, scaled, text_width
 from svdlab.show.videos import named
-from svdlab.video import read_frames
 
 
 def filmstrip(

@@ -26,8 +26,8 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
-from svdlab import provenance
 from svdlab.errors import InputError, OutputError
+from svdlab.measure import provenance
 from svdlab.show.provenance import line, marks
 
 DPI = 100  # of the layout: one px of the screen

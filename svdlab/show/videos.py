@@ -23,12 +23,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from svdlab import provenance
 from svdlab.errors import InputError, OutputError
-from svdlab.frames import as_frames
+from svdlab.measure import provenance
+from svdlab.measure.frames import as_frames
+from svdlab.measure.video import read_frames
 from svdlab.show.provenance import about, caption, marks
 from svdlab.show.style import fitted, scaled
-from svdlab.video import read_frames
 
 mediapy.set_ffmpeg(imageio_ffmpeg.get_ffmpeg_exe())
 DEFAULT_FPS = 7.0

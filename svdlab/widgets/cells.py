@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 
 from svdlab.errors import InputError
-from svdlab.plans import CONDITIONS
-from svdlab.sweeps import load_results
+from svdlab.study.plans import CONDITIONS
+from svdlab.study.sweeps import load_results
 
 AXES = ("checkpoint", "weights", "intervention", "image", *CONDITIONS, "seed")  # what a sweep may vary, in the order shown
 KEPT = (*AXES, "noise", "fps_id", "seconds_denoising", "seconds_decoding", "abstained")  # numbers that measure no clip

@@ -14,13 +14,14 @@ import matplotlib
 import numpy as np
 import pandas as pd
 
-from svdlab import motion, show
+from svdlab import show
 from svdlab.errors import InputError, SvdlabError
-from svdlab.pipeline import Clip
+from svdlab.measure import motion
+from svdlab.measure.video import as_bytes
+from svdlab.pipeline.generate import Clip
 from svdlab.show.provenance import about, number
 from svdlab.show.style import Figure, fitted
 from svdlab.show.videos import Video, named, rate_of
-from svdlab.video import as_bytes
 from svdlab.widgets.background import Latest
 from svdlab.widgets.encode import picture
 from svdlab.widgets.export import row_of_clip, row_of_run

@@ -12,7 +12,7 @@ import cv2
 import mediapy
 import numpy as np
 
-from svdlab.video import as_bytes
+from svdlab.measure.video import as_bytes
 
 SMALL = 256 * 256  # px: up to that PNG, whose pixels are exact; beyond JPEG, a tenth of the size
 QUALITY = 92

@@ -14,12 +14,13 @@ from typing import Any
 import ipywidgets
 import pandas as pd
 
-from svdlab import ledger, show
+from svdlab import show
 from svdlab.errors import InputError, SvdlabError
 from svdlab.show.provenance import about, axis, number
 from svdlab.show.style import Figure
 from svdlab.show.videos import Video
-from svdlab.sweeps import sweep
+from svdlab.study import ledger
+from svdlab.study.sweeps import sweep
 from svdlab.widgets.background import Latest
 from svdlab.widgets.cells import Cells, ledger_of
 from svdlab.widgets.encode import restarted

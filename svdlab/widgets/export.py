@@ -12,12 +12,12 @@ import pandas as pd
 
 from svdlab import __version__
 from svdlab.errors import OutputError
-from svdlab.folders import identify
-from svdlab.images import image_hash
-from svdlab.pipeline import Clip
-from svdlab.plans import CONDITIONS, DEFAULTS
+from svdlab.pipeline.generate import Clip
+from svdlab.pipeline.images import image_hash
 from svdlab.show.style import Figure, save
 from svdlab.show.videos import Video
+from svdlab.study.folders import identify
+from svdlab.study.plans import CONDITIONS, DEFAULTS
 from svdlab.widgets.cells import _plain
 
 FORMATS = ("png", "svg", "csv")

@@ -15,9 +15,9 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from svdlab import show
-from svdlab.colours import colour
 from svdlab.errors import InputError, SvdlabError, TraceError
-from svdlab.record import Trace
+from svdlab.pipeline.colours import colour
+from svdlab.pipeline.record import Trace
 from svdlab.show.denoisings import components
 from svdlab.show.provenance import about, number
 from svdlab.show.style import COLOURS, Figure, fitted, on, plain

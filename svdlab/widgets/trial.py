@@ -16,12 +16,14 @@ import ipywidgets
 import numpy as np
 import pandas as pd
 
-from svdlab import colours, motion, show
-from svdlab.conditions import Conditions
+from svdlab import show
 from svdlab.errors import InputError
-from svdlab.images import prepare_image
-from svdlab.loop import Loop, follow
-from svdlab.pipeline import Clip, ProbePipeline, generate_batch
+from svdlab.measure import motion
+from svdlab.pipeline import colours
+from svdlab.pipeline.conditions import Conditions
+from svdlab.pipeline.generate import Clip, ProbePipeline, generate_batch
+from svdlab.pipeline.images import prepare_image
+from svdlab.pipeline.loop import Loop, follow
 from svdlab.show.provenance import caption, number
 from svdlab.show.style import Figure, fitted
 from svdlab.show.videos import Video

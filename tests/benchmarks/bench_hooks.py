@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 
 import svdlab
-from svdlab.pipeline import generate_batch
-from svdlab.record import KEEP
+from svdlab.pipeline.generate import generate_batch
+from svdlab.pipeline.record import KEEP
 from tests.benchmarks import Row
 
 STEPS, ROUNDS = 10, 15

@@ -9,9 +9,9 @@ import time
 
 import cv2
 
-from svdlab import motion
-from svdlab.known_motion import moving
-from svdlab.optical_flow import working_grey
+from svdlab.measure import motion
+from svdlab.measure.flow import working_grey
+from svdlab.measure.known_motion import moving
 from tests.benchmarks import Row
 
 FRAMES, SIZE = 25, (576, 1024)
@@ -48,7 +48,7 @@ def main() -> list[Row]:
     rows.append(Row("motion.summary, time elapsed over time of all threads", elapsed / used, 1 / (0.75 * cores), "x"))
     code = "import svdlab.motion, sys; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code]).returncode
-    rows.append(Row("import svdlab.motion loads torch or diffusers (0 is no)", loaded, 0.5, ""))
+    rows.append(Row("import svdlab.measure.motion loads torch or diffusers (0 is no)", loaded, 0.5, ""))
     return rows
 
 

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import svdlab
-from svdlab import fidelity, probes
+from svdlab import probes
+from svdlab.measure import fidelity
 from svdlab.organism import world
 from svdlab.probes import duration, stillness
 from tests.benchmarks import Row

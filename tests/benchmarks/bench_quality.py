@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from svdlab import budget, face_detection, glyphs, reading, spectra
-from svdlab.images import sample_image
-from svdlab.known_motion import moving
+from svdlab.measure import budget, glyphs, reading, spectra
+from svdlab.measure import faces as face_detection
+from svdlab.measure.known_motion import moving
+from svdlab.pipeline.images import sample_image
 from svdlab.probes import realism
 from tests.benchmarks import Row
 

@@ -32,7 +32,7 @@ def stock_loop(pipe: Any, rows: list[dict[str, Any]], out: Path, threads: int) -
     from diffusers.utils import export_to_video
 
     import svdlab
-    from svdlab import motion
+    from svdlab.measure import motion
 
     stock = StableVideoDiffusionPipeline(**pipe.components)
     stock.set_progress_bar_config(disable=True)
@@ -98,7 +98,7 @@ def against_stock(pipe: Any, count: int) -> list[Row]:
     import torch
 
     import svdlab
-    from svdlab import folders
+    from svdlab.study import folders
 
     plan, threads = rows(count), torch.get_num_threads()
     how: dict[str, Any] = dict(image="cat", measure="motion", keep=("latents",), progress=False)
@@ -244,8 +244,8 @@ def memory() -> list[Row]:
 
 def finished(pipe: Any, count: int, allowed: float) -> list[Row]:
     """A finished sweep of `count` rows, found complete. Its runs are real ones but for the few bytes in their files."""
-    from svdlab import folders, ledger, sweeps
-    from svdlab.runs import How, facts
+    from svdlab.study import folders, ledger, sweeps
+    from svdlab.study.runs import How, facts
 
     plan = sweeps.grid(
         motion_bucket_id=range(100), noise_aug_strength=[0.01 * n for n in range(10)], seed=range(count // 1000)
@@ -270,9 +270,9 @@ def finished(pipe: Any, count: int, allowed: float) -> list[Row]:
 
 def _fake_run(out: Path, job: Any, how: Any, source: Any) -> None:
     """What `new_run` publishes, without the fsyncs that would take an hour for 100,000 of them."""
-    from svdlab import folders
-    from svdlab.pipeline import Clip
-    from svdlab.runs import new_record
+    from svdlab.pipeline.generate import Clip
+    from svdlab.study import folders
+    from svdlab.study.runs import new_record
 
     folder = folders.run_folder(out, job.run_id)
     folder.mkdir()

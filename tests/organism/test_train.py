@@ -73,7 +73,7 @@ def test_stop_and_go_on(tmp_path):
     assert train.loss_figure(tmp_path).stat().st_size > 5000
 
     folder = train.export(tmp_path, tmp_path / "exported")
-    from svdlab.checkpoints import load_pipeline
+    from svdlab.pipeline.checkpoints import load_pipeline
 
     pipe = load_pipeline(folder)
     assert (pipe.source.height, pipe.source.width) == (64, 64)

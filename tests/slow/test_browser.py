@@ -14,7 +14,7 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 import svdlab
-from svdlab import report
+from svdlab.study import report
 from tests import lab as labs
 
 ROOT = labs.ROOT
@@ -28,7 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "06-interventions": dict(num_inference_steps=2, seeds=[0]),
 }
 
-pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::svdlab.images.CropWarning")]
+pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::svdlab.pipeline.images.CropWarning")]
 
 
 @pytest.fixture(scope="module")

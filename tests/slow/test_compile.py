@@ -13,7 +13,7 @@ from tests.small import save_checkpoint
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore::svdlab.images.CropWarning"),
+    pytest.mark.filterwarnings("ignore::svdlab.pipeline.images.CropWarning"),
     pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler: apt-get install g++"),
 ]
 

@@ -18,11 +18,11 @@ import pytest
 import torch
 
 import svdlab
-from svdlab import folders, ledger
+from svdlab.study import folders, ledger
 from tests.small import save_checkpoint
 
 ROOT = Path(__file__).parents[2]
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::svdlab.images.CropWarning")]
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::svdlab.pipeline.images.CropWarning")]
 
 SWEEP = """
 import faulthandler, json, resource, signal, sys, warnings
@@ -177,7 +177,7 @@ import json, resource, sys, threading, time, warnings
 warnings.simplefilter("ignore")
 import torch, svdlab
 from pathlib import Path
-from svdlab import folders
+from svdlab.study import folders
 checkpoint, out, allowed, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 def used():
     return int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from svdlab.organism import verify
+from svdlab.probes import verify
 
 pytestmark = pytest.mark.validate
 

@@ -1,0 +1,1 @@
+"""Layer 1: arrays in, numbers with units out. Nothing here knows a model."""

@@ -1,0 +1,101 @@
+"""Files and cells: write a file whole or not at all, hash it, and turn a table's cell into a plain Python value.
+
+>>> with write_whole("results/table.csv") as part:       # part: a Path of the same name in a private folder
+...     _ = part.write_text("a,b")
+>>> len(hash_file("results/table.csv")), plain(np.float32(0.5))
+(64, 0.5)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from svdlab.errors import OutputError
+
+
+@contextmanager
+def write_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path to write to, which becomes `path` when the block ends well, and leaves nothing when it does not.
+
+    >>> with write_whole("figure.png") as part:
+    ...     figure.savefig(part)
+
+    The part lies in a new folder beside the target that only this user can enter (mode 700, a name that cannot be guessed),
+    so no planted link is followed; it has the target's own name, because many writers choose the format by the suffix. It is
+    synced to disk before it replaces the target. Raises OutputError where the disk refuses.
+    """
+    target = Path(path).expanduser().absolute()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".part-", dir=target.parent))
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error.strerror or error}.") from error
+    try:
+        part = folder / target.name
+        yield part
+        _sync(part)
+        os.replace(part, target)
+        _sync(target.parent)
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"{target} cannot be written: {error.strerror or error}.") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def hash_file(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of a file's bytes, as 64 hex digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_facts(facts: Mapping[str, Any]) -> str:
+    """SHA-256 of plain values, whatever their order: 24 hex digits, the form of a run's id.
+
+    >>> hash_facts({"fps": 7, "seed": 0}) == hash_facts({"seed": 0, "fps": 7})
+    True
+    """
+    text = json.dumps(facts, sort_keys=True, separators=(",", ":"), default=plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def plain(value: Any) -> Any:
+    """A table's cell as JSON holds it: numpy's and pandas' values become Python's, tuples and arrays become lists, NaN None.
+
+    >>> plain(np.array([1.0, np.nan])), plain((1, "a")), plain(Path("a/b"))
+    ([1.0, None], [1, 'a'], 'a/b')
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):  # a torch tensor
+        return plain(value.tolist())
+    return str(value)

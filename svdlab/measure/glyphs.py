@@ -1,0 +1,236 @@
+"""Plates with a known text, and how much of each letter is still there: without any reading machine.
+
+    >>> plate = make_plate("OPEN", (256, 256), height=40)
+    >>> correlation(plate, clip.frames).groupby("frame").correlation.mean()
+
+A plate is followed from frame to frame as one body that shifts and changes its size. Then each letter is compared
+with its own picture by normalised correlation: 1 is the letter, whatever its contrast; about 0.3 to 0.5 is some other
+letter in its place (`chance` says how much for this plate); 0 is nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import matplotlib
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw, ImageFont
+
+from svdlab.errors import InputError
+from svdlab.measure.frames import as_frames, as_picture
+
+FONTS = {"sans": "DejaVuSans-Bold.ttf", "serif": "DejaVuSerif.ttf", "mono": "DejaVuSansMono.ttf"}  # free; matplotlib's
+LEAST_HEIGHT = 5  # px: no font has five strokes' room below
+DROPPED = 0.5  # a letter that correlates less with itself is counted as gone
+REACH = 0.08  # of the frame's shorter side: how far a plate is looked for from one frame to the next
+ZOOMS = (0.97, 0.985, 1.0, 1.015, 1.03)  # how its size may change from one frame to the next
+FAINT = 1 / 255  # standard deviation of grey: less is an empty place, not a letter
+
+
+@dataclass(frozen=True)
+class Plate:
+    """A picture with a text at a known place.
+
+    picture: float32 "h w 3" in [0, 1]. boxes: int "n 4", left, top, right, bottom of each letter's cell in px, by `text`
+    without its blanks. height: of a capital, px. contrast: Michelson, of text and panel. panel: its four sides in px.
+    """
+
+    picture: np.ndarray
+    text: str
+    boxes: np.ndarray
+    height: int
+    font: str
+    contrast: float
+    panel: tuple[int, int, int, int]
+
+    @property
+    def letters(self) -> str:
+        return self.text.replace(" ", "")
+
+
+def make_plate(
+    text: str, shape: tuple[int, int], *, height: int, font: str = "sans", contrast: float = 0.9, ground: Any = None
+) -> Plate:
+    """A sign with one line of dark capitals on a light panel, in the middle of the picture.
+
+    >>> make_plate("EXIT", (64, 64), height=12, font="serif", contrast=0.5, ground=wall)
+
+    Args:
+        text: capitals, figures and blanks.
+        shape: "h w" of the picture, px.
+        height: of a capital, px; at least 5.
+        font: "sans" (bold), "serif" or "mono": DejaVu, as it comes with matplotlib.
+        contrast: Michelson's, (light - dark) / (light + dark) about mid grey; above 0, at most 1.
+        ground: what the sign hangs on, "h w 3" in [0, 1]; None for mid grey.
+
+    Raises:
+        InputError: another font, a value outside its range, or a text that does not fit.
+    """
+    if font not in FONTS or not 0 < contrast <= 1 or height < LEAST_HEIGHT or not text.strip():
+        raise InputError(
+            f"got text={text!r}, font={font!r}, contrast={contrast}, height={height}: fonts are {', '.join(FONTS)}, contrast "
+            f"is above 0 and at most 1, and capitals are at least {LEAST_HEIGHT} px high."
+        )
+    h, w = shape
+    picture = np.full((h, w, 3), 0.5, np.float32) if ground is None else as_picture(ground).copy()
+    if picture.shape[:2] != (h, w):
+        raise InputError(f"got a ground of {picture.shape[:2]} (h, w) for a picture of {shape}: give it at that size.")
+    face = _face(font, height)
+    length = face.getlength(text)
+    margin = max(2, round(height * 0.5))
+    panel_w, panel_h = math.ceil(length) + 2 * margin, height + 2 * margin
+    if panel_w > w or panel_h > h:
+        raise InputError(
+            f"{text!r} in {font} capitals of {height} px takes {panel_w}x{panel_h} px, the picture has {w}x{h}: "
+            "take a shorter text or a smaller height."
+        )
+    left, top = (w - panel_w) // 2, (h - panel_h) // 2
+    dark, light = 0.5 * (1 - contrast), 0.5 * (1 + contrast)
+    ink = Image.new("L", (panel_w, panel_h), 0)
+    ImageDraw.Draw(ink).text((margin, margin + height), text, font=face, fill=255, anchor="ls")
+    alpha = np.asarray(ink, np.float32)[..., None] / 255
+    picture[top : top + panel_h, left : left + panel_w] = light * (1 - alpha) + dark * alpha
+    boxes = []
+    for i, letter in enumerate(text):
+        if letter != " ":
+            start, end = face.getlength(text[:i]), face.getlength(text[: i + 1])
+            boxes.append((left + margin + start, top + margin - 1, left + margin + end, top + margin + height + 1))
+    cells = np.array(boxes)
+    cells = np.concatenate([np.floor(cells[:, :2]), np.ceil(cells[:, 2:])], 1).astype(int)
+    return Plate(picture, text, cells, height, font, contrast, (left, top, left + panel_w, top + panel_h))
+
+
+def correlation(plate: Plate, frames: Any) -> pd.DataFrame:
+    """How much of each letter each frame still shows: a row per frame and letter.
+
+    >>> table = correlation(plate, clip.frames)
+    >>> (table.correlation < DROPPED).groupby(table.frame).sum()           # letters gone, by frame
+
+    Columns: `frame`, `letter` (its place in the text), `char`; `correlation` with its own picture, -1 to 1 (0 where the
+    place is empty); `contrast` left of it, 1 for all; `dx`, `dy`, `scale`: where the plate was found, px from where it was
+    drawn and factor of size; `dropped`: correlation below 0.5.
+
+    Raises:
+        InputError: frames that are not a clip, or of another size than the plate's picture.
+    """
+    clip = as_frames(frames, least=1)
+    if clip.shape[1:] != plate.picture.shape:
+        raise InputError(
+            f"got frames of {clip.shape[1:3]} and a plate of {plate.picture.shape[:2]} (h, w): one size is needed."
+        )
+    own = cv2.cvtColor(plate.picture, cv2.COLOR_RGB2GRAY)
+    pose, rows = (0.0, 0.0, 1.0), []
+    for number, frame in enumerate(clip):
+        grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+        pose = _follow(own, grey, plate.panel, pose)
+        back = _brought_back(grey, pose)
+        for i, (char, box) in enumerate(zip(plate.letters, plate.boxes, strict=True)):
+            found, contrast = _compare(own, back, box, reach=max(1, round(0.12 * plate.height)))
+            rows.append(
+                {
+                    "frame": number,
+                    "letter": i,
+                    "char": char,
+                    "correlation": found,
+                    "contrast": contrast,
+                    "dropped": found < DROPPED,
+                    "dx": pose[0],
+                    "dy": pose[1],
+                    "scale": pose[2],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def chance(plate: Plate) -> float:
+    """What a wrong letter correlates with a letter's picture here: the mean over all pairs of different letters.
+
+    >>> chance(make_plate("OPEN", (256, 256), height=40))
+
+    NaN for a text with a single kind of letter.
+    """
+    own = cv2.cvtColor(plate.picture, cv2.COLOR_RGB2GRAY)
+    found = []
+    for char, box in zip(plate.letters, plate.boxes, strict=True):
+        for other, place in zip(plate.letters, plate.boxes, strict=True):
+            if other != char:
+                shift = place[:2] - box[:2]
+                moved = _brought_back(own, (float(shift[0]), float(shift[1]), 1.0))
+                found.append(_compare(own, moved, box, reach=max(1, round(0.12 * plate.height)))[0])
+    return float(np.mean(found)) if found else math.nan
+
+
+def _follow(
+    own: np.ndarray, grey: np.ndarray, panel: tuple[int, int, int, int], last: tuple[float, float, float]
+) -> tuple[float, float, float]:
+    """Where the panel of the plate is in a frame: dx, dy, scale about the panel's centre, near where it was last."""
+    left, top, right, bottom = panel
+    template = own[top:bottom, left:right]
+    reach = max(2, round(REACH * min(own.shape)))
+    centre = np.array([(left + right - 1) / 2, (top + bottom - 1) / 2])
+    best, pose = -math.inf, last
+    for zoom in ZOOMS:
+        scale = last[2] * zoom
+        # The frame is brought back by the pose to be tried, with room around it to search in.
+        straight = _brought_back(grey, (last[0], last[1], scale), centre)
+        padded = cv2.copyMakeBorder(straight, reach, reach, reach, reach, cv2.BORDER_REPLICATE)
+        found = cv2.matchTemplate(padded[top : bottom + 2 * reach, left : right + 2 * reach], template, cv2.TM_CCOEFF_NORMED)
+        found[~np.isfinite(found)] = 0
+        y, x = (int(i) for i in np.unravel_index(int(found.argmax()), found.shape))
+        score = float(found[y, x]) - 1e-3 * (zoom != 1)  # of equals, the one that did not change
+        if score > best:
+            sub_x, sub_y = _peak(found, x, y)
+            best = score
+            pose = (last[0] + (sub_x - reach) * scale, last[1] + (sub_y - reach) * scale, scale)
+    return pose if best > 0.2 else last
+
+
+def _peak(found: np.ndarray, x: int, y: int) -> tuple[float, float]:
+    """The top of a parabola through a maximum and its neighbours, in each direction."""
+    out = []
+    for line, at in ((found[y], x), (found[:, x], y)):
+        if 0 < at < len(line) - 1:
+            a, b, c = (float(v) for v in line[at - 1 : at + 2])
+            bend = a - 2 * b + c
+            out.append(at + (0.5 * (a - c) / bend if bend < 0 else 0.0))
+        else:
+            out.append(float(at))
+    return out[0], out[1]
+
+
+def _brought_back(grey: np.ndarray, pose: tuple[float, float, float], centre: np.ndarray | None = None) -> np.ndarray:
+    """A frame "h w" resampled so that a body moved by `pose` lies where it was drawn."""
+    dx, dy, scale = pose
+    middle = (np.array(grey.shape[::-1]) - 1) / 2 if centre is None else centre
+    shift = middle * (1 - scale) + (dx, dy)
+    matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
+    flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(grey, matrix, grey.shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _compare(own: np.ndarray, back: np.ndarray, box: np.ndarray, *, reach: int) -> tuple[float, float]:
+    """Best normalised correlation of a letter's cell within `reach` px, and the contrast left there."""
+    left, top, right, bottom = (int(v) for v in box)
+    template = np.ascontiguousarray(own[top:bottom, left:right])
+    padded = cv2.copyMakeBorder(back, reach, reach, reach, reach, cv2.BORDER_REPLICATE)
+    window = np.ascontiguousarray(padded[top : bottom + 2 * reach, left : right + 2 * reach])
+    contrast = float(window[reach:-reach, reach:-reach].std() / template.std())
+    if window[reach:-reach, reach:-reach].std() < FAINT:
+        return 0.0, contrast
+    found = cv2.matchTemplate(window, template, cv2.TM_CCOEFF_NORMED)
+    return float(np.clip(np.nan_to_num(found.max(), posinf=0.0, neginf=0.0), -1, 1)), contrast
+
+
+@lru_cache(maxsize=64)
+def _face(font: str, height: int) -> ImageFont.FreeTypeFont:
+    """The font at the size at which its capital H is nearest to `height` px high."""
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / FONTS[font]
+    large = ImageFont.truetype(str(path), 1000)
+    top, bottom = large.getbbox("H", anchor="ls")[1::2]
+    return ImageFont.truetype(str(path), max(4, round(1000 * height / (bottom - top))))

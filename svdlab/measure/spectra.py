@@ -1,0 +1,164 @@
+"""Detail by spatial frequency: power, error and what a picture keeps, in octaves of cycles per pixel.
+
+    >>> power(frames)                                    # "f b": the power of each frame in each of BANDS
+    >>> kept(picture, frames).db                         # 0 dB keeps all detail of that band, -3 dB half its power
+    >>> split(error).sum(0)                              # "b h w c": the bands of a picture add up to it again
+
+Bands are cut in the discrete cosine transform, which mirrors a picture at its border instead of wrapping it, and
+which is orthonormal: the mean squares of the bands add up to the mean square of the picture (Parseval).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import fft
+
+from svdlab.errors import InputError
+from svdlab.measure.frames import as_frames, as_picture
+
+EDGES = (1 / 32, 1 / 16, 1 / 8, 1 / 4)  # cycles per px
+BANDS = ("mean", "below 1/32", "1/32 to 1/16", "1/16 to 1/8", "1/8 to 1/4", "above 1/4")  # cycles per px; the mean is 0
+FINE = BANDS[-2:]  # what is commonly called sharpness
+EMPTY = (0.1 / 255) ** 2  # power of a tenth of a grey level: a band with less holds nothing that could be kept
+
+
+def radii(shape: tuple[int, ...]) -> np.ndarray:
+    """Cycles per px of each cosine of an "h w" picture: 0 at the first, up to 0.71 at the last.
+
+    >>> radii((64, 64))[0, 2]
+    0.015625
+    """
+    h, w = shape[:2]
+    return np.hypot(np.arange(h)[:, None] / (2 * h), np.arange(w)[None, :] / (2 * w))
+
+
+def band_of(shape: tuple[int, ...]) -> np.ndarray:
+    """Which of BANDS each cosine of an "h w" picture belongs to: int "h w"."""
+    where = 1 + np.digitize(radii(shape), EDGES)
+    where[0, 0] = 0
+    return where
+
+
+def power(frames: Any) -> np.ndarray:
+    """Mean square per band: float64 "f b", b as in BANDS, averaged over colours. Its rows sum to the frames' mean squares.
+
+    >>> power(frames)[:, 1:].sum(1)                      # the variance of each frame
+
+    frames: "f h w c" in [0, 1], or a signed difference of such frames.
+    """
+    array = _signed(frames)
+    bands = band_of(array.shape[1:3]).ravel()
+    count = array.shape[1] * array.shape[2] * array.shape[3]
+    out = np.zeros((len(array), len(BANDS)))
+    for i, frame in enumerate(array):
+        squares = np.square(_cosines(frame)).sum(-1).ravel()
+        out[i] = np.bincount(bands, squares, minlength=len(BANDS)) / count
+    return out
+
+
+def split(picture: Any) -> np.ndarray:
+    """One picture, or a difference of two, in its bands: float64 "b h w c", whose sum is the picture.
+
+    >>> split(picture)[-2:].sum(0)                       # its fine detail alone
+    """
+    array = _signed(np.asarray(picture)[None])[0]
+    bands, cosines = band_of(array.shape), _cosines(array)
+    return np.stack([fft.idctn(cosines * (bands == b)[..., None], axes=(0, 1), norm="ortho") for b in range(len(BANDS))])
+
+
+def kept(reference: Any, frames: Any) -> pd.DataFrame:
+    """What frames keep of a reference's detail: a row per frame and band, with `power`, `reference` and `db`.
+
+    >>> kept(picture, clip.frames).query("band == 'above 1/4'").db.mean()
+
+    `db` is 10 log10(power / reference): 0 where as much detail is there (not: the same detail), below 0 where it is lost,
+    above 0 where noise or invented detail was added. NaN where the reference has none (below a tenth of a grey level).
+    The bands of moving content stay comparable, as moving it does not change its power.
+
+    Raises:
+        InputError: pictures that cannot be used, or of another size than the frames.
+    """
+    clip, one = as_frames(frames, least=1), as_picture(reference)
+    if one.shape != clip.shape[1:]:
+        raise InputError(
+            f"got frames of {clip.shape[1:3]} and a reference of {one.shape[:2]} (h, w): "
+            "detail is counted per px, so bring both to one size."
+        )
+    there, here = power(one[None])[0], power(clip)
+    rows = [
+        {"frame": f, "band": BANDS[b], "power": here[f, b], "reference": there[b], "db": decibels(here[f, b], there[b])}
+        for f in range(len(clip))
+        for b in range(1, len(BANDS))
+    ]
+    return pd.DataFrame(rows)
+
+
+def fine_db(reference: Any, frames: Any) -> np.ndarray:
+    """`kept` for FINE taken together, finer than 8 px a cycle: dB per frame "f"; NaN where the reference has none.
+
+    >>> fine_db(picture, blurred[None])                  # Gaussian blur of sigma 2 px: about -30 dB
+    """
+    chosen = [BANDS.index(b) for b in FINE]
+    there = power(as_picture(reference)[None])[0, chosen].sum()
+    return np.array([decibels(here, there) for here in power(as_frames(frames, least=1))[:, chosen].sum(1)])
+
+
+def decibels(power: float, reference: float) -> float:
+    """10 log10 of a ratio of powers; NaN without a reference, -inf for nothing left of one."""
+    if reference < EMPTY:
+        return math.nan
+    return 10 * math.log10(power / reference) if power > 0 else -math.inf
+
+
+def grating(shape: tuple[int, int], frequency: float, *, angle: float = 0.0, contrast: float = 0.8) -> np.ndarray:
+    """A sine grating on mid grey, float32 "h w 3" in [0, 1].
+
+    >>> grating((64, 64), 1 / 8)                         # eight px a cycle, upright bars
+
+    frequency in cycles per px, above 0 and below 0.5 (at which a sine has no phase); angle of its normal in degrees,
+    0 right, 90 down; contrast (Michelson) above 0 and up to 1. Raises InputError for others.
+    """
+    if not 0 < frequency < 0.5 or not 0 < contrast <= 1:
+        raise InputError(
+            f"got frequency={frequency}, contrast={contrast}: frequencies lie between 0 and 0.5 cycles per px, "
+            "contrast is above 0 and at most 1."
+        )
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    turn = math.radians(angle)
+    wave = np.sin(2 * math.pi * frequency * (x * math.cos(turn) + y * math.sin(turn)) + math.pi / 4)
+    return np.repeat((0.5 + contrast / 2 * wave).astype(np.float32)[..., None], 3, axis=-1)
+
+
+def modulation(picture: Any, frequency: float, *, angle: float = 0.0) -> float:
+    """The contrast of that grating in a picture: twice the amplitude of its best-fitting sine (least squares).
+
+    >>> modulation(grating((64, 64), 1 / 8), 1 / 8)      # 0.8
+
+    A whole picture's fit, so what has another frequency, noise and a shifted grey do not count; a shifted phase does not harm.
+    """
+    grey = as_picture(picture).mean(-1, dtype=np.float64)
+    y, x = np.mgrid[: grey.shape[0], : grey.shape[1]]
+    turn = math.radians(angle)
+    phase = 2 * math.pi * frequency * (x * math.cos(turn) + y * math.sin(turn))
+    basis = np.stack([np.sin(phase).ravel(), np.cos(phase).ravel(), np.ones(phase.size)], 1)
+    a, b, _ = np.linalg.lstsq(basis, grey.ravel(), rcond=None)[0]
+    return 2 * float(math.hypot(a, b))
+
+
+def _cosines(frame: np.ndarray) -> np.ndarray:
+    return fft.dctn(frame, axes=(0, 1), norm="ortho")
+
+
+def _signed(frames: Any) -> np.ndarray:
+    """Pictures or differences of pictures as float64 "f h w c"."""
+    array = np.asarray(frames)
+    array = array / 255 if array.dtype == np.uint8 else array
+    if array.ndim != 4 or not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
+        raise InputError(
+            f'got {array.dtype} of shape {array.shape}; finite floats "f h w c" are needed, or a difference of two.'
+        )
+    return array.astype(np.float64)

@@ -1,0 +1,1 @@
+"""Layer 2: the SVD pipeline: conditions, images, checkpoints, the sampler, and hooks into it."""

@@ -1,0 +1,1 @@
+"""Layer 3: plans, sweeps and what they leave on disk."""

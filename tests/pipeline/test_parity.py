@@ -1,0 +1,132 @@
+"""The svdlab column of docs/parity.md, line by line, against diffusers itself and the numbers in Stability's configs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableVideoDiffusionPipeline
+
+import svdlab
+from svdlab.errors import InputError
+from svdlab.pipeline import architecture, checkpoints
+from svdlab.pipeline.conditions import PRESETS, Conditions, UnusualConditionWarning
+from svdlab.pipeline.generate import resolve
+
+TABLE = (Path(__file__).parents[2] / "docs/parity.md").read_text()
+FEW = dict(num_inference_steps=2, num_frames=2)
+
+
+@pytest.fixture(scope="module")
+def tiny(checkpoint):
+    return checkpoints.load_pipeline(checkpoint)
+
+
+def row(name: str) -> list[str]:
+    """One line of the table: Stability, diffusers, ComfyUI, svdlab."""
+    line = next(line for line in TABLE.splitlines() if line.startswith(f"| {name}"))
+    return [cell.strip() for cell in line.strip("|").split("|")][1:]
+
+
+def seen(pipe, call) -> dict[str, torch.Tensor]:
+    """What the first UNet call is given: ids "half 3", the picture's latents "half f c h w", the embedding."""
+    caught: dict[str, torch.Tensor] = {}
+
+    def look(module, args, kwargs):
+        caught.setdefault("ids", kwargs["added_time_ids"])
+        caught.setdefault("embedding", kwargs["encoder_hidden_states"])
+        caught.setdefault("picture", args[0][:, :, 4:])
+
+    handle = pipe.unet.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        call()
+    finally:
+        handle.remove()
+    return caught
+
+
+def test_fps_is_one_more_than_what_the_unet_sees(tiny):
+    assert row("fps: you give")[3] == "7, 6: `fps = fps_id + 1`"
+    ids = seen(tiny, lambda: svdlab.generate(tiny, "scene-3", fps=7, motion_bucket_id=127, noise_aug_strength=0.02, **FEW))[
+        "ids"
+    ]
+    np.testing.assert_allclose(ids[-1], [6, 127, 0.02], rtol=1e-6)
+
+
+def test_playback_fps_changes_no_pixel(tiny):
+    one, two = (svdlab.generate(tiny, "scene-3", playback_fps=p, **FEW) for p in (None, 24.0))
+    assert (one.frames == two.frames).all() and two.playback_fps == 24.0
+
+
+def test_diffusers_own_defaults_are_a_preset_and_give_its_pixels(tiny):
+    """The stock class with its defaults, but for size, frames and steps; the picture is already the frame's size."""
+    stock = StableVideoDiffusionPipeline(**tiny.components)
+    stock.set_progress_bar_config(disable=True)
+    image = svdlab.sample_image("scene-3")
+    call = lambda: stock(
+        image, height=64, width=64, generator=torch.Generator().manual_seed(5), output_type="np", **FEW
+    ).frames[0]
+    ours = svdlab.generate(tiny, image, PRESETS["DIFFUSERS"], seed=5, **FEW)
+    np.testing.assert_array_equal(ours.frames, call())
+    d = PRESETS["DIFFUSERS"]
+    assert (d.fps, d.motion_bucket_id, d.noise_aug_strength, d.num_inference_steps) == (7, 127, 0.02, 25)
+    assert (d.min_guidance_scale, d.max_guidance_scale) == (1.0, 3.0)
+
+
+def test_presets_are_stabilitys_configs():
+    """svd.yaml, svd_xt.yaml, svd_xt_1_1.yaml; fps_id, bucket and cond_aug by simple_video_sample.py."""
+    for name, frames, steps, low, high in (
+        ("SVD", 14, 25, 1.0, 2.5),
+        ("SVD_XT", 25, 30, 1.5, 3.0),
+        ("SVD_1_1", 25, 30, 1.5, 3.0),
+    ):
+        c = PRESETS[name]
+        assert (c.num_frames, c.num_inference_steps, c.min_guidance_scale, c.max_guidance_scale) == (frames, steps, low, high)
+        assert (c.fps_id, c.motion_bucket_id, c.noise_aug_strength) == (6, 127, 0.02)
+        np.testing.assert_allclose(c.guidance(frames), np.linspace(low, high, frames))
+    said = row("guidance per frame")
+    assert "1.0 to 2.5" in said[0] and "1.5 to 3.0" in said[0] and "1.0 to 3.0" in said[1]
+
+
+def test_noise_goes_onto_the_picture_between_minus_one_and_one(tiny):
+    """In [0, 1], as ComfyUI adds it, half the strength makes the same latents: the factor of two in the table."""
+    strength = 0.4
+    noisy = seen(tiny, lambda: svdlab.generate(tiny, "scene-3", seed=0, noise_aug_strength=strength, **FEW))["picture"][-1, 0]
+    picture = tiny.video_processor.preprocess(svdlab.sample_image("scene-3"), height=64, width=64)
+    eps = torch.randn(picture.shape, generator=torch.Generator().manual_seed(0))
+    as_comfy = ((picture + 1) / 2 + strength / 2 * eps) * 2 - 1
+    with torch.no_grad():
+        expected = tiny.vae.encode(as_comfy).latent_dist.mode()[0]
+    torch.testing.assert_close(noisy, expected, rtol=1e-4, atol=1e-4)
+    assert "twice as strong" in row("noise augmentation")[2] and "times 2" in row("noise augmentation")[3]
+
+
+def test_the_image_encoder_sees_the_whole_frame_without_noise(tiny):
+    quiet, loud = (
+        seen(tiny, lambda s=s: svdlab.generate(tiny, "scene-3", noise_aug_strength=s, **FEW))["embedding"] for s in (0.0, 1.0)
+    )
+    assert torch.equal(quiet, loud) and not quiet[0].any()  # and the unconditional half sees nothing
+
+
+def test_bounds(tiny):
+    with pytest.raises(InputError, match="motion_bucket_id=-1"):
+        Conditions(motion_bucket_id=-1)
+    assert Conditions(motion_bucket_id=1023, fps=200).unusual() != []
+    with pytest.warns(UnusualConditionWarning, match="above 255"):
+        svdlab.generate(tiny, "scene-3", motion_bucket_id=300, **FEW)
+    full = architecture.build("SVD_XT")
+    with pytest.raises(InputError, match="multiples of 64"):
+        resolve(full, Conditions(height=568, width=1024))
+    assert resolve(full, Conditions()).asdict() | {} == {**Conditions().asdict(), **_own_size}
+    assert "64 for SVD" in row("sizes")[3]
+
+
+_own_size = dict(num_frames=25, height=576, width=1024, decode_chunk_size=25)
+
+
+def test_every_line_of_the_table_has_all_five_columns():
+    lines = [line for line in TABLE.split("## To reproduce")[0].splitlines() if line.startswith("|")]
+    assert len(lines) > 12 and {len(re.split(r"(?<!\\)\|", line)) for line in lines} == {7}

@@ -1,0 +1,341 @@
+"""`generate` is diffusers' own call; what is known of that call, and relied upon, is pinned here."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableVideoDiffusionPipeline
+
+import svdlab
+from svdlab.errors import BrokenClipError, InputError
+from svdlab.pipeline import schedule
+from svdlab.pipeline.generate import ProbePipeline, decode_clip, generate_batch, resolve
+from svdlab.pipeline.images import ImageFileError
+from svdlab.pipeline.record import decode_latents
+from tests.four_levels import four_levels
+
+STEPS = 2
+
+
+@pytest.fixture(scope="module")
+def four() -> ProbePipeline:
+    return four_levels()
+
+
+@pytest.fixture(params=["organism", "four levels"])
+def each(request: pytest.FixtureRequest) -> ProbePipeline:
+    return request.getfixturevalue("pipe" if request.param == "organism" else "four")
+
+
+@pytest.fixture(scope="module")
+def picture() -> Any:
+    return svdlab.sample_image("scene-1")
+
+
+def stock(pipe: ProbePipeline) -> StableVideoDiffusionPipeline:
+    plain = StableVideoDiffusionPipeline(**pipe.components)
+    plain.set_progress_bar_config(disable=True)
+    return plain
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """The same but for rounding, which a few steps of a network amplify."""
+    return bool((a - b).norm() < 1e-3 * b.norm())
+
+
+def make(pipe: ProbePipeline, image: Any = "scene-1", seed: int = 0, **overrides: Any) -> svdlab.Clip:
+    conditions = svdlab.Conditions(**{"num_inference_steps": STEPS, **overrides})
+    return generate_batch(pipe, [image], [conditions], [seed], decode=False)[0]
+
+
+def call(pipe: Any, picture: Any, **arguments: Any) -> Any:
+    defaults = dict(height=64, width=64, num_inference_steps=STEPS, output_type="latent")
+    return pipe(picture, **{**defaults, "generator": torch.Generator().manual_seed(0), **arguments})
+
+
+# The stock call, and nothing but
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        dict(fps=12, motion_bucket_id=30),
+        dict(noise_aug_strength=0.0),
+        dict(noise_aug_strength=0.3),
+        dict(min_guidance_scale=1.2, max_guidance_scale=2.7),
+        dict(min_guidance_scale=1.0, max_guidance_scale=1.0),
+        dict(num_frames=5),
+    ],
+)
+def test_generate_is_the_stock_call(each: ProbePipeline, picture: Any, values: dict[str, Any]) -> None:
+    expected = call(stock(each), picture, **values).frames[0]
+    assert torch.equal(make(each, **values).latents, expected)
+
+
+def test_the_frames_are_the_stock_ones(pipe: Any, picture: Any) -> None:
+    expected = call(stock(pipe), picture, decode_chunk_size=3, output_type="np").frames[0]
+    clip = svdlab.generate(pipe, picture, num_inference_steps=STEPS, decode_chunk_size=3)
+    assert clip.frames.dtype == np.float32
+    assert np.array_equal(clip.frames, expected)
+    whole = svdlab.generate(pipe, picture, num_inference_steps=STEPS)
+    assert torch.equal(whole.latents, clip.latents)
+    assert not np.array_equal(whole.frames, clip.frames)  # the decoder is temporal: the chunk's size changes pixels
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        dict(num_videos_per_prompt=2),
+        dict(output_type="pt"),
+        dict(return_dict=False),
+        dict(sigmas=[80.0, 5.0, 0.0], num_inference_steps=None),
+        dict(latents=torch.ones(1, 8, 4, 16, 16)),
+        dict(fps=3, motion_bucket_id=5, noise_aug_strength=0.1, min_guidance_scale=1.5, max_guidance_scale=2.0),
+        dict(callback_on_step_end=lambda pipe, i, t, tensors: {"latents": tensors["latents"] * 0.9}),
+    ],
+)
+def test_called_directly_the_subclass_is_the_stock_pipeline(pipe: Any, picture: Any, arguments: dict[str, Any]) -> None:
+    ours, theirs = (call(p, picture, **arguments) for p in (pipe, stock(pipe)))
+    ours, theirs = (x if isinstance(x, torch.Tensor) else x.frames for x in (ours, theirs))
+    assert torch.equal(ours, theirs)
+
+
+def test_every_input_of_the_stock_call_is_taken(pipe: Any, picture: Any) -> None:
+    tensor = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    for image in (tensor, [picture, picture]):
+        generator = [torch.Generator().manual_seed(i) for i in range(2 if isinstance(image, list) else 1)]
+        ours = call(pipe, image, generator=[g.clone_state() for g in generator]).frames
+        assert torch.equal(ours, call(stock(pipe), image, generator=generator).frames)
+    theirs = inspect.signature(StableVideoDiffusionPipeline.__call__).parameters
+    assert list(theirs)[:4] == ["self", "image", "height", "width"]  # the three that the subclass names, in their places
+
+
+def test_the_default_size_is_the_checkpoints(pipe: Any, picture: Any) -> None:
+    assert pipe(picture, num_inference_steps=1, output_type="latent").frames.shape[-2:] == (16, 16)
+    other = ProbePipeline(**pipe.components)
+    assert (resolve(other, svdlab.Conditions()).height, resolve(other, svdlab.Conditions()).width) == (576, 1024)
+
+
+# Batches
+
+
+def test_a_batch_is_its_clips(pipe: Any) -> None:
+    conditions = [
+        svdlab.Conditions(num_inference_steps=3),
+        svdlab.Conditions(num_inference_steps=3, fps=12, motion_bucket_id=10, noise_aug_strength=0.2),
+        svdlab.Conditions(num_inference_steps=3, guidance_curve="triangle", max_guidance_scale=5.0),
+    ]
+    images, seeds = ["scene-1", "scene-2", "scene-1"], [0, 4, 9]
+    together = generate_batch(pipe, images, conditions, seeds)
+    for clip, image, condition, seed in zip(together, images, conditions, seeds, strict=True):
+        alone = svdlab.generate(pipe, image, condition, seed=seed)
+        assert close(clip.latents, alone.latents)
+        assert np.abs(clip.frames - alone.frames).max() < 1e-3
+        assert clip.call() == alone.call()
+
+
+def test_clips_of_a_batch_are_decoded_apart(pipe: Any) -> None:
+    """One VAE call over two clips would let the temporal decoder mix them at the seam."""
+    a, b = (make(pipe, f"scene-{i}", seed=i).latents for i in (1, 2))
+    apart = np.concatenate([decode_latents(pipe, z, 8) for z in (a, b)])
+    mixed = decode_latents(pipe, torch.cat([a, b]), 16)
+    assert np.abs(mixed - apart).max() > 1e-3
+
+
+def test_encodings_are_remembered_by_all_that_they_depend_on(pipe: Any) -> None:
+    fresh = ProbePipeline(**pipe.components)
+    fresh.source = pipe.source
+    fresh.set_progress_bar_config(disable=True)
+    counted: list[int] = []
+    handle = pipe.vae.encoder.register_forward_hook(lambda *_: counted.append(1))
+    for values, encodings in [
+        (dict(seed=0), 1),
+        (dict(seed=0, fps=20), 0),  # nothing new to encode
+        (dict(seed=1), 1),  # other noise on the picture
+        (dict(seed=1, noise_aug_strength=0.1), 1),
+        (dict(seed=1, image="scene-2"), 1),
+    ]:
+        before = len(counted)
+        latents = make(fresh, **values).latents
+        assert len(counted) - before == encodings, values
+        arguments = {k: v for k, v in values.items() if k not in ("seed", "image")}
+        generator = torch.Generator().manual_seed(values["seed"])
+        picture = svdlab.sample_image(values.get("image", "scene-1"))
+        assert torch.equal(latents, call(stock(pipe), picture, generator=generator, **arguments).frames[0]), values
+    handle.remove()
+
+
+# Noise and noise levels
+
+
+def test_image_noise_is_drawn_before_the_latents_always(pipe: Any, picture: Any) -> None:
+    first = []
+    for strength in (0.0, 0.02, 1.0):
+        with svdlab.trace(pipe, keep=("latents",), steps=0) as tr:
+            make(pipe, noise_aug_strength=strength)
+        first.append(tr.latents[0])
+    generator = torch.Generator().manual_seed(0)
+    torch.randn((1, 3, 64, 64), generator=generator)
+    noise = torch.randn((1, 8, 4, 16, 16), generator=generator)[0]
+    for latents in first:
+        assert torch.equal(latents, first[0])
+        assert torch.allclose(latents, noise * (700**2 + 1) ** 0.5)
+
+
+def test_noise_of_ones_own_is_the_generators_when_it_is_the_same(pipe: Any) -> None:
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.randn((1, 3, 64, 64), generator=generator), torch.randn((1, 8, 4, 16, 16), generator=generator)
+    conditions = svdlab.Conditions(num_inference_steps=STEPS)
+    given = generate_batch(pipe, ["scene-1"], [conditions], [0], noise=noise, decode=False)[0]
+    assert close(given.latents, make(pipe, seed=3).latents)
+    assert given.call() != make(pipe, seed=0).call()
+
+
+def test_levels_of_ones_own_and_a_start_from_less_noise(pipe: Any) -> None:
+    levels = schedule.tail_from(schedule.karras(8), 30.0)
+    with svdlab.trace(pipe) as tr:
+        clip = svdlab.generate(pipe, "scene-1", sigmas=levels)
+    assert tr.schedule == pytest.approx(levels)
+    assert len(tr) == len(levels) - 1 == clip.conditions.num_inference_steps
+    assert float(tr.latents[0].std()) == pytest.approx((levels[0] ** 2 + 1) ** 0.5, rel=0.05)
+    assert clip.start["sigmas"] == pytest.approx(levels)
+    with_zero = svdlab.generate(pipe, "scene-1", sigmas=levels.tolist())
+    without = svdlab.generate(pipe, "scene-1", sigmas=levels[:-1].tolist())
+    assert np.array_equal(with_zero.frames, without.frames)
+    assert np.array_equal(with_zero.frames, clip.frames)
+    for wrong in ([], [5.0, 5.0], [1.0, 5.0], [5.0, float("nan")], [-1.0], "abc", 5.0):
+        with pytest.raises(InputError, match="sigmas"):
+            svdlab.generate(pipe, "scene-1", sigmas=wrong)
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_supplied_latents_are_taken_as_they_are(dtype: torch.dtype, error: float) -> None:
+    """The stock method scales what it is given; dividing first is no way around it in half precision."""
+    pipe = four_levels().to(dtype)
+    latents = torch.randn(1, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0)).to(dtype) * 30
+    levels = [30.0, 3.0, 0.0]
+    condition = svdlab.Conditions()
+    with svdlab.trace(pipe, keep=("latents",)) as tr:
+        generate_batch(pipe, ["scene-1"], [condition], [0], sigmas=levels, latents=latents, decode=False)
+    assert torch.equal(tr.latents[0], latents[0])
+    scaled = latents / (30.0**2 + 1) ** 0.5
+    with svdlab.trace(pipe, keep=("latents",)) as tr:
+        call(pipe, svdlab.sample_image("scene-1"), sigmas=levels, num_inference_steps=None, latents=scaled)
+    off = float((tr.latents[0] - latents[0]).float().norm() / latents.float().norm())
+    assert off < error
+    assert dtype == torch.float32 or off > 1e-4
+
+
+# Guidance
+
+
+def test_guidance_of_one_number_per_frame(pipe: Any) -> None:
+    line = tuple(np.linspace(1.0, 3.0, 8))
+    assert close(make(pipe, guidance_curve=line).latents, make(pipe).latents)
+    low = make(pipe, guidance_curve=(0.5, *line[1:]))  # below 1 in one frame, which upstream has no word for
+    assert not torch.equal(low.latents, make(pipe).latents)
+
+
+def test_an_interval_that_holds_every_level_is_no_interval(pipe: Any) -> None:
+    assert torch.equal(make(pipe, guidance_interval=(0.0, 1000.0)).latents, make(pipe).latents)
+    nowhere = make(pipe, guidance_interval=(2000.0, 3000.0))
+    assert close(nowhere.latents, make(pipe, max_guidance_scale=1.0).latents)
+
+
+# What upstream does, and what is built on it
+
+
+def test_attention_to_the_image_is_the_same_everywhere(each: ProbePipeline) -> None:
+    """One key: attn2's output does not depend on the place, so a map of it would say nothing."""
+    name = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_out.0"
+    with svdlab.trace(each, keep=(), modules=name) as tr:
+        make(each)
+    value = tr[name]  # "s half f site c"
+    assert torch.allclose(value, value[:, :, :, :1].expand_as(value), atol=1e-6)
+    assert torch.allclose(value, value[:, :, :1].expand_as(value), atol=1e-6)
+
+
+def test_upstream_accepts_what_ours_refuses(pipe: Any, picture: Any) -> None:
+    assert call(stock(pipe), picture, fps=-5).frames.isfinite().all()
+    with pytest.raises(InputError):
+        svdlab.generate(pipe, picture, fps=-5)
+
+
+def test_upstream_breaks_where_ours_says_why(pipe: Any, picture: Any) -> None:
+    for arguments in (dict(min_guidance_scale=2.0, max_guidance_scale=1.0), dict(num_frames=1)):
+        with pytest.raises(Exception):  # noqa: B017 - whatever it is: this test notices when upstream mends it
+            call(stock(pipe), picture, **arguments)
+        with pytest.raises(InputError):
+            svdlab.generate(pipe, picture, **arguments)
+
+
+# Bad input, before any model runs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(fps=0), "at least 1"),
+        (dict(motion_bucket_id=-1), "0 or more"),
+        (dict(max_guidance_scale=float("nan")), "finite"),
+        (dict(num_frames=1), "at least 2"),
+        (dict(motion_bucket=3), "unknown condition"),
+        (dict(height=72), "multiples of 16"),
+        (dict(seed=-1), "seed"),
+        (dict(seed=1.5), "seed"),
+        (dict(conditions={"fps": 7}), "dict"),
+        (dict(guidance_curve=(1.0, 2.0)), "2 numbers for 8 frames"),
+    ],
+)
+def test_bad_input_is_refused_before_any_model_runs(pipe: Any, arguments: dict[str, Any], message: str) -> None:
+    ran = []
+    handles = [getattr(pipe, part).register_forward_pre_hook(lambda *_: ran.append(1)) for part in ("unet", "image_encoder")]
+    handles.append(pipe.vae.encoder.register_forward_pre_hook(lambda *_: ran.append(1)))
+    try:
+        with pytest.raises(InputError, match=message):
+            svdlab.generate(pipe, "scene-1", **arguments)
+        with pytest.raises(ImageFileError):
+            svdlab.generate(pipe, "no-such-file.png")
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert ran == []
+
+
+def test_a_batch_must_agree(pipe: Any) -> None:
+    a, b = svdlab.Conditions(num_inference_steps=1), svdlab.Conditions(num_inference_steps=2)
+    unguided = svdlab.Conditions(num_inference_steps=1, max_guidance_scale=1.0)
+    for conditions, seeds, message in [
+        ([a, b], [0, 1], "must agree"),
+        ([a, unguided], [0, 1], "must agree"),
+        ([a], [0, 1], "as many of each"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            generate_batch(pipe, ["scene-1", "scene-2"], conditions, seeds)
+    with pytest.raises(InputError, match="latents has shape"):
+        generate_batch(pipe, ["scene-1"], [a], [0], sigmas=[1.0], latents=torch.zeros(1, 8, 4, 8, 8))
+    with pytest.raises(InputError, match="for the picture"):
+        generate_batch(pipe, ["scene-1"], [a], [0], noise=(torch.zeros(1, 3, 8, 8), torch.zeros(1, 8, 4, 16, 16)))
+    with pytest.raises(InputError, match="ProbePipeline"):
+        generate_batch(stock(pipe), ["scene-1"], [a], [0])
+
+
+def test_a_broken_clip_is_an_error(pipe: Any) -> None:
+    clip = make(pipe)
+    clip.latents[:] = float("nan")
+    with pytest.raises(BrokenClipError, match="NaN"):
+        decode_clip(pipe, clip)
+
+
+def test_a_clip_knows_its_call(pipe: Any) -> None:
+    clip = make(pipe, fps=9)
+    assert clip.call()["conditions"]["fps"] == 9
+    assert (clip.conditions.num_frames, clip.conditions.height, clip.conditions.decode_chunk_size) == (8, 64, 8)
+    assert set(clip.call()) == {"conditions", "seed", "image", "source"}
+    assert clip.seconds["denoising"] > 0
+    assert "_injected" not in vars(pipe)

@@ -1,0 +1,149 @@
+"""A trace keeps what it was given, survives a file, and reads as labelled arrays."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import svdlab
+from svdlab.errors import BrokenClipError, OutputError, TraceError
+from svdlab.pipeline import hooks
+from svdlab.pipeline.generate import generate_batch
+from svdlab.pipeline.record import KEEP, decode_latents
+
+MID = "unet.mid_block"
+TEMPORAL = "unet.mid_block.attentions.0.temporal_transformer_blocks.0.attn1"
+
+
+@pytest.fixture(scope="module")
+def full(pipe: Any) -> svdlab.Trace:
+    """Everything, of a batch of two, at two of three steps."""
+    conditions = [svdlab.Conditions(num_inference_steps=3, motion_bucket_id=b) for b in (10, 200)]
+    with svdlab.trace(pipe, keep=tuple(KEEP), modules=MID + "*", attention=("temporal", "spatial"), steps=[0, 2]) as tr:
+        generate_batch(pipe, ["scene-1", "scene-2"], conditions, [3, 4], decode=False)
+    return tr
+
+
+def test_shapes(full: svdlab.Trace) -> None:
+    one = full[1]
+    assert (len(full), full.batch, one.batch) == (2, 2, 1)
+    assert full.latents.shape == (2, 2, 8, 4, 16, 16)
+    assert one.latents.shape == one.denoised.shape == one["cond"].shape == (2, 8, 4, 16, 16)
+    assert one["guidance_pressure"].shape == (2, 8, 16, 16)
+    assert one[MID].shape == (2, 2, 8, 64, 4, 4)  # steps, halves, frames, channels, height, width
+    assert one.nbytes == sum(v.nbytes for s in one for v in s.values.values()) == full.nbytes // 2
+    assert torch.equal(full[-1].latents, one.latents)
+    with pytest.raises(TraceError, match="0 to 1"):
+        full[2]
+    with pytest.raises(TraceError, match=r"'cnd'.*keep="):
+        full["cnd"]
+
+
+def test_a_file_gives_everything_back(full: svdlab.Trace, tmp_path: Path) -> None:
+    for tr in (full, full[1]):
+        loaded = svdlab.Trace.load(tr.save(tmp_path / "deep" / "trace.safetensors"))
+        assert loaded.names == tr.names
+        for name in tr.names:
+            assert torch.equal(loaded[name].nan_to_num(), tr[name].nan_to_num())
+        assert (loaded.calls, loaded.batch, loaded.label, loaded.dims) == (tr.calls, tr.batch, tr.label, tr.dims)
+        assert np.array_equal(loaded.schedule, tr.schedule)
+        assert [vars(a) | {"values": 0} for a in loaded] == [vars(b) | {"values": 0} for b in tr]
+        assert [image.tobytes() for image in loaded.images] == [image.tobytes() for image in tr.images]
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["trace.safetensors"]
+    json.dumps(full.calls)
+
+
+def test_half_precision_survives(pipe: Any, tmp_path: Path) -> None:
+    with svdlab.trace(pipe, dtype=torch.bfloat16) as tr:
+        generate_batch(pipe, ["scene-1"], [svdlab.Conditions(num_inference_steps=1)], [0], decode=False)
+    loaded = svdlab.Trace.load(tr.save(tmp_path / "trace.safetensors"))
+    assert loaded.latents.dtype == torch.bfloat16
+    assert torch.equal(loaded.latents, tr.latents)
+    assert tr.to_xarray()["latents"].dtype == np.float32
+
+
+def test_files_that_are_no_traces(full: svdlab.Trace, tmp_path: Path) -> None:
+    whole = full.save(tmp_path / "whole.safetensors")
+    (cut := tmp_path / "cut.safetensors").write_bytes(whole.read_bytes()[:-100])
+    (text := tmp_path / "text.safetensors").write_text("hello")
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(1)}, other := tmp_path / "other.safetensors")
+    for path in (tmp_path / "missing.safetensors", cut, text, other):
+        with pytest.raises(OutputError, match=path.name):
+            svdlab.Trace.load(path)
+
+
+def test_a_place_that_cannot_be_written(full: svdlab.Trace, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="could not be written"):
+        full.save(tmp_path / "file" / "trace.safetensors")
+
+
+def test_xarray_names_its_dimensions(full: svdlab.Trace) -> None:
+    ds = full[1].to_xarray()
+    assert ds["latents"].dims == ("step", "frame", "channel", "y", "x")
+    assert ds["guidance_pressure"].dims == ("step", "frame", "y", "x")
+    assert ds[MID].dims == ("step", "half", "frame", "channel_64", "y_4", "x_4")
+    assert ds[TEMPORAL].dims == ("step", "half", "site", "frame", "channel_64")
+    assert ds[TEMPORAL + ".weights"].dims == ("step", "half", "query", "key")
+    assert ds[TEMPORAL + ".entropy"].dims == ("step", "half")
+    spatial = TEMPORAL.replace("temporal_", "") + ".weights"
+    assert ds[spatial].dims == ("step", "half", "frame", "position", "y_4", "x_4")
+    assert ds["step"].values.tolist() == [0, 2]
+    assert ds["sigma"].values == pytest.approx(full.sigmas)
+    uncond = ds[TEMPORAL].sel(half="uncond", step=2).values
+    assert np.array_equal(uncond, full[1][TEMPORAL][1, 0].numpy())
+    assert full.to_xarray()["latents"].dims == ("step", "sample", "frame", "channel", "y", "x")
+
+
+def test_xarray_of_a_hundred_modules_stays_readable(pipe: Any) -> None:
+    with svdlab.trace(pipe, keep=("latents",), modules=lambda name: True) as tr:
+        generate_batch(pipe, ["scene-1"], [svdlab.Conditions(num_inference_steps=1)], [0], decode=False)
+    ds = tr.to_xarray()
+    assert len(ds) > 100
+    roles = {re.sub(r"_?[0-9]+$", "", str(dim)) for dim in ds.dims}
+    assert roles == {"step", "half", "frame", "channel", "y", "x", "site", "key", "axis"}
+    # sinusoids of three numbers: neither frames nor sites
+    assert {name for name in ds if any(str(dim).startswith("axis") for dim in ds[name].dims)} == {"unet.add_time_proj"}
+    assert [ds.sizes[dim] for dim in ("frame", "y", "x", "half")] == [8, 16, 16, 2]  # the latents' own go unmarked
+
+
+def test_reduced_outputs_have_plain_axes(pipe: Any) -> None:
+    with svdlab.trace(pipe, keep=(), modules=MID, reduce=lambda value: value.mean(dim=(2, 3, 4))) as tr:
+        generate_batch(pipe, ["scene-1"], [svdlab.Conditions(num_inference_steps=1)], [0], decode=False)
+    assert tr.to_xarray()[MID].dims == ("step", "axis0", "axis1")
+
+
+def test_the_last_estimate_decodes_to_the_clip(pipe: Any, capsys: pytest.CaptureFixture) -> None:
+    with svdlab.trace(pipe) as tr:
+        clip = svdlab.generate(pipe, "scene-1", num_inference_steps=2)
+    whole = tr.decode(pipe)
+    assert whole.shape == (2, 8, 64, 64, 3)
+    np.testing.assert_allclose(whole[-1], clip.frames, atol=1e-5)  # Euler's last step goes there and back by sigma, and rounds
+    assert np.array_equal(tr.decode(pipe, steps=[1], frames=[0, 3]).shape, (1, 2, 64, 64, 3))
+    assert "decoding" not in capsys.readouterr().out
+    with pytest.raises(TraceError, match=r"tr\[0\]"):
+        svdlab.Trace(steps=tr.steps, batch=2).decode(pipe)
+
+
+def test_broken_latents_are_refused(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    latents = torch.zeros(8, 4, 16, 16)
+    for value in (float("nan"), float("inf")):
+        broken = latents.clone()
+        broken[3, 0, 0, 0] = value
+        with pytest.raises(BrokenClipError, match="bfloat16"):
+            decode_latents(pipe, broken, 8)
+    handle = pipe.vae.decoder.register_forward_hook(lambda module, args, output: output * float("nan"))
+    try:
+        with pytest.raises(BrokenClipError, match="black"):
+            decode_latents(pipe, latents, 8)
+    finally:
+        handle.remove()
+    assert hooks.KEEP is KEEP

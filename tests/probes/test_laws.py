@@ -1,0 +1,12 @@
+"""The organism that ships obeys its world: what every instrument here is checked against."""
+
+from __future__ import annotations
+
+from svdlab.probes import verify
+
+
+def test_the_shipped_organism_obeys_its_laws() -> None:
+    table = verify.verify("organism", quick=True)
+    assert len(table) >= 13
+    failed = table[table.passed.eq(False)]
+    assert failed.empty, failed.to_string()

@@ -1,0 +1,168 @@
+"""Notebooks by papermill: parameters checked first, one folder for each point, a failing point costs only itself."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas as pd
+import pytest
+from nbformat import v4
+
+from svdlab.errors import InputError, NotebookError
+from svdlab.study import notebooks
+
+PARAMETERS = """fps: int = 7  # frames per second
+strength: float = 0.02  # noise
+name: str = "cat"
+out: str = "nowhere"
+"""
+WORK = """from pathlib import Path
+assert fps != 13, "unlucky"
+Path(out).mkdir(parents=True, exist_ok=True)
+runs = Path(out, "count.txt")
+runs.write_text(runs.read_text() + "x" if runs.exists() else "x")
+Path(out, "result.txt").write_text(f"{fps} {strength} {name}")"""
+
+
+@pytest.fixture
+def notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    cells = [
+        v4.new_markdown_cell("# A question"),
+        v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}),
+        v4.new_code_cell(WORK),
+    ]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    (tmp_path / "notebooks").mkdir()
+    path = tmp_path / "notebooks" / "05-question.ipynb"
+    nbformat.write(v4.new_notebook(cells=cells, metadata=kernel), path)
+    monkeypatch.chdir(tmp_path)
+    return path
+
+
+def test_a_notebook_runs_by_its_name_with_parameters(notebook: Path) -> None:
+    done = notebooks.run("05-question", fps=9, progress=False)
+    assert done == Path("results/05-question/05-question.ipynb") and done.is_file()
+    assert Path("results/05-question/result.txt").read_text() == "9 0.02 cat"
+    assert notebook.read_text() != done.read_text()  # the source stays as it was
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({"motion": 1}, r"no parameter 'motion': it has fps \(int\), strength \(float\), name \(str\), out \(str\)"),
+        ({"fps": "7"}, "fps='7' is a str, and the notebook declares int"),
+        ({"fps": True}, "declares int"),
+        ({"strength": "much"}, "declares float"),
+        ({"name": 3}, "declares str"),
+    ],
+)
+def test_wrong_parameters_are_refused_before_anything_runs(notebook: Path, parameters: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        notebooks.run(notebook, **parameters)
+    with pytest.raises(InputError, match=said):
+        notebooks.run_grid(notebook, {"fps": [1, 2], **{k: [v] for k, v in parameters.items()}})
+    assert not Path("results").exists()
+
+
+def test_a_notebook_that_is_not_there_is_answered_with_those_that_are(notebook: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="05-question"):
+        notebooks.run("06-answer")
+    with pytest.raises(InputError, match="no notebook"):
+        notebooks.run("../notebooks/06-answer.ipynb")
+
+
+def test_a_failing_cell_is_named(notebook: Path) -> None:
+    with pytest.raises(NotebookError, match=r"cell 3, In \[3\]: AssertionError: unlucky"):  # the third of the notebook's own
+        notebooks.run(notebook, fps=13, progress=False)
+    assert Path("results/05-question/05-question.ipynb").is_file()  # with the cell's traceback in it
+    v = nbformat.read(notebook, 4)
+    v.cells[1].source = v.cells[1].source.replace("fps: int = 7", "fps: int = 13").replace('out: str = "nowhere"', "")
+    nbformat.write(v, notebook)
+    with pytest.raises(NotebookError, match=r"cell 3, In \[2\]: AssertionError: unlucky"):  # and where nothing was injected
+        notebooks.run(notebook, progress=False)
+
+
+def test_a_grid_runs_every_point_and_goes_on(notebook: Path) -> None:
+    table = notebooks.run_grid(notebook, {"fps": [12, 13], "name": ["a", "b"]}, jobs=2, progress=False)
+    assert table[["fps", "name", "status"]].to_numpy().tolist() == [
+        [12, "a", "done"],
+        [12, "b", "done"],
+        [13, "a", "failed"],
+        [13, "b", "failed"],
+    ]
+    assert set(table.error[2:]) == {"AssertionError: unlucky"} and set(table.cell[2:]) == {3}
+    assert len({Path(p).parent for p in table.notebook}) == 4 and Path("results/05-question-grid/points.csv").is_file()
+    assert (Path(table.notebook[1]).parent / "result.txt").read_text() == "12 0.02 b"
+
+    again = notebooks.run_grid(notebook, {"fps": [12, 14], "name": ["a"]}, progress=False)
+    assert set(again.status) == {"done"} and again.notebook[0] == table.notebook[0]
+    assert (Path(again.notebook[0]).parent / "count.txt").read_text() == "x"  # not run again
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("out: ['../../elsewhere']", "folder of its own"),
+        ("fps: []", "fps has no values"),
+        ("- fps", "maps parameters"),
+        ("fps: [", "cannot be read"),
+        ("../escape: [1]", "no parameter '../escape'"),
+        ("!!python/object/apply:os.system ['true']", "cannot be read"),
+    ],
+)
+def test_a_grid_file_that_is_none_is_refused(notebook: Path, tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "grid.yaml").write_text(text)
+    with pytest.raises(InputError, match=said):
+        notebooks.run_grid(notebook, tmp_path / "grid.yaml")
+    assert not Path("results").exists()
+
+
+def test_kernels_side_by_side_share_the_cores(notebook: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    content = nbformat.read(notebook, 4)
+    content.cells[2].source = """import os, pathlib
+pathlib.Path(out, "threads.txt").write_text(os.environ.get("OMP_NUM_THREADS", "all"))"""
+    nbformat.write(content, notebook)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    side_by_side = notebooks.run_grid(notebook, {"fps": [1, 2]}, jobs=2, progress=False)
+    assert "OMP_NUM_THREADS" not in os.environ
+    alone = notebooks.run_grid(notebook, {"fps": [3]}, progress=False)
+    told = [Path(p).with_name("threads.txt").read_text() for p in (*side_by_side.notebook, *alone.notebook)]
+    assert told == [str(max(1, (os.cpu_count() or 1) // 2))] * 2 + ["all"]
+
+
+def test_a_value_that_is_a_path_names_no_folder(notebook: Path, tmp_path: Path) -> None:
+    table = notebooks.run_grid(notebook, {"name": ["../../../escape"]}, progress=False)
+    assert Path(table.notebook[0]).resolve().is_relative_to(tmp_path / "results/05-question-grid")
+
+
+@pytest.mark.slow
+def test_the_sweep_notebook_takes_single_values_from_plain_papermill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As papermill's own users write it: a number where the notebook has a list of them, and an output notebook."""
+    source, executed = Path(__file__).parents[2] / "notebooks" / "01-conditioning-sweep.ipynb", tmp_path / "out.ipynb"
+    single = [
+        "-p",
+        "fps",
+        "6",
+        "-p",
+        "motion_bucket_id",
+        "75",
+        "-p",
+        "max_guidance_scale",
+        "1.0",
+        "-p",
+        "num_inference_steps",
+        "1",
+    ]
+    where = ["-y", "seeds: [0, 1]", "-p", "out", str(tmp_path / "study"), "--cwd", str(tmp_path)]
+    command = [sys.executable, "-m", "papermill", str(source), str(executed), "--no-progress-bar", *single, *where]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    table = pd.read_parquet(tmp_path / "study" / "results.parquet")
+    assert table[["fps", "motion_bucket_id", "seed"]].to_numpy().tolist() == [[6, 75, 0], [6, 75, 1]]
+    assert (tmp_path / "study" / "motion-bucket.png").is_file() and executed.is_file()

@@ -1,0 +1,123 @@
+"""A plan is a table: grids, random samples, rows and files, checked before anything runs."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from svdlab.errors import InputError
+from svdlab.pipeline.conditions import Conditions
+from svdlab.study.plans import COLUMNS, CONDITIONS, as_plan, condition_rows, grid, random_plan, read_plan
+
+
+def test_a_grid_is_the_product_with_the_last_axis_fastest() -> None:
+    plan = grid(fps=[6, 12], image="cat", seed=range(3))
+    assert list(zip(plan.fps, plan.seed, strict=True)) == list(itertools.product([6, 12], range(3)))
+    assert set(plan.image) == {"cat"} and set(plan.noise) == {"common"}
+
+
+def test_a_tuple_is_one_value_where_a_condition_is_one() -> None:
+    plan = grid(guidance_interval=(0.5, 5.0), guidance_curve=["linear", (1.0, 2.0, 3.0)], num_frames=3)
+    assert plan.guidance_interval.tolist() == [(0.5, 5.0)] * 2 and plan.guidance_curve.tolist() == ["linear", (1.0, 2.0, 3.0)]
+
+
+@pytest.mark.parametrize(
+    ("axes", "said"),
+    [
+        ({}, "no rows"),
+        ({"fps": []}, "fps has no values"),
+        ({"motion_bucket": [1]}, "unknown column 'motion_bucket'"),
+        ({"fps": [7, 0]}, "fps=0"),
+        ({"fps": -5}, "fps=-5"),
+        ({"motion_bucket_id": [-1]}, "motion_bucket_id=-1"),
+        ({"min_guidance_scale": float("nan")}, "nan"),
+        ({"num_frames": 1}, "num_frames=1"),
+        ({"guidance_curve": "square"}, "square"),
+    ],
+)
+def test_a_grid_that_cannot_be_made_is_refused(axes: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        grid(**axes)
+
+
+def test_one_value_is_one_value_however_a_table_holds_it() -> None:
+    whole = condition_rows(pd.DataFrame({"fps": [7], "noise_aug_strength": [0], "num_frames": [8]}))
+    for plan in (
+        pd.DataFrame({"fps": [7.0], "noise_aug_strength": [0.0], "num_frames": [8.0]}),
+        pd.DataFrame({"fps": np.array([7], "int16"), "noise_aug_strength": np.array([0], "float32"), "num_frames": [8]}),
+        as_plan([{"fps": 7, "noise_aug_strength": 0.0, "num_frames": 8, "height": None, "guidance_curve": None}]),
+    ):
+        rows = condition_rows(plan)
+        assert rows == whole and [type(v) for v in rows[0]] == [type(v) for v in whole[0]]
+
+
+def test_what_a_plan_leaves_out_is_the_default() -> None:
+    values = dict(zip(CONDITIONS, condition_rows(pd.DataFrame({"seed": [0]}))[0], strict=True))
+    assert Conditions(**values) == Conditions()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "yaml", "json"])
+def test_a_plan_reads_back_from_a_file(tmp_path: Path, suffix: str) -> None:
+    plan = pd.DataFrame(
+        {"fps": [6, 12], "guidance_curve": ["linear", "[1.0, 2.0]"], "num_frames": [None, 2], "label_arm": ["a", "b"]}
+    )
+    path = tmp_path / f"plan.{suffix}"
+    if suffix == "csv":
+        plan.to_csv(path, index=False)
+    elif suffix == "parquet":
+        plan.to_parquet(path)
+    else:
+        path.write_text(plan.astype(object).where(plan.notna(), None).to_json(orient="records"))  # JSON is YAML too
+    read = read_plan(path)
+    assert condition_rows(read) == condition_rows(plan) and read.label_arm.tolist() == ["a", "b"]
+    assert condition_rows(read)[1][CONDITIONS.index("guidance_curve")] == (1.0, 2.0)
+
+
+def test_a_grid_file_is_a_grid(tmp_path: Path) -> None:
+    (tmp_path / "grid.yaml").write_text("fps: [6, 12]\nmotion_bucket_id: [40, 127, 250]\nimage: cat\n")
+    pd.testing.assert_frame_equal(
+        read_plan(tmp_path / "grid.yaml"), grid(fps=[6, 12], motion_bucket_id=[40, 127, 250], image="cat")
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("missing.yaml", None, "no plan"),
+        ("grid.yaml", "fps: [6", "cannot be read"),
+        ("grid.yaml", "just words", "neither"),
+        ("grid.yaml", "out: ../../etc\nfps: [6]", "unknown column 'out'"),
+        ("grid.yaml", "!!python/object/apply:os.system ['true']", "cannot be read"),
+        ("plan.csv", "fps,speed\n6,1\n", "unknown column 'speed'"),
+        ("plan.csv", "fps\n", "no rows"),
+        ("plan.csv", "", "cannot be read"),
+        ("plan.parquet", "not parquet", "cannot be read"),
+        ("plan.txt", "fps", "csv, .parquet"),
+    ],
+)
+def test_a_file_that_is_no_plan_is_refused(tmp_path: Path, name: str, text: str | None, said: str) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=said):
+        read_plan(tmp_path / name)
+
+
+def test_a_random_plan_keeps_its_ranges_and_repeats_itself() -> None:
+    ranges = dict(fps=(5, 30), noise_aug_strength=(0.0, 0.5), guidance_curve=["linear", "triangle"])
+    plan = random_plan(200, seed=3, seeds=[0, 1], **ranges)
+    pd.testing.assert_frame_equal(plan, random_plan(200, seed=3, seeds=[0, 1], **ranges))
+    assert not plan.equals(random_plan(200, seed=4, seeds=[0, 1], **ranges))
+    assert len(plan) == 400 and set(plan.fps) == set(range(5, 31)) and plan.noise_aug_strength.between(0, 0.5).all()
+    assert set(plan.guidance_curve) == {"linear", "triangle"} and set(plan.columns) <= set(COLUMNS)
+
+
+def test_noise_is_common_or_own_as_the_column_says() -> None:
+    common = random_plan(20, seed=0, seeds=[5, 6], fps=(5, 30))
+    assert set(common.noise) == {"common"} and common.groupby("fps", sort=False).seed.agg(set).map(lambda s: s == {5, 6}).all()
+    own = random_plan(20, seed=0, seeds=[5, 6], common=False, fps=(5, 30))
+    assert set(own.noise) == {"own"} and own.seed.is_unique

@@ -1,0 +1,118 @@
+"""A study as one page: everything in it, nothing beside it."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pytest
+
+import svdlab
+from svdlab import errors, show
+from svdlab.study import report
+
+FETCHED = {"script": "src", "img": "src", "video": "src", "source": "src", "link": "href", "iframe": "src", "object": "data"}
+
+
+class Page(HTMLParser):
+    """What a page would fetch, its films and pictures, and its words."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.fetched: list[str] = []
+        self.films: list[str] = []
+        self.pictures: list[dict[str, str]] = []
+        self.words = ""
+        self.feed(path.read_text())
+        self.words = re.sub(r"\s+", " ", self.words)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {k: v or "" for k, v in attrs}
+        if FETCHED.get(tag) in found and not found[FETCHED[tag]].startswith("data:"):
+            self.fetched.append(f"{tag} {found[FETCHED[tag]]}")
+        if tag == "video":
+            self.films.append(found.get("aria-label", ""))
+        if tag == "img":
+            self.pictures.append(found)
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+@pytest.fixture(scope="module")
+def study(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep with a figure and a film beside its ledger."""
+    out = tmp_path_factory.mktemp("study")
+    results = svdlab.sweep(
+        pipe, svdlab.grid(fps=[6, 24], num_inference_steps=2), out / "ledger", image="scene-27", progress=False
+    )
+    show.save(show.sheet(results, rows="seed", columns="fps"), out / "sheet")
+    show.video(results).save(out / "both")
+    return out
+
+
+def test_a_ledger_becomes_a_page_that_needs_nothing_else(study: Path) -> None:
+    path = report.write(study)
+    page = Page(path)
+    assert path == study / "report.html" and page.fetched == []
+    assert "@import" not in re.sub(r"data:[^)\"']*", "", path.read_text())
+    assert sorted(page.films) == ["both", "fps 24", "fps 6"] and len(page.pictures) == 1 and page.pictures[0]["alt"] == "sheet"
+    for words in ("model organism, not SVD", "Apache-2.0", "2 runs, 2 of them done", "diffusers", "scene-27", "sha256"):
+        assert words in page.words, words
+
+
+def test_an_executed_notebook_tells_the_story_without_its_machinery(study: Path, tmp_path: Path) -> None:
+    v4 = nbformat.v4
+    png = show.filmstrip(np.zeros((2, 32, 32, 3), np.uint8))._repr_mimebundle_()
+    outputs = [
+        v4.new_output("stream", name="stderr", text="100%|####| progress"),
+        v4.new_output("display_data", {report.WIDGET: {"model_id": "a"}, "text/plain": "a progress bar"}),
+        v4.new_output("display_data", {report.WIDGET: {"model_id": "b"}, **png[0]}, metadata=png[1]),
+        v4.new_output("stream", name="stdout", text="object_px rises"),
+    ]
+    cells = [
+        v4.new_markdown_cell("# What moves\n\nNext: [other](01-other.ipynb)"),
+        v4.new_code_cell("fps: int = 7  # frames per second", metadata={"tags": ["parameters"]}),
+        v4.new_code_cell("secret_code()", outputs=outputs),
+    ]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    state = {"widgets": {"application/vnd.jupyter.widget-state+json": {"state": {"b": {}}}}}
+    folder = tmp_path / "00-story"
+    folder.mkdir()
+    nbformat.write(v4.new_notebook(cells=cells, metadata={**kernel, **state}), folder / "00-story.ipynb")
+    page = Page(report.write(folder, tmp_path / "page.html"))
+    assert page.fetched == [] and len(page.pictures) == 1
+    assert "What moves" in page.words and "object_px rises" in page.words and "frames per second" in page.words
+    assert page.pictures[0]["alt"] == png[1]["image/png"]["alt"]
+    assert not [w for w in ("100%|####|", "a progress bar", "secret_code") if w in page.words]
+    assert "01-other.ipynb" not in (tmp_path / "page.html").read_text()
+
+
+def test_markup_in_names_stays_text(pipe: Any, study: Path, tmp_path: Path) -> None:
+    """A picture's path is whatever a user calls it."""
+    picture = tmp_path / "<script>alert(1)</script>".replace("/", "_")
+    svdlab.sample_image("scene-3").save(picture, "PNG")
+    plan = svdlab.grid(image=[str(picture), "scene-4"], num_inference_steps=1)
+    svdlab.sweep(pipe, plan, tmp_path / "out", measure=(), progress=False)
+    assert "<script>alert" not in report.write(tmp_path / "out").read_text()
+
+
+def test_what_cannot_be_reported_is_said(tmp_path: Path) -> None:
+    with pytest.raises(errors.InputError, match="no folder"):
+        report.write(tmp_path / "nowhere")
+    with pytest.raises(errors.InputError, match="nothing to report"):
+        report.write(tmp_path)
+    (tmp_path / "broken.ipynb").write_text("{")
+    with pytest.raises(errors.InputError, match="cannot be read as a notebook"):
+        report.write(tmp_path)
+
+
+def test_a_page_that_cannot_be_written_leaves_nothing(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(errors.OutputError):
+        report.write(study, tmp_path / "file" / "page.html")
+    assert not list(tmp_path.glob("**/*.part"))

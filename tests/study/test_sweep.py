@@ -1,0 +1,486 @@
+"""A sweep makes what a plan says, once, files it whole, and goes on from whatever it finds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import imageio_ffmpeg
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import svdlab
+from svdlab.errors import CheckpointError, InputError, OutputError, SweepInterrupted
+from svdlab.measure import fidelity, motion, provenance, video
+from svdlab.study import folders, ledger, workers
+from svdlab.study.sweeps import sweep as _sweep
+from tests.small import FRAMES, SIDE, save_checkpoint
+
+LOCAL = {"host": "127.0.0.1", "protocol": "tcp://", "dashboard_address": None}  # or dask asks the network for its own address
+EDITED = "unet.mid_block.attentions.0.temporal_transformer_blocks.0.attn1"
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::svdlab.pipeline.images.CropWarning", "ignore:__array__ implementation")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(tmp_path_factory.mktemp("checkpoint") / "small")
+
+
+@pytest.fixture(scope="module")
+def small(checkpoint: Path) -> svdlab.ProbePipeline:
+    return svdlab.load_pipeline(checkpoint, device="cpu")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "study"
+
+
+def plan_of(**axes: Any) -> pd.DataFrame:
+    return svdlab.grid(**{"num_inference_steps": 2, **axes})
+
+
+def sweep(pipe: Any, plan: Any, out: Path, **how: Any) -> pd.DataFrame:
+    return _sweep(pipe, plan, out, **{"image": "cat", "measure": (), "progress": False, **how})
+
+
+@contextmanager
+def counted(pipe: Any) -> Iterator[Counter]:
+    """How often each part of the model runs, by name; batch elements of the UNet are counted as `clips`."""
+    counts: Counter = Counter()
+    parts = {"unet": pipe.unet, "clip": pipe.image_encoder, "encode": pipe.vae.encoder, "decode": pipe.vae.decoder}
+
+    def hook(name: str) -> Callable:
+        def count(module: Any, args: tuple) -> None:
+            counts[name] += 1
+
+        return count
+
+    handles = [part.register_forward_pre_hook(hook(name)) for name, part in parts.items()]
+    try:
+        yield counts
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def latents(table: pd.DataFrame) -> torch.Tensor:
+    return torch.stack([load_file(path)["latents"] for path in table.latents])
+
+
+# --- what comes out ---------------------------------------------------------------------------------------------------
+
+
+def test_every_row_is_the_clip_that_generate_makes(small: Any, out: Path) -> None:
+    plan = plan_of(motion_bucket_id=[1, 250], seed=[0, 1]).set_index(pd.Index(list("abcd"))).assign(label_arm=[1, 2, 3, 4])
+    table = sweep(small, plan, out, measure=("motion", "fidelity"))
+    assert table.index.tolist() == list("abcd") and table.label_arm.tolist() == [1, 2, 3, 4] and set(table.noise) == {"common"}
+    assert table.motion_bucket_id.tolist() == [1, 1, 250, 250] and table.seed.tolist() == [0, 1, 0, 1]
+    assert set(table.status) == {"done"} and set(table.num_frames) == {FRAMES} and set(table.label) == {"random weights"}
+    for _, row in table.iterrows():
+        clip = svdlab.generate(small, "cat", seed=row.seed, motion_bucket_id=row.motion_bucket_id, num_inference_steps=2)
+        frames = ledger.read_frames(out, row.run_id)
+        assert np.abs(frames / 255 - clip.frames).max() <= 0.5 / 255 + 1e-3
+        np.testing.assert_array_equal(frames, video.read_frames(row.frames))
+        assert row.drift_mse_last == pytest.approx(fidelity.drift(frames, clip.image)["drift_mse_last"])
+        assert row.camera == motion.summary(frames)["camera"]
+        preview = video.read_frames(row.preview)
+        assert preview.shape == (FRAMES, 256, 256, 3)  # eight times, so that there is something to see
+
+
+def test_a_batch_of_different_conditions_equals_one_by_one(small: Any, tmp_path: Path) -> None:
+    plan = plan_of(fps=[6, 20], noise_aug_strength=[0.0, 0.5], max_guidance_scale=[2.0, 4.0], image=["cat", "coffee"])
+    together = sweep(small, plan, tmp_path / "together", batch_size=8)
+    alone = sweep(small, plan, tmp_path / "alone", batch_size=1)
+    assert together.run_id.tolist() == alone.run_id.tolist()
+    assert (latents(together) - latents(alone)).abs().max() < 1e-3 * latents(alone).abs().max()
+    one, other = (np.stack([video.read_frames(p) for p in t.frames]).astype(int) for t in (together, alone))
+    assert np.abs(one - other).max() <= 1
+    assert len({frames.tobytes() for frames in other}) == len(plan)  # none is another's clip
+
+
+def test_rows_that_cannot_share_a_call_share_a_plan(small: Any, out: Path) -> None:
+    rows = [{"num_frames": 3}, {"max_guidance_scale": 1.0}, {"height": 48}, {"num_inference_steps": 3}, {"seed": 5}]
+    table = sweep(small, [{"num_inference_steps": 2, **row} for row in rows], out, batch_size=4)
+    shapes = [ledger.read_frames(out, run).shape for run in table.run_id]
+    assert shapes == [(3, SIDE, SIDE, 3), *[(FRAMES, SIDE, SIDE, 3)], (FRAMES, 48, SIDE, 3), *[(FRAMES, SIDE, SIDE, 3)] * 2]
+
+
+def test_encodings_are_made_once(small: Any, out: Path) -> None:
+    plan = plan_of(fps=[6, 8, 10], image=["cat", "coffee"], noise_aug_strength=[0.0, 0.1], seed=[0, 1])
+    small._encodings.clear()
+    with counted(small) as counts:
+        sweep(small, plan, out, batch_size=4)
+    assert counts["clip"] == 2 and counts["encode"] == 2 * 2 * 2
+    assert counts["decode"] == len(plan) and counts["unet"] == len(plan) / 4 * 2  # two steps for each batch of four
+
+
+def test_runs_of_equal_rows_are_made_once(small: Any, out: Path) -> None:
+    plan = pd.concat([plan_of(seed=[0, 1]), plan_of(seed=[1, 0])], ignore_index=True)
+    with counted(small) as counts:
+        table = sweep(small, plan, out)
+    assert counts["decode"] == 2 and table.run_id.nunique() == 2
+    assert table.run_id.tolist() == [*table.run_id[:2], *table.run_id[1::-1]]
+
+
+def test_load_results_is_the_same_table(small: Any, out: Path) -> None:
+    table = sweep(small, plan_of(seed=[0, 1, 2]), out, measure="fidelity")
+    read = svdlab.load_results(out).set_index("run_id").loc[table.run_id]
+    assert read.drift_slope.tolist() == table.drift_slope.tolist() and read.frames.tolist() == table.frames.tolist()
+
+
+# --- going on ---------------------------------------------------------------------------------------------------------
+
+
+def brightness(clip: svdlab.Clip) -> float:
+    return clip.frames.mean()
+
+
+def range_of(clip: svdlab.Clip) -> dict[str, float]:
+    return {"low": clip.frames.min(), "high": clip.frames.max()}
+
+
+def test_what_is_there_is_not_made_again(small: Any, out: Path) -> None:
+    first = sweep(small, plan_of(seed=[0, 1]), out, measure="motion")
+    with counted(small) as counts:
+        pd.testing.assert_frame_equal(sweep(small, plan_of(seed=[0, 1]), out, measure="motion"), first)
+        assert not counts
+        more = sweep(small, plan_of(seed=[0, 1, 2]), out, measure="motion")
+    assert counts["decode"] == 1 and more.run_id.tolist()[:2] == first.run_id.tolist()
+
+
+def test_a_new_measure_runs_no_model(small: Any, tmp_path: Path) -> None:
+    plan = plan_of(seed=[0, 1])
+    sweep(small, plan, tmp_path / "a", measure="motion")
+    with counted(small) as counts:
+        later = sweep(small, plan, tmp_path / "a", measure=("motion", "fidelity", brightness, range_of))
+    assert not counts and folders.damage(tmp_path / "a/runs" / later.run_id[0]) == {}
+    at_once = sweep(small, plan, tmp_path / "b", measure=("motion", "fidelity", brightness, range_of))
+    columns = ["drift_slope", "warp_error", "brightness", "range_of_low", "range_of_high"]
+    pd.testing.assert_frame_equal(later[columns], at_once[columns], rtol=1e-2)  # batches of the two studies are the same
+    assert later.brightness[0] == pytest.approx(ledger.read_frames(tmp_path / "a", later.run_id[0]).mean() / 255)
+
+
+def test_a_measure_whose_text_changed_is_measured_again(small: Any, out: Path) -> None:
+    plan = plan_of(seed=[0])
+
+    def mine(clip: svdlab.Clip) -> float:
+        return 1.0
+
+    assert sweep(small, plan, out, measure=mine).mine.tolist() == [1.0]
+
+    def mine(clip: svdlab.Clip) -> float:  # type: ignore[no-redef]
+        return 2.0
+
+    with counted(small) as counts:
+        assert sweep(small, plan, out, measure=mine).mine.tolist() == [2.0] and not counts
+
+
+def test_another_chunk_size_only_decodes(small: Any, out: Path) -> None:
+    whole = sweep(small, plan_of(seed=[0, 1]), out)
+    with counted(small) as counts:
+        chunked = sweep(small, plan_of(seed=[0, 1], decode_chunk_size=2), out)
+    assert counts == {"decode": 4} and not set(whole.run_id) & set(chunked.run_id)
+    assert chunked.latents_id.tolist() == whole.latents_id.tolist() and torch.equal(latents(chunked), latents(whole))
+    clip = svdlab.generate(small, "cat", seed=1, num_inference_steps=2, decode_chunk_size=2)
+    assert np.abs(ledger.read_frames(out, chunked.run_id[1]) / 255 - clip.frames).max() <= 0.5 / 255 + 1e-3
+
+
+def test_chunk_sizes_of_one_plan_share_their_latents(small: Any, out: Path) -> None:
+    with counted(small) as counts:
+        table = sweep(small, plan_of(seed=[0, 1], decode_chunk_size=[2, 4]), out, batch_size=2)
+    assert counts["unet"] == 2 and counts["decode"] == 2 * (2 + 1) and table.run_id.nunique() == 4
+
+
+def test_a_damaged_run_is_made_again(small: Any, out: Path) -> None:
+    table = sweep(small, plan_of(seed=[0, 1, 2]), out, keep=("denoised",))
+    Path(table.preview[0]).write_bytes(b"cut off")
+    with pytest.warns(ledger.DamagedRunWarning, match=table.run_id[0]), counted(small) as counts:
+        sweep(small, plan_of(seed=[0, 1, 2]), out, keep=("denoised",))
+    assert counts["decode"] == 1
+    for name, run_id in zip((folders.TRACE, folders.FRAMES, folders.RECORD), table.run_id, strict=True):
+        path = out / "runs" / run_id / name
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 4
+        path.write_bytes(content)
+    with pytest.raises(OutputError, match="sha256"):
+        ledger.read_trace(out, table.run_id[0])
+    assert set(ledger.check(out).run_id) == set(table.run_id)
+    with counted(small) as counts:
+        again = sweep(small, plan_of(seed=[0, 1, 2]), out, keep=("denoised",))
+    assert counts["decode"] == 3 and ledger.check(out).empty and again.run_id.tolist() == table.run_id.tolist()
+
+
+def test_latents_that_were_damaged_are_not_decoded(small: Any, out: Path) -> None:
+    table = sweep(small, plan_of(seed=[0]), out)
+    path = Path(table.latents[0])
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with counted(small) as counts:
+        sweep(small, plan_of(seed=[0], decode_chunk_size=2), out)
+    assert counts["unet"] == 2  # denoised, in two steps
+
+
+def test_ctrl_c_finishes_what_is_in_hand(small: Any, out: Path, capfd: pytest.CaptureFixture) -> None:
+    def interrupting(clip: svdlab.Clip) -> int:
+        if clip.seed == 0:  # a second one would stop at once
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.2)
+        return 1
+
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(SweepInterrupted, match=r"of 6 clips are whole .* again to go on"):
+        sweep(small, plan_of(seed=range(6)), out, measure=interrupting, batch_size=2)
+    assert signal.getsignal(signal.SIGINT) is before and "in hand" in capfd.readouterr().err
+    made = svdlab.load_results(out)
+    assert len(made) in (2, 4) and ledger.check(out).empty and issubclass(SweepInterrupted, KeyboardInterrupt)
+    with counted(small) as counts:
+        assert set(sweep(small, plan_of(seed=range(6)), out).status) == {"done"}
+    assert counts["decode"] == 6 - len(made)
+
+
+# --- rows that fail ---------------------------------------------------------------------------------------------------
+
+
+def test_a_broken_clip_is_recorded_and_the_others_go_on(small: Any, out: Path) -> None:
+    plan = plan_of(noise_aug_strength=[0.0, 3e38, 0.1])  # the picture's noise overflows: NaN from the VAE on
+    table = sweep(small, plan, out, measure=("motion", brightness), batch_size=3)
+    assert table.status.tolist() == ["done", "failed", "done"] and "NaN" in table.reason[1] and table.frames[1] == ""
+    assert table.brightness.notna().tolist() == [True, False, True]
+    with counted(small) as counts:
+        sweep(small, plan, out, measure=("motion", brightness))
+        assert not counts  # it would come out the same
+        sweep(small, plan, out, measure=("motion", brightness), retry_failed=True)
+    assert counts["unet"] and not counts["decode"] and ledger.check(out).empty
+
+
+def test_a_measure_that_raises_costs_no_clip(small: Any, out: Path) -> None:
+    def fussy(clip: svdlab.Clip) -> float:
+        if clip.seed == 1:
+            raise ValueError("not this one")
+        return 1.0
+
+    table = sweep(small, plan_of(seed=[0, 1, 2]), out, measure=(fussy, brightness))
+    assert table.status.tolist() == ["done", "failed", "done"] and table.brightness.notna().all()
+    assert table.reason[1] == "measure fussy: ValueError: not this one" and Path(table.frames[1]).exists()
+
+    def fussy(clip: svdlab.Clip) -> float:  # type: ignore[no-redef]
+        return 3.0
+
+    with counted(small) as counts:
+        table = sweep(small, plan_of(seed=[0, 1, 2]), out, measure=(fussy, brightness))
+    assert not counts and table.fussy.tolist() == [3.0] * 3 and set(table.status) == {"done"} and set(table.reason) == {""}
+
+
+# --- identity ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_traced_run_holds_what_trace_keeps(small: Any, out: Path) -> None:
+    plain = sweep(small, plan_of(seed=[0, 1]), out)
+    table = sweep(small, plan_of(seed=[0, 1]), out, keep={"keep": ("latents", "next_latents"), "steps": [1]})
+    assert table.run_id.tolist() == plain.run_id.tolist() and set(plain.trace) == {""}
+    for run_id, z in zip(table.run_id, latents(table), strict=True):
+        tr = ledger.read_trace(out, run_id)
+        assert [step.index for step in tr] == [1] and tr.batch == 1 and tr.label == "random weights"
+        assert torch.equal(tr["next_latents"][0], z)
+    with counted(small) as counts:
+        assert sweep(small, plan_of(seed=[0, 1]), out).trace.all() and not counts  # more than asked for is enough
+
+
+def test_an_edited_model_has_ids_of_its_own(small: Any, out: Path) -> None:
+    plan = plan_of(seed=[0])
+    plain = sweep(small, plan, out)
+    with svdlab.edit(small, EDITED, lambda value, step: 0 * value):
+        with pytest.raises(InputError, match="intervention="):
+            sweep(small, plan, out)
+        edited = sweep(small, plan, out, intervention="no temporal attention in the middle")
+    assert edited.run_id[0] != plain.run_id[0] and not torch.equal(latents(edited), latents(plain))
+    assert edited.intervention[0] == "no temporal attention in the middle"
+
+
+def test_weights_changed_in_memory_have_ids_of_their_own(checkpoint: Path, out: Path) -> None:
+    pipe = svdlab.load_pipeline(checkpoint, device="cpu")
+    plain = sweep(pipe, plan_of(), out)
+    mixer = next(p for name, p in pipe.unet.named_parameters() if name.endswith("mix_factor"))
+    mixer.data.add_(1.0)
+    changed = sweep(pipe, plan_of(), out)
+    assert changed.run_id[0] != plain.run_id[0] and not torch.equal(latents(changed), latents(plain))
+    mixer.data.sub_(1.0)
+    assert sweep(pipe, plan_of(), out).run_id[0] == plain.run_id[0]
+
+
+def test_every_fact_is_in_the_id(small: Any, out: Path) -> None:
+    rows = [{}, {"seed": 1}, {"fps": 8}, {"guidance_curve": "triangle"}, {"image": "coffee"}, {"playback_fps": 5.0}]
+    rows += [{"guidance_interval": (0.1, 5.0)}, {"decode_chunk_size": 1}, {"min_guidance_scale": 2.0}, {"width": 48}]
+    rows += [{"motion_bucket_id": 3}, {"noise_aug_strength": 0.5}, {"num_inference_steps": 1}, {"num_frames": 2}]
+    table = sweep(small, [{"image": "cat", "num_inference_steps": 2, **row} for row in rows], out)
+    assert (
+        table.run_id.is_unique and table.latents_id.nunique() == len(rows) - 2
+    )  # playback and chunks decide after the latents
+
+
+def test_the_picture_counts_by_its_pixels(small: Any, out: Path, tmp_path: Path) -> None:
+    picture = svdlab.sample_image("cat").resize((SIDE, SIDE))
+    picture.save(tmp_path / "one.png")
+    picture.save(tmp_path / "two.png")
+    rows = [{"image": str(tmp_path / "one.png")}, {"image": str(tmp_path / "two.png")}, {"image": picture}]
+    table = sweep(small, [{"num_inference_steps": 1, **row} for row in rows], out)
+    assert table.run_id.nunique() == 1 and table.image[0].endswith("one.png") and table.image[2].startswith("image-")
+
+
+# --- side by side -----------------------------------------------------------------------------------------------------
+
+
+def test_at_most_two_clips_are_in_memory(small: Any, out: Path) -> None:
+    alive, most = Counter(), []
+
+    def slow(clip: svdlab.Clip) -> int:
+        time.sleep(0.1)
+        most.append(counts["decode"] - alive["measured"])
+        alive["measured"] += 1
+        return threading.get_ident()
+
+    with counted(small) as counts:
+        table = sweep(small, plan_of(seed=range(6)), out, measure=slow, batch_size=3)
+    assert max(most) == 2, most
+    assert set(table.slow) != {threading.get_ident()}  # measured beside the denoising
+
+
+@pytest.mark.filterwarnings("ignore:Sending large graph")
+@pytest.mark.parametrize("engine", ["threads", "dask"])
+def test_an_executors_workers_make_the_same_table(small: Any, tmp_path: Path, engine: str) -> None:
+    plan = plan_of(seed=range(5), image=["cat", "coffee"])
+    here = sweep(small, plan, tmp_path / "here", measure="fidelity")
+    if engine == "threads":
+        with ThreadPoolExecutor(2) as executor:
+            there = sweep(small, plan, tmp_path / "there", measure="fidelity", executor=executor, batch_size=1)
+    else:
+        distributed = pytest.importorskip("distributed")
+        with (
+            distributed.LocalCluster(n_workers=2, threads_per_worker=1, processes=False, **LOCAL) as cluster,
+            distributed.Client(cluster) as client,
+        ):
+            there = sweep(small, plan, tmp_path / "there", measure="fidelity", executor=client.get_executor(), batch_size=1)
+    assert there.run_id.tolist() == here.run_id.tolist() and set(there.status) == {"done"}
+    assert (latents(there) - latents(here)).abs().max() < 1e-3 * latents(here).abs().max()
+    assert ledger.check(tmp_path / "there").empty
+
+
+def test_a_changed_pipeline_does_not_go_to_workers(checkpoint: Path, out: Path) -> None:
+    pipe = svdlab.load_pipeline(checkpoint, device="cpu")
+    next(pipe.unet.parameters()).data.add_(1.0)
+    with ThreadPoolExecutor(1) as executor, pytest.raises(CheckpointError, match="other weights"):
+        sweep(pipe, plan_of(), out, executor=executor)
+    stock = svdlab.ProbePipeline(**pipe.components)
+    with ThreadPoolExecutor(1) as executor, pytest.raises(InputError, match="load_pipeline"):
+        sweep(stock, plan_of(), out, executor=executor)
+
+
+# --- what files say of themselves -------------------------------------------------------------------------------------
+
+
+def test_previews_and_exports_say_that_a_model_made_them(small: Any, out: Path, tmp_path: Path) -> None:
+    table = sweep(small, plan_of(seed=[0, 1]), out)
+    run_id = table.run_id[0]
+    to = ledger.export(out, tmp_path / "for-you")
+    exported = sorted((to / "previews").glob("*.mp4"))
+    for path, run in [(Path(table.preview[0]), run_id), (next(p for p in exported if run_id[:8] in p.name), run_id)]:
+        # ffmpeg's own account of the container's tags
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-i", path, "-f", "ffmetadata", "-"]
+        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        assert "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia" in said and run in said
+        assert "random weights" in said and f"encoded_by=svdlab {svdlab.__version__}" in said
+        facts = provenance.read(path)
+        assert facts["run_id"] == run and facts["checkpoint"] == small.source.checkpoint and facts["seed"] == 0
+        assert facts["conditions"]["num_inference_steps"] == 2
+    beside = json.loads(exported[0].with_name(exported[0].name + ".json").read_text())
+    assert beside == provenance.read(exported[0]) and "licence" in (to / "README.txt").read_text()
+    assert (to / "NOTICE").read_text() == provenance.notice()
+    assert video.read_frames(exported[0]).shape == (FRAMES, 256, 256, 3)
+
+
+def test_a_preview_from_before_is_tagged_when_it_is_exported(small: Any, out: Path, tmp_path: Path) -> None:
+    table = sweep(small, plan_of(), out)
+    run = out / "runs" / table.run_id[0]
+    record = folders.read_record(run)
+    video.write_preview(run / folders.PREVIEW, ledger.read_frames(out, run.name))  # as earlier versions did
+    size, digest = (run / folders.PREVIEW).stat().st_size, folders.hash_file(run / folders.PREVIEW)
+    folders.amend(run, {**record, "files": {**record["files"], folders.PREVIEW: {"bytes": size, "sha256": digest}}})
+    assert not provenance.is_tagged(run / folders.PREVIEW) and ledger.check(out).empty
+    (exported,) = (ledger.export(out, tmp_path / "to") / "previews").glob("*.mp4")
+    assert provenance.read(exported)["run_id"] == run.name and ledger.check(out).empty
+
+
+def test_no_token_reaches_the_ledger(checkpoint: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = ["hf_" + letter * 34 for letter in "qw"]
+    monkeypatch.setenv("HF_TOKEN", secrets[0])
+    pipe = svdlab.load_pipeline(checkpoint, device="cpu", token=secrets[1])
+    plan = plan_of(noise_aug_strength=[0.0, 3e38])  # one that fails, whose reason is written down
+    with ThreadPoolExecutor(1) as executor:
+        table = sweep(pipe, plan, out, keep=("denoised",), executor=executor)
+    assert table.status.tolist() == ["done", "failed"]
+    ledger.export(out, tmp_path / "export")
+    task = repr(workers.load_arguments(pipe))
+    written = [p.read_bytes() for folder in (out, tmp_path / "export") for p in folder.rglob("*") if p.is_file()]
+    assert len(written) > 8
+    for secret in secrets:
+        assert secret not in task and secret not in repr(pipe.source) and not any(secret.encode() in w for w in written)
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("plan", "how", "said"),
+    [
+        ([{"speed": 1}], {}, "unknown column 'speed'"),
+        ([], {}, "no rows"),
+        ([{"fps": 0}], {}, "row 0 of the plan: fps=0"),
+        ([{}, {"max_guidance_scale": float("nan")}], {}, "row 1 of the plan: max_guidance_scale=nan"),
+        ([{"num_frames": 1}], {}, "num_frames=1"),
+        ([{"height": 40}], {}, "multiples of 16"),
+        ([{"seed": -1}], {}, "seed=-1"),
+        ([{"seed": 0.5}], {}, "seed=0.5"),
+        ([{"seed": True}], {}, "seed=True"),
+        ([{}], {"image": None}, "no image"),
+        ([{"image": "no-such-file.png"}], {}, "does not exist"),
+        ([{}], {"measure": "speed"}, "unknown measure 'speed'"),
+        ([{}], {"measure": lambda clip: 1}, "a name of its own"),
+        ([{}], {"keep": ("everything",)}, "everything"),
+        ([{}], {"batch_size": 0}, "batch_size=0"),
+        ([{}], {"executor": 2}, "executor is a int"),
+        ("plan.xlsx", {}, "no plan plan.xlsx"),
+        (7, {}, "plan is a int"),
+    ],
+)
+def test_what_cannot_be_made_is_refused_before_any_model_runs(small: Any, out: Path, plan: Any, how: Any, said: str) -> None:
+    with counted(small) as counts, pytest.raises(InputError, match=said):
+        sweep(small, plan, out, **how)
+    assert not counts and not out.exists()
+
+
+def test_an_output_folder_that_is_a_file_is_refused(small: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with counted(small) as counts, pytest.raises(OutputError, match="cannot be written to"):
+        sweep(small, plan_of(), tmp_path / "file")
+    assert not counts
+
+
+def test_unusual_conditions_are_warned_of_once(small: Any, out: Path) -> None:
+    with pytest.warns(UserWarning) as said:
+        sweep(small, plan_of(motion_bucket_id=300, seed=range(4)), out)
+    assert sum("300 is above 255" in str(w.message) for w in said) == 1
