@@ -51,7 +51,7 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
             continue
         for name in names:
             if name.split(".")[0] == "svdlab":
-                yield node.lineno, (name.split(".") + [""])[1]
+                yield node.lineno, name.partition(".")[2].partition(".")[0]
 
 
 def test_a_module_imports_only_from_layers_below() -> None:

@@ -75,8 +75,8 @@ def _broken(pipe: Any, scheduler: Any, index: int | None, where: str) -> str:
         remedy = "float16 holds numbers up to 65504 only: load with dtype='bfloat16' or dtype='float32'."
     elif where:
         remedy = (
-            f"In {dtype} that is no overflow of half precision: check the weights (svdlab.pipeline.checkpoints.verify), and edits of "
-            f"modules, if there are any."
+            f"In {dtype} that is no overflow of half precision: check the weights (svdlab.pipeline.checkpoints.verify), and "
+            f"edits of modules, if there are any."
         )
     else:
         remedy = "The clip was given up."

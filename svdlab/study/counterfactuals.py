@@ -6,7 +6,8 @@
     sensitivity to exposure: the picture as it is against one stop less light
 
 What such a pair measures is how the model answers to that change of the picture, and nothing else: a dimmed portrait is a
-dimmed portrait. Functions take whatever `svdlab.pipeline.images.open_image` takes and give PIL RGB of the same size (crops: smaller).
+dimmed portrait. Functions take whatever `svdlab.pipeline.images.open_image` takes and give PIL
+RGB of the same size (crops: smaller).
 Light is linear (sRGB's curve undone) where a lamp or a lens would act on light: exposure, white balance, blur.
 """
 
