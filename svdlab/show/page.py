@@ -1,0 +1,144 @@
+"""Pages: a study, a limitations card or a bias report as one HTML file or as Markdown, both from the same sections.
+
+>>> sections = {"Findings": [Strong("Nothing moves."), pd.DataFrame({"fps": [7]})], "Clips": [Media("clip.mp4", "fps 7")]}
+>>> html = page("A study", sections, label="model organism, not SVD", footer="Licence: Apache-2.0")
+>>> text = markdown("A study", sections, folder="results/study")      # media are links, relative to that folder
+
+Sections map a heading ("" for none) to blocks. A str is a paragraph (Strong, Quote and Folded are strs too), a list of str is
+bullets, a DataFrame is a table (a first cell that is a heading links to it), Media is an image or a video. Every text is
+escaped, in both forms; only markupsafe's Markup is taken as HTML. The page fetches nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+
+from svdlab.errors import InputError
+
+Sections = Mapping[str, Iterable[Any]]
+MAGIC = {  # what may be embedded, by its first bytes
+    rb"\x89PNG\r\n\x1a\n": "image/png",
+    rb"\xff\xd8\xff": "image/jpeg",
+    rb"....ftyp": "video/mp4",
+}
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'"><title>{{ title }}</title><style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; margin: 1rem 0; font-size: 0.9rem; display: block; overflow-x: auto; }
+td, th { text-align: left; vertical-align: top; padding: 0.25rem 0.75rem 0.25rem 0; border-bottom: 1px solid #ddd; }
+figure { display: inline-block; margin: 0.5rem 0.75rem 0.5rem 0; } img, video { max-width: 100%; height: auto; }
+blockquote { color: #666; font-style: italic; margin: 0; } .label { background: #f3e9d2; padding: 0.25rem 0.5rem; }
+h2 { margin-top: 2.5rem; } pre { white-space: pre-wrap; } figcaption, footer { font-size: 0.85rem; color: #555; }
+</style></head><body><h1>{{ title }}</h1>{% if label %}<p><span class="label">{{ label }}</span></p>{% endif %}
+{% for heading, blocks in sections.items() %}
+<section id="{{ heading }}">{% if heading %}<h2>{{ heading }}</h2>{% endif %}
+{% for block in blocks %}{{ html(block) }}
+{% endfor %}</section>{% endfor %}
+<footer>{{ footer }}</footer></body></html>
+"""
+TABLE = """<table><thead><tr>{% for c in columns %}<th>{{ c }}</th>{% endfor %}</tr></thead><tbody>{% for row in rows %}
+<tr>{% for cell in row %}<td>{% if loop.first and cell in headings %}<a href="#{{ cell }}">{{ cell }}</a>{% else %}
+{{- cell }}{% endif %}</td>{% endfor %}</tr>{% endfor %}</tbody></table>"""
+JINJA = jinja2.Environment(autoescape=True)
+
+
+class Strong(str):
+    """A paragraph in bold."""
+
+
+class Quote(str):
+    """A paragraph in somebody else's words."""
+
+
+class Folded(str):
+    """Preformatted text that opens on a click."""
+
+
+FORMS: dict[type, tuple[str, str]] = {  # of a text: in HTML, in Markdown
+    Strong: ("<p><strong>{}</strong></p>", "**{}**"),
+    Quote: ("<blockquote>{}</blockquote>", "> {}"),
+    Folded: ("<details><summary>show</summary><pre>{}</pre></details>", "{}"),
+    str: ("<p>{}</p>", "{}"),
+}
+
+
+@dataclass(frozen=True)
+class Media:
+    """A PNG, a JPEG or an MP4, from a path or from bytes. alt: what it shows; it also stands below it."""
+
+    data: str | Path | bytes
+    alt: str
+
+
+def page(title: str, sections: Sections, *, label: str = "", footer: str = "") -> str:
+    """One HTML file with everything in it; label stands below the title. Raises InputError for Media of another kind."""
+    html = lambda block: _html(block, sections)
+    return JINJA.from_string(PAGE).render(title=title, sections=sections, label=label, footer=footer, html=html)
+
+
+def markdown(title: str, sections: Sections, *, label: str = "", footer: str = "", folder: str | Path = ".") -> str:
+    """The same as Markdown that lies in `folder`; of Media given as bytes only the alt text is there."""
+    parts = [f"# {_flat(title)}", f"**{_flat(label)}**" if label else ""]
+    for heading, blocks in sections.items():
+        parts += [f"## {_flat(heading)}" if heading else "", *(_markdown(block, folder) for block in blocks)]
+    return "\n\n".join(filter(None, [*parts, _flat(footer)])) + "\n"
+
+
+def _html(block: Any, headings: Iterable[str]) -> Markup:
+    match block:
+        case Markup():
+            return block
+        case list():
+            return Markup("<ul>{}</ul>").format(Markup("").join(Markup("<li>{}</li>").format(line) for line in block))
+        case pd.DataFrame():
+            return Markup(JINJA.from_string(TABLE).render(columns=block.columns, rows=_cells(block), headings=set(headings)))
+        case Media(data, alt):
+            content = data if isinstance(data, bytes) else Path(data).read_bytes()
+            kind = next((kind for magic, kind in MAGIC.items() if re.match(magic, content, re.DOTALL)), None)
+            if kind is None:
+                raise InputError(f"{alt}: no PNG, JPEG or MP4, whatever its name says.")
+            url = f"data:{kind};base64,{base64.b64encode(content).decode()}"
+            video = '<video src="{}" aria-label="{}" controls loop muted autoplay playsinline></video>'
+            shown = Markup(video if kind == "video/mp4" else '<img src="{}" alt="{}">').format(url, alt)
+            return Markup("<figure>{}<figcaption>{}</figcaption></figure>").format(shown, alt)
+    return Markup(FORMS[type(block)][0]).format(block)
+
+
+def _markdown(block: Any, folder: str | Path) -> str:
+    match block:
+        case Markup():
+            return _flat(block.striptags())
+        case list():
+            return "\n".join(f"- {_flat(line)}" for line in block)
+        case pd.DataFrame():
+            head, *rows = [" | ".join(_flat(cell) for cell in row) for row in [list(block.columns), *_cells(block)]]
+            return "\n".join(f"| {row} |" for row in [head, " | ".join(["---"] * block.shape[1]), *rows])
+        case Media(bytes(), alt):
+            return _flat(alt)
+        case Media(data, alt):
+            return f"![{_flat(alt)}]({quote(Path(os.path.relpath(str(data), str(folder))).as_posix())})"
+    return FORMS[type(block)][1].format(_flat(block))
+
+
+def _cells(table: pd.DataFrame) -> list[list[str]]:
+    """Floats with four digits; what is missing is empty."""
+    text = lambda v: "" if v is None or v is pd.NA or v != v else f"{v:.4g}" if isinstance(v, float) else str(v)
+    return [[text(v) for v in row] for row in table.itertuples(index=False, name=None)]
+
+
+def _flat(text: Any) -> str:
+    """One line in which nothing is Markdown or HTML."""
+    return re.sub(r"([\\`*\[\]<|])", r"\\\1", " ".join(str(text).split()))
