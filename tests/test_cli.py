@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from svdlab.__main__ import app, main
 from svdlab.errors import InputError
-from tests.test_floors import PACKAGE, imported
+
+ROOT = Path(__file__).parents[1]
 
 COMMANDS = {
     "demo": [],
@@ -78,14 +79,15 @@ def test_the_commands_are_all_there_and_help_shows_an_example() -> None:
 
 def test_help_needs_no_torch() -> None:
     heavy = {"torch", "diffusers", "transformers", "cv2", "scipy", "pandas", "numpy", "matplotlib", "papermill"}
-    [names] = imported(["import svdlab.__main__"], PACKAGE.parent)
-    assert names & heavy == set()
+    code = "import sys, svdlab.__main__; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert heavy & set(done.stdout.split()) == set()
 
 
 def test_the_module_is_the_command(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "svdlab", "--help"], capture_output=True, text=True, cwd=PACKAGE.parent)
+    done = subprocess.run([sys.executable, "-m", "svdlab", "--help"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and "svdlab demo" in done.stdout
-    scripts = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]["scripts"]
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert scripts == {"svdlab": "svdlab.__main__:main"}
 
 
