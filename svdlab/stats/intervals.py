@@ -1,12 +1,12 @@
-"""Statistics by name: thin calls of scipy.stats and statsmodels, with checked input and results that read plainly.
+"""Intervals, tests and power by name: thin calls of scipy.stats and statsmodels, with checked input.
 
-    >>> paired_test(warm, cool).p                        # exact by permutation for small samples
-    >>> equivalent_mean(differences, -0.2, 0.2)          # "no difference", with a margin set beforehand
-    >>> print(dose_response(table, "motion_bucket_id", "object_px").sentence)
+    >>> print(t_interval([1, 2, 3]))
+    2 (-0.484 to 4.48)
+    >>> print(proportion(8, 10))
+    0.8 (0.49 to 0.943)
 
-The unit is what was sampled independently, most often the image: average seeds over it first. All intervals are
-two-sided with confidence 0.95 unless told otherwise, but for TOST, whose interval has confidence 1 - 2 alpha by
-construction. `seed` makes resampling repeatable. InputError is raised for empty, non-finite or unpaired input.
+The unit is what was sampled independently, most often the image: average seeds over it first. Intervals are two-sided with
+confidence 0.95 unless told otherwise. `seed` makes resampling repeatable. InputError is raised for empty or non-finite input.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 
 from svdlab.errors import InputError
 
-FEW = 20  # units: below that a bootstrap interval covers too little, and a t interval is given
+FEW = 20  # units: below that a BCa bootstrap interval covers too little, and a t interval is given
 
 
 @dataclass(frozen=True)
@@ -42,123 +43,108 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A mean difference with its interval, permutation p, and standardised size (mean over standard deviation).
-
-    `decidable` is False where the sample is too small for any p below alpha: such numbers carry no verdict.
-    """
-
-    effect: float
-    low: float
-    high: float
-    p: float
-    d: float
-    n: int
-    method: str
-    decidable: bool
-
-
-@dataclass(frozen=True)
 class Equivalence:
-    """Two one-sided tests: p, the interval of confidence 1 - 2 alpha, the margin, and whether it holds it all."""
+    """Two one-sided tests: p, the interval of confidence 1 - 2 alpha, and whether p is below alpha."""
 
     value: float
     low: float
     high: float
     p: float
-    margin: tuple[float, float]
     n: int
     equivalent: bool
 
 
-def paired_test(
-    a: Any, b: Any, *, alpha: float = 0.05, resamples: int = 9999, interval: str = "t", seed: int = 0
-) -> Comparison:
-    """Paired two-sided permutation test of mean(a - b) = 0 (signs are swapped within pairs).
+# --- means ------------------------------------------------------------------------------------------------------------
 
-    >>> paired_test([3, 4, 5, 6, 5, 4], [1, 2, 4, 4, 3, 3]).p
+
+def t_interval(values: Any, *, confidence: float = 0.95) -> Estimate:
+    """The mean with its t interval.
+
+    >>> print(t_interval([1, 2, 3]))
+    2 (-0.484 to 4.48)
+    """
+    x = finite(values, "values", least=2)
+    low, high = DescrStatsW(x).tconfint_mean(alpha=1 - confidence)
+    return Estimate(float(x.mean()), float(low), float(high), len(x), "t")
+
+
+def bootstrap(
+    values: Any, statistic: Callable[..., Any] = np.mean, *, confidence: float = 0.95, resamples: int = 9999, seed: int = 0
+) -> Estimate:
+    """Any statistic of one sample with its BCa bootstrap interval (scipy.stats.bootstrap).
+
+    >>> print(bootstrap(np.arange(40.0), np.median, seed=1))
+    19.5 (13.5 to 25.5)
+
+    BCa covers too little below 20 units: prefer `t_interval` for a mean of fewer.
+    """
+    x = finite(values, "values", least=2)
+    value = float(statistic(x))
+    if np.ptp(x) == 0:  # no spread to resample; scipy would give NaN
+        return Estimate(value, value, value, len(x), "BCa")
+    rng = np.random.default_rng(seed)
+    found = stats.bootstrap((x,), statistic, confidence_level=confidence, method="BCa", n_resamples=resamples, rng=rng)
+    limits = found.confidence_interval
+    return Estimate(value, float(limits.low), float(limits.high), len(x), "BCa")
+
+
+def mean_interval(values: Any, *, confidence: float = 0.95, resamples: int = 9999, seed: int = 0) -> Estimate:
+    """The mean with a BCa bootstrap interval from 20 units up, and a t interval below.
+
+    >>> mean_interval([1, 2, 3]).method
+    't'
+    """
+    x = finite(values, "values", least=2)
+    if len(x) < FEW:
+        return t_interval(x, confidence=confidence)
+    return bootstrap(x, confidence=confidence, resamples=resamples, seed=seed)
+
+
+def permutation_p(differences: Any, *, resamples: int = 9999, seed: int = 0) -> float:
+    """p of the paired two-sided permutation test of a mean of 0: the signs of the differences are flipped.
+
+    >>> permutation_p([2, 2, 1, 2, 2, 1])
     0.03125
 
-    Exact where 2 ** n is at most `resamples`; the smallest p it can give is then 2 / 2 ** n, so five pairs can never
-    reach 0.05. `interval` is "t" or "permutation" (the shifts that the test would not reject).
+    Exact where 2 ** n is at most `resamples`; the smallest p is then 2 / 2 ** n, so that five pairs never reach 0.05. Else
+    by resampling (Phipson and Smyth 2010). The result is that of scipy.stats.permutation_test for samples, as one product
+    of matrices, for the thousands of tests of a validation.
     """
-    one, two = _finite(a, "a"), _finite(b, "b")
-    if len(one) != len(two):
-        raise InputError(f"got {len(one)} and {len(two)} values: a paired test needs a partner for each.")
-    return one_sample_test(one - two, alpha=alpha, resamples=resamples, interval=interval, seed=seed)
+    x = finite(differences, "differences", least=2)
+    signs, extra = _signs(len(x), resamples, seed)
+    null, observed = signs @ x / len(x), x.mean()
+    slack = 1e-12 * np.abs(x).max()  # of rounding: patterns that tie with the observed one count as extreme
+    tails = min((null >= observed - slack).sum(), (null <= observed + slack).sum())
+    return float(min(1.0, 2 * (tails + extra) / (len(signs) + extra)))
 
 
-def one_sample_test(
-    differences: Any, *, alpha: float = 0.05, resamples: int = 9999, interval: str = "t", seed: int = 0
-) -> Comparison:
-    """`paired_test` from the differences themselves.
+def permutation_interval(differences: Any, *, confidence: float = 0.95, resamples: int = 9999, seed: int = 0) -> Estimate:
+    """The mean with the shifts that `permutation_p` does not reject, by bisection; infinite where it can reject nothing.
 
-    >>> one_sample_test([2, 2, 1, 2, 2, 1]).effect
-    1.6666666666666667
+    >>> permutation_interval([2, 2, 1, 2, 2, 1]).low > 0
+    True
     """
-    values = _finite(differences, "differences", least=2)
-    low, high = mean_limits(values, alpha=alpha, interval=interval, resamples=resamples, seed=seed)
-    mean = float(values.mean())
-    return Comparison(
-        effect=mean,
-        low=low,
-        high=high,
-        p=_permutation_p(values, resamples, seed),
-        d=standardised(mean, float(values.std(ddof=1))),
-        n=len(values),
-        method=f"permutation test, {interval} interval",
-        decidable=smallest_p(len(values)) <= alpha,
-    )
+    x = finite(differences, "differences", least=2)
+    mean, reach = float(x.mean()), float(np.ptp(x)) or 1.0
+    if smallest_p(len(x)) > 1 - confidence:
+        return Estimate(mean, -math.inf, math.inf, len(x), "permutation")
+    ends = []
+    for sign in (-1.0, 1.0):
+        inside, outside = mean, mean + sign * reach
+        for _ in range(30):
+            middle = (inside + outside) / 2
+            kept = permutation_p(x - middle, resamples=resamples, seed=seed) > 1 - confidence
+            inside, outside = (middle, outside) if kept else (inside, middle)
+        ends.append(inside)
+    return Estimate(mean, ends[0], ends[1], len(x), "permutation")
 
 
-def mean_limits(
-    differences: Any, *, alpha: float = 0.05, interval: str = "t", resamples: int = 9999, seed: int = 0
-) -> tuple[float, float]:
-    """The interval of `one_sample_test` alone: "t", or "permutation" (the shifts that the test would not reject).
-
-    >>> low, high = mean_limits([1, 2, 3])               # -0.48 to 4.48
-    """
-    values = _finite(differences, "differences", least=2)
-    if interval == "t":
-        limits = t_interval(values, confidence=1 - alpha)
-        return limits.low, limits.high
-    if interval == "permutation":
-        return _inverted(values, alpha, resamples, seed)
-    raise InputError(f'got interval={interval!r}: "t" or "permutation".')
-
-
-def standardised(effect: float, spread: float) -> float:
-    """An effect over a standard deviation; signed infinity where an effect has no spread, 0 where there is neither.
-
-    >>> standardised(1.0, 2.0)
-    0.5
-    """
-    return effect / spread if spread else math.copysign(math.inf, effect) if effect else 0.0
-
-
-def sign_flip_p(differences: Any, *, resamples: int = 9999, seed: int = 0) -> np.ndarray:
-    """p of `one_sample_test` for many measures of the same pairs at once: "m n" to "m", all under the same sign flips.
-
-    >>> sign_flip_p([[2, 2, 1, 2, 2, 1], [1, -1, 1, -1, 1, -1]])
-    array([0.03125, 1.     ])
-
-    scipy's permutation_test (its test for samples, two-sided, Phipson and Smyth 2010 where not exact) as one product of
-    matrices, for the hundreds of studies of a validation; exact where 2 ** n is at most `resamples`.
-    """
-    x = np.asarray(differences, np.float64)
-    if x.ndim != 2 or x.shape[1] < 2 or not np.isfinite(x).all():
-        raise InputError(f'got differences of shape {x.shape}: finite "m n" with two pairs or more are needed.')
-    n = x.shape[1]
-    exact = 2**n <= resamples
-    if exact:
-        signs = 1.0 - 2.0 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
-    else:
-        signs = 1.0 - 2.0 * np.random.default_rng(seed).integers(0, 2, (resamples, n))
-    null, observed = signs @ x.T / n, x.mean(1)
-    slack = 1e-12 * np.abs(x).max(1)  # of rounding: patterns that tie with the observed one count as extreme
-    more, less = ((side * null >= side * observed - slack).sum(0) for side in (1, -1))
-    extra = 0 if exact else 1
-    return np.minimum(1.0, 2 * (np.minimum(more, less) + extra) / (len(signs) + extra))
+@lru_cache(maxsize=2)
+def _signs(n: int, resamples: int, seed: int) -> tuple[np.ndarray, int]:
+    """Patterns of signs, "pattern pair", and how many to count besides: the observed one, where they are a sample."""
+    if 2**n <= resamples:
+        return 1.0 - 2.0 * (np.arange(2**n)[:, None] >> np.arange(n) & 1), 0
+    return 1.0 - 2.0 * np.random.default_rng(seed).integers(0, 2, (resamples, n)), 1
 
 
 def smallest_p(pairs: int) -> float:
@@ -179,15 +165,29 @@ def decidable(pairs: int, *, tests: int = 1, alpha: float = 0.05) -> bool:
     return smallest_p(pairs) <= alpha / tests
 
 
-def t_interval(values: Any, *, confidence: float = 0.95) -> Estimate:
-    """The mean with its t interval.
+def standardised(effect: float, spread: float) -> float:
+    """An effect over a standard deviation; signed infinity where an effect has no spread, 0 where there is neither.
 
-    >>> print(t_interval([1, 2, 3]))
-    2 (-0.484 to 4.48)
+    >>> standardised(1.0, 2.0)
+    0.5
     """
-    x = _finite(values, "values", least=2)
-    low, high = DescrStatsW(x).tconfint_mean(alpha=1 - confidence)
-    return Estimate(float(x.mean()), float(low), float(high), len(x), "t")
+    return effect / spread if spread else math.copysign(math.inf, effect) if effect else 0.0
+
+
+def equivalent_mean(values: Any, low: float, high: float, *, alpha: float = 0.05) -> Equivalence:
+    """TOST that a mean lies between low and high: statsmodels' DescrStatsW.ttost_mean.
+
+    >>> equivalent_mean([0.01, -0.02, 0.03, 0.0], -0.2, 0.2).equivalent
+    True
+    """
+    x = finite(values, "values", least=2)
+    _ordered(low, high)
+    describe = DescrStatsW(x)
+    p, inner = float(describe.ttost_mean(low, high)[0]), describe.tconfint_mean(alpha=2 * alpha)
+    return Equivalence(float(x.mean()), float(inner[0]), float(inner[1]), p, len(x), p < alpha)
+
+
+# --- shares -----------------------------------------------------------------------------------------------------------
 
 
 def paired_shares(differences: Any, *, confidence: float = 0.95) -> Estimate:
@@ -199,110 +199,13 @@ def paired_shares(differences: Any, *, confidence: float = 0.95) -> Estimate:
     Two pairs are added to those seen, one for either side, so that pairs which all agree are not taken for certainty, as a t
     interval of their spread would. Best practices for constructing confidence intervals ..., J. Educ. Behav. Stat. 37(4).
     """
-    x = _finite(differences, "differences", least=2)
+    x = finite(differences, "differences", least=2)
     if np.abs(x).max() > 1:
         raise InputError(f"a difference of shares is {x[np.abs(x).argmax()]:g}: it must lie between -1 and 1.")
     more = np.append(x, [1.0, -1.0])
     reach = stats.norm.ppf(0.5 + confidence / 2) * more.std() / math.sqrt(len(more))
     low, high = (float(np.clip(more.mean() + side * reach, -1, 1)) for side in (-1, 1))
     return Estimate(float(x.mean()), low, high, len(x), "Bonett-Price")
-
-
-def bootstrap(
-    values: Any,
-    statistic: Callable[..., Any] = np.mean,
-    *,
-    confidence: float = 0.95,
-    method: str = "BCa",
-    resamples: int = 9999,
-    seed: int = 0,
-) -> Estimate:
-    """Any statistic of one sample with its bootstrap interval (scipy.stats.bootstrap; BCa, percentile or basic).
-
-    >>> bootstrap(values, np.median)
-
-    BCa covers too little below 20 units: prefer `t_interval` for a mean of fewer.
-    """
-    x = _finite(values, "values", least=2)
-    if np.ptp(x) == 0:  # no spread to resample; scipy would give NaN
-        same = float(statistic(x))
-        return Estimate(same, same, same, len(x), method)
-    found = stats.bootstrap(
-        (x,), statistic, confidence_level=confidence, method=method, n_resamples=resamples, rng=np.random.default_rng(seed)
-    ).confidence_interval
-    return Estimate(float(statistic(x)), float(found.low), float(found.high), len(x), method)
-
-
-def mean_interval(values: Any, *, confidence: float = 0.95, resamples: int = 9999, seed: int = 0) -> Estimate:
-    """The mean with a BCa bootstrap interval from 20 units up, and a t interval below.
-
-    >>> mean_interval(per_image).method
-    't'
-    """
-    x = _finite(values, "values", least=2)
-    return (
-        t_interval(x, confidence=confidence)
-        if len(x) < FEW
-        else bootstrap(x, confidence=confidence, resamples=resamples, seed=seed)
-    )
-
-
-def spearman(x: Any, y: Any, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Estimate:
-    """Spearman's rank correlation with a percentile bootstrap interval over the pairs.
-
-    >>> spearman([1, 2, 3, 4], [1, 4, 9, 16]).value
-    1.0
-    """
-    a, b = _finite(x, "x", least=3), _finite(y, "y", least=3)
-    if len(a) != len(b):
-        raise InputError(f"got {len(a)} and {len(b)} values: a correlation needs pairs.")
-    rho = float(stats.spearmanr(a, b).statistic) if np.ptp(a) and np.ptp(b) else math.nan
-    if not np.isfinite(rho):
-        return Estimate(rho, math.nan, math.nan, len(a), "percentile")
-    draws = np.random.default_rng(seed).integers(0, len(a), (resamples, len(a)))
-    draws = draws[(np.ptp(a[draws], axis=1) > 0) & (np.ptp(b[draws], axis=1) > 0)]  # without spread there is no rank
-    again = stats.pearsonr(stats.rankdata(a[draws], axis=1), stats.rankdata(b[draws], axis=1), axis=1).statistic
-    low, high = np.quantile(again, ((1 - confidence) / 2, (1 + confidence) / 2))
-    return Estimate(rho, float(low), float(high), len(a), "percentile")
-
-
-def equivalent_mean(values: Any, low: float, high: float, *, alpha: float = 0.05) -> Equivalence:
-    """TOST that a mean lies between low and high: statsmodels' DescrStatsW.ttost_mean.
-
-    >>> equivalent_mean([0.01, -0.02, 0.03, 0.0], -0.2, 0.2).equivalent
-    True
-    """
-    x = _finite(values, "values", least=2)
-    _margin(low, high)
-    describe = DescrStatsW(x)
-    p = float(describe.ttost_mean(low, high)[0])
-    inner = describe.tconfint_mean(alpha=2 * alpha)
-    return Equivalence(float(x.mean()), float(inner[0]), float(inner[1]), p, (low, high), len(x), p < alpha)
-
-
-def equivalent_pairs(a: Any, b: Any, low: float, high: float, *, alpha: float = 0.05) -> Equivalence:
-    """TOST that the mean of a - b lies between low and high, for pairs.
-
-    >>> equivalent_pairs([1.0, 2.0, 3.0], [1.01, 1.98, 3.0], -0.2, 0.2).equivalent
-    True
-    """
-    one, two = _finite(a, "a"), _finite(b, "b")
-    if len(one) != len(two):
-        raise InputError(f"got {len(one)} and {len(two)} values: pairs are needed.")
-    return equivalent_mean(one - two, low, high, alpha=alpha)
-
-
-def equivalent_proportion(count: int, n: int, low: float, high: float, *, alpha: float = 0.05) -> Equivalence:
-    """TOST that a proportion lies between low and high, by two exact binomial tests (statsmodels' binom_tost).
-
-    >>> equivalent_proportion(50, 100, 0.35, 0.65).equivalent
-    True
-    """
-    _counts(count, n)
-    _margin(low, high)
-    p = float(binom_tost(count, n, low, high)[0])
-    inner = proportion_confint(count, n, alpha=2 * alpha, method="wilson")
-    return Equivalence(count / n, float(inner[0]), float(inner[1]), p, (low, high), n, p < alpha)
 
 
 def proportion(count: int, n: int, *, confidence: float = 0.95) -> Estimate:
@@ -320,20 +223,45 @@ def proportion_bound(count: int, n: int, *, confidence: float = 0.95) -> float:
     """The lower bound of a proportion that holds with that confidence (Clopper and Pearson, one-sided).
 
     >>> round(proportion_bound(30, 500), 3)
-    0.043
+    0.044
     """
     _counts(count, n)
     return float(proportion_confint(count, n, alpha=2 * (1 - confidence), method="beta")[0])
 
 
-def proportion_test(count: int, n: int, expected: float) -> float:
-    """Exact two-sided binomial p that a proportion is `expected`.
+def clustered_proportion(rates: Any, clips: int, *, confidence: float = 0.95) -> tuple[Estimate, float]:
+    """The mean of each image's own rate, with Wilson's interval at the effective number of clips, and that number.
 
-    >>> round(proportion_test(9, 10, 0.5), 4)
-    0.0215
+    >>> clustered_proportion([0.0, 1.0, 0.0, 1.0], 8)[1]             # an image's two seeds always agree
+    4.0
+
+    The effective number lies between that of images and that of clips, by how much clips of one image are alike (Korn and
+    Graubard 1998). With a rate of 0 or 1 nothing is known of that, and it is the number of images.
+    """
+    x = finite(rates, "rates")
+    rate, images = float(x.mean()), len(x)
+    spread = float(x.var(ddof=1)) if images > 1 else 0.0
+    n = float(images if rate in (0.0, 1.0) else clips)
+    if spread and rate not in (0.0, 1.0):
+        n = float(np.clip(rate * (1 - rate) / (spread / images), images, clips))
+    low, high = proportion_confint(rate * n, n, alpha=1 - confidence, method="wilson")
+    return Estimate(rate, float(low), float(high), images, "Wilson"), n
+
+
+def equivalent_proportion(count: int, n: int, low: float, high: float, *, alpha: float = 0.05) -> Equivalence:
+    """TOST that a proportion lies between low and high, by two exact binomial tests (statsmodels' binom_tost).
+
+    >>> equivalent_proportion(50, 100, 0.35, 0.65).equivalent
+    True
     """
     _counts(count, n)
-    return float(binom_test(count, n, expected))
+    _ordered(low, high)
+    p = float(binom_tost(count, n, low, high)[0])
+    inner = proportion(count, n, confidence=1 - 2 * alpha)
+    return Equivalence(count / n, inner.low, inner.high, p, n, p < alpha)
+
+
+# --- many tests, power, spread ----------------------------------------------------------------------------------------
 
 
 def fdr(p_values: Any) -> np.ndarray:
@@ -363,47 +291,26 @@ def power(effect: float, n: int, *, alpha: float = 0.05) -> float:
     """
     if n < 2:
         raise InputError(f"got n={n}: two pairs at least.")
-    return _power(effect, n, alpha)
-
-
-def _power(effect: float, n: int, alpha: float) -> float:
     critical, shift = stats.t.isf(alpha / 2, n - 1), abs(effect) * math.sqrt(n)
     found_reversed = stats.nct.cdf(-critical, n - 1, shift)  # scipy says NaN where it is too small to compute
     return float(stats.nct.sf(critical, n - 1, shift) + np.nan_to_num(found_reversed))
+
+
+_power = power  # `power` is also the name of an argument below
 
 
 def detectable(n: int, *, alpha: float = 0.05, power: float = 0.8) -> float:
     """The smallest standardised effect that n pairs detect with that power.
 
     >>> round(detectable(34), 2)
-    0.49
+    0.5
     """
     if n < 2 or not alpha < power < 1:
         raise InputError(f"got n={n}, alpha={alpha}, power={power}: two pairs at least, and a power between alpha and 1.")
     high = 1.0
-    while _power(high, n, alpha) < power:
+    while _power(high, n, alpha=alpha) < power:
         high *= 2
-    return float(brentq(lambda effect: _power(effect, n, alpha) - power, 0.0, high))
-
-
-def pairs_needed(effect: float, *, alpha: float = 0.05, power: float = 0.8) -> int:
-    """The number of pairs that detect a standardised effect with that power.
-
-    >>> pairs_needed(0.5)
-    34
-    """
-    if not effect or not alpha < power < 1:
-        raise InputError(
-            f"got effect={effect}, alpha={alpha}, power={power}: an effect that is not 0, and a power between alpha and 1."
-        )
-    most = 2
-    while _power(effect, most, alpha) < power:
-        most *= 2
-    least = most // 2  # too few, or 1, which no test takes
-    while most - least > 1:
-        middle = (least + most) // 2
-        least, most = (middle, most) if _power(effect, middle, alpha) < power else (least, middle)
-    return most
+    return float(brentq(lambda effect: _power(effect, n, alpha=alpha) - power, 0.0, high))
 
 
 @dataclass(frozen=True)
@@ -422,7 +329,7 @@ def variation(values: Any, units: Any) -> Variation:
 
     Repeats need not be equally many. Without repeats, `between` is the standard deviation of what there is.
     """
-    x, names = _finite(values, "values", least=2), np.asarray(units)
+    x, names = finite(values, "values", least=2), np.asarray(units)
     if names.shape != x.shape:
         raise InputError(f"got {len(x)} values and units of shape {names.shape}: a unit for each value.")
     _, index, counts = np.unique(names, return_inverse=True, return_counts=True)
@@ -436,6 +343,168 @@ def variation(values: Any, units: Any) -> Variation:
     among = float((counts * np.square(means - x.mean())).sum() / (k - 1))
     repeats = (n - np.square(counts).sum() / n) / (k - 1)
     return Variation(math.sqrt(max(0.0, (among - within) / repeats)), math.sqrt(within))
+
+
+# --- leaves with its last callers
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A mean difference with its interval, permutation p, and standardised size (mean over standard deviation).
+
+    `decidable` is False where the sample is too small for any p below alpha: such numbers carry no verdict.
+    """
+
+    effect: float
+    low: float
+    high: float
+    p: float
+    d: float
+    n: int
+    method: str
+    decidable: bool
+
+
+def paired_test(
+    a: Any, b: Any, *, alpha: float = 0.05, resamples: int = 9999, interval: str = "t", seed: int = 0
+) -> Comparison:
+    """Paired two-sided permutation test of mean(a - b) = 0 (signs are swapped within pairs).
+
+    >>> paired_test([3, 4, 5, 6, 5, 4], [1, 2, 4, 4, 3, 3]).p
+    0.03125
+
+    Exact where 2 ** n is at most `resamples`; the smallest p it can give is then 2 / 2 ** n, so five pairs can never
+    reach 0.05. `interval` is "t" or "permutation" (the shifts that the test would not reject).
+    """
+    one, two = finite(a, "a"), finite(b, "b")
+    if len(one) != len(two):
+        raise InputError(f"got {len(one)} and {len(two)} values: a paired test needs a partner for each.")
+    return one_sample_test(one - two, alpha=alpha, resamples=resamples, interval=interval, seed=seed)
+
+
+def one_sample_test(
+    differences: Any, *, alpha: float = 0.05, resamples: int = 9999, interval: str = "t", seed: int = 0
+) -> Comparison:
+    """`paired_test` from the differences themselves.
+
+    >>> one_sample_test([2, 2, 1, 2, 2, 1]).effect
+    1.6666666666666667
+    """
+    values = finite(differences, "differences", least=2)
+    low, high = mean_limits(values, alpha=alpha, interval=interval, resamples=resamples, seed=seed)
+    mean = float(values.mean())
+    return Comparison(
+        effect=mean,
+        low=low,
+        high=high,
+        p=_permutation_p(values, resamples, seed),
+        d=standardised(mean, float(values.std(ddof=1))),
+        n=len(values),
+        method=f"permutation test, {interval} interval",
+        decidable=smallest_p(len(values)) <= alpha,
+    )
+
+
+def mean_limits(
+    differences: Any, *, alpha: float = 0.05, interval: str = "t", resamples: int = 9999, seed: int = 0
+) -> tuple[float, float]:
+    """The interval of `one_sample_test` alone: "t", or "permutation" (the shifts that the test would not reject).
+
+    >>> low, high = mean_limits([1, 2, 3])               # -0.48 to 4.48
+    """
+    values = finite(differences, "differences", least=2)
+    if interval == "t":
+        limits = t_interval(values, confidence=1 - alpha)
+        return limits.low, limits.high
+    if interval == "permutation":
+        return _inverted(values, alpha, resamples, seed)
+    raise InputError(f'got interval={interval!r}: "t" or "permutation".')
+
+
+def sign_flip_p(differences: Any, *, resamples: int = 9999, seed: int = 0) -> np.ndarray:
+    """p of `one_sample_test` for many measures of the same pairs at once: "m n" to "m", all under the same sign flips.
+
+    >>> sign_flip_p([[2, 2, 1, 2, 2, 1], [1, -1, 1, -1, 1, -1]])
+    array([0.03125, 1.     ])
+
+    scipy's permutation_test (its test for samples, two-sided, Phipson and Smyth 2010 where not exact) as one product of
+    matrices, for the hundreds of studies of a validation; exact where 2 ** n is at most `resamples`.
+    """
+    x = np.asarray(differences, np.float64)
+    if x.ndim != 2 or x.shape[1] < 2 or not np.isfinite(x).all():
+        raise InputError(f'got differences of shape {x.shape}: finite "m n" with two pairs or more are needed.')
+    n = x.shape[1]
+    exact = 2**n <= resamples
+    if exact:
+        signs = 1.0 - 2.0 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
+    else:
+        signs = 1.0 - 2.0 * np.random.default_rng(seed).integers(0, 2, (resamples, n))
+    null, observed = signs @ x.T / n, x.mean(1)
+    slack = 1e-12 * np.abs(x).max(1)  # of rounding: patterns that tie with the observed one count as extreme
+    more, less = ((side * null >= side * observed - slack).sum(0) for side in (1, -1))
+    extra = 0 if exact else 1
+    return np.minimum(1.0, 2 * (np.minimum(more, less) + extra) / (len(signs) + extra))
+
+
+def spearman(x: Any, y: Any, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Estimate:
+    """Spearman's rank correlation with a percentile bootstrap interval over the pairs.
+
+    >>> spearman([1, 2, 3, 4], [1, 4, 9, 16]).value
+    1.0
+    """
+    a, b = finite(x, "x", least=3), finite(y, "y", least=3)
+    if len(a) != len(b):
+        raise InputError(f"got {len(a)} and {len(b)} values: a correlation needs pairs.")
+    rho = float(stats.spearmanr(a, b).statistic) if np.ptp(a) and np.ptp(b) else math.nan
+    if not np.isfinite(rho):
+        return Estimate(rho, math.nan, math.nan, len(a), "percentile")
+    draws = np.random.default_rng(seed).integers(0, len(a), (resamples, len(a)))
+    draws = draws[(np.ptp(a[draws], axis=1) > 0) & (np.ptp(b[draws], axis=1) > 0)]  # without spread there is no rank
+    again = stats.pearsonr(stats.rankdata(a[draws], axis=1), stats.rankdata(b[draws], axis=1), axis=1).statistic
+    low, high = np.quantile(again, ((1 - confidence) / 2, (1 + confidence) / 2))
+    return Estimate(rho, float(low), float(high), len(a), "percentile")
+
+
+def equivalent_pairs(a: Any, b: Any, low: float, high: float, *, alpha: float = 0.05) -> Equivalence:
+    """TOST that the mean of a - b lies between low and high, for pairs.
+
+    >>> equivalent_pairs([1.0, 2.0, 3.0], [1.01, 1.98, 3.0], -0.2, 0.2).equivalent
+    True
+    """
+    one, two = finite(a, "a"), finite(b, "b")
+    if len(one) != len(two):
+        raise InputError(f"got {len(one)} and {len(two)} values: pairs are needed.")
+    return equivalent_mean(one - two, low, high, alpha=alpha)
+
+
+def proportion_test(count: int, n: int, expected: float) -> float:
+    """Exact two-sided binomial p that a proportion is `expected`.
+
+    >>> round(proportion_test(9, 10, 0.5), 4)
+    0.0215
+    """
+    _counts(count, n)
+    return float(binom_test(count, n, expected))
+
+
+def pairs_needed(effect: float, *, alpha: float = 0.05, power: float = 0.8) -> int:
+    """The number of pairs that detect a standardised effect with that power.
+
+    >>> pairs_needed(0.5)
+    34
+    """
+    if not effect or not alpha < power < 1:
+        raise InputError(
+            f"got effect={effect}, alpha={alpha}, power={power}: an effect that is not 0, and a power between alpha and 1."
+        )
+    most = 2
+    while _power(effect, most, alpha=alpha) < power:
+        most *= 2
+    least = most // 2  # too few, or 1, which no test takes
+    while most - least > 1:
+        middle = (least + most) // 2
+        least, most = (middle, most) if _power(effect, middle, alpha=alpha) < power else (least, middle)
+    return most
 
 
 def _permutation_p(values: np.ndarray, resamples: int, seed: int) -> float:
@@ -472,17 +541,18 @@ def _inverted(values: np.ndarray, alpha: float, resamples: int, seed: int) -> tu
     return ends[0], ends[1]
 
 
-def _finite(values: Any, name: str, *, least: int = 1) -> np.ndarray:
+def finite(values: Any, name: str, *, least: int = 1) -> np.ndarray:
+    """The values as a list of finite floats; InputError for anything else."""
     array = np.asarray(values, np.float64)
     if array.ndim != 1 or len(array) < least:
         raise InputError(f"got {name} of shape {array.shape}: a list of at least {least} number(s) is needed.")
     if not np.isfinite(array).all():
         bad = [int(i) for i in np.flatnonzero(~np.isfinite(array))[:8]]
-        raise InputError(f"got NaN or infinity in {name} at {bad}: drop these units, and say that you did.")
+        raise InputError(f"got NaN or infinity in {name} at {bad}: drop these units, and report that you did.")
     return array
 
 
-def _margin(low: float, high: float) -> None:
+def _ordered(low: float, high: float) -> None:
     if not low < high:
         raise InputError(f"got a margin from {low} to {high}: the lower end comes first.")
 
