@@ -42,6 +42,7 @@ _MODULES = {
     "motion": "measure.motion",
     "organism": "organism",
     "probes": "probes",
+    "published": "measure.published",
     "schedule": "pipeline.schedule",
     "show": "show",
     "stats": "stats",

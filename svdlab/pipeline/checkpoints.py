@@ -26,7 +26,7 @@ import torch
 import transformers.utils.logging
 
 from svdlab.errors import CheckpointError, InputError
-from svdlab.measure.provenance import SVD_1_1, licence_line, show_licence
+from svdlab.measure.video import SVD_1_1, licence_line, show_licence
 from svdlab.pipeline import files, hub
 from svdlab.pipeline.generate import ProbePipeline, Source
 from svdlab.pipeline.memory import advice, is_out_of_memory

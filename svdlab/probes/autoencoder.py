@@ -19,9 +19,8 @@ import pandas as pd
 from skimage import data
 
 from svdlab.measure import fidelity
-from svdlab.measure.budget import seams
-from svdlab.measure.glyphs import make_plate
-from svdlab.measure.spectra import BANDS, grating, kept, modulation
+from svdlab.measure.detail import BANDS, grating, kept, modulation, seams
+from svdlab.measure.text import make_plate
 from svdlab.pipeline.images import sample_image
 from svdlab.probes import controls
 from svdlab.probes import findings as rules
@@ -98,7 +97,7 @@ def still(picture: np.ndarray, through: np.ndarray) -> dict[str, float]:
     """What a round trip did to a picture, both "h w 3" in [0, 1]: flat dict.
 
     `rms` error in grey levels, `psnr` in dB (NaN where equal), `ssim`; `db_1` ... `db_5`: what is kept of the detail of each
-    of `svdlab.measure.spectra.BANDS`, in dB.
+    of `svdlab.measure.detail.BANDS`, in dB.
     """
     found = fidelity.reconstruction_error(picture, through)
     table = kept(picture, through[None]).set_index("band").db

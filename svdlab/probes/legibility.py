@@ -21,8 +21,7 @@ import pandas as pd
 from skimage import data
 
 from svdlab.errors import InputError
-from svdlab.measure.glyphs import FONTS, LEAST_HEIGHT, Plate, correlation, make_plate
-from svdlab.measure.reading import error_rate, read, read_clip
+from svdlab.measure.text import FONTS, LEAST_HEIGHT, Plate, correlation, error_rate, make_plate, read, read_clip
 from svdlab.pipeline.generate import Clip
 from svdlab.pipeline.images import image_hash, prepare_image
 from svdlab.probes import controls

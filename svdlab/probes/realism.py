@@ -21,8 +21,7 @@ import pandas as pd
 from skimage.measure import blur_effect
 
 from svdlab.measure import fidelity
-from svdlab.measure.budget import REGIONS, budget, seams
-from svdlab.measure.spectra import BANDS, EMPTY, FINE, decibels, power
+from svdlab.measure.detail import BANDS, EMPTY, FINE, REGIONS, budget, decibels, power, seams
 from svdlab.pipeline.generate import Clip
 from svdlab.probes import controls
 from svdlab.probes import findings as rules
@@ -57,7 +56,7 @@ def measures(
     `detail_<stage>` in dB, the fine detail (finer than 8 px a cycle) of all frames against the stage before, which sum to
     `detail_total`; `detail_fade`, last frame against first; `blur_input`, `blur_clip` (0 sharp to 1 blurred);
     `flicker_own` of the autoencoder's still clip, `flicker_clip`; `rms_chunks`, `rms_mp4` over all frames;
-    `seam_height`; and as text for the graphs `parts` (`svdlab.measure.budget.budget`) and `detail_by_frame`.
+    `seam_height`; and as text for the graphs `parts` (`svdlab.measure.detail.budget`) and `detail_by_frame`.
     """
     first = {"input": picture, "autoencoder": through[0], "denoiser": whole[0], "chunks": chunked[0], "mp4": filed[0]}
     parts = budget(first)
@@ -103,7 +102,7 @@ def default_chunk(study: Study) -> int:
 
 def through_mp4(frames: np.ndarray) -> np.ndarray:
     """The frames, written as H.264 at CRF and read back; sides must be even."""
-    from svdlab.measure.known_motion import degrade  # brings mediapy along
+    from svdlab.measure.calibrate import degrade
 
     return degrade(frames, crf=CRF)
 

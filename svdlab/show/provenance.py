@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from svdlab.measure import provenance
+from svdlab.measure import video
 
 NAMES = {  # column or condition -> how a figure says it
     "fps": "fps",
@@ -85,17 +85,17 @@ def line(text: str, *parts: Any) -> Line:
 
 
 def marks(said: Any, *, pictures: bool) -> dict[str, Any]:
-    """What a file of this figure says about itself (see `svdlab.provenance`); {} where no model made what it shows."""
+    """What a file of this figure says about itself (see `svdlab.measure.video`); {} where no model made what it shows."""
     sources = getattr(said, "sources", ())
     if not sources:
         return {}
     known = {
         key: ", ".join(dict.fromkeys(s[key] for s in sources if s.get(key))) for key in ("checkpoint", "label", "licence")
     }
-    stated = [provenance.licence_line(s["checkpoint"], {}) for s in sources]
+    stated = [video.licence_line(s["checkpoint"], {}) for s in sources]
     known["licence"] = known["licence"] or ", ".join(dict.fromkeys(filter(None, stated)))
-    kind = provenance.FIGURE_TYPE if pictures else provenance.GRAPH_TYPE
-    return provenance.describe(description=str(said), **known) | {"DigitalSourceType": kind}
+    kind = video.FIGURE_TYPE if pictures else video.GRAPH_TYPE
+    return video.describe({"source": known}, description=str(said)) | {"DigitalSourceType": kind}
 
 
 def about(*things: Any) -> Line:

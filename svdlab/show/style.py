@@ -27,7 +27,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
 from svdlab.errors import InputError, OutputError
-from svdlab.measure import provenance
+from svdlab.measure import video
 from svdlab.show.provenance import line, marks
 
 DPI = 100  # of the layout: one px of the screen
@@ -268,7 +268,7 @@ def save(fig: MatplotlibFigure, path: str | Path, *, formats: Sequence[str] = FO
         "svg": {"Creator": "svdlab", "Description": str(footer), "Date": None, "Type": kind, "Rights": licence},
         "pdf": {"Creator": "svdlab", "Subject": str(footer), "CreationDate": None, "Keywords": kind},
     }
-    extra: dict[str, Any] = {"png": {"pil_kwargs": {"pnginfo": provenance.png_info(facts)}}} if facts else {}
+    extra: dict[str, Any] = {"png": {"pil_kwargs": {"pnginfo": video.png_info(facts)}}} if facts else {}
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
         for form in formats:

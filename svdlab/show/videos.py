@@ -24,9 +24,8 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from svdlab.errors import InputError, OutputError
-from svdlab.measure import provenance
 from svdlab.measure.frames import as_frames
-from svdlab.measure.video import read_frames
+from svdlab.measure.video import read_frames, tag_mp4, write_sidecar
 from svdlab.show.provenance import about, caption, marks
 from svdlab.show.style import fitted, scaled
 
@@ -40,7 +39,7 @@ class Video:
     """A film that a notebook shows, looping; `save` writes it as MP4 (H.264, yuv420p, plays in every browser).
 
     frames: uint8 "f h w 3", labels included. fps: of the player. alt: what is to be seen, for those who cannot. facts: what
-    its file says about itself, where a model made what it shows (see `svdlab.provenance`).
+    its file says about itself, where a model made what it shows (see `svdlab.measure.video`).
     """
 
     frames: np.ndarray
@@ -60,8 +59,8 @@ class Video:
             path.parent.mkdir(parents=True, exist_ok=True)
             part.write_bytes(self.mp4())
             if self.facts:
-                provenance.tag_mp4(part, self.facts)
-                provenance.write_sidecar(path, self.facts)
+                tag_mp4(part, self.facts)
+                write_sidecar(path, self.facts)
             os.replace(part, path)
         except OSError as error:
             raise OutputError(f"{path} could not be written: {error}. Choose a folder that you may write to.") from error

@@ -29,7 +29,7 @@ import numpy as np
 import pandas as pd
 
 from svdlab.errors import InputError, OutputError
-from svdlab.measure import provenance
+from svdlab.measure import video
 from svdlab.measure.video import read_frames as _read_video
 from svdlab.study.folders import (
     FRAMES,
@@ -262,18 +262,19 @@ def export(out: str | Path, to: str | Path) -> Path:
         table.to_csv(to / "results.csv")
         table.to_parquet(to / "results.parquet")
         (to / "README.txt").write_text(_readme(out, table))
-        provenance.write_notice(to)
+        (to / "NOTICE").write_text(video.notice())
     except OSError as error:
         raise OutputError(f"{to} could not be written: {error}") from error
     return to
 
 
 def _export_preview(preview: Path, target: Path) -> None:
-    facts = provenance.of_run(read_record(preview.parent))
+    record = read_record(preview.parent)
+    facts = video.describe({"source": record["source"], **record["call"]}, run_id=record["run_id"])
     shutil.copyfile(preview, target)
-    if not provenance.is_tagged(target):  # made before previews were
-        provenance.tag_mp4(target, facts)
-    provenance.write_sidecar(target, facts)
+    if not video.read_tags(target):  # made before previews were
+        video.tag_mp4(target, facts)
+    video.write_sidecar(target, facts)
 
 
 def _readme(out: str | Path, table: pd.DataFrame) -> str:

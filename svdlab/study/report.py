@@ -25,7 +25,7 @@ import pandas as pd
 
 from svdlab import __version__
 from svdlab.errors import InputError, MissingExtraError, OutputError
-from svdlab.measure import provenance
+from svdlab.measure import video
 from svdlab.show.provenance import axis, name, number
 from svdlab.study import folders
 from svdlab.study.plans import CONDITIONS
@@ -135,7 +135,7 @@ def _foot(records: list[dict[str, Any]]) -> str:
 
 
 def _notice() -> Any:
-    return _output(f"<details><summary>Notice</summary><pre>{html.escape(provenance.notice())}</pre></details>")
+    return _output(f"<details><summary>Notice</summary><pre>{html.escape(video.notice())}</pre></details>")
 
 
 def _parameters(notebook: Path | None) -> list[Any]:

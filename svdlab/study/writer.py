@@ -20,7 +20,7 @@ from filelock import FileLock
 from PIL import Image
 from safetensors.torch import load_file, save
 
-from svdlab.measure import provenance, video
+from svdlab.measure import video
 from svdlab.pipeline.generate import Clip, Source
 from svdlab.pipeline.record import Trace
 from svdlab.study import folders, ledger
@@ -129,7 +129,7 @@ class Writer:
             # Through Python's own file: on a full disk safetensors' writer raises a class of its own.
             (folder / folders.LATENTS).write_bytes(save({"latents": clip.latents.contiguous()}))
             video.write_frames(folder / folders.FRAMES, frames, playback_fps=clip.playback_fps)
-            facts = provenance.of_run({**record, "run_id": job.run_id})
+            facts = video.describe({"source": record["source"], **record["call"]}, run_id=job.run_id)
             video.write_preview(folder / folders.PREVIEW, frames, playback_fps=clip.playback_fps, facts=facts)
             if tr is not None:
                 tr.save(folder / folders.TRACE)

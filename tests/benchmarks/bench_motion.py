@@ -10,8 +10,8 @@ import time
 import cv2
 
 from svdlab.measure import motion
+from svdlab.measure.calibrate import moving
 from svdlab.measure.flow import working_grey
-from svdlab.measure.known_motion import moving
 from tests.benchmarks import Row
 
 FRAMES, SIZE = 25, (576, 1024)

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from svdlab.measure import budget, glyphs, reading, spectra
-from svdlab.measure import faces as face_detection
-from svdlab.measure.known_motion import moving
+from svdlab.measure import detail, faces, text
+from svdlab.measure.calibrate import moving
 from svdlab.pipeline.images import sample_image
 from svdlab.probes import realism
 from tests.benchmarks import Row
@@ -38,21 +37,21 @@ def seconds(call: Callable[[], Any], frames: int = FRAMES) -> float:
 
 def main() -> list[Row]:
     start = time.process_time()
-    reading.engine()
-    reading.read(np.full((64, 64, 3), 0.5))
+    text.engine()
+    text.read(np.full((64, 64, 3), 0.5))
     rows = [Row("reading machine, loaded once", time.process_time() - start, 3, "s")]
     for i, size in enumerate(((64, 64), (576, 1024))):
         clip = moving("coffee", size=size, frames=FRAMES, pan=1.0).frames
-        plate = glyphs.make_plate("EXIT", size, height=max(8, size[0] // 12), ground=clip[0])
+        plate = text.make_plate("EXIT", size, height=max(8, size[0] // 12), ground=clip[0])
         signs = plate.picture[None].repeat(FRAMES, 0)
         face = np.asarray(sample_image("astronaut").resize(size[::-1]), np.float32)[None].repeat(FRAMES, 0) / 255
         calls = {
-            "spectrum of detail": lambda c=clip: spectra.power(c),
+            "spectrum of detail": lambda c=clip: detail.power(c),
             "error budget, its chunks, flicker and blur": lambda c=clip: realism.measures(c[0], c, c, c, c, 2),
-            "letters' correlation": lambda p=plate, s=signs: glyphs.correlation(p, s),
-            "reading by rapidocr": lambda s=signs: reading.read_clip(s, "EXIT"),
-            "faces by YuNet": lambda f=face: face_detection.track(f),
-            "seams between chunks": lambda c=clip: budget.seams(c, c, 2),
+            "letters' correlation": lambda p=plate, s=signs: text.correlation(p, s),
+            "reading by rapidocr": lambda s=signs: text.read_clip(s, "EXIT"),
+            "faces by YuNet": lambda f=face: faces.track(f),
+            "seams between chunks": lambda c=clip: detail.seams(c, c, 2),
         }
         for name, call in calls.items():
             rows.append(Row(f"{name}, {size[1]}x{size[0]}, per frame", seconds(call), ALLOWED[name][i], "s"))

@@ -5,8 +5,8 @@ import pytest
 
 from svdlab.errors import InputError
 from svdlab.measure import fidelity, published
+from svdlab.measure.calibrate import degrade, moving
 from svdlab.measure.flow import BothWays, both_ways
-from svdlab.measure.known_motion import degrade, moving
 
 PICTURE = moving("cat", size=(64, 64), frames=1).frames[0]
 FROZEN = np.repeat(PICTURE[None], 5, axis=0)

@@ -8,7 +8,7 @@ import pytest
 
 from svdlab.errors import InputError
 from svdlab.measure import calibrate, motion
-from svdlab.measure.known_motion import KnownClip, degrade, moving
+from svdlab.measure.calibrate import KnownClip, degrade, moving
 from svdlab.organism import world
 
 SMALL = (64, 64)
@@ -227,7 +227,7 @@ def test_the_instrument_loads_no_model(tmp_path):
     import subprocess
 
     code = (
-        "import sys, svdlab.motion, svdlab.fidelity, svdlab.published, svdlab.stats, svdlab.dose; "
+        "import sys, svdlab; svdlab.motion, svdlab.fidelity, svdlab.published, svdlab.stats; "
         "print([m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules])"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

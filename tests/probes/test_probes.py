@@ -393,11 +393,11 @@ def test_the_card_in_three_forms(results: dict[str, probes.ProbeResult], tmp_pat
     assert 'src="data:image/png;base64,' in page and "Is it &lt; 4 s | or not?" in page
     assert "Is it &lt; 4 s \\| or not?" in text
     assert (tmp_path / "model" / "NOTICE").exists()
-    assert svdlab.measure.provenance.read(tmp_path / "model" / "figures" / "toy.png")["probe"] == "toy"
+    assert svdlab.measure.video.read_tags(tmp_path / "model" / "figures" / "toy.png")["probe"] == "toy"
 
 
 def test_the_licence_of_the_weights_is_quoted(results: dict[str, probes.ProbeResult], tmp_path: Path) -> None:
-    line = svdlab.measure.provenance.ATTRIBUTION
+    line = svdlab.measure.video.ATTRIBUTION
     mine = {"toy": replace(results["toy"], source={**results["toy"].source, "licence": line})}
     written = card.write(mine, tmp_path / "x", figures=False)
     assert line in written["markdown"].read_text() and not (tmp_path / "x" / "figures").exists()

@@ -17,8 +17,8 @@ from scipy import ndimage
 
 from svdlab import probes
 from svdlab.errors import InputError
-from svdlab.measure.glyphs import make_plate
-from svdlab.measure.known_motion import PHOTOGRAPHS, degrade, moving
+from svdlab.measure.calibrate import PHOTOGRAPHS, degrade, moving
+from svdlab.measure.text import make_plate
 from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.images import prepare_image, sample_image
 from svdlab.probes import autoencoder, controls, faces, findings, legibility, realism

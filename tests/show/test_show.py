@@ -27,7 +27,7 @@ from skimage.color import rgb2lab
 import svdlab
 from svdlab import show
 from svdlab.errors import InputError, OutputError, TraceError
-from svdlab.measure import motion, provenance
+from svdlab.measure import motion, video
 from svdlab.organism import world
 from svdlab.pipeline import colours
 from svdlab.pipeline.conditions import Conditions
@@ -253,11 +253,15 @@ def test_a_film_plays_in_browsers_under_its_label(clip: Clip, tmp_path: Path) ->
     top = film.frames[0, :20]
     assert (top < 128).any() and (film.frames[:, :20] == top).all()  # a label, and it stays
 
-    said = provenance.read(path)  # by ffmpeg
-    assert said["checkpoint"] == "organism" and said["label"] == NOTE and "digitalsourcetype" in said["DigitalSourceType"]
+    said = video.read_tags(path)  # by ffmpeg
+    assert (
+        said["source"]["checkpoint"] == "organism"
+        and said["source"]["label"] == NOTE
+        and "digitalsourcetype" in said["DigitalSourceType"]
+    )
     assert json.loads((tmp_path / "film.mp4.json").read_text()) == said and len(list(tmp_path.iterdir())) == 2
     real = show.video(clip.frames, fps=5).save(tmp_path / "real.mp4")  # frames that nobody said a model made
-    assert provenance.read(real) == {} and not real.with_name("real.mp4.json").exists()
+    assert video.read_tags(real) == {} and not real.with_name("real.mp4.json").exists()
 
     html = DisplayFormatter().format(film)[0]["text/html"]
     assert all(word in html for word in ("<video", " loop", " autoplay", " muted", 'aria-label="seven; three"'))

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 
 import svdlab
 from svdlab.errors import CheckpointError, InputError, OutputError, SweepInterrupted
-from svdlab.measure import fidelity, motion, provenance, video
+from svdlab.measure import fidelity, motion, video
 from svdlab.study import folders, ledger, workers
 from svdlab.study.sweeps import sweep as _sweep
 from tests.small import FRAMES, SIDE, save_checkpoint
@@ -404,12 +404,12 @@ def test_previews_and_exports_say_that_a_model_made_them(small: Any, out: Path, 
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         assert "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia" in said and run in said
         assert "random weights" in said and f"encoded_by=svdlab {svdlab.__version__}" in said
-        facts = provenance.read(path)
-        assert facts["run_id"] == run and facts["checkpoint"] == small.source.checkpoint and facts["seed"] == 0
+        facts = video.read_tags(path)
+        assert facts["run_id"] == run and facts["source"]["checkpoint"] == small.source.checkpoint and facts["seed"] == 0
         assert facts["conditions"]["num_inference_steps"] == 2
     beside = json.loads(exported[0].with_name(exported[0].name + ".json").read_text())
-    assert beside == provenance.read(exported[0]) and "licence" in (to / "README.txt").read_text()
-    assert (to / "NOTICE").read_text() == provenance.notice()
+    assert beside == video.read_tags(exported[0]) and "licence" in (to / "README.txt").read_text()
+    assert (to / "NOTICE").read_text() == video.notice()
     assert video.read_frames(exported[0]).shape == (FRAMES, 256, 256, 3)
 
 
@@ -420,9 +420,9 @@ def test_a_preview_from_before_is_tagged_when_it_is_exported(small: Any, out: Pa
     video.write_preview(run / folders.PREVIEW, ledger.read_frames(out, run.name))  # as earlier versions did
     size, digest = (run / folders.PREVIEW).stat().st_size, folders.hash_file(run / folders.PREVIEW)
     folders.amend(run, {**record, "files": {**record["files"], folders.PREVIEW: {"bytes": size, "sha256": digest}}})
-    assert not provenance.is_tagged(run / folders.PREVIEW) and ledger.check(out).empty
+    assert not video.read_tags(run / folders.PREVIEW) and ledger.check(out).empty
     (exported,) = (ledger.export(out, tmp_path / "to") / "previews").glob("*.mp4")
-    assert provenance.read(exported)["run_id"] == run.name and ledger.check(out).empty
+    assert video.read_tags(exported)["run_id"] == run.name and ledger.check(out).empty
 
 
 def test_no_token_reaches_the_ledger(checkpoint: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from svdlab.errors import InputError
-from svdlab.measure import glyphs, reading
-from svdlab.measure.known_motion import degrade, moving
+from svdlab.measure import text
+from svdlab.measure.calibrate import degrade, moving
 
-PLATE = glyphs.make_plate("RIVER", (256, 256), height=28, ground=moving("coffee", size=(256, 256), frames=1).frames[0])
+PLATE = text.make_plate("RIVER", (256, 256), height=28, ground=moving("coffee", size=(256, 256), frames=1).frames[0])
 
 
 def filmed(plate, poses):
@@ -32,10 +32,10 @@ def without(plate, frames, letters, where):
     return out
 
 
-@pytest.mark.parametrize("font", glyphs.FONTS)
+@pytest.mark.parametrize("font", text.FONTS)
 @pytest.mark.parametrize(("shape", "height"), [((64, 64), 10), ((256, 256), 20), ((576, 1024), 64)])
 def test_a_plate_is_what_it_says(font, shape, height):
-    plate = glyphs.make_plate("H HE", shape, height=height, font=font, contrast=0.6)
+    plate = text.make_plate("H HE", shape, height=height, font=font, contrast=0.6)
     left, top, right, bottom = plate.panel
     inside = plate.picture[top:bottom, left:right, 0]
     assert inside.max() == pytest.approx(0.8) and plate.picture[0, 0, 0] == 0.5
@@ -46,20 +46,20 @@ def test_a_plate_is_what_it_says(font, shape, height):
     x0, y0, x1, y1 = plate.boxes[1]
     assert plate.picture[y0:y1, x0:x1].std() > 0.05
     with pytest.raises(InputError, match="shorter text"):
-        glyphs.make_plate("A VERY LONG SENTENCE INDEED, OF MANY WORDS, WHICH GOES ON", shape, height=height, font=font)
+        text.make_plate("A VERY LONG SENTENCE INDEED, OF MANY WORDS, WHICH GOES ON", shape, height=height, font=font)
 
 
 def test_a_clean_plate_is_all_there_and_another_one_is_not():
     still = PLATE.picture[None].repeat(3, 0)
-    table = glyphs.correlation(PLATE, still)
+    table = text.correlation(PLATE, still)
     assert len(table) == 3 * 5
     assert table.correlation.min() > 0.995 and table.contrast.to_numpy() == pytest.approx(1, abs=0.01)
     assert not table.dropped.any()
-    other = glyphs.make_plate("QUAYS", (256, 256), height=28)
-    wrong = glyphs.correlation(PLATE, other.picture[None]).correlation.mean()
+    other = text.make_plate("QUAYS", (256, 256), height=28)
+    wrong = text.correlation(PLATE, other.picture[None]).correlation.mean()
     assert wrong < 0.6
-    assert wrong == pytest.approx(glyphs.chance(PLATE), abs=0.2)
-    assert glyphs.correlation(PLATE, np.full_like(still, 0.4)).correlation.abs().max() == 0
+    assert wrong == pytest.approx(text.chance(PLATE), abs=0.2)
+    assert text.correlation(PLATE, np.full_like(still, 0.4)).correlation.abs().max() == 0
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_a_clean_plate_is_all_there_and_another_one_is_not():
     ids=["pan", "zoom in", "zoom out and drift"],
 )
 def test_a_plate_is_followed_through_known_motion(path):
-    table = glyphs.correlation(PLATE, filmed(PLATE, path))
+    table = text.correlation(PLATE, filmed(PLATE, path))
     pose = table.groupby("frame")[["dx", "dy", "scale"]].first().to_numpy()
     assert np.abs(pose[:, :2] - np.array(path)[:, :2]).max() < 1.0  # px
     assert np.abs(pose[:, 2] - np.array(path)[:, 2]).max() < 0.012
@@ -82,33 +82,33 @@ def test_a_plate_is_followed_through_known_motion(path):
 def test_dropped_letters_are_found_where_they_were_dropped_and_nowhere_else():
     clip = filmed(PLATE, [(0.0, 0.0, 1.0)] * 6)
     spoilt = without(PLATE, clip, letters=(1, 3), where=(2, 4))
-    table = glyphs.correlation(PLATE, spoilt)
+    table = text.correlation(PLATE, spoilt)
     gone = {(f, i) for f, i in table.loc[table.dropped, ["frame", "letter"]].to_numpy().tolist()}
     assert gone == {(2, 1), (2, 3), (4, 1), (4, 3)}
 
 
 def test_more_blur_leaves_less_of_each_letter_and_faintness_is_not_blur():
     clip = PLATE.picture[None]
-    left = [glyphs.correlation(PLATE, degrade(clip, blur=b)).correlation.mean() for b in (0.5, 2, 4, 8)]
+    left = [text.correlation(PLATE, degrade(clip, blur=b)).correlation.mean() for b in (0.5, 2, 4, 8)]
     assert left == sorted(left, reverse=True) and left[0] > 0.97 and left[-1] < 0.6
-    faint = glyphs.correlation(PLATE, 0.5 + (clip - 0.5) / 4)
+    faint = text.correlation(PLATE, 0.5 + (clip - 0.5) / 4)
     assert faint.correlation.min() > 0.99
     assert faint.contrast.to_numpy() == pytest.approx(0.25, abs=0.01)
 
 
 def test_error_rate_by_hand():
-    assert reading.error_rate("RIVER", "RIVER") == 0
-    assert reading.error_rate("RIVER", " ri ver\n") == 0
-    assert reading.error_rate("RIVER", "RVER") == pytest.approx(1 / 5)
-    assert reading.error_rate("RIVER", "RAVERS") == pytest.approx(2 / 5)
-    assert reading.error_rate("RIVER", "") == 1
-    assert reading.error_rate("OK", "SOMETHING ELSE") == 1
+    assert text.error_rate("RIVER", "RIVER") == 0
+    assert text.error_rate("RIVER", " ri ver\n") == 0
+    assert text.error_rate("RIVER", "RVER") == pytest.approx(1 / 5)
+    assert text.error_rate("RIVER", "RAVERS") == pytest.approx(2 / 5)
+    assert text.error_rate("RIVER", "") == 1
+    assert text.error_rate("OK", "SOMETHING ELSE") == 1
 
 
 def test_reading_clean_blurred_and_absent_text():
     blurred = degrade(PLATE.picture[None], blur=14)[0]
     empty = moving("coffee", size=(256, 256), frames=1).frames[0]
-    table = reading.read_clip(np.stack([PLATE.picture, blurred, empty]), "RIVER")
+    table = text.read_clip(np.stack([PLATE.picture, blurred, empty]), "RIVER")
     assert table.error_rate.tolist() == [0, 1, 1]
     assert table.text[0] == "RIVER" and len(table.text[2]) <= 1  # a cup seen from above is an O to some
     assert table.score[0] > 0.9
@@ -116,26 +116,26 @@ def test_reading_clean_blurred_and_absent_text():
 
 def test_reading_finds_dropped_letters():
     spoilt = without(PLATE, PLATE.picture[None].repeat(3, 0), letters=(4,), where=(1,))
-    assert reading.read_clip(spoilt, "RIVER").error_rate.tolist() == pytest.approx([0, 0.2, 0])
+    assert text.read_clip(spoilt, "RIVER").error_rate.tolist() == pytest.approx([0, 0.2, 0])
 
 
 def test_the_reading_machine_is_loaded_once_and_keeps_no_switches():
     """rapidocr remembers what one call switched off; a call of ours must not care what came before."""
-    reading.engine()(np.zeros((64, 64, 3), np.uint8), use_det=False)
-    assert reading.read(PLATE.picture).text == "RIVER"
-    assert reading.engine.cache_info().misses == 1
+    text.engine()(np.zeros((64, 64, 3), np.uint8), use_det=False)
+    assert text.read(PLATE.picture).text == "RIVER"
+    assert text.engine.cache_info().misses == 1
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: glyphs.make_plate("A", (64, 64), height=4),
-        lambda: glyphs.make_plate("A", (64, 64), height=10, font="gothic"),
-        lambda: glyphs.make_plate("A", (64, 64), height=10, contrast=0),
-        lambda: glyphs.make_plate(" ", (64, 64), height=10),
-        lambda: glyphs.make_plate("A", (64, 64), height=10, ground=np.zeros((32, 64, 3))),
-        lambda: glyphs.correlation(PLATE, PLATE.picture[None, :64]),
-        lambda: reading.read(np.full((64, 64, 3), 2.0)),
+        lambda: text.make_plate("A", (64, 64), height=4),
+        lambda: text.make_plate("A", (64, 64), height=10, font="gothic"),
+        lambda: text.make_plate("A", (64, 64), height=10, contrast=0),
+        lambda: text.make_plate(" ", (64, 64), height=10),
+        lambda: text.make_plate("A", (64, 64), height=10, ground=np.zeros((32, 64, 3))),
+        lambda: text.correlation(PLATE, PLATE.picture[None, :64]),
+        lambda: text.read(np.full((64, 64, 3), 2.0)),
     ],
 )
 def test_bad_input_is_refused(call):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from svdlab.errors import InputError
-from svdlab.measure import faces as face_detection
-from svdlab.measure.known_motion import degrade
+from svdlab.measure import faces
+from svdlab.measure.calibrate import degrade
 from svdlab.pipeline.images import prepare_image, sample_image
 
 pytestmark = pytest.mark.filterwarnings("ignore::svdlab.pipeline.images.CropWarning")
@@ -37,24 +37,24 @@ HIDDEN = dict(x=slice(60, 190), y=slice(0, 110))  # more than the head, wherever
 @pytest.mark.parametrize("side", [64, 128, 256, 512])
 def test_photographs_of_people_have_a_face_and_others_none(side):
     for name in ("astronaut", "grace_hopper", "camera"):
-        faces = face_detection.detect(picture(name, side))
-        assert len(faces) == 1 and faces[0].score > 0.75, name
+        found = faces.detect(picture(name, side))
+        assert len(found) == 1 and found[0].score > 0.75, name
     for name in ("cat", "coffee", "rocket"):
-        assert face_detection.detect(picture(name, side)) == [], name
+        assert faces.detect(picture(name, side)) == [], name
 
 
 def test_landmarks_are_where_they_are_called():
-    face = face_detection.detect(FACE)[0]
+    face = faces.detect(FACE)[0]
     right_eye, left_eye, nose, mouth_right, mouth_left = face.landmarks
     assert right_eye[0] < nose[0] < left_eye[0] and mouth_right[0] < mouth_left[0]  # her right is on our left
     assert max(right_eye[1], left_eye[1]) < nose[1] < min(mouth_right[1], mouth_left[1])
     assert np.abs(face.landmarks - face.centre).max() < face.size
-    larger = face_detection.detect(picture("astronaut", 512))[0]
+    larger = faces.detect(picture("astronaut", 512))[0]
     assert larger.size / face.size == pytest.approx(2, rel=0.1)
 
 
 def test_a_steadily_moving_face_is_perfect():
-    found = face_detection.follow(STEADY)
+    found = faces.follow(STEADY)
     assert found["persistence"] == 1 and math.isnan(found["lost_at"]) and found["longest_gap"] == 0
     assert found["score"] > 0.9
     assert found["size_change"] == pytest.approx(1, abs=0.03)
@@ -66,10 +66,10 @@ def test_a_face_that_vanishes_in_known_frames_is_missed_in_these():
     clip = STEADY.copy()
     gone = [3, 4, 5, 8]
     clip[gone, HIDDEN["y"], HIDDEN["x"]] = 0.5
-    table = face_detection.track(clip)
+    table = faces.track(clip)
     assert table.frame[~table.found].tolist() == gone
     assert (table.score[gone] == 0).all() and table["size"][gone].isna().all()
-    found = face_detection.summarise(table)
+    found = faces.summarise(table)
     assert found["persistence"] == pytest.approx(0.6)
     assert (found["lost_at"], found["longest_gap"]) == (3, 3)
     assert found["score"] == pytest.approx(0.6 * table.score[table.found].mean())
@@ -79,11 +79,11 @@ def test_a_trembling_face_trembles_as_much_as_it_was_made_to():
     rng = np.random.default_rng(3)
     shakes = rng.normal(0, 1.5, (40, 2))
     clip = np.stack([shifted(FACE, *shake) for shake in shakes])
-    face = face_detection.detect(FACE)[0]
+    face = faces.detect(FACE)[0]
     eyes = np.linalg.norm(face.landmarks[0] - face.landmarks[1])
-    found = face_detection.follow(clip)
+    found = faces.follow(clip)
     second = shakes[:-2] - 2 * shakes[1:-1] + shakes[2:]
-    unrest = face_detection.follow(STEADY)["landmark_jitter"]
+    unrest = faces.follow(STEADY)["landmark_jitter"]
     own = math.sqrt(found["landmark_jitter"] ** 2 - unrest**2)
     assert own == pytest.approx(np.sqrt(np.square(second).mean() / 6) / eyes, rel=0.15)
     assert found["shape_jitter"] < 0.03  # the whole head shook, nothing in it moved
@@ -92,18 +92,18 @@ def test_a_trembling_face_trembles_as_much_as_it_was_made_to():
 def test_jitter_is_of_independent_noise_and_not_of_motion():
     rng = np.random.default_rng(0)
     track = np.arange(4000)[:, None, None] * np.array([0.7, -0.2]) + np.zeros((4000, 5, 2))
-    assert face_detection.tremble(track) == pytest.approx(0, abs=1e-9)
-    assert face_detection.tremble(track + rng.normal(0, 0.5, track.shape)) == pytest.approx(0.5, rel=0.03)
+    assert faces.tremble(track) == pytest.approx(0, abs=1e-9)
+    assert faces.tremble(track + rng.normal(0, 0.5, track.shape)) == pytest.approx(0.5, rel=0.03)
     holes = track.copy()
     holes[::2] = np.nan
-    assert math.isnan(face_detection.tremble(holes))
+    assert math.isnan(faces.tremble(holes))
 
 
 def test_a_growing_and_a_blurring_face():
-    grown = face_detection.follow(np.stack([shifted(FACE, 0, 3 * t, 1 + 0.05 * t) for t in range(7)]))
+    grown = faces.follow(np.stack([shifted(FACE, 0, 3 * t, 1 + 0.05 * t) for t in range(7)]))
     assert grown["size_change"] == pytest.approx(1.3, rel=0.06)
     blurring = np.stack([degrade(FACE[None], blur=s)[0] for s in (0.0, 0.5, 1.0, 1.5, 2.0)])
-    table = face_detection.track(blurring)
+    table = faces.track(blurring)
     assert table.found.all()
     assert table.blur.is_monotonic_increasing and table.blur.iloc[-1] - table.blur.iloc[0] > 0.15
 
@@ -112,9 +112,9 @@ def test_another_face_is_not_taken_for_the_first():
     left, right = picture("astronaut", 128), picture("grace_hopper", 128)
     both = np.concatenate([left, right], axis=1)
     only_right = np.concatenate([np.full_like(left, 0.5), right], axis=1)
-    start = face_detection.detect(left)[0]
+    start = faces.detect(left)[0]
     hers = np.concatenate([left, np.full_like(right, 0.5)], axis=1)
-    table = face_detection.track(np.stack([both, both, only_right, both]), first=hers)
+    table = faces.track(np.stack([both, both, only_right, both]), first=hers)
     assert table.found.tolist() == [True, True, False, True]
     assert table.others.tolist() == [1, 1, 1, 1]
     assert table.x[table.found].to_numpy() == pytest.approx(start.centre[0], abs=3)
@@ -122,10 +122,10 @@ def test_another_face_is_not_taken_for_the_first():
 
 def test_without_a_face_there_is_nothing_to_follow():
     with pytest.raises(InputError, match="no face"):
-        face_detection.track(picture("coffee")[None].repeat(3, 0))
+        faces.track(picture("coffee")[None].repeat(3, 0))
 
 
 def test_the_detector_is_loaded_once():
-    face_detection.detect(FACE)
-    assert face_detection.detector() is face_detection.detector()
-    assert face_detection.detector.cache_info().misses == 1
+    faces.detect(FACE)
+    assert faces.detector() is faces.detector()
+    assert faces.detector.cache_info().misses == 1

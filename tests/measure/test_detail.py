@@ -7,8 +7,8 @@ import pytest
 from scipy import ndimage
 
 from svdlab.errors import InputError
-from svdlab.measure import budget, spectra
-from svdlab.measure.known_motion import degrade, moving
+from svdlab.measure import detail
+from svdlab.measure.calibrate import degrade, moving
 
 PICTURE = moving("cat", size=(256, 256), frames=1).frames[0]
 RNG = np.random.default_rng(0)
@@ -16,16 +16,16 @@ RNG = np.random.default_rng(0)
 
 def test_bands_add_up_to_the_picture_and_to_its_power():
     colours = np.stack([PICTURE[..., 0], PICTURE[::-1, :, 1], PICTURE[:, ::-1, 2]], -1)
-    bands = spectra.split(colours)
+    bands = detail.split(colours)
     assert np.abs(bands.sum(0) - colours).max() < 1e-6
-    assert spectra.power(colours[None]).sum() == pytest.approx(np.square(colours, dtype=np.float64).mean(), rel=1e-9)
-    assert np.square(bands).mean(axis=(1, 2, 3)) == pytest.approx(spectra.power(colours[None])[0], rel=1e-6)
+    assert detail.power(colours[None]).sum() == pytest.approx(np.square(colours, dtype=np.float64).mean(), rel=1e-9)
+    assert np.square(bands).mean(axis=(1, 2, 3)) == pytest.approx(detail.power(colours[None])[0], rel=1e-6)
 
 
 @pytest.mark.parametrize(("frequency", "band"), [(1 / 48, 1), (1 / 24, 2), (1 / 12, 3), (1 / 6, 4), (1 / 3, 5)])
 @pytest.mark.parametrize("angle", [0, 90, 45])
 def test_a_grating_lies_in_its_own_octave(frequency, band, angle):
-    power = spectra.power(spectra.grating((192, 192), frequency, angle=angle)[None])[0]
+    power = detail.power(detail.grating((192, 192), frequency, angle=angle)[None])[0]
     assert power[0] == pytest.approx(0.25, rel=0.05)  # its mean grey, squared
     assert power[band] / power[1:].sum() > 0.95
     assert power[1:].sum() == pytest.approx(0.4**2 / 2, rel=0.05)  # of a sine: half the square of its amplitude
@@ -35,11 +35,11 @@ def test_a_grating_lies_in_its_own_octave(frequency, band, angle):
 def test_a_gaussian_blur_costs_what_its_transfer_function_says(sigma):
     """exp(-2 pi^2 sigma^2 f^2), squared for power, weighed by the picture's own spectrum."""
     blurred = ndimage.gaussian_filter(PICTURE.astype(np.float64), (sigma, sigma, 0), mode="reflect", truncate=8)
-    cosines = np.square(spectra._cosines(PICTURE.astype(np.float64))).sum(-1)
-    transfer = np.exp(-4 * np.pi**2 * sigma**2 * spectra.radii(PICTURE.shape) ** 2)
-    which = spectra.band_of(PICTURE.shape)
-    table = spectra.kept(PICTURE, blurred[None])
-    for b, name in enumerate(spectra.BANDS[1:4], start=1):  # a sampled kernel is not quite Gaussian near its cut-off
+    cosines = np.square(detail._cosines(PICTURE.astype(np.float64))).sum(-1)
+    transfer = np.exp(-4 * np.pi**2 * sigma**2 * detail.radii(PICTURE.shape) ** 2)
+    which = detail.band_of(PICTURE.shape)
+    table = detail.kept(PICTURE, blurred[None])
+    for b, name in enumerate(detail.BANDS[1:4], start=1):  # a sampled kernel is not quite Gaussian near its cut-off
         chosen = which == b
         expected = 10 * math.log10((cosines * transfer)[chosen].sum() / cosines[chosen].sum())
         assert table[table.band == name].db.item() == pytest.approx(expected, abs=0.1)
@@ -47,22 +47,22 @@ def test_a_gaussian_blur_costs_what_its_transfer_function_says(sigma):
 
 def test_detail_is_kept_by_a_copy_by_motion_and_not_by_blur():
     clip = moving("coffee", size=(256, 256), frames=4, pan=3.3).frames
-    assert spectra.fine_db(PICTURE, PICTURE[None])[0] == pytest.approx(0, abs=1e-9)
-    assert np.abs(spectra.fine_db(clip[0], clip)).max() < 0.3
-    lost = spectra.fine_db(clip[0], degrade(clip, blur=1.0))
+    assert detail.fine_db(PICTURE, PICTURE[None])[0] == pytest.approx(0, abs=1e-9)
+    assert np.abs(detail.fine_db(clip[0], clip)).max() < 0.3
+    lost = detail.fine_db(clip[0], degrade(clip, blur=1.0))
     assert (lost < -5).all()
-    noisy = spectra.fine_db(PICTURE, degrade(PICTURE[None], noise=0.05))
+    noisy = detail.fine_db(PICTURE, degrade(PICTURE[None], noise=0.05))
     assert noisy[0] > 1
     flat = np.full((64, 64, 3), 0.5)
-    assert math.isnan(spectra.fine_db(flat, flat[None])[0])
+    assert math.isnan(detail.fine_db(flat, flat[None])[0])
 
 
 def test_a_gratings_contrast_comes_back_whatever_lies_over_it():
-    wave = spectra.grating((64, 64), 1 / 8, angle=30, contrast=0.3)
-    assert spectra.modulation(wave, 1 / 8, angle=30) == pytest.approx(0.3, rel=1e-3)
-    assert spectra.modulation(wave, 1 / 8, angle=120) < 0.03
+    wave = detail.grating((64, 64), 1 / 8, angle=30, contrast=0.3)
+    assert detail.modulation(wave, 1 / 8, angle=30) == pytest.approx(0.3, rel=1e-3)
+    assert detail.modulation(wave, 1 / 8, angle=120) < 0.03
     noisy = wave + RNG.normal(0, 0.05, wave.shape)
-    assert spectra.modulation(np.clip(noisy, 0, 1), 1 / 8, angle=30) == pytest.approx(0.3, rel=0.05)
+    assert detail.modulation(np.clip(noisy, 0, 1), 1 / 8, angle=30) == pytest.approx(0.3, rel=0.05)
 
 
 def test_regions_cover_the_picture_and_know_edges_from_texture():
@@ -70,7 +70,7 @@ def test_regions_cover_the_picture_and_know_edges_from_texture():
     picture[:, 40:] = 0.7  # one upright edge
     noise = np.repeat(ndimage.gaussian_filter(RNG.normal(0, 0.5, (128, 48)), 1)[..., None], 3, -1)
     picture[:, 80:] = np.clip(0.5 + noise, 0, 1)
-    found = budget.regions(picture)
+    found = detail.regions(picture)
     assert sum(m.astype(int) for m in found.values()).tolist() == np.ones((128, 128), int).tolist()
     assert found["edges"][8:-8, 39:41].all()
     assert found["flat"][:, :32].all() and found["flat"][:, 48:72].all()
@@ -81,24 +81,24 @@ def test_each_stage_is_charged_what_it_changed():
     """Noise of 0.02, then a shift of grey by 0.05, then nothing: their squares, and no more."""
     picture = np.clip(PICTURE, 0.3, 0.7)
     noisy = picture + RNG.normal(0, 0.02, picture.shape).astype(np.float32)
-    table = budget.budget({"input": picture, "autoencoder": noisy, "denoiser": noisy + 0.05, "mp4": noisy + 0.05})
+    table = detail.budget({"input": picture, "autoencoder": noisy, "denoiser": noisy + 0.05, "mp4": noisy + 0.05})
     parts = table.groupby("stage").mse.sum()
     assert parts["autoencoder"] == pytest.approx(0.02**2, rel=0.02)
     assert parts["denoiser"] == pytest.approx(0.05**2, rel=1e-3)
     assert parts["mp4"] == 0
     assert parts.sum() == pytest.approx(np.square(noisy + 0.05 - picture).mean(), rel=1e-3)
     white = table[table.stage == "autoencoder"].groupby("band").mse.sum()  # white noise: by the area of each band
-    for b, name in enumerate(spectra.BANDS):
-        assert white[name] / white.sum() == pytest.approx((spectra.band_of(picture.shape) == b).mean(), abs=0.01)
+    for b, name in enumerate(detail.BANDS):
+        assert white[name] / white.sum() == pytest.approx((detail.band_of(picture.shape) == b).mean(), abs=0.01)
     shifted = table[table.stage == "denoiser"].groupby("band").mse.sum()
     assert shifted["mean"] / shifted.sum() == pytest.approx(1, abs=1e-3)
 
 
 def test_an_error_is_charged_to_its_region():
     picture = PICTURE.copy()
-    where = budget.regions(picture)["texture"]
+    where = detail.regions(picture)["texture"]
     spoilt = np.clip(picture + 0.1 * where[..., None] * RNG.choice([-1, 1], where.shape)[..., None], 0, 1)
-    parts = budget.budget({"input": picture, "denoiser": spoilt})
+    parts = detail.budget({"input": picture, "denoiser": spoilt})
     by = parts[parts.stage == "denoiser"].groupby("region").mse.sum()
     assert by["texture"] == pytest.approx(np.square(spoilt - picture).mean(), rel=1e-3)
     assert abs(by["edges"]) + abs(by["flat"]) < 1e-6
@@ -110,7 +110,7 @@ def test_seams_of_known_height_are_recovered(height):
     chunk = np.arange(9) // 3
     noise = RNG.normal(0, 0.004, clip.shape)
     chunked = clip + height * (chunk % 2)[:, None, None, None] + noise  # every second chunk is brighter
-    found = budget.seams(clip, np.clip(chunked, 0, 1), 3)
+    found = detail.seams(clip, np.clip(chunked, 0, 1), 3)
     assert found["seams"] == 2
     assert found["seam_height"] == pytest.approx(height, abs=0.0015)
     assert found["seam_brightness"] == pytest.approx(height, abs=0.0005)
@@ -120,7 +120,7 @@ def test_seams_need_not_be_steps_of_brightness():
     clip = moving("cat", size=(64, 64), frames=8).frames * 0.8 + 0.05
     pattern = 0.02 * RNG.choice([-1, 1], (64, 64, 1))
     chunked = clip + pattern * (np.arange(8) // 4 == 1)[:, None, None, None]
-    found = budget.seams(clip, chunked, 4)
+    found = detail.seams(clip, chunked, 4)
     assert found["seam_height"] == pytest.approx(0.02, rel=1e-3)
     assert found["seam_brightness"] < 0.001
 
@@ -128,16 +128,16 @@ def test_seams_need_not_be_steps_of_brightness():
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: spectra.kept(PICTURE, PICTURE[None, :128]),
-        lambda: spectra.grating((64, 64), 0.5),
-        lambda: spectra.grating((64, 64), 0.1, contrast=0),
-        lambda: spectra.power(PICTURE),
-        lambda: spectra.power(PICTURE[None] * np.nan),
-        lambda: budget.budget({"input": PICTURE}),
-        lambda: budget.budget({"input": PICTURE, "together": PICTURE}),
-        lambda: budget.budget({"input": PICTURE, "mp4": PICTURE[:128]}),
-        lambda: budget.seams(PICTURE[None].repeat(4, 0), PICTURE[None].repeat(5, 0), 2),
-        lambda: budget.seams(PICTURE[None].repeat(4, 0), PICTURE[None].repeat(4, 0), 4),
+        lambda: detail.kept(PICTURE, PICTURE[None, :128]),
+        lambda: detail.grating((64, 64), 0.5),
+        lambda: detail.grating((64, 64), 0.1, contrast=0),
+        lambda: detail.power(PICTURE),
+        lambda: detail.power(PICTURE[None] * np.nan),
+        lambda: detail.budget({"input": PICTURE}),
+        lambda: detail.budget({"input": PICTURE, "together": PICTURE}),
+        lambda: detail.budget({"input": PICTURE, "mp4": PICTURE[:128]}),
+        lambda: detail.seams(PICTURE[None].repeat(4, 0), PICTURE[None].repeat(5, 0), 2),
+        lambda: detail.seams(PICTURE[None].repeat(4, 0), PICTURE[None].repeat(4, 0), 4),
     ],
 )
 def test_bad_input_is_refused(call):
