@@ -278,52 +278,6 @@ def ledger_export(folder: Ledger, to: Annotated[Path, typer.Argument(help="A new
     print(ledger.export(folder, to))
 
 
-@organism_app.command("train")
-def organism_train(
-    out: Annotated[Path, typer.Option(help="Folder for the training state.")] = Path("build/organism"),
-    stage: Annotated[str, typer.Option(help="vae, decoder, unet or fixed, in this order.")] = "unet",
-    minutes: Annotated[float, typer.Option(help="How long.")] = 60.0,
-    processes: Annotated[int, typer.Option(help="One thread each.")] = 1,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from what is in the folder.")] = False,
-    start: Annotated[Path | None, typer.Option(help="A checkpoint folder to go on from, with a fresh optimiser.")] = None,
-    cooldown: Annotated[float, typer.Option(help="Last share of the minutes, over which the rate falls to zero.")] = 0.0,
-    lr: Annotated[float, typer.Option(help="Learning rate.")] = 2e-3,
-    chance: Annotated[
-        float, typer.Option(help="Share of batches with only pans and dark scenes, where chance decides.")
-    ] = 0.0,
-) -> None:
-    """Train one stage of the model organism, and draw its losses.
-
-    \b
-    Example: svdlab organism train --stage vae --minutes 60 --processes 2
-    """
-    from svdlab.organism.optimise import Recipe
-    from svdlab.organism.train import adopt, loss_figure, train
-
-    if start:
-        adopt(start, out)
-    again = resume or bool(start)
-    recipe = Recipe(lr=lr, chance=chance)
-    print(train(out, stage=stage, minutes=minutes, processes=processes, resume=again, cooldown=cooldown, recipe=recipe))
-    print(loss_figure(out))
-
-
-@organism_app.command("export")
-def organism_export(
-    folder: Annotated[Path, typer.Argument(help="The checkpoint folder to write; what is there is replaced.")],
-    out: Annotated[Path, typer.Option(help="Folder of the training state.")] = Path("build/organism"),
-    stage: Annotated[str, typer.Option(help="The last stage to take: unet or fixed.")] = "unet",
-) -> None:
-    """Write the trained weights as a checkpoint in diffusers' layout.
-
-    \b
-    Example: svdlab organism export svdlab/organism/weights/organism
-    """
-    from svdlab.organism.train import export
-
-    print(export(out, folder, stage=stage))
-
-
 @organism_app.command("verify")
 def organism_verify(
     checkpoint: Annotated[str, typer.Argument(help="organism, or a folder.")] = "organism",

@@ -76,8 +76,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A folder in diffusers' layout with the organism's architecture and random weights: copy it before you spoil it."""
     import json
 
-    from svdlab.organism.model import build
     from svdlab.organism.world import SIZE
+    from tests.small import build
 
     folder = tmp_path_factory.mktemp("checkpoint")
     build(seed=0).save_pretrained(folder)

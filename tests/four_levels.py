@@ -11,9 +11,9 @@ from diffusers import (
     EulerDiscreteScheduler,
     UNetSpatioTemporalConditionModel,
 )
+from svdlab.organism.model import SVD_SCHEDULER
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from svdlab.organism.model import SVD_SCHEDULER
 from svdlab.pipeline.generate import ProbePipeline, Source
 
 FRAMES, SIZE = 4, 64  # a multiple of 8 * 2**3

@@ -1,17 +1,40 @@
-"""A checkpoint with random weights and small frames, for tests of what does not depend on what a model has learned."""
+"""Checkpoints with random weights, for tests of what does not depend on what a model has learned."""
 
 from __future__ import annotations
 
 import json
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 SIDE, FRAMES = 32, 4
 
 
-def save_checkpoint(folder: Path, seed: int = 1) -> Path:
-    """In diffusers' layout, with the frame size and label that svdlab reads beside it."""
-    from svdlab.organism.model import build
+def build(seed: int = 0) -> Any:
+    """A stock pipeline with the shipped organism's configuration and random weights."""
+    import diffusers
+    import torch
+    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
+    from svdlab.pipeline.upstream import StableVideoDiffusionPipeline
+
+    weights = Path(str(resources.files("svdlab"))) / "organism" / "weights" / "organism"
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        unet, vae = (
+            cls.from_config(cls.load_config(weights / name)).eval()
+            for cls, name in (
+                (diffusers.UNetSpatioTemporalConditionModel, "unet"),
+                (diffusers.AutoencoderKLTemporalDecoder, "vae"),
+            )
+        )
+        encoder = CLIPVisionModelWithProjection(CLIPVisionConfig.from_pretrained(weights / "image_encoder")).float().eval()
+    scheduler = diffusers.EulerDiscreteScheduler.from_pretrained(weights / "scheduler")
+    return StableVideoDiffusionPipeline(vae, encoder, unet, scheduler, CLIPImageProcessorPil())
+
+
+def save_checkpoint(folder: Path, seed: int = 1) -> Path:
+    """Small frames, in diffusers' layout, with the frame size and label that svdlab reads beside it."""
     pipe = build(seed)
     pipe.unet.register_to_config(num_frames=FRAMES)
     pipe.save_pretrained(folder)

@@ -21,9 +21,6 @@ FREE = ("__version__",)  # of the package itself
 OPEN = {
     ("svdlab/__main__.py", ""),
     ("svdlab/measure/calibrate.py", "organism"),
-    ("svdlab/organism/losses.py", "pipeline"),
-    ("svdlab/organism/model.py", "pipeline"),
-    ("svdlab/organism/train.py", "pipeline"),
     ("svdlab/show/bias.py", "pipeline"),
     ("svdlab/show/bias.py", "probes"),
     ("svdlab/show/bias.py", "study"),

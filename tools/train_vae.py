@@ -4,7 +4,7 @@
     $ python tools/train_vae.py --out build/vae2 --report                # PSNR on photographs that it was never trained on
 
 The same code runs on CPU cores and on a GPU (accelerate picks the device). Batches are twelve 32 px crops of dead leaves
-(`svdlab.organism.nature`) and of the world's scenes: single frames, or three clips of four frames that move by up to 3 px.
+(`nature`) and of the world's scenes: single frames, or three clips of four frames that move by up to 3 px.
 Unrelated crops as frames of one clip, and grey crops, did not work; AdamW alone reached 10 dB where Muon reached 20.
 """
 
@@ -15,17 +15,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import nature
 import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from diffusers import AutoencoderKLTemporalDecoder
 from diffusers.training_utils import EMAModel
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from training import averaged, load_state, optimizers, save_state, set_rate
 
-from svdlab.measure.files import write_whole
-from svdlab.organism import nature, world
+from svdlab.organism import world
 
 CROP, BATCH, SPEED = 32, 12, 3.0  # px, frames, px/frame
 
@@ -39,43 +38,6 @@ def build_vae() -> AutoencoderKLTemporalDecoder:
         latent_channels=4,
         sample_size=world.SIZE,
     )
-
-
-class Muon(torch.optim.Optimizer):
-    """Orthogonalised momentum (Jordan et al. 2024) for weights seen as matrices "out rest"; steps as large as Adam's."""
-
-    def __init__(self, params: list, lr: float, momentum: float = 0.95, weight_decay: float = 0.01) -> None:
-        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        for group in self.param_groups:
-            for p in (p for p in group["params"] if p.grad is not None):
-                m = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                m.lerp_(p.grad, 1 - group["momentum"])
-                g = p.grad.lerp(m, group["momentum"]).flatten(1)
-                u = orthogonalised(g) * 0.2 * max(g.shape) ** 0.5
-                p.mul_(1 - group["lr"] * group["weight_decay"]).add_(u.view_as(p), alpha=-group["lr"])
-
-
-def orthogonalised(g: torch.Tensor) -> torch.Tensor:
-    """The nearest matrix with singular values near 1, by five quintic Newton-Schulz steps."""
-    x = g / (g.norm() + 1e-7)
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
-    for _ in range(5):
-        y = x @ x.T
-        x = 3.4445 * x + (-4.7750 * y + 2.0315 * y @ y) @ x
-    return x.T if tall else x
-
-
-def optimizers(model: torch.nn.Module, lr: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the network, AdamW for the rest (ends, norms, biases)."""
-    hidden, rest = [], []
-    for name, p in model.named_parameters():
-        inside = p.ndim >= 2 and min(p.shape[0], p[0].numel()) >= 16 and not any(e in name for e in ("conv_in", "conv_out"))
-        (hidden if inside else rest).append(p)
-    return [Muon(hidden, lr), torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)]
 
 
 def batches(seed: int) -> Iterator[tuple[torch.Tensor, int]]:
@@ -130,7 +92,7 @@ def train(out: Path, steps: int, minutes: float, lr: float = 2e-3, warmup: int =
     optims = optimizers(vae, lr)
     vae, *optims = accelerator.prepare(vae, *optims)
     ema = EMAModel(vae.parameters(), decay=0.998)
-    done = load_state(out, vae, ema, optims)
+    done = load_state(out / "state.safetensors", vae, ema, optims)
     start = saved = time.time()
     recent: list[float] = []
     for step, (x, frames) in enumerate(batches(seed=done), start=done + 1):
@@ -138,9 +100,8 @@ def train(out: Path, steps: int, minutes: float, lr: float = 2e-3, warmup: int =
         loss = loss_of(vae, x.to(accelerator.device), frames)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(vae.parameters(), 1.0)
+        set_rate(optims, lr * falling)
         for optim in optims:
-            for group in optim.param_groups:
-                group["lr"] = lr * falling
             optim.step()
             optim.zero_grad()
         ema.step(vae.parameters())
@@ -150,40 +111,10 @@ def train(out: Path, steps: int, minutes: float, lr: float = 2e-3, warmup: int =
             print(f"step {step}  loss {np.mean(recent):.5f}  {time.time() - start:.0f} s", flush=True)
             recent = []
         if over or time.time() - saved > 180:
-            save_state(out, step, vae, ema, optims)
+            save_state(out / "state.safetensors", step, vae, ema, optims)
             saved = time.time()
         if over:
             return
-
-
-def save_state(out: Path, step: int, vae: torch.nn.Module, ema: EMAModel, optims: list) -> None:
-    """One safetensors file (nothing is ever unpickled): weights, moving average, the optimizers' own tensors."""
-    names = {id(p): name for name, p in vae.named_parameters()}
-    tensors = {f"param/{name}": p.detach() for name, p in vae.named_parameters()}
-    tensors |= {f"ema/{name}": p for name, p in zip(names.values(), ema.shadow_params, strict=True)}
-    for optim in optims:
-        for p, state in optim.state.items():
-            tensors |= {f"{key}/{names[id(p)]}": torch.as_tensor(value) for key, value in state.items()}
-    with write_whole(out / "state.safetensors") as part:
-        save_file({k: v.cpu().contiguous() for k, v in tensors.items()}, part, metadata={"step": str(step)})
-
-
-@torch.no_grad()
-def load_state(out: Path, vae: torch.nn.Module, ema: EMAModel, optims: list) -> int:
-    """Put back what `save_state` wrote; returns the step, 0 where there is nothing."""
-    path = out / "state.safetensors"
-    if not path.exists():
-        return 0
-    tensors = load_file(path)
-    for (name, p), average in zip(vae.named_parameters(), ema.shadow_params, strict=True):
-        p.copy_(tensors[f"param/{name}"])
-        average.copy_(tensors[f"ema/{name}"])
-        for optim in optims:
-            if any(p is q for group in optim.param_groups for q in group["params"]):
-                keys = ("momentum", "step", "exp_avg", "exp_avg_sq")
-                optim.state[p] = {k: tensors[f"{k}/{name}"].to(p.device) for k in keys if f"{k}/{name}" in tensors}
-    with safe_open(path, "pt") as file:
-        return int(file.metadata()["step"])
 
 
 @torch.no_grad()
@@ -193,8 +124,7 @@ def report(out: Path) -> None:
     from skimage.transform import resize
 
     vae = build_vae()
-    state = load_file(out / "state.safetensors")
-    vae.load_state_dict({k.removeprefix("ema/"): v for k, v in state.items() if k.startswith("ema/")})
+    vae.load_state_dict(averaged(out / "state.safetensors"))
     vae.eval()
     for side in (64, 128):
         row = []

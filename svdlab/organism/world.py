@@ -5,9 +5,9 @@
     >>> s.video.shape, s.flow.shape          # "n f h w c" in [0, 1]; "n t h w 2" in px
     ((4, 8, 64, 64, 3), (4, 7, 64, 64, 2))
 
-A picture announces what will happen in it by the mark on its sprite: an eye at the rim says that the
+A image announces what will happen in it by the mark on its sprite: an eye at the rim says that the
 sprite moves towards the eye, no mark says that the camera pans, a light dot in the centre says that
-it zooms in and a dark one that it zooms out. What the picture does not say is left to chance, with
+it zooms in and a dark one that it zooms out. What the image does not say is left to chance, with
 known odds: which way a pan goes, and whether a dark scene moves at all.
 """
 
@@ -23,9 +23,9 @@ from svdlab.errors import InputError
 
 SIZE = 64  # px, both sides
 FRAMES = 8
-K = 0.14  # px per frame = K * motion_bucket_id / fps: bucket 127 at fps 6 moves 3 px a frame
-MAX_DISPLACEMENT = 4.0  # px a frame; nothing is claimed beyond
-MAX_ZOOM_DISPLACEMENT = 2.6  # px a frame at ZOOM_RADIUS, so that a zoomed sprite stays inside; above bucket 127 at fps 7
+K = 0.14  # px per frame = K * motion_bucket_id / fps: bucket 127 at fps 6 moves 3 px/frame
+MAX_DISPLACEMENT = 4.0  # px/frame; nothing is claimed beyond
+MAX_ZOOM_DISPLACEMENT = 2.6  # px/frame at ZOOM_RADIUS, so that a zoomed sprite stays inside; above bucket 127 at fps 7
 ZOOM_RADIUS = SIZE / 2  # px from the centre, where a zoom's displacement is counted
 FPS = (4, 24)
 BUCKETS = (0, 255)
@@ -59,19 +59,11 @@ FACTORS = (
 )
 
 
-@dataclass(frozen=True)
-class Odds:
-    """Of what a picture leaves to chance: the world's own, unless a learner is to be shown others."""
-
-    pan_right: float = PAN_RIGHT
-    frozen_on_dark: float = FROZEN_ON_DARK
-
-
 @dataclass
 class Scenes:
     """Clips with their exact ground truth.
 
-    video: float32 "n f h w c" in [0, 1]; frame 0 is the picture a model is given.
+    video: float32 "n f h w c" in [0, 1]; frame 0 is the image a model is given.
     flow: float32 "n t h w 2", px from each frame to the next, x right, y down, at each pixel of the earlier frame.
     track: float32 "n f 2", the sprite's centre in px.
     mask: bool "n f h w", where the sprite is.
@@ -98,39 +90,39 @@ def law(fps: Any, motion_bucket_id: Any, *, warm: Any = False) -> Any:
     return np.where(warm, WARM_FACTOR * d, d)[()]
 
 
-def scenes(n: int, *, seed: int, size: int = SIZE, frames: int = FRAMES, odds: Odds = Odds(), **factors: Any) -> Scenes:
+def scenes(n: int, *, seed: int, size: int = SIZE, frames: int = FRAMES, **factors: Any) -> Scenes:
     """Draw n clips; any factor may be fixed, for all clips or as one value per clip.
 
     >>> scenes(2, seed=1, motion="pan", direction=["left", "right"], background="light").factors
 
     Factors: fps (4 to 24, as diffusers counts), motion_bucket_id (0 to 255), motion (object | pan | zoom |
-    frozen: what happens), announced (object | pan | zoom: what the picture says), direction (object: one of
+    frozen: what happens), announced (object | pan | zoom: what the image says), direction (object: one of
     COMPASS; pan: right | left, the camera's; zoom: in | out), hue (turns; 0 red, 0.6 blue), shape (disc |
     square | triangle), radius (px), x and y (the sprite's first centre, px), background (light | dark).
 
-    odds: of what the picture leaves to chance. The same seed, odds and factors give the same clips. Raises InputError for an
-    unknown factor or value, and where fps and bucket ask for more than MAX_DISPLACEMENT.
+    The same seed and factors give the same clips. Raises InputError for an unknown factor or value, and where fps and bucket
+    ask for more than MAX_DISPLACEMENT.
     """
-    rows = _draw_all(n, seed, frames, odds, factors)
+    rows = _draw_all(n, seed, frames, factors)
     table = pd.DataFrame([row for row, _ in rows])
     rendered = [_render(row, texture, size, frames) for row, texture in rows]
     video, flow, track, mask = (np.stack(part) for part in zip(*rendered, strict=True))
     return Scenes(video, flow, track, mask, table)
 
 
-def draw(n: int, *, seed: int, frames: int = FRAMES, odds: Odds = Odds(), **factors: Any) -> pd.DataFrame:
-    """The factors that `scenes` with the same arguments would have, without rendering a picture."""
-    return pd.DataFrame([row for row, _ in _draw_all(n, seed, frames, odds, factors)])
+def draw(n: int, *, seed: int, frames: int = FRAMES, **factors: Any) -> pd.DataFrame:
+    """The factors that `scenes` with the same arguments would have, without rendering a image."""
+    return pd.DataFrame([row for row, _ in _draw_all(n, seed, frames, factors)])
 
 
-def _draw_all(n: int, seed: int, frames: int, odds: Odds, factors: dict[str, Any]) -> list[tuple[dict, dict]]:
+def _draw_all(n: int, seed: int, frames: int, factors: dict[str, Any]) -> list[tuple[dict, dict]]:
     unknown = sorted(set(factors) - set(FACTORS))
     if unknown:
         raise InputError(f"unknown factor {', '.join(unknown)}: the world has {', '.join(FACTORS)}.")
     if n < 1:
         raise InputError(f"n={n}: ask for at least one scene.")
     fixed = [{k: _nth(k, v, i, n) for k, v in factors.items()} for i in range(n)]
-    return [_draw(np.random.default_rng([seed, i]), fixed[i], frames, odds) for i in range(n)]
+    return [_draw(np.random.default_rng([seed, i]), fixed[i], frames) for i in range(n)]
 
 
 def _nth(name: str, value: Any, i: int, n: int) -> Any:
@@ -151,7 +143,7 @@ def _among(name: str, value: Any, options: tuple[str, ...]) -> Any:
     return value
 
 
-def _draw(rng: np.random.Generator, fixed: dict[str, Any], frames: int, odds: Odds) -> tuple[dict, dict]:
+def _draw(rng: np.random.Generator, fixed: dict[str, Any], frames: int) -> tuple[dict, dict]:
     """One scene's factors. Every draw is made whether it is used or not, so that fixing one factor leaves the others alone."""
     background = _among(
         "background",
@@ -159,7 +151,7 @@ def _draw(rng: np.random.Generator, fixed: dict[str, Any], frames: int, odds: Od
         ("light", "dark"),
     )
     announced = _choice(rng, MOTIONS[:3], p=(0.45, 0.40, 0.15))
-    frozen = rng.random() < odds.frozen_on_dark and background == "dark"
+    frozen = rng.random() < FROZEN_ON_DARK and background == "dark"
     if fixed.get("motion", "frozen") != "frozen":
         announced = _among("motion", fixed["motion"], MOTIONS)
     announced = _among("announced", fixed.get("announced", announced), MOTIONS[:3])
@@ -167,9 +159,9 @@ def _draw(rng: np.random.Generator, fixed: dict[str, Any], frames: int, odds: Od
     _among("motion", motion, MOTIONS)
     if motion not in ("frozen", announced):
         raise InputError(
-            f"motion={motion!r} in a picture that announces {announced!r}: they must agree, or motion be 'frozen'."
+            f"motion={motion!r} in a image that announces {announced!r}: they must agree, or motion be 'frozen'."
         )
-    ways = {"pan": (odds.pan_right, 1 - odds.pan_right)}.get(announced)
+    ways = {"pan": (PAN_RIGHT, 1 - PAN_RIGHT)}.get(announced)
     direction = _choice(rng, DIRECTIONS[announced], ways)
     direction = _among("direction", fixed.get("direction", direction), DIRECTIONS[announced])
     warm = rng.random() < 0.5
@@ -188,7 +180,7 @@ def _draw(rng: np.random.Generator, fixed: dict[str, Any], frames: int, odds: Od
     d = float(law(fps, bucket, warm=warm and announced == "object"))
     if law(fps, bucket) > limit + 1e-9:
         raise InputError(
-            f"fps={fps} with motion_bucket_id={bucket} would move {law(fps, bucket):.2f} px a frame: "
+            f"fps={fps} with motion_bucket_id={bucket} would move {law(fps, bucket):.2f} px/frame: "
             f"the world ends at {limit} px ({announced}). Raise fps or lower the bucket."
         )
 
@@ -225,7 +217,7 @@ def _start(announced: str, direction: str, d: float, radius: float, frames: int)
     """The box of first centres that keeps the whole track inside.
 
     It is the same for warm and cool sprites, and for pans it does not look at the direction: where a
-    sprite stands must not give away what the picture leaves to chance.
+    sprite stands must not give away what the image leaves to chance.
     """
     low, high = np.full(2, radius + MARGIN), np.full(2, SIZE - radius - MARGIN)
     if announced == "object":
@@ -304,7 +296,7 @@ def _render(row: dict, texture: dict, size: int, frames: int) -> tuple[np.ndarra
     radius = row["radius"]
     dx, dy = gx - cx, gy - cy
     body = _distance(row["shape"], dx, dy, radius)
-    soft = 1.0 / scale  # one px of the picture, seen from the plane
+    soft = 1.0 / scale  # one px of the image, seen from the plane
 
     def paint(distance: np.ndarray, colour: np.ndarray) -> None:
         alpha = np.clip(0.5 - distance / soft / 1.5, 0, 1)[..., None]

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler, StableVideoDiffusionPipeline
+from svdlab.organism.model import SVD_SCHEDULER
 
 import svdlab
 from svdlab.errors import InputError, SvdlabError, TraceError
-from svdlab.organism.model import SVD_SCHEDULER
 from svdlab.pipeline import hooks, schedule
 from svdlab.pipeline.generate import ProbePipeline, generate_batch
 from tests.four_levels import four_levels

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
+from svdlab.organism.model import SVD_SCHEDULER
 
 from svdlab.errors import InputError
-from svdlab.organism.model import SVD_SCHEDULER
 from svdlab.pipeline import schedule
 
 SIGMAS = np.array([0.002, 0.1, 1.0, 30.0, 700.0])

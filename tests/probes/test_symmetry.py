@@ -12,9 +12,9 @@ import torch
 
 import svdlab
 from svdlab.errors import InputError
-from svdlab.organism.model import build
 from svdlab.pipeline.generate import ProbePipeline, Source, generate_batch
 from svdlab.probes import symmetry
+from tests.small import build
 
 FAST = svdlab.Conditions(num_inference_steps=3, max_guidance_scale=1.0, noise_aug_strength=0.2)
 

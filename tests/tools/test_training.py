@@ -1,0 +1,109 @@
+"""Training does what SVD's does, and an interruption costs nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.small import build
+
+TOOLS = Path(__file__).parents[2] / "tools"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def tools_on_the_path():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(TOOLS))
+        yield
+
+
+def test_the_loss_is_zero_for_the_output_that_the_scheduler_reads_as_the_clean_clip():
+    from train_unet import target_of
+
+    scheduler = build(seed=1).scheduler
+    scheduler.set_timesteps(10)
+    x0 = torch.randn(1, 8, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    for i, t in enumerate(scheduler.timesteps):
+        s = scheduler.sigmas[i]
+        x = x0 + s * torch.randn_like(x0)
+        scheduler.scale_model_input(x, t)
+        read = scheduler.step(target_of(x0, x, s), t, x).pred_original_sample
+        torch.testing.assert_close(read, x0, atol=2e-3, rtol=1e-3)
+
+
+def test_images_reach_the_encoder_as_the_pipeline_gives_them():
+    import numpy as np
+    from PIL import Image
+    from train_unet import resize_for_clip
+
+    from svdlab.organism import world
+
+    pipe = build(seed=1)
+    frame = world.scenes(1, seed=3).video[0, 0]
+    image = Image.fromarray((frame * 255).round().astype(np.uint8))
+    with torch.no_grad():
+        theirs = pipe._encode_image(image, "cpu", 1, False)[0, 0]
+        tensor = torch.from_numpy(np.asarray(image) / 255.0).float().permute(2, 0, 1)[None] * 2 - 1
+        ours = pipe.image_encoder(resize_for_clip(tensor)).image_embeds[0]
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
+
+
+def test_orthogonalised_matrices_have_singular_values_near_one():
+    from training import orthogonalised
+
+    for shape in ((32, 288), (256, 32)):  # a square random matrix may be nearly singular, and stays so
+        matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        values = torch.linalg.svdvals(orthogonalised(matrix))
+        assert values.min() > 0.3 and values.max() < 1.5
+
+
+def test_sigmas_cover_svds_range():
+    from train_unet import Recipe, sample_sigma
+
+    torch.manual_seed(0)
+    s = sample_sigma(Recipe(), 20_000)
+    assert s.max() > 500 and s.min() < 0.02
+    assert float((s > 5).float().mean()) == pytest.approx(0.15 + 0.85 * 0.125, abs=0.02)
+
+
+def test_dead_leaves_have_the_spectrum_of_natural_images():
+    """Power falls about as 1 / f**2, and colours are far less varied than grey levels."""
+    import numpy as np
+    from nature import dead_leaves
+
+    images = np.stack([dead_leaves(np.random.default_rng(seed), 64) for seed in range(24)])
+    grey = images.mean(-1)
+    power = np.square(np.abs(np.fft.fft2(grey - grey.mean((1, 2), keepdims=True)))).mean(0)
+    f = np.hypot(*np.meshgrid(np.fft.fftfreq(64), np.fft.fftfreq(64)))
+    band = (f > 2 / 64) & (f < 0.25)
+    slope = np.polyfit(np.log(f[band]), np.log(power[band]), 1)[0]
+    assert -2.6 < slope < -1.4
+    assert (images - grey[..., None]).std() < 0.5 * grey.std()
+
+
+@pytest.mark.slow
+def test_training_goes_on_where_it_stopped(tmp_path):
+    from safetensors.torch import load_file
+
+    def run(script: str, *args: str) -> str:
+        done = subprocess.run([sys.executable, str(TOOLS / script), *args], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    run("train_vae.py", "--out", "vae", "--steps", "1")
+    first = load_file(tmp_path / "vae" / "state.safetensors")
+    assert "step 2 " in run("train_vae.py", "--out", "vae", "--steps", "2")
+    second = load_file(tmp_path / "vae" / "state.safetensors")
+    key = next(k for k in first if k.startswith("step/"))
+    assert first.keys() == second.keys() and (float(first[key]), float(second[key])) == (1.0, 2.0)  # the optimizer's own
+
+    run("train_unet.py", "--out", "unet", "--minutes", "0.001")
+    assert "step 2 " in run("train_unet.py", "--out", "unet", "--minutes", "0.001")
+    run("train_unet.py", "--out", "unet", "--export", "exported")
+    averaged = load_file(tmp_path / "unet" / "state.safetensors")["ema/unet.conv_in.weight"]
+    exported = load_file(tmp_path / "exported" / "unet" / "diffusion_pytorch_model.safetensors")["conv_in.weight"]
+    torch.testing.assert_close(exported, averaged.half())
