@@ -26,7 +26,7 @@ COMMANDS = {
     "doctor": [],
     "probe": [],
     "ledger": ["check", "rebuild", "export"],
-    "organism": ["train", "export", "verify"],
+    "organism": ["verify"],
     "motion": ["calibrate"],
 }
 

@@ -159,7 +159,7 @@ def _draw(rng: np.random.Generator, fixed: dict[str, Any], frames: int) -> tuple
     _among("motion", motion, MOTIONS)
     if motion not in ("frozen", announced):
         raise InputError(
-            f"motion={motion!r} in a image that announces {announced!r}: they must agree, or motion be 'frozen'."
+            f"motion={motion!r} in an image that announces {announced!r}: they must agree, or motion be 'frozen'."
         )
     ways = {"pan": (PAN_RIGHT, 1 - PAN_RIGHT)}.get(announced)
     direction = _choice(rng, DIRECTIONS[announced], ways)
