@@ -32,7 +32,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.text import Text
 
 from svdlab.errors import InputError
-from svdlab.measure import provenance
+from svdlab.measure import video
 from svdlab.measure.files import write_whole
 from svdlab.show.labels import about, sources
 
@@ -299,21 +299,21 @@ def save(
 
 
 def facts_of(made_by: Sequence[dict[str, str]], footer: str, *, images: bool) -> dict[str, Any]:
-    """What a file says about itself (see `measure.provenance`); {} where no model made what it shows."""
+    """What a file says about itself (see `measure.video`); {} where no model made what it shows."""
     if not made_by:
         return {}
-    known = {key: ", ".join(dict.fromkeys(s[key] for s in made_by if s[key])) for key in made_by[0]}
-    stated = [provenance.licence_line(s["checkpoint"], {}) for s in made_by]
-    known["licence"] = known["licence"] or ", ".join(dict.fromkeys(filter(None, stated)))
-    kind = provenance.FIGURE_TYPE if images else provenance.GRAPH_TYPE
-    return provenance.describe(description=footer, **known) | {"DigitalSourceType": kind}
+    source = {key: ", ".join(dict.fromkeys(s[key] for s in made_by if s[key])) for key in made_by[0]}
+    stated = [video.licence_line(s["checkpoint"], {}) for s in made_by]
+    source["licence"] = source["licence"] or ", ".join(dict.fromkeys(filter(None, stated)))
+    kind = video.FIGURE_TYPE if images else video.GRAPH_TYPE
+    return video.describe(source=source, description=footer, DigitalSourceType=kind)
 
 
 def _metadata(fig: MatplotlibFigure, form: str) -> dict[str, Any]:
     footer = getattr(fig, "footer", "")
     facts = facts_of(getattr(fig, "sources", ()), footer, images=any(ax.images for ax in fig.axes))
     if form == "png" and facts:
-        return {"pil_kwargs": {"pnginfo": provenance.png_info(facts)}}
+        return {"pil_kwargs": {"pnginfo": video.png_info(facts)}}
     kind, licence, all_facts = facts.get("DigitalSourceType"), facts.get("licence"), json.dumps(facts) if facts else None
     known: dict[str, Any] = {
         "png": {"Software": "svdlab", "Description": footer},
