@@ -1,77 +1,72 @@
-"""What an export button writes: the figure, the film, and a plan from which both can be made again."""
+"""What an export button writes: the figure, the video, and a plan from which both can be made again."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+from PIL import Image
 
 from svdlab import __version__
-from svdlab.errors import OutputError
-from svdlab.pipeline.generate import Clip
+from svdlab.measure.files import hash_facts, plain, write_whole
 from svdlab.pipeline.images import image_hash
-from svdlab.show.style import Figure, save
-from svdlab.show.videos import Video
-from svdlab.study.folders import identify
+from svdlab.show.style import save
 from svdlab.study.plans import CONDITIONS, DEFAULTS
-from svdlab.widgets.cells import _plain
+from svdlab.widgets.runs import cell
+
+if TYPE_CHECKING:
+    from svdlab.widgets.panel import Panel
 
 FORMATS = ("png", "svg", "csv")
 
 
-def write(
-    kind: str, out: str | Path, fig: Figure, film: Video | None, plan: Sequence[dict[str, Any]], view: dict[str, Any]
-) -> list[Path]:
+def write(panel: Panel, out: str | Path) -> list[Path]:
     """The files of one export, under a name made of their content; returns them."""
-    pictures = {id(row["image"]): row["image"] for row in plan if hasattr(row.get("image"), "save")}
-    names = {key: f"picture-{image_hash(picture)[:12]}.png" for key, picture in pictures.items()}
-    rows = [
-        {**row, "image": str(Path(out) / names[id(row["image"])])} if id(row.get("image")) in names else row for row in plan
-    ]
-    rows = [{**row, "label_svdlab": __version__, "label_view": json.dumps(view, default=str)} for row in rows]
-    stem = Path(out) / f"{kind}-{identify({'plan': rows, 'view': view})[:8]}"
-    written = save(fig, stem, formats=FORMATS)
-    try:
-        for name, picture in {names[key]: picture for key, picture in pictures.items()}.items():
-            picture.save(Path(out) / name)
-            written.append(Path(out) / name)
-        if film is not None:
-            written.append(film.save(stem))
-        if not rows:
-            return written
-        target = stem.with_name(f"{stem.name}.json")
-        part = target.with_name(target.name + ".part")
-        part.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        os.replace(part, target)
-    except OSError as error:
-        raise OutputError(f"{out} could not be written: {error}. Choose a folder that you may write to.") from error
-    return [*written, target]
+    view = json.dumps({"widget": panel.kind, **panel.view()}, default=str)
+    images: dict[Path, Image.Image] = {}
+    rows = []
+    for row in panel.plan():
+        row = {**row, "label_svdlab": __version__, "label_view": view}
+        if isinstance(row.get("image"), Image.Image):
+            path = Path(out, f"image-{image_hash(row['image'])[:12]}.png")
+            images[path], row["image"] = row["image"], str(path)
+        rows.append(row)
+    stem = Path(out, f"{panel.kind}-{hash_facts({'plan': rows, 'view': view})[:8]}")
+    written = save(panel.figure(), stem, formats=FORMATS)
+    for path, image in images.items():
+        with write_whole(path) as part:
+            image.save(part)
+    video = panel.video()
+    videos = [video.save(stem)] if video is not None else []
+    if rows:
+        with write_whole(stem.with_name(f"{stem.name}.json")) as part:
+            part.write_text(json.dumps(rows, indent=1, default=plain) + "\n", encoding="utf-8")
+        videos.append(stem.with_name(f"{stem.name}.json"))
+    return [*written, *images, *videos]
 
 
-def row_of_clip(clip: Clip, image: Any = None) -> dict[str, Any]:
-    """A clip as a row of a plan. image: the name or path it was made from; without, the prepared picture itself."""
-    values = {k: v for k, v in clip.conditions.asdict().items() if v != DEFAULTS[k]}
-    row = {**values, "seed": clip.seed, "image": image if isinstance(image, (str, Path)) else clip.image}
-    row["image"] = str(row["image"]) if isinstance(row["image"], Path) else row["image"]
-    source = clip.source
+def row_of_call(call: Any, image: Any) -> dict[str, Any]:
+    """A plan's row for a Clip or the call of a trace. image: name or path, or the prepared image itself."""
+    row = {name: value for name, value in call.conditions.asdict().items() if value != DEFAULTS[name]}
+    row |= {"seed": call.seed, "image": str(image) if isinstance(image, Path) else image}
+    source = call.source
     row |= {"label_checkpoint": source.checkpoint, "label_revision": source.revision, "label_weights": source.weights_hash}
-    row |= {"label_image_hash": image_hash(clip.image), "label_licence": source.licence}
-    odd = {"start": clip.start, "edits": list(clip.edits)}
-    if any(odd.values()):  # what no plan can say
-        row["label_beyond_the_plan"] = json.dumps({k: v for k, v in odd.items() if v})
-    return {k: v for k, v in row.items() if v is not None}
+    row |= {"label_licence": source.licence, "label_image_hash": image_hash(image) if hasattr(image, "save") else None}
+    odd = {"start": call.start, "edits": list(call.edits)}
+    return {k: v for k, v in (row | _beyond({k: v for k, v in odd.items() if v})).items() if v is not None}
 
 
 def row_of_run(run: pd.Series) -> dict[str, Any]:
-    """A run of the ledger as a row of a plan."""
-    values = {name: _plain(run[name]) for name in (*CONDITIONS, "seed", "image") if name in run}
-    values = {k: v for k, v in values.items() if v is not None and (k not in DEFAULTS or v != DEFAULTS[k])}
+    """A plan's row for a run of a study."""
+    values = {name: cell(run[name]) for name in (*CONDITIONS, "seed", "image") if name in run}
+    row = {k: v for k, v in values.items() if v is not None and v != DEFAULTS.get(k)}
     labels = {"label_run": "run_id", "label_checkpoint": "checkpoint", "label_image_hash": "image_hash"}
-    values |= {label: str(run[column]) for label, column in labels.items() if column in run}
-    if run.get("intervention"):
-        values["label_beyond_the_plan"] = json.dumps({"intervention": run["intervention"]})
-    return values
+    row |= {label: str(run[column]) for label, column in labels.items() if column in run}
+    return row | _beyond({"intervention": run["intervention"]} if run.get("intervention") else {})
+
+
+def _beyond(facts: dict[str, Any]) -> dict[str, str]:
+    """What no plan can express."""
+    return {"label_beyond_the_plan": json.dumps(facts)} if facts else {}

@@ -1,7 +1,7 @@
-"""What all widgets share: a still picture for viewers that run no widgets, one button that exports, one style.
+"""What all widgets share: a still figure for viewers that run no widgets, one button that exports, one style.
 
 A panel's mimebundle holds the live view and a PNG of the figure that it stands for. Which of them is shown is the
-viewer's choice: JupyterLab takes the view; papermill's copies, nbconvert and GitHub show the picture.
+viewer's choice: JupyterLab takes the view; papermill's copies, nbconvert and GitHub show the figure.
 """
 
 from __future__ import annotations
@@ -20,39 +20,12 @@ from svdlab.show.style import Figure
 from svdlab.show.videos import Video
 from svdlab.widgets.export import write
 
-# Colours are JupyterLab's own variables, so that the dark theme has them too; sizes are relative, so that text scales.
-STYLE = """<style>
-.svdlab { --svdlab-ink: var(--jp-ui-font-color1, #222); --svdlab-pale: var(--jp-ui-font-color2, #666);
-  --svdlab-mark: #D55E00; --svdlab-line: var(--jp-border-color2, #ccc); }
-.svdlab .widget-html-content { color: var(--svdlab-ink); line-height: 1.4; font-size: 1em; }
-.svdlab .svdlab-pale, .svdlab .svdlab-pale .widget-html-content { color: var(--svdlab-pale); }
-.svdlab .lm-TabBar-tab { flex: 0 0 12em !important; }
-.svdlab .widget-label { width: auto; min-width: 8.5em; }
-.svdlab .svdlab-pixels img, .svdlab img.svdlab-pixels { image-rendering: pixelated; }
-.svdlab video, .svdlab img { max-width: 100%; height: auto; background: var(--jp-layout-color2, #eee); }
-.svdlab table.svdlab-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-.svdlab table.svdlab-table caption { text-align: left; color: var(--svdlab-pale); padding-bottom: 4px; }
-.svdlab table.svdlab-table th { font-weight: normal; text-align: left; padding: 1px 14px 1px 0; }
-.svdlab table.svdlab-table td { text-align: right; padding: 1px 14px 1px 0; white-space: nowrap; }
-.svdlab .svdlab-strip { position: relative; width: 16em; height: 1em; border-bottom: 1px solid var(--svdlab-line);
-  background-size: 100% 100%; image-rendering: pixelated; }
-.svdlab .svdlab-strip i { position: absolute; top: -2px; bottom: -2px; width: 3px; margin-left: -1px;
-  background: var(--svdlab-mark); }
-.svdlab .svdlab-strip i.second { background: #0072B2; }
-.svdlab .svdlab-plot { position: relative; width: fit-content; }
-.svdlab .svdlab-plot .widget-image { display: block; margin: 0; }
-.svdlab .svdlab-over { position: absolute; inset: 0; margin: 0; pointer-events: none; height: 100%; }
-.svdlab .svdlab-over .widget-html-content { position: absolute; inset: 0; height: 100%; }
-.svdlab .svdlab-over i { position: absolute; width: 13px; height: 13px; margin: -8px 0 0 -8px;
-  border: 2.5px solid var(--svdlab-mark); border-radius: 50%; }
-.svdlab .svdlab-over i.second { border-color: #0072B2; border-radius: 0; }
-.svdlab .svdlab-over b { position: absolute; width: 0; border-left: 2px solid var(--svdlab-mark); margin-left: -1px; }
-.svdlab-missing .widget-html-content { border-left: 3px solid var(--svdlab-mark); padding-left: 8px; }
-</style>"""
+STYLE = f"<style>{Path(__file__).with_name('style.css').read_text()}</style>"
+FORMATS = {b"\x89PNG": "png", b"RIFF": "webp"}  # by the first bytes; else JPEG
 
 
-class Picture(ipywidgets.Image):
-    """ipywidgets' Image, which can also say what is to be seen, by `tooltip` (the element's title, which screen readers read).
+class ImageView(ipywidgets.Image):
+    """An image whose `tooltip` says what is to be seen (the element's title, which screen readers read).
 
     The front end looks at a description before it sets the title, and fails where a widget has none.
     """
@@ -60,17 +33,16 @@ class Picture(ipywidgets.Image):
     description = Unicode("").tag(sync=True)
 
 
-class Film(ipywidgets.Video):
-    """ipywidgets' Video, with a `tooltip` as `Picture` has it."""
+class VideoView(ipywidgets.Video):
+    """A video with a `tooltip`, as `ImageView` has it."""
 
     description = Unicode("").tag(sync=True)
 
 
 class Panel(ipywidgets.VBox):
-    """A widget that can also be a figure, a film and a plan, and exports them.
+    """A widget that is also a figure, a video and a plan, and exports them; subclasses define what is on screen.
 
-    out: the folder that the button writes to. Made for `explore`, `step_through`, `live` and `compare`, which say what
-    the four methods below give for what is on screen.
+    out: the folder that the button writes to. exported: the files of the last export.
     """
 
     kind = "panel"
@@ -78,55 +50,50 @@ class Panel(ipywidgets.VBox):
     def __init__(self, children: Sequence[ipywidgets.Widget], *, out: str | Path) -> None:
         self.out = Path(out)
         self.exported: list[Path] = []
-        button = ipywidgets.Button(
-            description="Export",
-            icon="download",
-            tooltip="Write figure, film and the plan that reproduces them",
-            tabbable=True,
+        self.export_button = button(
+            "Export", "download", self._export, "Write figure, video and the plan that reproduces them"
         )
-        self._said = ipywidgets.HTML()
-        button.on_click(lambda _: self._export())
-        self.export_button = button
+        self.message = ipywidgets.HTML()
         style = ipywidgets.HTML(STYLE, layout=ipywidgets.Layout(display="none"))
-        super().__init__([style, *children, ipywidgets.HBox([self.export_button, self._said])])
+        super().__init__([style, *children, ipywidgets.HBox([self.export_button, self.message])])
         self.add_class("svdlab")
 
     def figure(self) -> Figure:
         """What is on screen, as a still figure."""
         raise NotImplementedError
 
-    def film(self) -> Video | None:
-        """What is on screen, as a film; None where there is nothing that moves."""
-        raise NotImplementedError
+    def video(self) -> Video | None:
+        """What is on screen, as a video; None where nothing moves."""
+        return None
 
     def plan(self) -> list[dict[str, Any]]:
         """A row for each clip on screen, which `svdlab.sweep` makes again."""
-        raise NotImplementedError
+        return []
 
     def view(self) -> dict[str, Any]:
         """Where the controls stand, as plain values; part of what is exported."""
         return {}
 
     def export(self, out: str | Path | None = None) -> list[Path]:
-        """Write what is on screen: a figure (PNG, SVG, the table behind it as CSV), a film (MP4), a plan (JSON).
+        """Write what is on screen: a figure (PNG, SVG, the table behind it as CSV), a video (MP4), a plan (JSON).
 
         >>> panel.export("results/look")
 
         The plan is a list of rows that `svdlab sweep --grid FILE.json --out FOLDER` makes again; its label_ columns say
-        where they came from. On the same machine, clips made one at a time (batch_size=1) are the same to the bit. What is
-        written twice replaces itself. Raises OutputError where the folder cannot be written.
+        where they came from. On the same machine, clips made one at a time (batch_size=1) are the same to the bit. The same
+        view replaces its own files. Raises OutputError where the folder cannot be written.
         """
-        self.exported = write(self.kind, out or self.out, self.figure(), self.film(), self.plan(), self.view())
+        self.exported = write(self, out or self.out)
         return self.exported
 
     def _export(self) -> None:
-        self._said.value = "writing …"
+        self.message.value = "writing …"
         try:
             names = self.export()
-        except (SvdlabError, OSError) as error:
-            self._said.value = warning(str(error))
+        except SvdlabError as error:
+            self.message.value = warning(error)
             return
-        self._said.value = said(f"{names[0].parent}/: {', '.join(p.name for p in names)}")
+        self.message.value = status(f"{names[0].parent}/: {', '.join(p.name for p in names)}")
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         data = super()._repr_mimebundle_(**kwargs)
@@ -143,55 +110,50 @@ class Plot(ipywidgets.VBox):
     """A figure with marks over it, which move without the figure being drawn or sent again."""
 
     def __init__(self) -> None:
-        self.image = Picture(format="png")
-        self.over = ipywidgets.HTML()
+        self.image, self.over = ImageView(format="png"), ipywidgets.HTML()
         self.over.add_class("svdlab-over")
         super().__init__([self.image, self.over])
         self.add_class("svdlab-plot")
-        self._place: Callable[[float, float], tuple[float, float]] | None = None
-        self._frame = (0.0, 0.0)
+        self._axes: Any = None
 
-    def set(self, fig: Any, ax: Any, alt: str = "") -> None:
-        """Show a figure; marks are in the data coordinates of one of its axes."""
-        data, metadata = fig._repr_mimebundle_()
-        facts = metadata["image/png"]
-        inverse = fig.transFigure.inverted()
-        matrix = ax.transData.frozen()
+    def set(self, fig: Figure) -> None:
+        """Show a figure; marks are in the data coordinates of its first axes."""
+        put_figure(self.image, fig)
+        box = fig.axes[0].get_position()
+        self._axes = fig.axes[0].transData.frozen(), fig.transFigure.inverted(), 100 * (1 - box.y1), 100 * box.height
 
-        def place(x: float, y: float) -> tuple[float, float]:
-            left, up = inverse.transform(matrix.transform((x, y)))
-            return 100 * left, 100 * (1 - up)
-
-        box = ax.get_position()
-        self._place, self._frame = place, (100 * (1 - box.y1), 100 * (1 - box.y0))
-        put(self.image, base64.b64decode(data["image/png"]), alt or facts["alt"], width=str(facts["width"]))
-
-    def mark(self, *points: tuple[float, float]) -> None:
-        """Rings at (x, y), the second one a square; none where a number is missing."""
-        if self._place is None:
+    def mark(self, *points: tuple[float, float | None]) -> None:
+        """Rings at (x, y), a square for the second; a vertical line at (x, None); nothing where a number is missing."""
+        if self._axes is None:
             return
-        spots = [self._place(*p) if p[0] == p[0] and p[1] == p[1] else None for p in points]
-        self.over.value = "".join(
-            f'<i class="{"second" if n else "first"}" style="left:{spot[0]:.2f}%;top:{spot[1]:.2f}%"></i>'
-            for n, spot in enumerate(spots)
-            if spot
-        )
-
-    def line(self, x: float) -> None:
-        """An upright line at x, as high as the axes."""
-        if self._place is not None:
-            top, bottom = self._frame
-            left = self._place(x, 0.0)[0]
-            self.over.value = f'<b style="left:{left:.2f}%;top:{top:.2f}%;height:{bottom - top:.2f}%"></b>'
+        to_pixels, to_figure, top, height = self._axes
+        marks = []
+        for n, (x, y) in enumerate(points):
+            left, up = to_figure.transform(to_pixels.transform((x, 1.0 if y is None else y)))
+            if y is None:
+                marks.append(f'<b style="left:{100 * left:.2f}%;top:{top:.2f}%;height:{height:.2f}%"></b>')
+            elif left == left and up == up:
+                which = ("first", "second")[n]
+                marks.append(f'<i class="{which}" style="left:{100 * left:.2f}%;top:{100 * (1 - up):.2f}%"></i>')
+        self.over.value = "".join(marks)
 
 
-def put(where: Picture | Film, data: bytes, alt: str, **more: Any) -> None:
-    """Show other bytes, in one message: each message makes the browser load them anew."""
+def put(where: ImageView | VideoView, data: bytes, alt: str, width: int | None = None) -> None:
+    """Show other bytes, in one message: each message makes the browser load them again."""
     with where.hold_sync():
         where.set_trait("tooltip", alt)
-        for name, value in more.items():
-            where.set_trait(name, value)
+        if isinstance(where, ImageView):
+            where.format = FORMATS.get(bytes(data[:4]), "jpeg")
+        if width is not None:
+            where.width = str(width)
         where.value = data
+
+
+def put_figure(where: ImageView, fig: Figure, alt: str = "") -> None:
+    """Show a figure at its own size on the screen."""
+    data, metadata = fig._repr_mimebundle_()
+    facts = metadata["image/png"]
+    put(where, base64.b64decode(data["image/png"]), alt or facts["alt"], facts["width"])
 
 
 def button(text: str, icon: str, act: Callable[[], Any], tooltip: str = "") -> ipywidgets.Button:
@@ -200,14 +162,31 @@ def button(text: str, icon: str, act: Callable[[], Any], tooltip: str = "") -> i
     return made
 
 
-def shown(widget: ipywidgets.Widget, there: bool) -> None:
+def wide(width: str = "100%") -> dict[str, Any]:
+    """Traits of a control: how wide, and that the Tab key reaches it."""
+    return {"layout": ipywidgets.Layout(width=width), "tabbable": True}
+
+
+def wrapping(*children: ipywidgets.Widget) -> ipywidgets.HBox:
+    """Widgets side by side, on lines of their own where the window is narrow."""
+    return ipywidgets.HBox(children, layout=ipywidgets.Layout(flex_flow="row wrap", grid_gap="16px"))
+
+
+def pale(text: str) -> ipywidgets.HTML:
+    """A line of small print."""
+    made = ipywidgets.HTML(status(text))
+    made.add_class("svdlab-pale")
+    return made
+
+
+def visible(widget: ipywidgets.Widget, there: bool) -> None:
     widget.layout.display = "" if there else "none"
 
 
-def said(text: str) -> str:
+def status(text: str) -> str:
     """Text as HTML that screen readers announce when it changes."""
     return f'<span role="status" aria-live="polite">{html.escape(text)}</span>'
 
 
-def warning(text: str) -> str:
-    return f'<span role="alert"><b>Could not: </b>{html.escape(text)}</span>'
+def warning(error: object) -> str:
+    return f'<span role="alert"><b>Could not: </b>{html.escape(str(error))}</span>'

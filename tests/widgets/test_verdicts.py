@@ -1,0 +1,28 @@
+"""widgets.verdicts: a line a probe, opening to the probe's own figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from svdlab import errors, widgets
+from svdlab.probes.base import Panel, ProbeResult
+
+
+def test_verdicts_open_to_the_probes_own_figure(tmp_path: Path, decoded: Any) -> None:
+    table = pd.DataFrame({"bucket": [1, 2, 3], "share": [0.1, 0.5, 0.9]})
+    found = ProbeResult(
+        "stillness", "may not move", "How often <b>nothing</b> moves?", "done", "Found.",
+        panels=(Panel("Share that is still", table, "bucket", "share"),),
+    )  # fmt: skip
+    panel = widgets.verdicts({"stillness": found, "other": found}, out=tmp_path)
+    assert panel.lines.titles[0] == "stillness · done · Found." and "<b>nothing</b>" not in panel.texts[0].value
+    assert not panel.images[1].value
+    panel.lines.selected_index = 1
+    assert panel.draw.settled() and decoded(panel.images[1].value).std() > 5 and not panel.images[0].value
+    assert {p.suffix for p in panel.export()} == {".png", ".svg"} | ({".csv"} if found.figure().data is not None else set())
+    with pytest.raises(errors.InputError, match="run_all"):
+        widgets.verdicts([])
