@@ -79,7 +79,7 @@ validate: setup  ## the tables behind the claims, measured again: hours
 	$(call marked,validate,,validate)
 
 bench: setup  ## times and memory, against what is promised
-	$(BIN)/python -m tests.benchmarks $(ARGS)
+	$(BIN)/python -m tools.bench $(ARGS)
 
 format: setup  ## ruff's layout, notebooks without outputs and in step with their .py halves
 	$(BIN)/ruff check --fix-only --quiet .

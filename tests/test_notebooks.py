@@ -13,6 +13,10 @@ import nbformat
 import pandas as pd
 import papermill
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 
 from svdlab.study import notebooks
 
@@ -61,18 +65,17 @@ def path(request: pytest.FixtureRequest) -> Path:
     return request.param
 
 
-def code_cells(path: Path) -> list[Any]:
-    return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
+def code_cells(notebook: Any) -> list[Any]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def parameters_cell(path: Path) -> Any:
-    (cell,) = (c for c in code_cells(path) if "parameters" in c.metadata.get("tags", ()))
+    (cell,) = (c for c in code_cells(nbformat.read(path, 4)) if "parameters" in c.metadata.get("tags", ()))
     return cell
 
 
-def test_the_tour_and_the_sweep_are_there() -> None:
-    assert {"00-tour", "01-conditioning-sweep"} <= {p.stem for p in ALL}
-    assert SMALL.keys() | LEAVES.keys() <= {p.stem for p in ALL}
+def test_every_notebook_has_its_small_parameters_and_results_listed() -> None:
+    assert SMALL.keys() == LEAVES.keys() == {p.stem for p in ALL}
 
 
 def test_papermill_sees_the_cells_own_assignments(path: Path) -> None:
@@ -103,7 +106,7 @@ def test_cells_are_short_and_define_nothing(path: Path) -> None:
     first = notebook.cells[0]
     assert first.cell_type == "markdown" and first.source.startswith(f"# {path.stem[:2]} ") and "**Question:**" in first.source
     assert any(c.cell_type == "markdown" and c.source.startswith("## Limits") for c in notebook.cells)
-    for cell in code_cells(path):
+    for cell in code_cells(notebook):
         assert not cell.outputs and cell.execution_count is None
         kinds = {type(node) for node in ast.walk(ast.parse(cell.source))}
         assert not kinds & {ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef}, cell.source
@@ -111,22 +114,51 @@ def test_cells_are_short_and_define_nothing(path: Path) -> None:
             assert len(cell.source.splitlines()) <= LONGEST_CELL, cell.source
 
 
-def test_it_runs_by_papermill(path: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    executed = nbformat.read(notebooks.run(path, out, progress=False, **SMALL.get(path.stem, {})), 4)
-    outputs = [output for cell in executed.cells for output in cell.get("outputs", ())]
-    assert not [o for o in outputs if o.output_type == "error"]
-    pictures = [o for o in outputs if "image/png" in o.get("data", {})]
-    assert pictures and all(o.metadata["image/png"]["alt"] for o in pictures)
+def run_in_this_process(path: Path, folder: Path, **parameters: Any) -> list[dict[str, Any]]:
+    """Run a notebook's cells in a fresh IPython shell here, which saves a kernel's start; returns each display's data."""
+    shown: list[dict[str, Any]] = []
+    InteractiveShell.clear_instance()
+    shell = InteractiveShell.instance(colors="nocolor")
+    try:
+        for cell in code_cells(parameterize_notebook(load_notebook_node(str(path)), {"out": str(folder), **parameters})):
+            with shell.display_trap, capture_output() as captured:  # so that the cell's own trap leaves the capture
+                result = shell.run_cell(cell.source)
+            result.raise_error()
+            shown += [output.data for output in captured.outputs]
+    finally:
+        shell.reset()
+        InteractiveShell.clear_instance()
+    return shown
 
+
+def check_results(path: Path, out: Path) -> None:
     missing = [name for name in LEAVES.get(path.stem, ()) if not (out / name).stat().st_size]
     assert missing == []
-    for film in out.glob("*.mp4"):
-        facts = next(imageio_ffmpeg.read_frames(film))
-        assert facts["codec"] == "h264" and facts["pix_fmt"].startswith("yuv420p"), film
+    for video in out.glob("*.mp4"):
+        facts = next(imageio_ffmpeg.read_frames(video))
+        assert facts["codec"] == "h264" and facts["pix_fmt"].startswith("yuv420p"), video
     for table in out.glob("results.parquet"):
         rows = pd.read_parquet(table)
         assert len(rows) and (rows.status == "done").all() and rows.label.eq("model organism, not SVD").all()
+
+
+def test_it_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parent)
+    shown = run_in_this_process(path, tmp_path / "out", **SMALL.get(path.stem, {}))
+    assert [data for data in shown if "image/png" in data]
+    check_results(path, tmp_path / "out")
+
+
+def test_it_runs_by_papermill(tmp_path: Path) -> None:
+    """In a kernel of its own, as the command and JupyterLab run it: one notebook stands for all."""
+    path = FOLDER / "02-denoising-trace.ipynb"
+    out = tmp_path / "out"
+    executed = nbformat.read(notebooks.run(path, out, progress=False, **SMALL[path.stem]), 4)
+    outputs = [output for cell in executed.cells for output in cell.get("outputs", ())]
+    assert not [o for o in outputs if o.output_type == "error"]
+    images = [o for o in outputs if "image/png" in o.get("data", {})]
+    assert images and all(o.metadata["image/png"]["alt"] for o in images)
+    check_results(path, out)
 
 
 @pytest.mark.slow

@@ -111,7 +111,7 @@ def scenes(n: int, *, seed: int, size: int = SIZE, frames: int = FRAMES, **facto
 
 
 def draw(n: int, *, seed: int, frames: int = FRAMES, **factors: Any) -> pd.DataFrame:
-    """The factors that `scenes` with the same arguments would have, without rendering a image."""
+    """The factors that `scenes` with the same arguments would have, without rendering an image."""
     return pd.DataFrame([row for row, _ in _draw_all(n, seed, frames, factors)])
 
 

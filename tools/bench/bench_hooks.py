@@ -16,7 +16,7 @@ import psutil
 import svdlab
 from svdlab.pipeline.generate import generate_batch
 from svdlab.pipeline.record import KEEP
-from tests.benchmarks import Row
+from tools.bench import Row
 
 STEPS, ROUNDS = 10, 15
 

@@ -1,4 +1,4 @@
-"""python -m tests.benchmarks [NAME ...]: all benchmarks, or those whose file names contain a NAME."""
+"""python -m tools.bench [NAME ...]: all benchmarks, or those whose file names contain a NAME."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def main(wanted: list[str]) -> int:
     broken = 0
     print(f"{'what':<64} {'measured':>11} {'allowed':>11}  {'unit':<6} {'ratio':>6}")
     for name in chosen:
-        for row in importlib.import_module(f"tests.benchmarks.{name}").main():
+        for row in importlib.import_module(f"tools.bench.{name}").main():
             broken += row.ratio > 1
             verdict = "" if row.ratio <= 1 else "  too much"
             print(

@@ -12,7 +12,7 @@ import cv2
 from svdlab.measure import motion
 from svdlab.measure.calibrate import moving
 from svdlab.measure.flow import working_grey
-from tests.benchmarks import Row
+from tools.bench import Row
 
 FRAMES, SIZE = 25, (576, 1024)
 

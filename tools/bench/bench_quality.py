@@ -12,7 +12,7 @@ from svdlab.measure import detail, faces, text
 from svdlab.measure.calibrate import moving
 from svdlab.pipeline.images import sample_image
 from svdlab.probes import realism
-from tests.benchmarks import Row
+from tools.bench import Row
 
 FRAMES = 3
 ALLOWED = {  # seconds per frame at 64x64, and at 1024x576: three times what one core of a small server took

@@ -1,6 +1,6 @@
 """What a sweep costs beside the model's own time, against the loop one would write with stock diffusers, and at scale.
 
-python -m tests.benchmarks sweep. All on the organism, two cores; ratios are taken side by side, in turns, in one run. The
+python -m tools.bench sweep. All on the organism, two cores; ratios are taken side by side, in turns, in one run. The
 stock loop has all of torch's threads, as a user's would; so has the sweep, which shares them out among batches side by side.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.benchmarks import Row
+from tools.bench import Row
 
 STEPS = 10
 CHECKPOINT = os.environ.get("SVDLAB_BENCH_CHECKPOINT", "organism")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tests import lab as labs
-from tests.benchmarks import Row
+from tools.bench import Row
 
 MOVES = 40
 RUNS = 1000

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 
-from tests.benchmarks import Row
+from tools.bench import Row
 
 
 def main() -> list[Row]:

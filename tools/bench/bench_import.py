@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from tests.benchmarks import Row
+from tools.bench import Row
 
 
 def seconds(code: str, repeats: int = 9) -> float:

@@ -14,7 +14,7 @@ from svdlab import probes
 from svdlab.measure import fidelity
 from svdlab.organism import world
 from svdlab.probes import duration, stillness
-from tests.benchmarks import Row
+from tools.bench import Row
 
 PROMISED = 360.0  # s for all probes, quick, on 2 cores
 
