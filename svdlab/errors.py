@@ -40,6 +40,10 @@ class OutOfMemoryError(SvdlabError, MemoryError):
     """Not even one clip fits into memory."""
 
 
+class RunError(SvdlabError, RuntimeError):
+    """A notebook or an executor's worker that failed; the message says where."""
+
+
 class WorkerError(SvdlabError, RuntimeError):
     """An executor's worker that failed for a reason of its own."""
 

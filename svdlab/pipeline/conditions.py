@@ -5,18 +5,19 @@
     >>> PRESETS["SVD_1_1"].num_inference_steps
     30
 
-fps is a trap: `fps` here is diffusers' argument, of which the UNet sees `fps_id = fps - 1`. Stability's
-script embeds its number as it is, so its fps_id 6 is fps=7 here. `playback_fps` is what a player is told; it
-changes no pixel and is the only one that px/s is computed from.
+`fps` is diffusers' argument, of which the UNet sees `fps_id = fps - 1`. Stability's script embeds its number as it is, so
+its fps_id 6 is fps=7 here. `playback_fps` is the player's: it changes no pixel, and px/s is computed from it alone.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,38 @@ import numpy as np
 from svdlab.errors import InputError
 
 GUIDANCE_CURVES = ("linear", "constant", "triangle", "trapezoid", "trapezoid_ones")
+REPOSITORIES = {
+    "SVD": "stabilityai/stable-video-diffusion-img2vid",
+    "SVD_XT": "stabilityai/stable-video-diffusion-img2vid-xt",
+    "SVD_1_1": "stabilityai/stable-video-diffusion-img2vid-xt-1-1",
+}
+LIMITS = {  # name: least value, whole numbers only, what to know
+    "fps": (1, False, "the UNet sees fps - 1"),
+    "motion_bucket_id": (0, False, "usual are 1 to 255"),
+    "noise_aug_strength": (0, False, "usual is 0.02"),
+    "min_guidance_scale": (0, False, "1 turns guidance off"),
+    "max_guidance_scale": (0, False, "1 turns guidance off"),
+    "num_frames": (2, True, "None is the checkpoint's own"),
+    "num_inference_steps": (1, True, "usual are 25 or 30"),
+    "height": (8, True, "None is the checkpoint's own"),
+    "width": (8, True, "None is the checkpoint's own"),
+    "decode_chunk_size": (1, True, "None decodes all frames at once"),
+    "playback_fps": (0.01, False, "None is fps"),
+}
 
 
 class UnusualConditionWarning(UserWarning):
     """Allowed, but outside what Stability's own script calls usual."""
+
+
+def _number(name: str, value: Any) -> Any:
+    """A Python int or float within the limits of that name."""
+    least, whole, note = LIMITS.get(name, (-math.inf, False, ""))
+    if isinstance(value, bool) or not isinstance(value, Integral if whole else Real) or not math.isfinite(value):
+        raise InputError(f"{name}={value!r}: must be a {'whole' if whole else 'finite'} number. {note}".rstrip())
+    if value < least:
+        raise InputError(f"{name}={value!r}: must be at least {least}; {note}.")
+    return int(value) if isinstance(value, Integral) else float(value)
 
 
 @dataclass(frozen=True)
@@ -35,7 +64,7 @@ class Conditions:
     """One clip's conditions. Invalid values raise InputError at once; merely unusual ones are warned of by `warn_unusual`.
 
     fps: frames per second as diffusers counts, >= 1. motion_bucket_id: >= 0, usual up to 255.
-    noise_aug_strength: standard deviation of the noise on the input picture in [-1, 1], >= 0.
+    noise_aug_strength: standard deviation of the noise on the input image in [-1, 1], >= 0.
     min_guidance_scale, max_guidance_scale: at the two ends of guidance_curve, per frame; both <= 1 turns guidance off.
     guidance_curve: linear | constant (the maximum throughout) | triangle | trapezoid, or one number per frame.
     guidance_interval: (low, high) in sigma: outside it guidance is 1 (Kynkaanniemi et al. 2024); None: everywhere.
@@ -58,49 +87,26 @@ class Conditions:
     playback_fps: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("fps", "motion_bucket_id"):
-            object.__setattr__(self, name, _number(name, getattr(self, name)))
-        if self.fps < 1:
-            raise InputError(f"fps={self.fps!r}: frames per second must be at least 1 (the UNet sees fps - 1).")
-        if self.motion_bucket_id < 0:
-            raise InputError(f"motion_bucket_id={self.motion_bucket_id!r}: must be 0 or more; usual are 1 to 255.")
-        if _number("noise_aug_strength", self.noise_aug_strength) < 0:
-            raise InputError(f"noise_aug_strength={self.noise_aug_strength!r}: must be 0 or more; usual is 0.02.")
-        low = _number("min_guidance_scale", self.min_guidance_scale)
-        high = _number("max_guidance_scale", self.max_guidance_scale)
-        if low < 0 or high < 0 or low > high:
-            raise InputError(
-                f"min_guidance_scale={low}, max_guidance_scale={high}: need 0 <= min <= max; 1.0 and 1.0 turn guidance off."
-            )
-        self._check_curve()
-        whole = dict(num_frames=2, num_inference_steps=1, height=8, width=8, decode_chunk_size=1)
-        for name, least in whole.items():
-            value = getattr(self, name)
-            if value is None and name != "num_inference_steps":
-                continue
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-                raise InputError(f"{name}={value!r}: must be a whole number of at least {least}.")
-            object.__setattr__(self, name, int(value))
-        if self.playback_fps is not None and _number("playback_fps", self.playback_fps) <= 0:
-            raise InputError(f"playback_fps={self.playback_fps!r}: must be above 0, or None.")
-
-    def _check_curve(self) -> None:
-        curve = self.guidance_curve
-        if isinstance(curve, str):
-            if curve not in GUIDANCE_CURVES:
-                raise InputError(f"guidance_curve={curve!r}: give {', '.join(GUIDANCE_CURVES)}, or one number per frame.")
-        elif isinstance(curve, (Sequence, np.ndarray)):
-            values = tuple(float(_number("guidance_curve", v)) for v in curve)
-            object.__setattr__(self, "guidance_curve", values)
-            if self.num_frames is not None and len(values) != self.num_frames:
-                raise InputError(f"guidance_curve has {len(values)} numbers for {self.num_frames} frames.")
-        else:
-            raise InputError(f"guidance_curve={curve!r}: give a curve's name or one number per frame.")
-        if self.guidance_interval is not None:
-            interval = tuple(self.guidance_interval)
-            if len(interval) != 2 or not 0 <= _number("guidance_interval", interval[0]) < interval[1]:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in LIMITS and (value is not None or field.default is not None):
+                object.__setattr__(self, field.name, _number(field.name, value))
+        if self.min_guidance_scale > self.max_guidance_scale:
+            low, high = self.min_guidance_scale, self.max_guidance_scale
+            raise InputError(f"min_guidance_scale={low}, max_guidance_scale={high}: need min <= max.")
+        curve, interval = self.guidance_curve, self.guidance_interval
+        if not isinstance(curve, (str, Sequence, np.ndarray)) or (isinstance(curve, str) and curve not in GUIDANCE_CURVES):
+            raise InputError(f"guidance_curve={curve!r}: give {', '.join(GUIDANCE_CURVES)}, or one number per frame.")
+        if not isinstance(curve, str):
+            curve = tuple(float(_number("guidance_curve", v)) for v in curve)
+            object.__setattr__(self, "guidance_curve", curve)
+            if self.num_frames not in (None, len(curve)):
+                raise InputError(f"guidance_curve has {len(curve)} numbers for {self.num_frames} frames.")
+        if interval is not None:
+            pair = tuple(_number("guidance_interval", v) for v in interval)
+            if len(pair) != 2 or not 0 <= pair[0] < pair[1]:
                 raise InputError(f"guidance_interval={interval!r}: give (low, high) in sigma, 0 <= low < high.")
-            object.__setattr__(self, "guidance_interval", (float(interval[0]), float(interval[1])))
+            object.__setattr__(self, "guidance_interval", (float(pair[0]), float(pair[1])))
 
     @property
     def fps_id(self) -> int:
@@ -128,19 +134,48 @@ class Conditions:
 
     def unusual(self, size: tuple[int, int] | None = None) -> list[str]:
         """What Stability's simple_video_sample.py would warn of; size is the checkpoint's own (height, width)."""
-        found = []
-        if self.motion_bucket_id > 255:
-            found.append(f"motion_bucket_id={self.motion_bucket_id} is above 255")
-        if not 5 <= self.fps_id <= 30:
-            found.append(f"fps={self.fps} (fps_id {self.fps_id}) is outside 6 to 31")
-        asked = (self.height, self.width)
-        if size and any(a is not None and a != s for a, s in zip(asked, size, strict=True)):
-            found.append(f"{asked[1] or size[1]}x{asked[0] or size[0]} is not the checkpoint's {size[1]}x{size[0]}")
-        return found
+        height, width = size or (self.height, self.width)
+        tall, wide = self.height or height, self.width or width
+        found = {
+            f"motion_bucket_id={self.motion_bucket_id} is above 255": self.motion_bucket_id > 255,
+            f"fps={self.fps} (fps_id {self.fps_id}) is outside 6 to 31": not 5 <= self.fps_id <= 30,
+            f"{wide}x{tall} is not the checkpoint's {width}x{height}": (tall, wide) != (height, width),
+        }
+        return [message for message, is_so in found.items() if is_so]
 
     def warn_unusual(self, size: tuple[int, int] | None = None) -> None:
         for message in self.unusual(size):
             warnings.warn(message + ": results may suffer.", UnusualConditionWarning, stacklevel=3)
+
+
+_XT = Conditions(fps=7, min_guidance_scale=1.5, max_guidance_scale=3.0, num_frames=25, num_inference_steps=30)
+PRESETS = {
+    "SVD": Conditions(fps=7, min_guidance_scale=1.0, max_guidance_scale=2.5, num_frames=14, num_inference_steps=25),
+    "SVD_XT": _XT,
+    "SVD_1_1": _XT,
+    "DIFFUSERS": Conditions(),
+}
+
+
+def conditions_of(checkpoint: str | Path) -> Conditions:
+    """The preset that a checkpoint was made for, by its name, hub id or folder; diffusers' defaults for any other.
+
+    >>> conditions_of("stabilityai/stable-video-diffusion-img2vid-xt-1-1") == PRESETS["SVD_1_1"]
+    True
+
+    A folder is known by its name (the repository's own, or that of the hub's cache), else by a UNet of SVD's size.
+    """
+    name, parts = str(checkpoint), Path(checkpoint).parts
+    for preset, repository in REPOSITORIES.items():
+        owner, _, model = repository.partition("/")
+        if name in (preset, repository) or model in parts or f"models--{owner}--{model}" in parts:
+            return PRESETS[preset]
+    try:
+        unet = json.loads((Path(name) / "unet" / "config.json").read_text())
+        preset = {14: "SVD", 25: "SVD_XT"}[unet["num_frames"]]
+        return PRESETS[preset if unet["block_out_channels"] == [320, 640, 1280, 1280] else "DIFFUSERS"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return PRESETS["DIFFUSERS"]
 
 
 def check_names(changes: dict[str, Any]) -> None:
@@ -159,41 +194,21 @@ def guidance_curve(
     >>> guidance_curve("triangle", 5, 1.0, 3.0).tolist()
     [1.0, 2.0, 3.0, 2.0, 1.0]
 
-    linear: linspace(low, high). triangle: 2*|v/p - floor(v/p + 1/2)| over v = linspace(0, 1), one or several
-    periods p fused by max, mean or multiply. trapezoid: rises over the first 10 % of the frames, stays at high,
-    falls; Stability's file has ones instead of its maximum on the plateau, which is 'trapezoid_ones' here.
-    constant: high.
+    linear: linspace(low, high). constant: high. triangle: 2*|v/p - floor(v/p + 1/2)| over v = linspace(0, 1), one or
+    several periods p fused by max, mean or multiply. trapezoid: rises over the first 10 % of the frames, stays at high,
+    falls; Stability's file has ones on the plateau, which is 'trapezoid_ones' here.
     """
+    fuses: dict[str, Any] = {"max": np.max, "mean": np.mean, "multiply": np.prod}
+    if name not in GUIDANCE_CURVES or fuse not in fuses:
+        raise InputError(f"guidance_curve={name!r}, fuse={fuse!r}: give {', '.join(GUIDANCE_CURVES)}; {', '.join(fuses)}.")
     if name == "linear":
         return np.linspace(low, high, num_frames)
     if name == "constant":
         return np.full(num_frames, float(high))
     if name == "triangle":
-        v = np.linspace(0, 1, num_frames)
-        periods = [period] if isinstance(period, Real) else list(period)  # type: ignore[arg-type]
-        waves = np.stack([2 * np.abs(v / p - np.floor(v / p + 0.5)) for p in periods])
-        fused = {"max": waves.max(0), "mean": waves.mean(0), "multiply": waves.prod(0)}
-        if fuse not in fused:
-            raise InputError(f"fuse={fuse!r}: give max, mean or multiply.")
-        return fused[fuse] * (high - low) + low
-    if name in ("trapezoid", "trapezoid_ones"):
-        edge = int(num_frames * 0.1)  # none below ten frames, as in the original
-        plateau = np.full(num_frames - 2 * edge, 1.0 if name == "trapezoid_ones" else float(high))
-        rise = np.linspace(low, high, edge)
-        return np.concatenate([rise, plateau, rise[::-1]])
-    raise InputError(f"guidance_curve={name!r}: give one of {', '.join(GUIDANCE_CURVES)}.")
-
-
-def _number(name: str, value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise InputError(f"{name}={value!r}: must be a finite number.")
-    return int(value) if isinstance(value, Integral) else float(value)
-
-
-_XT = Conditions(fps=7, min_guidance_scale=1.5, max_guidance_scale=3.0, num_frames=25, num_inference_steps=30)
-PRESETS = {
-    "SVD": Conditions(fps=7, min_guidance_scale=1.0, max_guidance_scale=2.5, num_frames=14, num_inference_steps=25),
-    "SVD_XT": _XT,
-    "SVD_1_1": _XT,
-    "DIFFUSERS": Conditions(),
-}
+        v = np.linspace(0, 1, num_frames) / np.atleast_1d(period)[:, None]
+        return fuses[fuse](2 * np.abs(v - np.floor(v + 0.5)), axis=0) * (high - low) + low
+    edge = int(num_frames * 0.1)  # none below ten frames, as in the original
+    plateau = np.full(num_frames - 2 * edge, 1.0 if name == "trapezoid_ones" else float(high))
+    rise = np.linspace(low, high, edge)
+    return np.concatenate([rise, plateau, rise[::-1]])

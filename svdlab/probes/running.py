@@ -17,8 +17,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from svdlab.errors import BrokenClipError, InputError, MissingExtraError, OutputError
-from svdlab.pipeline.checkpoints import NAMES
-from svdlab.pipeline.conditions import PRESETS, Conditions
+from svdlab.pipeline.conditions import Conditions, conditions_of
 from svdlab.pipeline.generate import ProbePipeline, generate_batch, resolve
 from svdlab.probes import findings as rules
 from svdlab.probes.base import Check, Cost, Probe, ProbeResult, Shown, Study
@@ -225,8 +224,7 @@ def _study(
 
 def base_conditions(pipe: ProbePipeline) -> Conditions:
     """The preset of Stability's own checkpoints, else diffusers' defaults."""
-    names = {repo: preset for preset, repo in NAMES.items()}
-    return PRESETS.get(names.get(pipe.source.checkpoint, pipe.source.checkpoint), Conditions())
+    return conditions_of(pipe.source.checkpoint)
 
 
 def _need(probe: Probe) -> None:
