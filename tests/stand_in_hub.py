@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,8 +18,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from huggingface_hub import constants
+
 COMMIT = "c0ffee" + "0" * 34
-OLD = "0ld".replace("l", "1") + "d" * 37
 GATED = "Access to model {repo} is restricted. You must have access to it and be authenticated to access it. Please log in."
 NOT_ACCEPTED = "Access to model {repo} is restricted and you are not in the authorized list. Visit {page} to ask for access."
 FINE_GRAINED = "Please enable access to public gated repositories in your fine-grained token settings to view this repository."
@@ -33,25 +35,15 @@ class Hub:
     gated: bool = False
     tokens: dict[str, str] = field(default_factory=dict)
     fail: int = 0  # answer everything with this status
-    fail_files: int = 0  # answer downloads only with this status
-    cut: dict[str, list[int]] = field(default_factory=dict)  # file: break off after so many bytes, once for each entry
-    short: set[str] = field(default_factory=set)  # files that end early, with a Content-Length to match
-    damaged: set[str] = field(default_factory=set)  # files served with a byte changed
-    wrong_size: set[str] = field(default_factory=set)
-    requests: list[tuple[str, str, str]] = field(default_factory=list)  # method, path, Range
+    requests: list[tuple[str, str]] = field(default_factory=list)  # method, path
     endpoint: str = ""
 
     def names(self) -> list[str]:
         return sorted(p.relative_to(self.folder).as_posix() for p in self.folder.rglob("*") if p.is_file())
 
-    def content(self, name: str) -> bytes:
-        return (self.folder / name).read_bytes()
-
     def downloads(self) -> list[str]:
         return [
-            path.split("/resolve/")[1].split("/", 1)[1]
-            for method, path, _ in self.requests
-            if method == "GET" and "/resolve/" in path
+            path.split("/resolve/")[1].split("/", 1)[1] for how, path in self.requests if how == "GET" and "/resolve/" in path
         ]
 
 
@@ -76,14 +68,12 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         hub, path = self.hub, unquote(urlsplit(self.path).path)
-        hub.requests.append((self.command, path, self.headers.get("Range", "")))
+        hub.requests.append((self.command, path))
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         if hub.fail:
             return self.refuse(hub.fail, "", "Internal Error - We're working hard to fix this as soon as possible!")
         if token and token not in hub.tokens:
             return self.refuse(401, "", "Invalid credentials in Authorization header")
-        if path == "/api/whoami-v2":
-            return self.say({"name": "researcher", "type": "user", "auth": {}})
         parts = path.removeprefix("/api/models/").lstrip("/").split("/")
         if "/".join(parts[:2]) != hub.repo:
             # Whether it exists is not told to strangers: they get a 401.
@@ -104,12 +94,10 @@ class Handler(BaseHTTPRequestHandler):
         return self.say({"id": hub.repo, "sha": COMMIT, "gated": "auto" if hub.gated else False, "siblings": siblings})
 
     def entry(self, name: str) -> dict[str, Any]:
-        content = self.hub.content(name)
+        content = (self.hub.folder / name).read_bytes()
         size, tag = len(content), etag(name, content)
         entry: dict[str, Any] = {"type": "file", "path": name, "size": size, "oid": tag}
-        if len(tag) == 64:
-            entry |= {"oid": tag[:40], "lfs": {"oid": tag, "size": size, "pointerSize": 134}}
-        return entry
+        return entry | ({"oid": tag[:40], "lfs": {"oid": tag, "size": size, "pointerSize": 134}} if len(tag) == 64 else {})
 
     def closed(self, token: str) -> bool:
         """Whether a gated file was refused, as the real hub refuses it."""
@@ -133,50 +121,21 @@ class Handler(BaseHTTPRequestHandler):
             return self.refuse(404, "EntryNotFound", "Entry not found")
         if self.closed(token):
             return None
-        if hub.fail_files:
-            return self.refuse(hub.fail_files, "", "Internal Error")
-        content = hub.content(name)
-        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{etag(name, content)}"', "Accept-Ranges": "bytes"}
-        if name in hub.damaged:
-            content = content[:-1] + bytes([content[-1] ^ 1])
-        headers["X-Linked-Size"] = str(len(content))
-        if self.command == "GET" and name in hub.short:
-            content = content[: len(content) // 2]
-        first = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
-        body = content[first:]
-        self.send_response(206 if first else 200)
-        if first:
-            headers["Content-Range"] = f"bytes {first}-{len(content) - 1}/{len(content)}"
-        for key, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if self.command == "HEAD":
-            return None
-        if hub.cut.get(name):
-            self.wfile.write(body[: hub.cut[name].pop(0)])
-            self.wfile.flush()
-            self.close_connection = True
-            return None
-        self.wfile.write(body)
-        return None
+        content = (hub.folder / name).read_bytes()
+        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{etag(name, content)}"', "X-Linked-Size": str(len(content))}
+        return self.send(200, headers, content)
 
     def say(self, content: Any) -> None:
-        body = json.dumps(content).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        self.send(200, {"Content-Type": "application/json"}, json.dumps(content).encode())
 
     def refuse(self, status: int, code: str, message: str) -> None:
-        body = json.dumps({"error": message}).encode()
+        headers = {"X-Error-Code": code, "X-Error-Message": message, "X-Request-Id": "Root=1-stand-in"}
+        self.send(status, {k: v for k, v in headers.items() if v}, json.dumps({"error": message}).encode())
+
+    def send(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.send_response(status)
-        if code:
-            self.send_header("X-Error-Code", code)
-        self.send_header("X-Error-Message", message)
-        self.send_header("X-Request-Id", "Root=1-stand-in")
-        self.send_header("Content-Length", str(len(body)))
+        for key, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(key, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
@@ -195,3 +154,17 @@ def serve(hub: Hub) -> Iterator[Hub]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def connect(hub: Hub, monkeypatch: Any, cache: Path) -> None:
+    """Point this process's client at the hub, with an empty cache and nobody logged in."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    url = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(cache / "token"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
+    wait = time.sleep
+    monkeypatch.setattr(time, "sleep", lambda seconds: wait(min(seconds, 0.01)))  # the client's pauses between tries

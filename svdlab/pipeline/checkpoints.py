@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import HfApi, constants, get_token, metadata_load, snapshot_download
+from huggingface_hub import HfApi, constants, get_token, metadata_load, snapshot_download, try_to_load_from_cache
 from huggingface_hub import errors as hub
 from transformers import CLIPImageProcessorPil
 from transformers.utils import logging as transformers_logging
@@ -53,7 +53,7 @@ PICKLE = (
     ".safetensors, or convert it at https://huggingface.co/spaces/safetensors/convert."
 )
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-LOGIN = "`hf auth login`, the environment variable HF_TOKEN, or token="
+LOGIN = "`hf auth login`, HF_TOKEN or token="
 TOKEN_LIKE = re.compile(r"(hf|api_org|hf_oauth)_[A-Za-z0-9_-]{6,}|(?i:bearer)\s+\S+")
 
 
@@ -206,24 +206,20 @@ def hash_weights(folder: Path, files: list[str]) -> str:
 def explain(error: BaseException, repo_id: str, token: str | None = None) -> str:
     """What the hub's client raised, as one message without tokens: what happened, why, and what to do."""
     page, tokens = f"{constants.ENDPOINT}/{repo_id}", [t for t in (token, get_token()) if t]
-    licence = (
-        "with the token's account, which has no access so far" if tokens else f"and give a token ({LOGIN}): none was sent"
-    )
-    cause = f"{type(error).__name__}: {getattr(error, 'server_message', None) or str(error).strip().partition(chr(10))[0]}"
+    while not isinstance(error, hub.HfHubHTTPError) and (inner := error.__cause__ or error.__context__):
+        error = inner
     if isinstance(error, hub.GatedRepoError):
-        text = f"is gated: accept its licence at {page} {licence}. A request may be pending, as the page says."
+        account = (
+            "with the token's account, which has no access so far" if tokens else f"and give a token ({LOGIN}): none was sent"
+        )
+        text = f"is gated: accept its licence at {page} {account}. A request may be pending, as the page says."
     elif isinstance(error, hub.RevisionNotFoundError):
         text = f"has no such revision: see {page}/commits/main, or leave revision out."
     elif isinstance(error, hub.RepositoryNotFoundError):
         text = f"does not exist, or is private and not shown to you: check the name at {page}, or give a token ({LOGIN})."
-    elif isinstance(error, (hub.OfflineModeIsEnabled, hub.LocalEntryNotFoundError)):
-        text = (
-            f"is not in the cache ({constants.HF_HUB_CACHE}), and the network was not used (HF_HUB_OFFLINE, local_files_only)."
-        )
     else:
-        text = (
-            f"could not be fetched from {constants.ENDPOINT} ({cause}). Load again to go on; files that came whole are kept."
-        )
+        words = getattr(error, "server_message", None) or str(error).strip().partition("\n")[0]
+        text = f"could not be fetched from {constants.ENDPOINT} ({type(error).__name__}: {words}). Load again to go on."
     for secret in tokens:
         text = text.replace(str(secret), "***")
     return f"{repo_id} {TOKEN_LIKE.sub('***', text)}"
@@ -236,8 +232,10 @@ def _fetch(
 
     Errors are raised apart from the client's own, whose frames hold the request and with it the token.
     """
-    told, folder = "", None
-    if not (local_files_only or constants.is_offline_mode()):
+    told = f"{repo_id} is not in the cache ({constants.HF_HUB_CACHE}), and the network is not used: "
+    told += "local_files_only=True." if local_files_only else "HF_HUB_OFFLINE is set."
+    online = not (local_files_only or constants.is_offline_mode())
+    if online:
         try:
             siblings = HfApi(token=token).model_info(repo_id, revision=revision).siblings or []
             files = choose_files([f.rfilename for f in siblings], dtype, variant, repo_id)[1]
@@ -246,13 +244,11 @@ def _fetch(
             raise
         except Exception as error:  # whatever the client raises: HTTP errors, timeouts, a full disk
             told = explain(error, repo_id, token)
-    try:
-        folder = Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
-    except Exception as error:
-        told = told or explain(error, repo_id, token)
-    if folder is None:
+    cached = try_to_load_from_cache(repo_id, "model_index.json", revision=revision)
+    if not isinstance(cached, str):
         raise CheckpointError(told)
-    if told:
+    folder = Path(cached).parent
+    if online:
         warnings.warn(f"{told} Using the copy in the cache: {folder.name}.", StaleCheckpointWarning, stacklevel=3)
     return folder
 

@@ -15,7 +15,8 @@ import torch
 
 import svdlab
 from svdlab.errors import InputError
-from svdlab.pipeline import architecture, selection
+from svdlab.pipeline import selection
+from tests import full_size as architecture
 
 ROOT = Path(__file__).parents[2]
 NAMED = re.compile(

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from svdlab.errors import InputError
-from svdlab.pipeline.conditions import PRESETS, Conditions, UnusualConditionWarning, guidance_curve
+from svdlab.pipeline.conditions import (
+    PRESETS,
+    REPOSITORIES,
+    Conditions,
+    UnusualConditionWarning,
+    conditions_of,
+    guidance_curve,
+)
 
 
 @pytest.mark.parametrize(
@@ -21,14 +30,14 @@ from svdlab.pipeline.conditions import PRESETS, Conditions, UnusualConditionWarn
         (dict(fps="7"), "finite number"),
         (dict(fps=True), "finite number"),
         (dict(fps=math.nan), "finite number"),
-        (dict(motion_bucket_id=-1), "0 or more"),
+        (dict(motion_bucket_id=-1), "at least 0"),
         (dict(motion_bucket_id=None), "finite number"),
-        (dict(noise_aug_strength=-0.1), "0 or more"),
+        (dict(noise_aug_strength=-0.1), "at least 0"),
         (dict(noise_aug_strength=math.inf), "finite number"),
         (dict(min_guidance_scale=math.nan), "finite number"),
         (dict(max_guidance_scale=math.nan), "finite number"),
         (dict(min_guidance_scale=2.0, max_guidance_scale=1.0), "min <= max"),  # upstream crashes in mid-run
-        (dict(min_guidance_scale=-1.0), "0 <= min"),
+        (dict(min_guidance_scale=-1.0), "at least 0"),
         (dict(guidance_curve="cubic"), "triangle"),
         (dict(guidance_curve=3.0), "one number per frame"),
         (dict(guidance_curve=(1.0, math.nan)), "finite number"),
@@ -41,7 +50,7 @@ from svdlab.pipeline.conditions import PRESETS, Conditions, UnusualConditionWarn
         (dict(num_inference_steps=None), "whole number"),
         (dict(decode_chunk_size=0), "at least 1"),
         (dict(height=4), "at least 8"),
-        (dict(playback_fps=0), "above 0"),
+        (dict(playback_fps=0), "at least"),
     ],
 )
 def test_what_cannot_be_is_refused(values: dict[str, Any], message: str) -> None:
@@ -91,6 +100,20 @@ def test_presets_are_stabilitys() -> None:
     assert (xt.motion_bucket_id, xt.noise_aug_strength) == (127, 0.02)
     assert PRESETS["SVD_XT"] == xt
     assert PRESETS["DIFFUSERS"] == Conditions()
+
+
+def test_a_checkpoint_has_its_preset_by_name_hub_id_and_folder(tmp_path: Path) -> None:
+    for name, repository in REPOSITORIES.items():
+        cached = f"/hub/models--{repository.replace('/', '--')}/snapshots/0123"
+        for checkpoint in (name, repository, Path(cached), f"models/{repository.split('/')[1]}"):
+            assert conditions_of(checkpoint) == PRESETS[name], checkpoint
+    assert conditions_of("organism") == conditions_of(tmp_path) == PRESETS["DIFFUSERS"]
+    (tmp_path / "unet").mkdir()
+    config = {"num_frames": 14, "block_out_channels": [320, 640, 1280, 1280]}  # a fine-tuned one, whatever its name
+    (tmp_path / "unet/config.json").write_text(json.dumps(config))
+    assert conditions_of(tmp_path) == PRESETS["SVD"]
+    (tmp_path / "unet/config.json").write_text(json.dumps({**config, "block_out_channels": [8]}))
+    assert conditions_of(tmp_path) == PRESETS["DIFFUSERS"]
 
 
 def test_curves() -> None:

@@ -12,9 +12,10 @@ from diffusers import StableVideoDiffusionPipeline
 
 import svdlab
 from svdlab.errors import InputError
-from svdlab.pipeline import architecture, checkpoints
+from svdlab.pipeline import checkpoints
 from svdlab.pipeline.conditions import PRESETS, Conditions, UnusualConditionWarning
 from svdlab.pipeline.generate import resolve
+from tests import full_size as architecture
 
 TABLE = (Path(__file__).parents[2] / "docs/parity.md").read_text()
 FEW = dict(num_inference_steps=2, num_frames=2)
