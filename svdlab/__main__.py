@@ -71,12 +71,12 @@ def notebook(
     if grid is None:
         _tell(notebooks.run(name, out, **given))
         return
-    axes = _mapping(grid)
+    axes = notebooks.read_grid(grid)
     twice = sorted(set(axes) & set(given))
     if twice:
         raise InputError(f"{', '.join(twice)}: given both by -p and in {grid}. Leave one out.")
     table = notebooks.run_grid(name, {**axes, **{k: [v] for k, v in given.items()}}, jobs, out)
-    print(table.drop(columns=["notebook", "executed"]).to_string(index=False, max_colwidth=60))
+    print(table.drop(columns=["notebook"]).to_string(index=False, max_colwidth=60))
     print(f"executed notebooks and this table: {Path(table['notebook'][0]).parents[1]}")
     if (table["status"] == "failed").any():
         raise typer.Exit(1)
@@ -319,29 +319,22 @@ def motion_calibrate(
 
 def _pairs(name: str, words: list[str]) -> dict[str, Any]:
     """Parameters as the notebook declares them: text stays text, everything else is read as YAML."""
-    if not words:
-        return {}
-    import yaml
-
     from svdlab.study import notebooks
 
-    path = notebooks.find(name)
-    known = notebooks.parameters_of(path)
-    given = dict(zip(words[::2], words[1::2], strict=True))
-    notebooks.check_parameters(path, known, {k: v for k, v in given.items() if k not in known})
-    return {k: v if known[k]["inferred_type_name"] == "str" else yaml.safe_load(v) for k, v in given.items()}
+    known = notebooks.parameters_of(notebooks.find(name)) if words else {}
+    text = [key for key, facts in known.items() if facts["inferred_type_name"] == "str"]
+    return {k: v if k in text else notebooks.read_value(v) for k, v in zip(words[::2], words[1::2], strict=True)}
 
 
 def _conditions(checkpoint: str, words: list[str]) -> tuple[Any, dict[str, Any]]:
     """`-p` words as conditions (None where there are none: the probes' own) and options of a probe, read as YAML."""
-    import yaml
-
-    from svdlab.pipeline.conditions import PRESETS, Conditions
+    from svdlab.pipeline.conditions import conditions_of
+    from svdlab.study.notebooks import read_value
     from svdlab.study.plans import CONDITIONS
 
-    given = {k: yaml.safe_load(v) for k, v in zip(words[::2], words[1::2], strict=True)}
+    given = {k: read_value(v) for k, v in zip(words[::2], words[1::2], strict=True)}
     changes = {k: v for k, v in given.items() if k in CONDITIONS and not isinstance(v, list)}
-    base = PRESETS.get(checkpoint, Conditions())
+    base = conditions_of(checkpoint)
     options = {k: v for k, v in given.items() if k not in changes}
     return (base.replace(**changes) if changes else None), options
 
@@ -375,17 +368,6 @@ def _bias(
         print(path)
 
 
-def _mapping(path: Path) -> dict[str, Any]:
-    from svdlab.study import plans
-
-    if not path.is_file():
-        raise InputError(f"there is no grid file {path}.")
-    content = plans.read_yaml(path)
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is no grid: it must map parameters to lists of values, as in  fps: [6, 12].")
-    return content
-
-
 def _tell(executed: Path) -> None:
     """Where everything is that a notebook left."""
     folder = executed.parent
@@ -417,3 +399,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         print(f"svdlab: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    main()

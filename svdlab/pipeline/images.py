@@ -1,4 +1,4 @@
-"""Pictures in: whatever a user has, made into what the pipeline takes, visibly and without guessing.
+"""Input images: whatever a user has, made into what the pipeline takes, visibly and without guessing.
 
 >>> image = open_image("photo.jpg")                  # PIL RGB; EXIF orientation applied
 >>> prepare_image(image, height=576, width=1024).info["crop"]
@@ -19,19 +19,20 @@ from svdlab.errors import InputError
 
 LEAST_SIDE = 16  # px
 PHOTOGRAPHS = ("astronaut", "cat", "coffee", "rocket", "camera", "grace_hopper")
-FLIPS = {"left_right": (-1,), "up_down": (-2,), "half_turn": (-2, -1)}  # axes of "... h w", pictures or noise, that turn
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+FLIPS = {"left_right": (-1,), "up_down": (-2,), "half_turn": (-2, -1)}  # axes of "... h w" that turn, of image or noise
 
 
 class CropWarning(UserWarning):
-    """A picture lost part of its area because the frame has another aspect."""
+    """An image lost part of its area because the frame has another aspect."""
 
 
 class ImageFileError(InputError, OSError):
-    """A picture file that is missing or cannot be read; also an OSError."""
+    """An image file that is missing or cannot be read; also an OSError."""
 
 
 def sample_image(name: str = "astronaut") -> Image.Image:
-    """A free picture that comes with a dependency, or a first frame of the organism's world, as PIL RGB.
+    """A free image that comes with a dependency, or a first frame of the organism's world, as PIL RGB.
 
     >>> sample_image("astronaut").size, sample_image("scene-3").size
     ((512, 512), (64, 64))
@@ -40,7 +41,9 @@ def sample_image(name: str = "astronaut") -> Image.Image:
     and Lav Varshney: public domain or CC0), grace_hopper (matplotlib, public domain), and scene-N for any whole
     number N: the organism's world, seed N.
     """
-    if name.startswith("scene-") and name[6:].isdigit():
+    if not is_sample(name):
+        raise InputError(f"no sample image {name!r}: there are {', '.join(PHOTOGRAPHS)} and scene-N (scene-0, scene-1 ...).")
+    if name.startswith("scene-"):
         from svdlab.organism import world
 
         frame = world.scenes(1, seed=int(name[6:])).video[0, 0]
@@ -49,19 +52,25 @@ def sample_image(name: str = "astronaut") -> Image.Image:
         from matplotlib import cbook
 
         return Image.open(str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))).convert("RGB")
-    if name in PHOTOGRAPHS:
-        from skimage import data
+    from skimage import data
 
-        return Image.fromarray(getattr(data, name)()).convert("RGB")
-    raise InputError(f"no sample picture {name!r}: there are {', '.join(PHOTOGRAPHS)} and scene-N (scene-0, scene-1 ...).")
+    return Image.fromarray(getattr(data, name)()).convert("RGB")
 
 
 def is_sample(name: str) -> bool:
     return name in PHOTOGRAPHS or (name.startswith("scene-") and name[6:].isdigit())
 
 
+def images_in(folder: str | Path) -> list[str]:
+    """The paths of all images directly in a folder, sorted; raises ImageFileError where there are none."""
+    found = sorted(str(p) for p in Path(folder).expanduser().iterdir() if p.suffix.lower() in SUFFIXES)
+    if not found:
+        raise ImageFileError(f"{folder} holds no image: the suffixes are {', '.join(SUFFIXES)}.")
+    return found
+
+
 def open_image(source: Any) -> Image.Image:
-    """PIL RGB from a path, a sample's name, a PIL picture, or an array.
+    """PIL RGB from a path, a sample's name, a PIL image, or an array.
 
     >>> open_image(np.zeros((64, 64), dtype="uint8")).mode
     'RGB'
@@ -70,23 +79,23 @@ def open_image(source: Any) -> Image.Image:
     transparency is laid on white, 16-bit is scaled to 8. Raises InputError (ImageFileError, also an OSError, for
     files) that says what came.
     """
+    if isinstance(source, str) and is_sample(source):
+        return sample_image(source)
     if isinstance(source, Image.Image):
-        image, what = source, f"a {source.mode} picture"
+        image, what = source, f"a {source.mode} image"
     elif isinstance(source, np.ndarray):
         image, what = _from_array(source), "the array"
     elif isinstance(source, (str, Path)):
-        if isinstance(source, str) and is_sample(source):
-            return sample_image(source)
-        image, what = _from_file(Path(source)), str(source)
+        image, what = _from_file(Path(source).expanduser()), str(source)
     else:
-        raise InputError(f"image is a {type(source).__name__}: give a path, a PIL picture, an array or a sample's name.")
+        raise InputError(f"image is a {type(source).__name__}: give a path, a PIL image, an array or a sample's name.")
     if min(image.size) < LEAST_SIDE:
         raise InputError(f"{what} is {image.width}x{image.height} px: at least {LEAST_SIDE} px a side are needed.")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
         if values.max() > 65535 or values.min() < 0:
-            raise InputError(f"{what} has values from {values.min():g} to {values.max():g}: 16-bit pictures hold 0 to 65535.")
+            raise InputError(f"{what} has values from {values.min():g} to {values.max():g}: 16-bit images hold 0 to 65535.")
         image = Image.fromarray((values / 257).round().astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -95,17 +104,18 @@ def open_image(source: Any) -> Image.Image:
 
 
 def _from_file(path: Path) -> Image.Image:
-    if path.is_dir():
-        raise ImageFileError(f"{path} is a folder: give one picture.")
-    if not path.exists():
-        raise ImageFileError(f"{path} does not exist, and is no sample's name ({', '.join(PHOTOGRAPHS)}, scene-N).")
+    if not path.is_file():
+        what = (
+            "is a folder: give one image" if path.is_dir() else "does not exist, and is no sample's name (astronaut, scene-3)"
+        )
+        raise ImageFileError(f"{path} {what}.")
     try:
         image = Image.open(path)
         image.load()
     except UnidentifiedImageError as error:
-        raise ImageFileError(f"{path} is not a picture, whatever its name says: Pillow knows no such format.") from error
+        raise ImageFileError(f"{path} is not an image, whatever its name says: Pillow knows no such format.") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageFileError(f"{path} cannot be read as a picture: {error}") from error
+        raise ImageFileError(f"{path} cannot be read as an image: {error}") from error
     return image
 
 
@@ -115,7 +125,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
     if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
         raise InputError(f'image array has shape {array.shape}: give "h w", "h w 1", "h w 3" or "h w 4".')
     if np.issubdtype(array.dtype, np.floating):
-        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+        if not (array.min() >= 0 and array.max() <= 1):  # also where there is a NaN
             raise InputError(f"image array has values from {array.min():g} to {array.max():g}: floats must lie in [0, 1].")
         array = (array * 255).round().astype(np.uint8)
     elif array.dtype == np.uint16:
@@ -126,10 +136,10 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def prepare_image(source: Any, *, height: int, width: int) -> Image.Image:
-    """The centre of the picture at the frame's aspect, resized to height x width px; `.info["crop"]` says what was kept.
+    """The centre of the image at the frame's aspect, resized to height x width px; `.info["crop"]` says what was kept.
 
-    The pipeline itself would squash the whole picture to the frame; cropping keeps the aspect. A loss of more than
-    1 % of the area is warned of (CropWarning): crop the picture yourself to choose what stays.
+    The pipeline itself would squash the whole image to the frame; cropping keeps the aspect. A loss of more than
+    1 % of the area is warned of (CropWarning): crop the image yourself to choose what stays.
     """
     image = open_image(source)
     w, h = image.size
@@ -140,7 +150,7 @@ def prepare_image(source: Any, *, height: int, width: int) -> Image.Image:
     lost = 1 - kept_w * kept_h / (w * h)
     if lost > 0.01:
         warnings.warn(
-            f"the picture is {w}x{h}, the frame {width}x{height}: the centre {kept_w}x{kept_h} is used, "
+            f"the image is {w}x{h}, the frame {width}x{height}: the centre {kept_w}x{kept_h} is used, "
             f"{100 * lost:.0f} % of the area is cut off.",
             CropWarning,
             stacklevel=2,
@@ -152,5 +162,5 @@ def prepare_image(source: Any, *, height: int, width: int) -> Image.Image:
 
 
 def image_hash(image: Image.Image) -> str:
-    """sha256 over size and RGB bytes of a prepared picture."""
+    """sha256 over size and RGB bytes of a prepared image."""
     return hashlib.sha256(f"{image.size}".encode() + image.convert("RGB").tobytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""Whatever a user has becomes an RGB picture, visibly cropped; what cannot is refused with its cause."""
+"""Whatever a user has becomes an RGB image, visibly cropped; what cannot is refused with its cause."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def centre(image: Image.Image) -> tuple[int, ...]:
     return image.getpixel((image.width // 2, image.height // 2))
 
 
-def write(tmp_path: Path, image: Image.Image, name: str = "picture.png", **options: Any) -> Path:
+def write(tmp_path: Path, image: Image.Image, name: str = "image.png", **options: Any) -> Path:
     path = tmp_path / name
     image.save(path, **options)
     return path
@@ -89,15 +89,15 @@ def test_paths_and_names(tmp_path: Path) -> None:
 
 
 def test_unreadable_files(tmp_path: Path) -> None:
-    (text := tmp_path / "text.png").write_text("not a picture")
+    (text := tmp_path / "text.png").write_text("not an image")
     (empty := tmp_path / "empty.png").touch()
     whole = write(tmp_path, Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))).read_bytes()
     (cut := tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     for path, message in [
         (tmp_path / "missing.png", "does not exist"),
         (tmp_path, "is a folder"),
-        (text, "is not a picture"),
-        (empty, "is not a picture"),
+        (text, "is not an image"),
+        (empty, "is not an image"),
         (cut, "cannot be read"),
     ]:
         with pytest.raises(ImageFileError, match=message) as caught:
@@ -122,7 +122,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
         (Image.fromarray(np.full((32, 32), 1e6, np.float32)), "0 to 65535"),
     ],
 )
-def test_unusable_pictures(source: Any, message: str) -> None:
+def test_unusable_images(source: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         open_image(source)
 
@@ -137,7 +137,7 @@ def test_the_centre_is_cropped_and_said() -> None:
     assert np.asarray(cropped).min() == 128  # nothing of the dark sides, and no blending with them
 
 
-def test_a_picture_of_the_right_size_is_left_alone() -> None:
+def test_a_image_of_the_right_size_is_left_alone() -> None:
     image = sample_image("scene-1")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
