@@ -1,64 +1,57 @@
-"""A study as one page to send to somebody: figures, films, tables, conditions, versions and licence in a single HTML file.
+"""A study as one page to send to somebody: figures, videos, tables, conditions, versions and licence in a single HTML file.
 
     >>> write("results/00-tour")
     PosixPath('results/00-tour/report.html')
 
-nbconvert does it. The page is a notebook put together from what lies in the study's folder: the executed notebook where
-there is one, else the figures and films; then the runs of its ledger. It asks for nothing beside itself, so it opens from
-disk, without a server or a network.
+The page is put together from what lies in the folder: the executed notebook where there is one, else the figures and
+videos; then the runs of its ledger. It opens from disk, without a server or a network, and holds no script.
 """
 
 from __future__ import annotations
 
 import base64
-import html
 import json
-import os
 import re
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from markdown_it import MarkdownIt
+from markupsafe import Markup
 
 from svdlab import __version__
-from svdlab.errors import InputError, MissingExtraError, OutputError
+from svdlab.errors import InputError, MissingExtraError
 from svdlab.measure import video
-from svdlab.show.provenance import axis, name, number
-from svdlab.study import folders
+from svdlab.measure.files import write_whole
+from svdlab.show.labels import axis, name, number
+from svdlab.show.page import Folded, Media, page
 from svdlab.study.plans import CONDITIONS
 from svdlab.study.sweeps import load_results
 
-REPORT = "report.html"
-FILMS = 36  # clips of the ledger that are put into the page
+CLIPS = 36  # of the ledger that are put into the page
 ROOM = 10e6  # bytes for them
 ROWS = 200  # runs in the table
 MEASURES = ("camera", "camera_px", "object_px", "flow_px", "drift_ssim_last", "flicker_mae")
+VERSIONS = ("svdlab", "torch", "diffusers", "dtype", "device", "checkpoint", "revision", "weights", "made")
 WIDGET = "application/vnd.jupyter.widget-view+json"
-TEMPLATE = """{%- extends 'lab/index.html.j2' -%}
-{%- block html_head_js -%}{%- endblock -%}
-{%- block html_head_js_mathjax -%}{%- endblock -%}
-{%- block html_head_js_mermaidjs -%}{%- endblock -%}
-{%- block jupyter_widgets -%}{%- endblock -%}
-{%- block data_png scoped -%}
-{%- set width = output | get_metadata('width', 'image/png') -%}
-<div class="jp-RenderedImage jp-OutputArea-output">
-<img src="data:image/png;base64,{{ output.data['image/png'] | escape_html }}"
-alt="{{ (output | get_metadata('alt', 'image/png') or '') | escape_html }}"{% if width %} width="{{ width }}"{% endif %}>
-</div>
-{%- endblock data_png -%}
-{%- block html_head_css -%}<style>
-body.jp-Notebook { max-width: 62rem; margin: 0 auto; padding: 1rem; background: var(--jp-layout-color0); }
-.svdlab-films { display: flex; flex-wrap: wrap; gap: 12px; }
-.svdlab-films figure { margin: 0; width: 192px; }
-.svdlab-films video { width: 100%; display: block; }
-.svdlab-films figcaption, .svdlab-pale { color: var(--jp-content-font-color2); font-size: 0.85em; }
-.svdlab-wide { overflow-x: auto; }
-img, video { max-width: 100%; height: auto; }
-</style>{%- endblock -%}
-"""
+TAGS = frozenset(
+    "table caption thead tbody tr th td figure figcaption video img div p span pre code b i em strong br ul ol li".split()  # noqa: SIM905
+)
+ATTRIBUTES = [
+    "src",
+    "alt",
+    "colspan",
+    "rowspan",
+    "controls",
+    "loop",
+    "muted",
+    "autoplay",
+    "playsinline",
+    "width",
+    "aria-label",
+]
 
 
 def write(folder: str | Path, out: str | Path | None = None) -> Path:
@@ -66,219 +59,137 @@ def write(folder: str | Path, out: str | Path | None = None) -> Path:
 
     >>> write("results/study", "study.html")
 
-    folder: what a notebook or a sweep left: an executed notebook, figures (PNG), films (MP4), a ledger (`runs/` in the
+    folder: what a notebook or a sweep left: an executed notebook, figures (PNG), videos (MP4), a ledger (`runs/` in the
     folder, or in `ledger/`). Raises InputError where there is nothing of it, OutputError where the page cannot be written.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}: give one that a notebook or a sweep wrote, such as results/00-tour.")
     ledger = next((p for p in (folder, folder / "ledger") if (p / "runs").is_dir()), None)
     notebook = next(iter(sorted(folder.glob("*.ipynb"))), None)
-    runs = load_results(ledger) if ledger is not None else pd.DataFrame()
-    body = list(_story(notebook) if notebook else _pictures(folder))
+    runs = load_results(ledger) if ledger else pd.DataFrame()
+    facts = [_facts(Path(str(ledger), "runs", run_id, "run.json")) for run_id in runs.get("run_id", [])]
+    body = list(_story(notebook) if notebook else _media(folder))
     if not body and runs.empty:
-        raise InputError(f"{folder} holds no notebook, figure, film or run: nothing to report.")
-    records = _records(ledger, runs) if ledger is not None else []
-    cells = [
-        _text(_head(folder, runs, records)),
-        *_parameters(notebook),
-        *body,
-        *_runs(runs),
-        _text(_foot(records)),
-        _notice(),
-    ]
-    page = _page(cells, title=f"svdlab report: {folder.resolve().name}")
-    target = Path(out) if out is not None else folder / REPORT
-    part = target.with_name(target.name + ".part")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(page, encoding="utf-8")
-        os.replace(part, target)
-    except OSError as error:
-        raise OutputError(f"{target} could not be written: {error}") from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+        raise InputError(f"{folder} holds no notebook, figure, video or run: nothing to report.")
+    licence = _listed(facts, "licence")
+    sections = {"": [*_head(runs, facts), *body], **_runs(runs)}
+    versions = {key: _listed(facts, key) for key in VERSIONS}
+    rows = [(key, text) for key, text in versions.items() if text] or [("svdlab", __version__)]
+    sections["Versions"] = [pd.DataFrame(rows, columns=["what", "which"])]
+    sections["Notice"] = [Folded(video.notice())]
+    footer = f"Licence of the weights: {licence or 'not recorded'}. The clips are made by a generative model." if facts else ""
+    title = folder.resolve().name
+    target = Path(out).expanduser() if out is not None else folder / "report.html"
+    with write_whole(target) as part:
+        part.write_text(page(title, sections, label=_listed(facts, "label"), footer=footer), encoding="utf-8")
     return target
 
 
-# --- what the page says -----------------------------------------------------------------------------------------------
+def _facts(path: Path) -> dict[str, Any]:
+    """What a run recorded of its model and machine, flat."""
+    record = json.loads(path.read_text(encoding="utf-8"))
+    call, model = record["call"], record.get("model", record["call"])
+    source = record.get("source") or call["source"]
+    own = dict(svdlab=record["svdlab"], device=record["device"], made=record["made"][:10])
+    return {**source, **model["versions"], "dtype": model["dtype"], "weights": model["weights"], **own}
 
 
-def _head(folder: Path, runs: pd.DataFrame, records: list[dict[str, Any]]) -> str:
-    """Title, what was made by what, under which licence."""
-    lines = [f"# {folder.resolve().name}", f"Report of {datetime.now(UTC):%Y-%m-%d}, by svdlab {__version__}."]
+def _listed(facts: list[dict[str, Any]], key: str) -> str:
+    return "; ".join(sorted({str(f[key]) for f in facts if f.get(key)}))
+
+
+def _head(runs: pd.DataFrame, facts: list[dict[str, Any]]) -> Iterator[str]:
+    yield f"Report of {datetime.now(UTC):%Y-%m-%d}, by svdlab {__version__}."
     if len(runs):
         done = int((runs["status"] == "done").sum())
-        lines.append(f"{len(runs)} runs, {done} of them done, on {_listed(runs['checkpoint'])}.")
-        lines += [f"**{label}**" for label in sorted({r["source"]["label"] for r in records} - {""})]
-    licences = sorted({r["source"]["licence"] for r in records} - {""})
-    lines.append(f"Licence of the weights: {'; '.join(licences) or 'not recorded'}. Films and frames are made by a model.")
-    return "\n\n".join(lines)
+        yield f"{len(runs)} runs, {done} of them done, on {_listed(facts, 'checkpoint')}."
 
 
-def _foot(records: list[dict[str, Any]]) -> str:
-    """Versions, weights and devices, as the runs recorded them."""
-    facts = {
-        "svdlab": {r["svdlab"] for r in records} or {__version__},
-        "torch": {r["call"]["versions"]["torch"] for r in records},
-        "diffusers": {r["call"]["versions"]["diffusers"] for r in records},
-        "dtype": {r["call"]["dtype"] for r in records},
-        "device": {r["device"] for r in records},
-        "checkpoint": {r["source"]["checkpoint"] for r in records},
-        "revision": {str(r["source"]["revision"] or "") for r in records},
-        "weights (sha256)": {r["call"]["weights"] for r in records},
-        "made": {r["made"][:10] for r in records},
-    }
-    rows = "\n".join(f"| {key} | {'; '.join(sorted(values - {''}))} |" for key, values in facts.items() if values - {""})
-    return f"## Versions\n\n| what | which |\n|---|---|\n{rows}"
-
-
-def _notice() -> Any:
-    return _output(f"<details><summary>Notice</summary><pre>{html.escape(video.notice())}</pre></details>")
-
-
-def _parameters(notebook: Path | None) -> list[Any]:
-    """The notebook's parameters as they were, a row each."""
-    if notebook is None:
-        return []
-    from svdlab.study.notebooks import parameters_of
-
-    given = json.loads(notebook.read_text(encoding="utf-8")).get("metadata", {}).get("papermill", {}).get("parameters", {})
-    rows = []
-    for key, facts in parameters_of(notebook).items():
-        value = json.dumps(given[key]) if key in given else facts["default"]
-        cells = (f"<code>{html.escape(str(part))}</code>" for part in (key, value))
-        rows.append(f"<tr><td>{'</td><td>'.join(cells)}</td><td>{html.escape(str(facts['help']))}</td></tr>")
-    return [_output(f"<details><summary>Parameters</summary><table>{''.join(rows)}</table></details>")] if rows else []
-
-
-def _runs(runs: pd.DataFrame) -> list[Any]:
-    """The ledger: what was held, a table of what varied and what was measured, the clips."""
+def _runs(runs: pd.DataFrame) -> dict[str, list[Any]]:
+    """The ledger: what was constant, a table of what varied and what was measured, the clips."""
     if runs.empty:
-        return []
+        return {}
     columns = [c for c in ("image", *CONDITIONS, "seed") if c in runs]
     varied = [c for c in columns if runs[c].astype(str).nunique() > 1]
-    held = {c: runs[c].iloc[0] for c in columns if c not in varied and not _none(runs[c].iloc[0])}
-    said = ", ".join(f"{name(c)} {number(v)}" for c, v in held.items())
-    measures = [c for c in MEASURES if c in runs]
-    table = runs.sort_values(varied)[[*varied, *measures, "status"]].head(ROWS)
-    table = table.rename(columns={c: axis(c) for c in table.columns})
-    shown = table.to_html(index=False, border=0, na_rep="cannot tell", float_format=lambda v: f"{v:.4g}", escape=True)
-    more = f"<p class='svdlab-pale'>the first {ROWS} of {len(runs)} runs</p>" if len(runs) > ROWS else ""
-    cells = [_text(f"## The runs\n\nHeld: {_cell(said)}."), _output(f"<div class='svdlab-wide'>{shown}</div>{more}")]
-    return [*cells, *_films(runs.sort_values(varied), varied)]
-
-
-def _films(runs: pd.DataFrame, varied: list[str]) -> list[Any]:
-    """As many clips as there is room for, spread evenly over the runs."""
-    with_film = runs[runs["preview"].astype(bool)]
-    places = pd.Series(range(len(with_film)))
-    every = -(-len(with_film) // FILMS) if len(with_film) else 1
-    figures, used = [], 0
-    for place in places[::every]:
-        run = with_film.iloc[place]
+    constant = {
+        c: runs[c].iloc[0] for c in columns if c not in varied and runs[c].astype(str).iloc[0] not in ("", "None", "nan")
+    }
+    runs = runs.sort_values(varied) if varied else runs
+    table = runs[[*varied, *(c for c in MEASURES if c in runs), "status"]].head(ROWS)
+    more = [f"The first {ROWS} of {len(runs)} runs."] if len(runs) > ROWS else []
+    said = "Constant: " + ", ".join(f"{name(c)} {number(v)}" for c, v in constant.items()) + "."
+    sections: dict[str, list[Any]] = {"Runs": [said, table.rename(columns={c: axis(c) for c in table.columns}), *more]}
+    there = runs[runs["preview"].astype(bool)]
+    chosen = there.iloc[:: max(1, -(-len(there) // CLIPS))]
+    clips, used = [], 0
+    for run in chosen.to_dict("records"):
         data = Path(run["preview"]).read_bytes()
-        if used + len(data) > ROOM:
-            break
         used += len(data)
-        told = html.escape(", ".join(f"{name(c)} {number(run[c])}" for c in varied) or str(run["run_id"])[:8], quote=True)
-        figures.append(f"<figure>{_film(data, told)}<figcaption>{told}</figcaption></figure>")
-    if not figures:
-        return []
-    share = f"{len(figures)} of {len(with_film)} clips" if len(figures) < len(with_film) else f"all {len(figures)} clips"
-    return [_text(f"### The clips\n\n{share}, looping."), _output(f"<div class='svdlab-films'>{''.join(figures)}</div>")]
+        if used > ROOM:
+            break
+        clips.append(Media(data, ", ".join(f"{name(c)} {number(run[c])}" for c in varied) or str(run["run_id"])[:8]))
+    if clips:
+        sections["Clips"] = [f"{len(clips)} of {len(there)} clips, looping.", *clips]
+    return sections
+
+
+def _media(folder: Path) -> Iterator[Media]:
+    """Figures and videos that lie in a folder, by name."""
+    for path in (*sorted(folder.glob("*.png")), *sorted(folder.glob("*.mp4"))):
+        yield Media(path, path.stem)
 
 
 def _story(notebook: Path) -> Iterator[Any]:
-    """An executed notebook: its words and what its cells showed, without their code, progress bars or widgets."""
-    import nbformat
-
+    """An executed notebook: its parameters, its words and what its cells showed, without code, progress bars or widgets."""
     try:
-        cells = nbformat.read(notebook, 4).cells
+        import nbformat
+
+        content = nbformat.read(notebook, 4)
+    except ImportError as error:
+        raise MissingExtraError("a notebook's page needs nbformat: pip install 'svdlab[notebooks]'.") from error
     except Exception as error:  # nbformat has classes of its own for whatever is no notebook
         raise InputError(f"{notebook} cannot be read as a notebook: {error}") from error
-    for cell in cells:
-        if cell.cell_type == "markdown":
-            yield _text(re.sub(r"\[([^\]]+)\]\([^)]*\.ipynb\)", r"\1", cell.source))  # no such file beside the page
-        elif cell.cell_type == "code":
-            kept = [_still(o) for o in cell.outputs if not _passing(o)]
-            if kept:
-                yield nbformat.v4.new_code_cell("", outputs=kept)
+    for cell in content.cells:
+        tags = cell.metadata.get("tags", [])
+        if "parameters" in tags or "injected-parameters" in tags:
+            yield Folded(cell.source)
+        elif cell.cell_type == "markdown":
+            yield _prose(cell.source)
+        for output in cell.get("outputs", []):
+            yield from _shown(output)
 
 
-def _passing(output: Any) -> bool:
-    """What was of use while the notebook ran: progress on stderr, and widgets that are no figure."""
-    if output.output_type == "stream":
-        return bool(output.name == "stderr")
-    return WIDGET in output.get("data", {}) and "image/png" not in output["data"]
+def _shown(output: Any) -> Iterator[Any]:
+    """One output, in the richest form that a page without scripts can hold."""
+    data = output.get("data", {})
+    if output.output_type == "stream" and output.name == "stdout":
+        yield Markup("<pre>{}</pre>").format(re.sub(r"\x1b\[[0-9;]*m", "", output.text))
+    elif "image/png" in data:
+        alt = output.metadata.get("image/png", {}).get("alt", "figure")
+        yield Media(base64.b64decode(data["image/png"]), alt)
+    elif WIDGET in data:
+        return
+    elif "text/html" in data:
+        yield _cleaned(data["text/html"])
+    elif "text/markdown" in data:
+        yield _prose(data["text/markdown"])
+    elif "text/plain" in data:
+        yield Markup("<pre>{}</pre>").format(data["text/plain"])
 
 
-def _still(output: Any) -> Any:
-    if "data" in output:
-        output["data"].pop(WIDGET, None)
-    return output
+def _prose(text: str) -> Markup:
+    """Markdown as HTML: HTML in it is shown as text, images are not loaded, links lead to the web or stay text."""
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+    setattr(reader, "validateLink", lambda url: url.startswith(("https://", "http://")))  # noqa: B010
+    return Markup(reader.render(re.sub(r"\[([^\]]+)\]\([^)]*\.ipynb\)", r"\1", text)))  # no such file beside the page
 
 
-def _pictures(folder: Path) -> Iterator[Any]:
-    """Figures and films that lie in a folder, by name."""
-    import nbformat
-
-    for path in sorted(folder.glob("*.png")):
-        data = {"image/png": base64.b64encode(path.read_bytes()).decode()}
-        shown = nbformat.v4.new_output("display_data", data, metadata={"image/png": {"alt": path.stem}})
-        yield nbformat.v4.new_code_cell("", outputs=[shown])
-    for path in sorted(folder.glob("*.mp4")):
-        yield _output(f"<figure>{_film(path.read_bytes(), html.escape(path.stem, quote=True))}</figure>")
-
-
-def _film(data: bytes, alt: str) -> str:
-    source = f"data:video/mp4;base64,{base64.b64encode(data).decode()}"
-    return f'<video src="{source}" aria-label="{alt}" controls loop muted autoplay playsinline></video>'
-
-
-# --- how it becomes a page --------------------------------------------------------------------------------------------
-
-
-def _page(cells: list[Any], *, title: str) -> str:
+def _cleaned(html: str) -> Markup:
+    """HTML that a cell displayed: tables, images and videos pass; scripts, styles and links do not."""
     try:
-        from jinja2 import DictLoader
-        from nbconvert import HTMLExporter
+        import bleach
     except ImportError as error:
-        raise MissingExtraError("a report needs nbconvert: pip install 'svdlab[notebooks]'.") from error
-    import nbformat
-
-    exporter = HTMLExporter(extra_loaders=[DictLoader({"report.html.j2": TEMPLATE})], template_file="report.html.j2")
-    exporter.exclude_input = exporter.exclude_input_prompt = exporter.exclude_output_prompt = True
-    exporter.embed_images = True
-    page, _ = exporter.from_notebook_node(nbformat.v4.new_notebook(cells=cells), resources={"metadata": {"name": title}})
-    return str(page)
-
-
-def _text(source: str) -> Any:
-    import nbformat
-
-    return nbformat.v4.new_markdown_cell(source)
-
-
-def _output(shown: str) -> Any:
-    import nbformat
-
-    return nbformat.v4.new_code_cell("", outputs=[nbformat.v4.new_output("display_data", {"text/html": shown})])
-
-
-def _records(ledger: Path, runs: pd.DataFrame) -> list[dict[str, Any]]:
-    return [folders.read_record(folders.run_folder(ledger, run_id)) for run_id in runs["run_id"]]
-
-
-def _listed(values: Any) -> str:
-    return ", ".join(sorted({str(v) for v in values}))
-
-
-def _none(value: Any) -> bool:
-    return value is None or value == "" or (isinstance(value, float) and value != value)
-
-
-def _cell(value: Any) -> str:
-    """Text that breaks neither a row of a table nor the page."""
-    return html.escape(str(value), quote=False).replace("|", "\\|").replace("\n", " ")
+        raise MissingExtraError("a notebook's page needs bleach: pip install 'svdlab[notebooks]'.") from error
+    bare = re.sub(r"(?is)<(style|script)\b.*?(</\1\s*>|$)", "", html)  # bleach would leave their text
+    return Markup(bleach.clean(bare, tags=TAGS, attributes=ATTRIBUTES, protocols={"data"}, strip=True))
