@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from svdlab.probes import verify
 
 
+@pytest.mark.slow
 def test_the_shipped_organism_obeys_its_laws() -> None:
     table = verify.verify("organism", quick=True)
     assert len(table) >= 13
