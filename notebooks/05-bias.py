@@ -13,7 +13,7 @@
 # preferred direction), and can we be sure?
 #
 # In image-to-video the person and the place are in the input. So pictures are compared in pairs that differ in one respect,
-# and the answer is an effect with an interval, "no difference" within a margin that was set beforehand, or "cannot tell".
+# and the answer is an effect with an interval, "no difference" within a margin that was set beforehand, or "inconclusive".
 #
 # You will see such a study on the model organism, in which effects and nulls were planted: it must find the first and call
 # the second what they are. Then the same for pictures of your own.
@@ -34,8 +34,9 @@ from pathlib import Path
 import pandas as pd
 import svdlab
 from svdlab import show
-from svdlab.study.manifests import read_manifest
-from svdlab.probes import bias, planted, symmetry
+from svdlab.probes import bias
+from svdlab.probes.bias import planted, symmetry
+from svdlab.study.pairs import read_manifest
 
 # %% [markdown]
 # ## The pairs
@@ -47,12 +48,12 @@ from svdlab.probes import bias, planted, symmetry
 # %%
 pipe = svdlab.load_pipeline(checkpoint)
 counts = dict(hue=pairs, mirror=pairs, shape=pairs)
-table = planted.world_pairs(Path(out, "pictures"), **counts)
+table = planted.world_pairs(Path(out, "images"), **counts)
 table.head(4)
 
 # %%
-chosen = manifest or Path(out, "pictures", "manifest.csv")
-fig = show.pairs(read_manifest(chosen))
+chosen = manifest or Path(out, "images", "manifest.csv")
+fig = bias.pairs(read_manifest(chosen))
 show.save(fig, Path(out, "pairs"))
 fig
 
@@ -65,7 +66,8 @@ fig
 # %%
 conditions = planted.CONDITIONS.replace(num_inference_steps=num_inference_steps)
 options = dict(measures=measures, margins=dict(object_px=speed_margin), seeds=seeds, conditions=conditions)
-print(bias.register(pipe, chosen, Path(out, "study"), **options).expectation)
+design = bias.Design(chosen, **options)
+print(bias.register(pipe, design, Path(out, "study")).expectation)
 
 # %% [markdown]
 # ## Run
@@ -74,13 +76,13 @@ print(bias.register(pipe, chosen, Path(out, "study"), **options).expectation)
 # chance does, and all tests of the study are corrected together.
 
 # %%
-result = bias.run(pipe, chosen, Path(out, "study"), **options)
+result = bias.run(pipe, design, Path(out, "study"))
 result.table.to_csv(Path(out, "comparisons.csv"), index=False)
 print(result.verdict)
-result.table[["scheme", "measure", "n", "effect", "low", "high", "q", "verdict"]].round(4)
+result.table[["scheme", "measure", "n", "value", "low", "high", "q", "verdict"]].round(4)
 
 # %%
-fig = show.forest(result.table, clips=result.clips)
+fig = result.figure()
 show.save(fig, Path(out, "forest"))
 fig
 
@@ -92,12 +94,12 @@ fig
 
 # %%
 surest = result.table.sort_values(["p", "d"]).iloc[0]
-fig = show.slopes(result.clips, result.manifest, surest)
+fig = bias.slopes(result, surest)
 show.save(fig, Path(out, "slopes"))
 fig
 
 # %%
-film = show.worst_pairs(result.clips, result.manifest, surest, count=2)
+film = bias.worst_pairs(result, surest, count=2)
 film.save(Path(out, "worst-pairs"))
 film
 
@@ -109,7 +111,7 @@ film
 # %%
 laws = pd.DataFrame([vars(law) for law in planted.PLANTED]).rename(columns={"effect": "planted"})
 found = result.table.merge(laws, on=["scheme", "measure"])
-found[["scheme", "measure", "planted", "effect", "low", "high", "q", "verdict"]].round(3)
+found[["scheme", "measure", "planted", "value", "low", "high", "q", "verdict"]].round(3)
 
 # %% [markdown]
 # ## Is left like right?
@@ -122,7 +124,7 @@ originals = result.manifest.query("group_scheme == 'mirror' and group == 'origin
 images = originals or result.manifest.file.unique()[:pairs]
 how = dict(flips=["left_right"], seeds=seeds, conditions=conditions)
 both = symmetry.run(pipe, images, Path(out, "study"), **how)
-both.table[["flip", "says", "n", "effect", "low", "high", "q", "verdict"]].round(3)
+both.table[["flip", "label", "n", "value", "low", "high", "q", "verdict"]].round(3)
 
 # %%
 both.errors[["equivariance", "autoencoder", "seeds"]].mean().round(4)
@@ -144,7 +146,7 @@ print(result.report())
 # Write a manifest with the columns `path, pair_id, group, group_scheme, label_source, licence, consent, subject_id, notes`,
 # each pair with one picture of each group, and run `svdlab notebook 05-bias -p manifest people.csv`. Labels are people's:
 # svdlab infers none. To see how the model answers to light, blur or mirroring as such, let svdlab make the pairs:
-# `svdlab.study.counterfactuals.make_pairs(["cat", "coffee"], "pairs", kinds=("exposure", "mirror"), licence="CC0")`.
+# `svdlab.study.pairs.make_pairs(["cat", "coffee"], "pairs", kinds=("exposure", "mirror"), licence="CC0")`.
 
 # %% [markdown]
 # ## Limits

@@ -72,12 +72,12 @@ for name, table in tables.items():
 
 # %%
 speed = compare(tables, [measure], by=["fps", "motion_bucket_id"])
-fig = show.differences(speed, label=pipe.source.label)
+fig = show.forest(speed, by="measure", of=pipe.source.label, title=f"{measure}: {second} minus {first}")
 show.save(fig, Path(out, "speed"))
 fig
 
 # %%
-speed.drop(columns=["measure", "within", "d", "seeds", "left_out"]).round(3)
+speed[["fps", "motion_bucket_id", "first", "second", "value", "low", "high", "q", "n", "verdict"]].round(3)
 
 # %% [markdown]
 # ## How much alike
@@ -86,7 +86,7 @@ speed.drop(columns=["measure", "within", "d", "seeds", "left_out"]).round(3)
 
 # %%
 spread = compare(tables, [measure], by=["fps", "motion_bucket_id"], within="spread")
-fig = show.differences(spread, label=pipe.source.label)
+fig = show.forest(spread, by="measure", of=pipe.source.label, title=f"Spread of {measure} over seeds: {second} minus {first}")
 show.save(fig, Path(out, "spread"))
 fig
 
@@ -97,7 +97,7 @@ fig
 
 # %%
 slope = compare(tables, [measure], by=["fps"], within=slope_against("motion_bucket_id"))
-slope[["fps", "first", "second", "difference", "low", "high", "q", "images", "verdict"]].round(4)
+slope[["fps", "first", "second", "value", "low", "high", "q", "n", "verdict"]].round(4)
 
 # %% [markdown]
 # ## In a sentence
@@ -108,12 +108,12 @@ slope[["fps", "first", "second", "difference", "low", "high", "q", "images", "ve
 print(f"{measure}, {second} minus {first}, over {len(images)} pictures:")
 for row in pd.concat([speed, spread]).itertuples():
     place = f"{row.within} at fps {row.fps:.0f}, bucket {row.motion_bucket_id:.0f}"
-    print(f"- {place}: {row.difference:+.2f} ({row.low:+.2f} to {row.high:+.2f}), {row.verdict}")
+    print(f"- {place}: {row.value:+.2f} ({row.low:+.2f} to {row.high:+.2f}), {row.verdict}")
 
 # %% [markdown]
-# **How to read it:** "cannot tell" is no evidence of a difference, which is not the same as evidence of none: for that, give
+# **How to read it:** "inconclusive" is no evidence of a difference, which is not the same as evidence of none: for that, give
 # `compare` a margin that you settled beforehand (`margins={"object_px": 0.2}`), and it tests for equivalence. A row says
-# "differs" only after correction for all rows of its table (Benjamini and Hochberg).
+# "effect" only after correction for all rows of its table (Benjamini and Hochberg).
 
 # %% [markdown]
 # ## Limits

@@ -143,14 +143,11 @@ def probe(
             "--parameter", "-p", metavar="KEY VALUE", help="A condition, or an option of the probe; repeat for more."
         ),
     ] = None,
-    manifest: Annotated[Path | None, typer.Option(help="bias: pictures in pairs, .csv or .parquet.")] = None,
-    validate: Annotated[
-        bool, typer.Option("--validate", help="bias: hold the study against planted effects and simulated nulls.")
-    ] = False,
+    manifest: Annotated[Path | None, typer.Option(help="bias: images in pairs, .csv or .parquet.")] = None,
 ) -> None:
-    """Measure a limitation that the model card admits, or all of them; or whether some inputs are served worse.
+    """Measure a limitation that the model card admits, or all of them; or whether some inputs are degraded more.
 
-    Writes a limitations card: limitations.md, .html and .json, with figures. bias compares pictures in pairs, and writes
+    Writes a limitations card: limitations.md, .html and .json, with figures. bias compares images in pairs, and writes
     plan.json first, then report.md, tables and figures; without --manifest, pairs of the organism's world.
 
     \b
@@ -162,10 +159,10 @@ def probe(
     from svdlab import probes
 
     if name == "bias":
-        _bias(checkpoint, out, manifest, validate, seeds, quick, parameter or [])
+        _bias(checkpoint, out or Path("results/bias"), manifest, seeds or (1 if quick else 2), quick, parameter or [])
         return
-    if manifest or validate:
-        raise InputError(f"--manifest and --validate belong to svdlab probe bias, and not to {name}.")
+    if manifest:
+        raise InputError(f"--manifest belongs to svdlab probe bias, and not to {name}.")
     out = out or Path("results/limitations")
     if name != "all":
         probes.find(name)  # before the model is loaded
@@ -339,32 +336,23 @@ def _conditions(checkpoint: str, words: list[str]) -> tuple[Any, dict[str, Any]]
     return (base.replace(**changes) if changes else None), options
 
 
-def _bias(
-    checkpoint: str, out: Path | None, manifest: Path | None, validate: bool, seeds: int | None, quick: bool, words: list[str]
-) -> None:
-    """`svdlab probe bias`: a study of a manifest or of planted pairs, or the study's own validation."""
+def _bias(checkpoint: str, out: Path, manifest: Path | None, seeds: int, quick: bool, words: list[str]) -> None:
+    """`svdlab probe bias`: a study of a manifest, or of planted pairs."""
     import svdlab
-    from svdlab import show
-    from svdlab.probes import bias, bias_validation, planted
-    from svdlab.study.manifests import read_manifest
+    from svdlab.probes import bias
 
-    if manifest is not None:
-        read_manifest(manifest)  # before the model is loaded
     conditions, options = _conditions(checkpoint, words)
     if unknown := sorted(set(options) - {"measures", "margins", "alpha", "interval"}):
         raise InputError(f"bias has no option {', '.join(unknown)}: it has measures, margins, alpha, interval.")
-    if validate and (manifest or words or seeds):
-        raise InputError("--validate brings its own pictures, conditions and seeds: leave --manifest, --seeds and -p out.")
-    pipe = svdlab.load_pipeline(checkpoint)
-    if validate:
-        table = bias_validation.validate(pipe, out or Path("results/bias-validity"), quick=quick)
-        print(table.to_string(index=False))
-        raise typer.Exit(int(not table["passed"].all()))
-    out = out or Path("results/bias")
-    given = {"seeds": range(seeds or (1 if quick else 2)), "conditions": conditions, **options}
-    result = planted.study(pipe, out, quick=quick, **given) if manifest is None else bias.run(pipe, manifest, out, **given)
+    given: dict[str, Any] = {"seeds": range(seeds), "conditions": conditions, **options}
+    if manifest is None:
+        result = bias.planted.study(svdlab.load_pipeline(checkpoint), out, quick=quick, **given)
+    else:
+        design = bias.Design(manifest, **given)  # faults are named before the model is loaded
+        result = bias.run(svdlab.load_pipeline(checkpoint), design, out)
     print(result.report())
-    for path in show.save_bias(result, out):
+    bias.save_figures(result, out)
+    for path in sorted(out.glob("figures/*")):
         print(path)
 
 

@@ -10,10 +10,9 @@ No model runs here. Every figure says at its foot which checkpoint, conditions a
 table behind it as `.data`. Small pictures are enlarged by whole factors without smoothing.
 """
 
-from svdlab.show.bias import forest, pairs, save_bias, slopes, worst_pairs
-from svdlab.show.comparisons import differences
 from svdlab.show.denoisings import denoising, latents
 from svdlab.show.flows import flow, flow_colours, quiver, trajectories, xt_slice
+from svdlab.show.forest import forest
 from svdlab.show.graphs import camera_path, dose_response, stepwise
 from svdlab.show.heat import heat
 from svdlab.show.probes import probe
@@ -28,7 +27,6 @@ __all__ = [
     "about",
     "camera_path",
     "denoising",
-    "differences",
     "dose_response",
     "filmstrip",
     "flow",
@@ -36,16 +34,12 @@ __all__ = [
     "forest",
     "heat",
     "latents",
-    "pairs",
     "probe",
     "quiver",
     "save",
-    "save_bias",
     "sheet",
-    "slopes",
     "stepwise",
     "trajectories",
     "video",
-    "worst_pairs",
     "xt_slice",
 ]

@@ -53,10 +53,14 @@ def name(column: str) -> str:
     return STEMS.get(stem, stem.replace("_", " "))
 
 
+def unit(column: str) -> str:
+    """A measure's unit, or nothing."""
+    return next((u for ending, u in UNITS.items() if column.endswith(ending)), "")
+
+
 def axis(column: str) -> str:
     """A condition or measure in words with its unit, for an axis."""
-    unit = next((u for e, u in UNITS.items() if column.endswith(e)), "")
-    return f"{name(column)} ({unit})" if unit else name(column)
+    return f"{name(column)} ({unit(column)})" if unit(column) else name(column)
 
 
 def number(value: Any) -> str:

@@ -1,4 +1,58 @@
-"""Layer 1: statistics by name: intervals, tests, dose-response."""
+"""Statistics: effects with intervals and verdicts, intervals and tests by name, dose-response.
 
-from svdlab.stats.effects import *  # noqa: F403
-from svdlab.stats.intervals import *  # noqa: F403
+>>> svdlab.stats.mean("flow_px", "mean flow", results.assign(stimulus=results.image), unit="px/frame", null=None).verdict
+'descriptive'
+"""
+
+from svdlab.stats.effects import (
+    DESCRIPTIVE,
+    EFFECT,
+    EQUIVALENT,
+    INCONCLUSIVE,
+    LEAST_IMAGES,
+    TOO_FEW,
+    Effect,
+    as_table,
+    corrected,
+    descriptive,
+    difference,
+    exact,
+    mean,
+    numbers,
+    paired,
+    per_image,
+    quantity,
+    ratio,
+    share,
+)  # fmt: skip
+from svdlab.stats.intervals import (
+    Estimate,
+    bootstrap,
+    clustered_proportion,
+    decidable,
+    detectable,
+    equivalent_mean,
+    equivalent_proportion,
+    fdr,
+    mean_interval,
+    paired_shares,
+    permutation_interval,
+    permutation_p,
+    power,
+    proportion,
+    proportion_bound,
+    smallest_p,
+    standardised,
+    t_interval,
+    variation,
+)  # fmt: skip
+from svdlab.stats.response import DoseResponse, dose_response, mean_squares, saturation, variance_shares
+
+__all__ = [
+    "DESCRIPTIVE", "EFFECT", "EQUIVALENT", "INCONCLUSIVE", "LEAST_IMAGES", "TOO_FEW", "DoseResponse", "Effect", "Estimate",
+    "as_table", "bootstrap", "clustered_proportion", "corrected", "decidable", "descriptive", "detectable", "difference",
+    "dose_response", "equivalent_mean", "equivalent_proportion", "exact", "fdr", "mean", "mean_interval", "mean_squares",
+    "numbers", "paired", "paired_shares", "per_image", "permutation_interval", "permutation_p", "power", "proportion",
+    "proportion_bound", "quantity", "ratio", "saturation", "share", "smallest_p", "standardised", "t_interval",
+    "variance_shares", "variation",
+]  # fmt: skip

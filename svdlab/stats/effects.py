@@ -268,26 +268,26 @@ def descriptive(effect: Effect) -> Effect:
     return replace(effect, verdict=DESCRIPTIVE if claims else effect.verdict, margin=NAN, p=NAN, q=NAN, threshold=False)
 
 
-def corrected(effects: Iterable[Effect]) -> list[Effect]:
+def corrected(effects: Iterable[Effect], *, least_tests: int | None = None) -> list[Effect]:
     """The effects of one report with q filled in: Benjamini and Hochberg over all of them, and over all equivalence tests.
 
     >>> [e.q for e in corrected([paired("a", "a", [1, 2, 1, 2, 1, 2], unit=""), paired("b", "b", [1, -1] * 3, unit="")])]
     [0.0625, 1.0]
 
-    An effect whose q is not below alpha becomes inconclusive. Of permutation tests, "too few" are so few pairs that no p could
-    be below alpha over the number of tests; and equivalence is claimed where its own q is below alpha.
+    An effect whose q is not below alpha becomes inconclusive; pairs are equivalent where that has a q of its own below alpha.
+    Pairs are too few where no p of so many could be below alpha over `least_tests`, by default the number of all tests.
     """
     listed = list(effects)
     q, same = intervals.fdr([e.p for e in listed]), intervals.fdr([e.p_equivalent for e in listed])
-    tests = sum(math.isfinite(e.p) for e in listed)
-    return [_tested(replace(e, q=float(q[i]), q_equivalent=float(same[i])), max(1, tests)) for i, e in enumerate(listed)]
+    tests = least_tests or max(1, sum(math.isfinite(e.p) for e in listed))
+    return [_tested(replace(e, q=float(q[i]), q_equivalent=float(same[i])), tests) for i, e in enumerate(listed)]
 
 
 def as_table(effects: Iterable[Effect]) -> pd.DataFrame:
     """A row per effect, with `d` and its sentence."""
     listed = list(effects)
-    columns = [*Effect.__dataclass_fields__, "d", "sentence"]
-    return pd.DataFrame([{**asdict(e), "d": e.d, "sentence": e.sentence} for e in listed], columns=columns)
+    columns = [*Effect.__dataclass_fields__, "label", "d", "sentence"]
+    return pd.DataFrame([{**asdict(e), "label": e.label, "d": e.d, "sentence": e.sentence} for e in listed], columns=columns)
 
 
 # --- from clips to images ---------------------------------------------------------------------------------------------

@@ -33,13 +33,14 @@ class DoseResponse:
     spearman: mean over units of each unit's own rank correlation with the condition.
     trend_p: Page's test for an ordered trend in the direction of `spearman` (NaN below 3 levels or 2 units).
     monotone: share of resamples in which the mean curve never turns back.
-    saturation: the level from which the curve stays within 10 % of its range of its last value; NaN where it does not
-        level off before its last two levels.
+    saturation: the level from which the curve stays within 10 % of its range of its last value; NaN where it does not level
+        off before its last two levels.
     saturation_low, saturation_high: 95 % of the resamples that level off lie between; NaN if fewer than half do.
     unit: "image" or "seed": what was resampled.
-    sentence: the finding in words, with its intervals.
     """
 
+    condition: str
+    measure: str
     curve: pd.DataFrame
     spearman: Estimate
     trend_p: float
@@ -48,65 +49,65 @@ class DoseResponse:
     saturation_low: float
     saturation_high: float
     unit: str
-    sentence: str
+
+    @property
+    def sentence(self) -> str:
+        """The finding in words, with its intervals."""
+        rho = self.spearman
+        steady = not rho.low <= 0 <= rho.high
+        turn = "rises" if rho.value > 0 else "falls"
+        claim = (
+            f"{self.measure} {turn} with {self.condition}"
+            if steady
+            else f"{self.measure} shows no trend with {self.condition}"
+        )
+        ends = [
+            f"{e['mean']:.3g} ({e.low:.3g} to {e.high:.3g}) at {e[self.condition]:g}"
+            for _, e in self.curve.iloc[[0, -1]].iterrows()
+        ]
+        level = ""
+        if np.isfinite([self.saturation, self.saturation_low]).all() and steady:
+            level = f"; it levels off from {self.saturation:g} ({self.saturation_low:g} to {self.saturation_high:g})"
+        return f"{claim}: {', '.join(ends)}; rank correlation {rho} over {rho.n} {self.unit}s, 95 % CIs{level}."
 
 
 def dose_response(
-    table: pd.DataFrame,
-    condition: str,
-    measure: str,
-    *,
-    image: str = "image",
-    seed: str = "seed",
-    resamples: int = 2000,
-    rng: int = 0,
+    table: pd.DataFrame, condition: str, measure: str, *, image: str = "image", seed: str = "seed", resamples: int = 2000
 ) -> DoseResponse:
     """The response curve of a measure over one condition, from a tidy table of runs.
 
-    >>> dose_response(results, "fps", "object_px_s").spearman
+    >>> dose_response(results, "fps", "object_px").unit
+    'image'
 
-    Rows of the same unit and level are averaged first, over everything else in the table. Units that lack a level, and
-    rows whose measure is NaN (the instrument abstained), are left out; the sentence counts the units that remain.
-
-    Raises:
-        InputError: a column that is not there, a condition that is no number, fewer than 2 levels or 2 whole units.
+    Rows of the same unit and level are averaged first, over everything else in the table. Units that lack a level, and rows
+    whose measure is NaN (the instrument abstained), are left out; the sentence counts the units that remain. Raises InputError
+    for a column that is not there, a condition that is not numeric, fewer than 2 levels or 2 whole units.
     """
     unit = image if image in table and table[image].nunique() > 1 else seed
     grid = _grid(table, unit, condition, measure)
-    levels = grid.columns.to_numpy(np.float64)
-    values = grid.to_numpy(np.float64)  # "unit level"
-    ends = [mean_interval(values[:, i], resamples=resamples, seed=rng) for i in range(len(levels))]
-    curve = pd.DataFrame(
-        {
-            condition: levels,
-            "mean": [e.value for e in ends],
-            "low": [e.low for e in ends],
-            "high": [e.high for e in ends],
-            "n": len(values),
-            "method": [e.method for e in ends],
-        }
-    )
-    rho = _mean_rank_correlation(values, levels, resamples, rng)
+    levels, values = grid.columns.to_numpy(np.float64), grid.to_numpy(np.float64)  # values: "unit level"
+    each = [mean_interval(column, resamples=resamples) for column in values.T]
+    parts = {"mean": [e.value for e in each], "low": [e.low for e in each], "high": [e.high for e in each]}
+    curve = pd.DataFrame({condition: levels, **parts, "n": len(values), "method": [e.method for e in each]})
+    own = [stats.spearmanr(levels, v).statistic if np.ptp(v) else 0.0 for v in values]
+    rho = mean_interval(own, resamples=resamples)
     sign = -1.0 if rho.value < 0 else 1.0
-    draws = np.random.default_rng(rng).integers(0, len(values), (resamples, len(values)))
+    draws = np.random.default_rng(0).integers(0, len(values), (resamples, len(values)))
     curves = values[draws].mean(1)  # "resample level"
-    monotone = float((np.diff(sign * curves, axis=1) >= 0).all(1).mean())
     settled = np.array([saturation(levels, c) for c in curves])
-    often = np.isfinite(settled).mean() >= 0.5
-    low, high = np.nanquantile(settled, (0.025, 0.975)) if often else (math.nan, math.nan)
-    level_at = saturation(levels, values.mean(0))
-    found = DoseResponse(
+    low, high = np.nanquantile(settled, (0.025, 0.975)) if np.isfinite(settled).mean() >= 0.5 else (math.nan, math.nan)
+    return DoseResponse(
+        condition,
+        measure,
         curve,
         rho,
-        _trend_p(sign * values),
-        monotone,
-        level_at,
+        float(stats.page_trend_test(sign * values).pvalue) if len(levels) > 2 else math.nan,
+        float((np.diff(sign * curves, axis=1) >= 0).all(1).mean()),
+        saturation(levels, values.mean(0)),
         float(low),
         float(high),
         "image" if unit == image else "seed",
-        "",
     )
-    return DoseResponse(**{**vars(found), "sentence": _sentence(found, condition, measure)})
 
 
 def saturation(levels: np.ndarray, means: np.ndarray) -> float:
@@ -121,25 +122,17 @@ def saturation(levels: np.ndarray, means: np.ndarray) -> float:
 
 
 def variance_shares(
-    table: pd.DataFrame,
-    measure: str,
-    factors: list[str],
-    *,
-    image: str = "image",
-    resamples: int = 500,
-    rng: int = 0,
+    table: pd.DataFrame, measure: str, factors: list[str], *, image: str = "image", resamples: int = 500
 ) -> pd.DataFrame:
     """How much of a measure's variance goes with each factor and each pair of factors: balanced ANOVA components.
 
     >>> variance_shares(results, "object_px", ["motion_bucket_id", "image", "seed"])
 
-    A row per source ("a", "a x b", ..., "rest"): `variance` (units squared), `share` (0 to 1), and the interval `low`,
-    `high` of the share from resampling whole images. Expected mean squares of the crossed random model (Searle, Casella
-    and McCulloch 1992, chapter 4), negative estimates set to 0. "rest" holds the interaction of all factors and, where
-    cells hold several rows, nothing else: they are averaged first.
-
-    Raises:
-        InputError: fewer than 2 levels of a factor, a column that is not there, or cells missing from the cross.
+    A row per source ("a", "a x b", ..., "rest"): `variance` (units squared), `share` (0 to 1), and the interval `low`, `high`
+    of the share from resampling whole images. Expected mean squares of the crossed random model (Searle, Casella and McCulloch
+    1992, chapter 4), negative estimates set to 0. "rest" is the interaction of all factors; where cells hold several rows,
+    they are averaged first. Raises InputError for fewer than 2 levels of a factor, a column that is not there, or cells that
+    are missing from the cross.
     """
     for name in [*factors, measure]:
         if name not in table:
@@ -160,7 +153,7 @@ def variance_shares(
     result["low"], result["high"] = math.nan, math.nan
     if image in factors and array.shape[factors.index(image)] > 2 and total:
         axis = factors.index(image)
-        draws = np.random.default_rng(rng).integers(0, array.shape[axis], (resamples, array.shape[axis]))
+        draws = np.random.default_rng(0).integers(0, array.shape[axis], (resamples, array.shape[axis]))
         again = np.array([list(_components(np.take(array, d, axis), factors).values()) for d in draws])
         shares = again / np.maximum(again.sum(1, keepdims=True), np.finfo(float).tiny)
         result["low"], result["high"] = np.quantile(shares, (0.025, 0.975), axis=0)
@@ -208,7 +201,7 @@ def _grid(table: pd.DataFrame, unit: str, condition: str, measure: str) -> pd.Da
         if name not in table:
             raise InputError(f"no column {name!r}: the table has {', '.join(map(str, table.columns))}.")
     if not pd.api.types.is_numeric_dtype(table[condition]) or pd.api.types.is_bool_dtype(table[condition]):
-        raise InputError(f"{condition!r} is no number: a dose has an order. Compare groups with `svdlab.stats.paired_test`.")
+        raise InputError(f"{condition!r} is no number: a dose has an order. Compare groups with `svdlab.stats.difference`.")
     grid = table.dropna(subset=[measure]).groupby([unit, condition])[measure].mean().unstack().dropna()
     if grid.shape[0] < 2 or grid.shape[1] < 2:
         raise InputError(
@@ -216,31 +209,3 @@ def _grid(table: pd.DataFrame, unit: str, condition: str, measure: str) -> pd.Da
             f"every {unit} at every level."
         )
     return grid
-
-
-def _mean_rank_correlation(values: np.ndarray, levels: np.ndarray, resamples: int, rng: int) -> Estimate:
-    each = np.array([stats.spearmanr(levels, v).statistic if np.ptp(v) else 0.0 for v in values])
-    return mean_interval(each, resamples=resamples, seed=rng)
-
-
-def _trend_p(values: np.ndarray) -> float:
-    if values.shape[1] < 3:
-        return math.nan
-    return float(stats.page_trend_test(values).pvalue)
-
-
-def _sentence(found: DoseResponse, condition: str, measure: str) -> str:
-    first, last = found.curve.iloc[0], found.curve.iloc[-1]
-    ends = (
-        f"{first['mean']:.3g} ({first.low:.3g} to {first.high:.3g}) at {first[condition]:g}, "
-        f"{last['mean']:.3g} ({last.low:.3g} to {last.high:.3g}) at {last[condition]:g}"
-    )
-    rho = found.spearman
-    if rho.low <= 0 <= rho.high:
-        claim = f"{measure} shows no steady change with {condition}"
-    else:
-        claim = f"{measure} {'rises' if rho.value > 0 else 'falls'} with {condition}"
-    level = ""
-    if np.isfinite(found.saturation) and np.isfinite(found.saturation_low) and not rho.low <= 0 <= rho.high:
-        level = f"; it levels off from {found.saturation:g} ({found.saturation_low:g} to {found.saturation_high:g})"
-    return f"{claim}: {ends}; rank correlation {rho} over {rho.n} {found.unit}s, 95 % intervals{level}."

@@ -19,7 +19,7 @@ import pandas as pd
 
 from svdlab.errors import InputError
 from svdlab.measure.files import plain
-from svdlab.show.labels import name, number, unit
+from svdlab.show import labels
 from svdlab.stats.effects import as_table, corrected, numbers, paired
 from svdlab.study.plans import CONDITIONS
 
@@ -53,9 +53,9 @@ def compare(
     measure's name. margins: by measure, in its unit; a difference whose interval (confidence 1 - 2 alpha) lies inside is
     equivalent (TOST).
 
-    Columns: those of `by`, measure, within, first, second (means over images), left_out (images without a number in one of the
-    two), then those of an Effect (`svdlab.stats.effects`): value, low, high, n (images), seeds, p (paired permutation test), q,
-    d, verdict, sentence and others. All rows are one family of tests.
+    Columns: those of `by`, measure, within, first, second (means over images), left_out (images without a number in one of
+    the two), then those of an Effect (`svdlab.stats.effects`): value, low, high, n (images), seeds, p (paired permutation
+    test), q, d, verdict, sentence and others. All rows are one family of tests.
 
     Raises InputError where the tables hold other runs than each other, a column is missing, or no image is left.
     """
@@ -70,19 +70,20 @@ def compare(
     facts, effects = [], []
     for place, runs in both.groupby(list(by), sort=True) if by else [((), both)]:
         where = dict(zip(by, place, strict=True))
-        cell = ", ".join(f"{name(c)} {number(v)}" for c, v in where.items())
+        cell = ", ".join(f"{labels.name(c)} {labels.number(v)}" for c, v in where.items())
         for measure in measures:
             sides = [runs.rename(columns={f"{measure}_{side}": measure}).groupby("image") for side in (1, 2)]
             pairs = pd.DataFrame({side: {i: function(g, measure) for i, g in sides[side]} for side in (0, 1)})
             whole = pairs[np.isfinite(pairs).all(axis=1)]
             key = f"{measure}, {cell}" if cell else measure
-            what = f"{'' if called == 'mean' else f'{called} of '}{name(measure)}, {names[1]} minus {names[0]}"
+            what = f"{'' if called == 'mean' else f'{called} of '}{labels.name(measure)}, {names[1]} minus {names[0]}"
             what += f" at {cell}" if cell else ""
+            unit = labels.unit(measure) if called in WITHIN else ""
             how: dict[str, Any] = dict(margin=margins.get(measure), alpha=alpha, resamples=resamples, of="image")
-            effects.append(paired(key, what, whole[1] - whole[0], unit=unit(measure), seeds=runs["seed"].nunique(), **how))
+            effects.append(paired(key, what, whole[1] - whole[0], unit=unit, seeds=runs["seed"].nunique(), **how))
             means = dict(first=whole[0].mean(), second=whole[1].mean(), left_out=len(pairs) - len(whole))
-            facts.append({**where, "measure": measure, "within": called, **means})
-    table = pd.concat([pd.DataFrame(facts), as_table(corrected(effects))], axis=1)
+            facts.append({**where, "measure": measure, "label": cell or "all runs", "within": called, **means})
+    table = pd.concat([pd.DataFrame(facts), as_table(corrected(effects, least_tests=1)).drop(columns="label")], axis=1)
     table.attrs["names"] = names
     return table
 

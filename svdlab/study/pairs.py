@@ -8,11 +8,11 @@
 
 A manifest has a row per image with the columns `path` (relative to the manifest, or a sample's name), `pair_id`, `group`,
 `group_scheme`, `label_source` (who assigned the label), `licence`, `consent`, `subject_id`, `notes`; also `flip_noise` for
-mirrored images, and columns of your own. A scheme is one way of grouping ("lighting"); each of its pairs has one image of each
-of its groups. Labels are people's: svdlab infers no race, gender, age or skin tone, and offers no function that does.
+mirrored images, and columns of your own. A scheme is one way of grouping ("lighting"); each of its pairs has one image of
+each of its groups. Labels are people's: svdlab infers no race, gender, age or skin tone, and offers no function that does.
 
-What a made pair measures is how the model responds to that change of the image, and nothing else: a dimmed portrait is a dimmed
-portrait. Where a lamp or a lens acts on light (exposure, white balance, blur), the change acts on linear light (IEC 61966-2-1).
+What a made pair measures is how the model responds to that change of the image, and nothing else: a dimmed portrait is a
+dimmed portrait. Where a lamp or a lens acts on light (exposure, white balance, blur), the change acts on linear light.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ def read_manifest(source: Any, *, folder: str | Path | None = None) -> pd.DataFr
     unreadable = [(row, f["error"]) for row, f in zip(table.index, facts, strict=True) if "error" in f]
     faults = [f"  row {row} ({table.path[row] or 'no path'}): {what}" for row, what in [*_faults(table), *unreadable]]
     if faults:
-        raise ManifestError(f"the manifest has {len(faults)} fault(s); mend them, or leave the pairs out:\n" + "\n".join(faults))
+        raise ManifestError(
+            f"the manifest has {len(faults)} fault(s); mend them, or leave the pairs out:\n" + "\n".join(faults)
+        )
     return table
 
 
@@ -114,7 +116,7 @@ def confounds(manifest: pd.DataFrame) -> pd.DataFrame:
     """In what else the groups' images differ: size, sharpness, brightness and contrast of the files as they are.
 
     A row per contrast and property: `mean_a`, `mean_b`, and the paired difference as an Effect's columns. `flagged`: a size
-    that differs in any pair, or a difference whose interval excludes zero. Then what a study finds may be due to that property.
+    that differs in any pair, or a difference whose interval excludes zero: what a study finds may be due to that property.
     """
     known = {file: _properties(file) for file in manifest.file.unique()}
     seen = pd.DataFrame([known[file] for file in manifest.file], index=manifest.index)
@@ -125,7 +127,7 @@ def confounds(manifest: pd.DataFrame) -> pd.DataFrame:
             a, b = (seen[what].loc[pairs[side]].to_numpy(float) for side in "ab")
             e = paired(what, f"{contrast}: {what} of the images", a - b, unit=unit)
             outside = e.low > 0 or e.high < 0 or (e.n < 2 and e.value != 0)
-            apart = outside and abs(e.value) > 1e-9 or what in ("width", "height") and bool((a != b).any())
+            apart = (outside and abs(e.value) > 1e-9) or (what in ("width", "height") and bool((a != b).any()))
             facts.append({**vars(contrast), "mean_a": a.mean(), "mean_b": b.mean(), "flagged": apart})
             effects.append(e)
     return pd.concat([pd.DataFrame(facts), as_table(effects)], axis=1)
@@ -155,7 +157,7 @@ def _facts(file: str) -> dict[str, Any]:
     return {"image_hash": image_hash(image), "width": image.width, "height": image.height}
 
 
-def _properties(file: str) -> dict[str, float]:
+def _properties(file: str) -> dict[Any, Any]:
     image = open_image(file)
     size = {"width": float(image.width), "height": float(image.height)}
     image.thumbnail((LONGEST, LONGEST))
@@ -173,7 +175,9 @@ def _faults(table: pd.DataFrame) -> Iterator[tuple[Any, str]]:
     for _, same in table[table.image_hash.notna()].groupby(["group_scheme", "image_hash"], sort=False):
         for row in same.index[1:]:
             yield row, f"the same image as row {same.index[0]}"
-    for scheme, part in table[(table[["group_scheme", "group", "pair_id"]] != "").all(axis=1)].groupby("group_scheme", sort=False):
+    for scheme, part in table[(table[["group_scheme", "group", "pair_id"]] != "").all(axis=1)].groupby(
+        "group_scheme", sort=False
+    ):
         groups = part.group.unique().tolist()
         if len(groups) == 1:
             yield part.index[0], f"scheme {scheme!r} has only the group {groups[0]!r}: there is nothing to compare it with"
@@ -183,7 +187,9 @@ def _faults(table: pd.DataFrame) -> Iterator[tuple[Any, str]]:
                 yield members.index[0], f"unpaired: pair {pair!r} of scheme {scheme!r} has no image of {', '.join(absent)}"
             for row in members.index[members.group.duplicated()]:
                 yield row, f"pair {pair!r} has {members.group[row]!r} twice: one image of each group"
-    for (_, subject), part in table[(table[["subject_id", "group_scheme"]] != "").all(axis=1)].groupby(["group_scheme", "subject_id"]):
+    for (_, subject), part in table[(table[["subject_id", "group_scheme"]] != "").all(axis=1)].groupby(
+        ["group_scheme", "subject_id"]
+    ):
         for row in part.index[part.pair_id != part.pair_id.iloc[0]]:  # else it would be counted as two independent ones
             yield row, f"subject {subject!r} is in pair {part.pair_id.iloc[0]!r} too: each belongs to one pair"
 
@@ -246,7 +252,9 @@ def swap_background(image: Any, mask: Any, background: Any) -> Image.Image:
 def _enlarged(values: np.ndarray, factor: float) -> Image.Image:
     image = _image(values)
     (w, h), half = image.size, 0.5 / factor
-    return image.resize((w, h), Image.Resampling.BICUBIC, box=(w * (0.5 - half), h * (0.5 - half), w * (0.5 + half), h * (0.5 + half)))
+    return image.resize(
+        (w, h), Image.Resampling.BICUBIC, box=(w * (0.5 - half), h * (0.5 - half), w * (0.5 + half), h * (0.5 + half))
+    )
 
 
 def _balanced(values: np.ndarray, warmth: float) -> np.ndarray:
@@ -293,7 +301,9 @@ def _mask(mask: Any, image: Any) -> np.ndarray:
     w, h = open_image(image).size
     array = np.asarray(mask, np.float64)
     if array.shape != (h, w) or not np.isfinite(array).all() or array.min() < 0 or not 0 < array.max() <= 1:
-        raise InputError(f"mask of shape {array.shape}: one value in [0, 1] for each pixel of the {w}x{h} image, and not all 0.")
+        raise InputError(
+            f"mask of shape {array.shape}: one value in [0, 1] for each pixel of the {w}x{h} image, and not all 0."
+        )
     return array[..., None]
 
 
@@ -327,14 +337,14 @@ KINDS = {
     "half_turn": _flipped("half_turn", "sensitivity to rotation by 180 degrees, both noises rotated too"),
     "translation": Kind("sensitivity to where the frame lies: two crops apart by a tenth", "first_crop", "second_crop", crops),
     "scale": _changed("scale", "enlarged", "sensitivity to scale: the centre enlarged 1.25 times (and softer by it)"),
-    "exposure": _changed("exposure", "one_stop_less", "sensitivity to exposure: the image as it is against one stop less light"),
-    "gamma": _changed("gamma", "gamma_1.5", "sensitivity to the tone curve: the image as it is against gamma 1.5"),
+    "exposure": _changed("exposure", "one_stop_less", "sensitivity to exposure: the original against one stop less light"),
+    "gamma": _changed("gamma", "gamma_1.5", "sensitivity to the tone curve: the original against gamma 1.5"),
     "white_balance": Kind(
         "sensitivity to white balance: 15 % warmer against 15 % cooler light", "warmer", "cooler",
         lambda image: (change(image, "white_balance", 0.15), change(image, "white_balance", -0.15)),
     ),
-    "contrast": _changed("contrast", "contrast_0.6", "sensitivity to contrast: the image as it is against 0.6 of its contrast"),
-    "blur": _changed("blur", "blurred", "sensitivity to sharpness: the image as it is against a Gaussian blur of 0.4 % of its side"),
+    "contrast": _changed("contrast", "contrast_0.6", "sensitivity to contrast: the original against 0.6 of its contrast"),
+    "blur": _changed("blur", "blurred", "sensitivity to sharpness: the original against a blur of 0.4 % of its longer side"),
     "recolour": Kind(
         "response to the hue of a masked region, turned by half the colour circle", "original", "recoloured",
         lambda image, mask: (image, recolour(image, mask)), needs=("mask",),
@@ -361,8 +371,8 @@ def make_pairs(
     ['original', 'blurred']
 
     images: paths, sample names or a mapping from your names to images. licence: of the originals, one for all or by name.
-    kinds: of KINDS. masks ("h w"), backgrounds: by name, for the kinds that need them. Raises InputError for an unknown kind, a
-    name that recurs, a missing mask, or a change that leaves the image as it was.
+    kinds: of KINDS. masks ("h w"), backgrounds: by name, for the kinds that need them. Raises InputError for an unknown kind,
+    a name that recurs, a missing mask, or a change that leaves the image as it was.
     """
     chosen, named = list(kinds), _named(images)
     if isinstance(kinds, str) or not chosen or set(chosen) - set(KINDS):

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from svdlab.probes import bias_validation
+from tools import validate_bias
 
 
 @pytest.mark.validate
 def test_planted_effects_are_found_nulls_are_not_and_error_rates_hold(pipe: Any, tmp_path: Path) -> None:
-    table = bias_validation.validate(pipe, tmp_path)
+    table = validate_bias.validate(pipe, tmp_path)
     print(table.to_string())
     assert table.passed.all()

@@ -64,11 +64,11 @@ def run(
 ) -> SymmetryResult:
     """Make the pairs of clips and measure them.
 
-    images: paths, sample names, PIL images or arrays. out: folder of the runs. margin: px/frame within which a direction counts
-    as none (TOST); none by default. The image is the unit, and seeds are averaged first. `errors` has, for each flip and image,
-    mean absolute differences in [0, 1]: `equivariance` |flip(f(x)) - f(flip(x))|, `autoencoder` the same of the autoencoder
-    alone, and `seeds`, between the clips of two seeds (NaN for one seed). Raises InputError for an unknown flip or no image,
-    before any model runs.
+    images: paths, sample names, PIL images or arrays. out: folder of the runs. margin: px/frame within which a direction
+    counts as none (TOST); none by default. The image is the unit, and seeds are averaged first. `errors` has, for each flip
+    and image, mean absolute differences in [0, 1]: `equivariance` |flip(f(x)) - f(flip(x))|, `autoencoder` the same of the
+    autoencoder alone, and `seeds`, between the clips of two seeds (NaN for one seed). Raises InputError for an unknown flip or
+    no image, before any model runs.
     """
     chosen, numbered = list(flips), [int(s) for s in seeds]
     if not chosen or set(chosen) - set(FLIPS) or isinstance(flips, str):
@@ -110,7 +110,7 @@ def directions(clips: pd.DataFrame, flips: Iterable[str], *, margin: float | Non
 
 def _errors(pipe: ProbePipeline, clips: pd.DataFrame, number: int, image: Any, flip: str) -> dict[str, Any]:
     own = clips[(clips["label_image"] == number) & (clips["status"] == "done")].set_index(["flip_noise", "seed"])["frames"]
-    videos = {key: read_frames(path).astype(np.float32) / 255 for key, path in own.items() if key[0] in ("", flip)}
+    videos = {(f, s): read_frames(own[f, s]).astype(np.float32) / 255 for f, s in own.index if f in ("", flip)}
     turned = lambda frames: np.flip(frames, tuple(axis - 1 for axis in FLIPS[flip]))
     apart = lambda pairs: float(np.mean([np.abs(a - b).mean() for a, b in pairs])) if pairs else np.nan
     plain = {seed: video for (which, seed), video in videos.items() if not which}

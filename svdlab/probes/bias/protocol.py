@@ -29,7 +29,7 @@ POWER = 0.8
 
 @dataclass(frozen=True)
 class Protocol:
-    """A study's decisions, all plain JSON. pairs: contrast -> how many. sample: "scheme/pair/group: image hash" of each image."""
+    """A study's decisions, all plain JSON. pairs: contrast -> how many. sample: "scheme/pair/group: hash" of each image."""
 
     pairs: dict[str, int]
     measures: list[str]
@@ -62,7 +62,9 @@ class Protocol:
             each = {"detectable_alone": self.alpha, "detectable": self.alpha / self.tests}
             sizes = {k: intervals.detectable(n, alpha=a, power=POWER) if n > 2 else math.inf for k, a in each.items()}
             verdict = intervals.decidable(n, tests=self.tests, alpha=self.alpha)
-            rows.append(dict(contrast=contrast, pairs=n, smallest_p=intervals.smallest_p(n), verdict_possible=verdict, **sizes))
+            rows.append(
+                dict(contrast=contrast, pairs=n, smallest_p=intervals.smallest_p(n), verdict_possible=verdict, **sizes)
+            )
         return pd.DataFrame(rows)
 
     @property

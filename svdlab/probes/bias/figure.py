@@ -44,7 +44,9 @@ def slopes(result: BiasResult, row: Any, *, title: str = "") -> Figure:
     left.plot([0, 1], values.mean().to_numpy(), color=INK, linewidth=2.2, marker="o", markersize=5, zorder=3)
     left.set(xlim=(-0.25, 1.25), ylabel=axis)
     left.set_xticks([0, 1], [contrast.a, contrast.b])
-    left.set_title(f"higher in {contrast.a} in {int(falls.sum())} of {len(values)} pairs", fontsize=LABEL, loc="left", color=INK)
+    left.set_title(
+        f"higher in {contrast.a} in {int(falls.sum())} of {len(values)} pairs", fontsize=LABEL, loc="left", color=INK
+    )
     d = (values.a - values.b).to_numpy()
     right.axhline(0, color=GREY, linewidth=0.8)
     right.plot(np.random.default_rng(0).uniform(-0.12, 0.12, len(d)), d, "o", markersize=3.5, mfc="none", mec=GREY)
@@ -59,7 +61,7 @@ def slopes(result: BiasResult, row: Any, *, title: str = "") -> Figure:
             right.plot([place] * 2, [-row[column], row[column]], color=colour, linewidth=5, alpha=0.6, solid_capstyle="butt")
             ticks[place] = name
     if len(ticks) > 2:
-        notes.append("broad bars: ±1 standard deviation of ordinary images of one group, and of seeds of one image")
+        notes.append(f"broad bars: ±1 standard deviation of ordinary {' and '.join(list(ticks.values())[2:])}")
     right.set_xticks(list(ticks), list(ticks.values()))
     right.set(xlim=(-0.25, 1.15), ylabel=f"{contrast.a} minus {contrast.b}")
     flips = result.manifest.loc[pairs_of(result.manifest, contrast).b].get("flip_noise", pd.Series(dtype=str))

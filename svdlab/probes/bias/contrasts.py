@@ -79,8 +79,8 @@ def compare(
     """Every contrast in every measure: a row each, group a minus group b over the pairs.
 
     clips: results of `svdlab.sweep` with the column `label_row`: the manifest's row of each clip. manifest: of
-    `study.pairs.read_manifest`. measures: columns; default those of MEASURES that have numbers. margins: by measure, in its unit
-    or as "15 %" of the mean over both groups. chosen: contrasts; default every two groups of each scheme.
+    `study.pairs.read_manifest`. measures: columns; default those of MEASURES that have numbers. margins: by measure, in its
+    unit or as "15 %" of the mean over both groups. chosen: contrasts; default every two groups of each scheme.
 
     Columns: scheme, a, b, contrast, measure, label; those of an Effect (value, low, high, n pairs, p, q, margin, verdict ...);
     left_out, pairs without a number in one of the two; mean_a, mean_b; sd_images and sd_seeds, how much ordinary images of one
@@ -102,7 +102,9 @@ def compare(
             key = f"{contrast.scheme}/{contrast.a}/{contrast.b}/{name}"
             seeds = clips["seed"].nunique() if "seed" in clips else 1
             effects.append(paired(key, what, a - b, unit=known.unit, margin=wide, seeds=seeds, **how))
-            means = dict(zip(("mean_a", "mean_b"), (v[there].mean() if there.any() else math.nan for v in (a, b)), strict=True))
+            means = dict(
+                zip(("mean_a", "mean_b"), (v[there].mean() if there.any() else math.nan for v in (a, b)), strict=True)
+            )
             spread = _ordinary(values[name].dropna(), pairs)
             where = {**vars(contrast), "contrast": str(contrast), "measure": name, "label": known.says}
             facts.append({**where, **means, **spread, "left_out": int((~there).sum())})
@@ -115,7 +117,8 @@ def compare(
 
 
 def per_row(clips: pd.DataFrame, manifest: pd.DataFrame, measures: list[str]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The clips' numbers, indexed by the manifest's row, and their means over seeds, directions of flipped images turned back."""
+    """The clips' numbers, indexed by the manifest's row, and their means over seeds, directions of flipped images turned
+    back."""
     if "label_row" not in clips:
         raise InputError("the results have no column label_row: sweep the plan of svdlab.probes.bias.as_plan.")
     values = pd.DataFrame({name: numbers(clips[name]).to_numpy() for name in measures}, index=clips["label_row"])

@@ -13,7 +13,7 @@ import torch
 import svdlab
 from svdlab.errors import InputError
 from svdlab.pipeline.generate import ProbePipeline, Source, generate_batch
-from svdlab.probes import symmetry
+from svdlab.probes.bias import symmetry
 from tests.small import build
 
 FAST = svdlab.Conditions(num_inference_steps=3, max_guidance_scale=1.0, noise_aug_strength=0.2)
@@ -53,11 +53,11 @@ def fair() -> ProbePipeline:
 
 
 def test_a_symmetrical_model_mirrors_its_clip_if_both_noises_are_mirrored(fair: ProbePipeline) -> None:
-    picture = svdlab.sample_image("scene-3")
-    mirrored = symmetry.mirror(picture)
+    image = svdlab.sample_image("scene-3")
+    mirrored = symmetry.mirror(image)
     conditions = [FAST] * 3
     clip, twin, other = generate_batch(
-        fair, [picture, mirrored, mirrored], conditions, [1, 1, 1], flip_noise=[None, "left_right", None], decode=False
+        fair, [image, mirrored, mirrored], conditions, [1, 1, 1], flip_noise=[None, "left_right", None], decode=False
     )
     spread = clip.latents.std()
     assert (torch.flip(clip.latents, (-1,)) - twin.latents).abs().max() < 1e-3 * spread
@@ -77,13 +77,13 @@ def test_an_ordinary_model_is_not_symmetrical(pipe: Any, tmp_path: Path) -> None
         pipe, ["scene-3"], tmp_path, flips=["left_right", "up_down"], seeds=(0,), conditions=FAST, progress=False
     )
     assert (found.errors.equivariance > 0.002).all() and set(found.errors.flip) == {"left_right", "up_down"}
-    assert set(found.table.verdict) == {"too few pairs for a verdict"} and found.label == pipe.source.label
+    assert set(found.table.verdict) == {"too few"} and found.label == pipe.source.label
 
 
 def clips(own: Any, other: Any, flip: str = "left_right", seeds: int = 1, **more: Any) -> pd.DataFrame:
-    """pan_px of each picture's clip and of its flipped one's, each in its own frame."""
+    """pan_px of each image's clip and of its flipped one's, each in its own frame."""
     rows = [
-        {"label_picture": i, "flip_noise": which, "seed": s, "pan_px": v, "object_dx": 0.0, "tilt_px": 0.0, "object_dy": 0.0}
+        {"label_image": i, "flip_noise": which, "seed": s, "pan_px": v, "object_dx": 0.0, "tilt_px": 0.0, "object_dy": 0.0}
         for which, values in (("", own), (flip, other))
         for i, v in enumerate(values)
         for s in range(seeds)
@@ -94,28 +94,28 @@ def clips(own: Any, other: Any, flip: str = "left_right", seeds: int = 1, **more
 def test_the_bias_is_the_mean_of_u_and_mirrored_u_halved() -> None:
     own, other = np.array([2.0, 2, -2, 2, 2, 2, 1, 2]), np.array([2.0, -2, 2, 2, 2, 1, 2, 2])
     row = symmetry.directions(clips(own, other), ["left_right"]).set_index("measure").loc["pan_px"]
-    assert row.effect == pytest.approx(((own + other) / 2).mean()) and row.n == 8
+    assert row.value == pytest.approx(((own + other) / 2).mean()) and row.n == 8
 
 
-def test_pictures_that_lean_one_way_are_no_bias_of_the_model() -> None:
-    """All pictures move to the right, and all mirrored ones to the left: that is the pictures' doing."""
+def test_images_that_lean_one_way_are_no_bias_of_the_model() -> None:
+    """All images move to the right, and all mirrored ones to the left: that is the images' doing."""
     pans = np.random.default_rng(0).uniform(1, 3, 12)
     table = symmetry.directions(clips(pans, -pans), ["left_right"], margin=0.1)
-    assert table.effect.abs().max() == 0 and set(table.verdict) == {"cannot tell"}
+    assert table.value.abs().max() == 0 and set(table.verdict) == {"equivalent within the margin"}
 
 
 def test_a_preferred_direction_is_found_and_none_is_called_none() -> None:
     rng = np.random.default_rng(0)
     always = symmetry.directions(clips(rng.normal(1, 0.1, 12), rng.normal(1, 0.1, 12)), ["left_right"]).set_index("measure")
-    assert always.verdict["pan_px"] == "difference" and always.effect["pan_px"] == pytest.approx(1, abs=0.1)
+    assert always.verdict["pan_px"] == "effect" and always.value["pan_px"] == pytest.approx(1, abs=0.1)
     pan = rng.normal(1, 0.1, 12)
     none = symmetry.directions(clips(pan, -pan + rng.normal(0, 0.05, 12)), ["left_right"], margin=0.2).set_index("measure")
-    assert none.verdict["pan_px"] == "equivalent"
+    assert none.verdict["pan_px"] == "equivalent within the margin"
 
 
-def test_seeds_are_averaged_and_pictures_without_a_number_are_counted() -> None:
+def test_seeds_are_averaged_and_images_without_a_number_are_counted() -> None:
     table = clips([1.0] * 8, [1.0] * 8, seeds=5)
-    table.loc[table.label_picture == 3, "pan_px"] = np.nan
+    table.loc[table.label_image == 3, "pan_px"] = np.nan
     row = symmetry.directions(table, ["left_right"]).iloc[0]
     assert row.n == 7 and row.left_out == 1
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from svdlab import __main__ as cli
-from svdlab.probes import planted
+from svdlab.probes.bias import planted
 
 
 def run(*words: str) -> int:
@@ -49,7 +49,7 @@ def test_a_manifest_with_faults_is_answered_before_the_model_is_loaded(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["stillness", "--validate"], "belong to svdlab probe bias"),
+        (["stillness", "--manifest", "m.csv"], "belongs to svdlab probe bias"),
         (["bias", "--manifest", "nowhere.csv"], "there is no manifest nowhere.csv"),
         (["bias", "-p", "beauty", "1"], "has no option beauty"),
     ],

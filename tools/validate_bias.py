@@ -1,13 +1,14 @@
-"""Can the bias study be trusted? Held against the organism's planted effects and nulls, and against simulated null studies.
+"""Is the bias study valid? Tested against the organism's planted effects and nulls, and against simulated null studies.
 
-    $ svdlab probe bias --validate --out results/bias-validity
+    $ python tools/validate_bias.py results/bias-validity [--quick]
 
-Clips are made once, through the ledger, and resampled: a null study is real measurements with the labels of random pairs
-swapped, so that nothing is there to be found; coverage is of intervals from small samples against all pairs not drawn.
+Clips are made once and resampled: a null study is real measurements with the labels of random pairs swapped, so that nothing
+is there to be found; coverage is of intervals from small samples against all pairs that were not drawn.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from svdlab import load_pipeline
+from svdlab.measure.files import write_whole
 from svdlab.pipeline.generate import ProbePipeline
-from svdlab.probes import bias, planted
-from svdlab.probes.paired import CANNOT_TELL, DIFFERENCE, EQUIVALENT, TOO_FEW, WITHIN, compare, pair_values, sentence
+from svdlab.probes import bias
+from svdlab.probes.bias import compare, pair_values, planted
 from svdlab.stats import intervals as stats
-from svdlab.study.manifests import Contrast, contrasts, pairs_of
+from svdlab.stats.effects import EFFECT, EQUIVALENT, INCONCLUSIVE, TOO_FEW
+from svdlab.study.pairs import Contrast, contrasts, pairs_of
 
-REPORT = ["what", "planted", "measured", "low", "high", "n", "bar", "passed"]
+REPORT = ["what", "planted", "measured", "low", "high", "n", "threshold", "passed"]
 FULL = {"hue": 160, "mirror": 120, "background": 60, "shape": 60, "position": 60}  # pairs
 QUICK = {"hue": 16, "mirror": 16, "shape": 16}
 MEASURES = (
@@ -39,7 +43,7 @@ MEASURES = (
     "reconstruction_mse",
 )
 STUDIES = 500
-SMALL, TINY = 20, 4  # pairs of a study whose intervals are held against the rest; of one that is too small
+SMALL, TINY = 20, 4  # pairs of a study whose intervals are compared with the rest; of one that is too small
 ALPHA = 0.05
 
 
@@ -53,7 +57,7 @@ def validate(
     studies: int | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """The table of validity: what, planted, measured, its interval, n, bar, passed, and of which weights (their hash).
+    """The table of validity: what, planted, measured, its interval, n, threshold, passed, and of which weights (their hash).
 
     >>> table = validate(pipe, "results/bias-validity", quick=True)
     >>> table[table.passed == False]
@@ -77,14 +81,15 @@ def validate(
         *small_rows(clips, manifest),
     ]
     table = pd.DataFrame(rows).reindex(columns=REPORT).assign(weights=study.protocol.weights[:12])
-    table.to_csv(Path(out, "bias-validity.csv"), index=False)
+    with write_whole(Path(out, "bias-validity.csv")) as part:
+        table.to_csv(part, index=False)
     return table
 
 
 def _row(
-    what: str, measured: float, low: float, high: float, n: int, bar: str, passed: bool | None, planted: float = np.nan
+    what: str, measured: float, low: float, high: float, n: int, threshold: str, passed: bool, planted: float = np.nan
 ) -> dict[str, Any]:
-    return dict(what=what, planted=planted, measured=measured, low=low, high=high, n=n, bar=bar, passed=passed)
+    return dict(what=what, planted=planted, measured=measured, low=low, high=high, n=n, threshold=threshold, passed=passed)
 
 
 # --- what was planted -------------------------------------------------------------------------------------------------
@@ -99,12 +104,12 @@ def planted_rows(study: bias.BiasResult) -> list[dict[str, Any]]:
             continue
         row = hit.iloc[0]
         if law.effect:
-            passed = row.verdict in (DIFFERENCE, WITHIN) and np.sign(row.effect) == np.sign(law.effect)
-            bar = "found: right sign, q < 0.05"
+            passed = row.verdict == EFFECT and np.sign(row.value) == np.sign(law.effect)
+            threshold = "found: right sign, q < 0.05"
         else:
-            passed, bar = row.verdict in (EQUIVALENT, WITHIN), f"equivalent within {planted.MARGINS[law.measure]}"
-        what = f"{law.scheme}, {row.a} less {row.b}: {bias.said(law.measure)}"
-        rows.append(_row(what, row.effect, row.low, row.high, int(row.n), bar, bool(passed), law.effect))
+            passed, threshold = row.verdict == EQUIVALENT, f"equivalent within {planted.MARGINS[law.measure]}"
+        what = f"{row.contrast}: {row.label}"
+        rows.append(_row(what, row.value, row.low, row.high, int(row.n), threshold, bool(passed), law.effect))
     return rows
 
 
@@ -136,7 +141,7 @@ def null_studies(
         table = compare(clips, swap_labels(drawn, rng), named, chosen=wanted)
         part = table[["scheme", "measure", "p", "q"]].assign(study=number, p_real=np.nan)
         for contrast in (c for c in wanted if c.scheme in effects):
-            real = compare(clips, drawn, effects[contrast.scheme], chosen=[contrast]).p[0]
+            real = compare(clips, drawn, [effects[contrast.scheme]], chosen=[contrast]).p[0]
             part.loc[(part.scheme == contrast.scheme) & (part.measure == effects[contrast.scheme]), "p_real"] = real
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
@@ -175,9 +180,8 @@ def null_rows(null: pd.DataFrame) -> list[dict[str, Any]]:
     some = (null.q < ALPHA).groupby(null.study).any()
     bound = stats.proportion_bound(int(some.sum()), studies)
     whole = stats.proportion(int(some.sum()), studies)
-    bar = "lower bound not above 0.05"
     what = "null studies: false discovery rate after correction"
-    rows.append(_row(what, whole.value, bound, whole.high, studies, bar, bound <= ALPHA))
+    rows.append(_row(what, whole.value, bound, whole.high, studies, "lower bound not above 0.05", bound <= ALPHA))
     real = null.p_real.notna()
     if real.any() and not real.all():
         shares = [_false_share(part.p_real.fillna(part.p), part.p_real.isna()) for _, part in null.groupby("study")]
@@ -224,7 +228,7 @@ def coverage(
     held = 0
     for _ in range(resamples):
         drawn, rest = _draw(manifest, contrast, pairs, rng)
-        row = compare(clips, drawn, measure, chosen=[contrast], resamples=99).iloc[0]
+        row = compare(clips, drawn, [measure], chosen=[contrast], resamples=99).iloc[0]
         held += row.low <= everything.reindex(rest).mean() <= row.high
     return stats.proportion(int(held), resamples)
 
@@ -257,9 +261,19 @@ def small_rows(clips: pd.DataFrame, manifest: pd.DataFrame) -> list[dict[str, An
     rows = [_row(f"studies of {TINY} pairs that give no verdict", said / len(verdicts), np.nan, np.nan, len(verdicts), "1",
                  said == len(verdicts))]  # fmt: skip
     few = pd.concat([_draw(manifest, c, 8, rng)[0] for c in wanted])
-    table = pd.concat([compare(clips, few, "blur_slope", chosen=[c]) for c in wanted])
-    open_ones = [row for _, row in table.iterrows() if row.verdict == CANNOT_TELL]
-    told = sum("would mostly be missed" in sentence(row) for row in open_ones)
+    table = pd.concat([compare(clips, few, ["blur_slope"], chosen=[c]) for c in wanted])
+    open_ones = [row for _, row in table.iterrows() if row.verdict == INCONCLUSIVE]
+    told = sum("would mostly be missed" in row.sentence for row in open_ones)
     rows.append(_row("studies of 8 pairs that find nothing: say what they would miss", told / max(1, len(open_ones)), np.nan,
                      np.nan, len(open_ones), "1", told == len(open_ones)))  # fmt: skip
     return rows
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="The table of validity of the bias study.")
+    parser.add_argument("out", nargs="?", default="results/bias-validity")
+    parser.add_argument("--quick", action="store_true")
+    given = parser.parse_args()
+    found = validate(load_pipeline(), given.out, quick=given.quick)
+    print(found.to_string(index=False))
+    raise SystemExit(int(not found["passed"].all()))

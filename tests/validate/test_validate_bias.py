@@ -9,15 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from svdlab.probes import bias_validation as bv
-from svdlab.probes import planted
-from svdlab.study.manifests import Contrast
+from svdlab.probes.bias import planted
+from svdlab.study.pairs import Contrast
+from tools import validate_bias as bv
 
 HUE = Contrast("hue", "warm", "cool")
 
 
 def world(pairs: int = 40, effect: float = 0.0, seed: int = 0, seeds: int = 1) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Results and manifest of a made-up model: pictures differ by 1, seeds by 0.5, warm from cool by `effect`."""
+    """Results and manifest of a made-up model: images differ by 1, seeds by 0.5, warm from cool by `effect`."""
     rng = np.random.default_rng(seed)
     groups = {"hue": ("warm", "cool"), "shape": ("square", "disc")}
     manifest = pd.DataFrame(
@@ -98,7 +98,7 @@ def test_the_small_validation_runs_on_the_organism(pipe: Any, tmp_path: Path) ->
     table = bv.validate(pipe, tmp_path, counts={"hue": 3, "shape": 3}, steps=2, studies=15, progress=False)
     table = table.set_index("what")
     assert (tmp_path / "bias-validity.csv").is_file() and (tmp_path / "plan.json").is_file()
-    assert table.planted["hue, warm less cool: subject speed"] == pytest.approx(-planted.SPEED / 2)
-    assert table.planted["shape, square less disc: subject speed"] == 0
+    assert table.planted["hue, warm minus cool: subject speed"] == pytest.approx(-planted.SPEED / 2)
+    assert table.planted["shape, square minus disc: subject speed"] == 0
     rates = table[table.index.str.contains("null") | table.index.str.contains("studies")]
     assert len(rates) == 5 and rates.passed.all()

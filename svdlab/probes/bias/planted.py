@@ -59,8 +59,8 @@ def world_pairs(out: str | Path, *, seed: int = FIRST_SEED, **counts: int) -> pd
     >>> len(world_pairs("results/planted/images", hue=2, shape=2))
     8
 
-    hue: warm minus cool; mirror: pans, the image minus its mirror image; background: dark minus light; shape: square minus disc;
-    position: the left third minus the right. Raises InputError for an unknown scheme or fewer than one pair.
+    hue: warm minus cool; mirror: pans, the image minus its mirror image; background: dark minus light; shape: square minus
+    disc; position: the left third minus the right. Raises InputError for an unknown scheme or fewer than one pair.
     """
     if not counts or set(counts) - set(SCHEMES) or min(counts.values()) < 1:
         raise InputError(f"world_pairs({counts}): so many pairs, at least 1, of {', '.join(SCHEMES)}.")
@@ -72,7 +72,13 @@ def world_pairs(out: str | Path, *, seed: int = FIRST_SEED, **counts: int) -> pd
             for i, image in enumerate(images):
                 pair = f"{law.scheme}-{i:04d}"
                 files[f"{pair}-{group}.png"] = image
-                drawn = ("svdlab.organism.world", "Apache-2.0 (drawn by svdlab)", "none needed: nobody is shown", pair, law.says)
+                drawn = (
+                    "svdlab.organism.world",
+                    "Apache-2.0 (drawn by svdlab)",
+                    "none needed: nobody is shown",
+                    pair,
+                    law.says,
+                )
                 row = dict(zip(COLUMNS, (f"{pair}-{group}.png", pair, group, law.scheme, *drawn), strict=True))
                 rows.append(row | {"flip_noise": "left_right" if group == "mirrored" else ""})
     return write_pairs(sorted(rows, key=lambda row: (row["group_scheme"], row["pair_id"])), files, out)

@@ -6,10 +6,10 @@
     >>> result.table[["scheme", "measure", "value", "low", "high", "q", "verdict"]]
     >>> print(result.report())
 
-In image-to-video the person and the place are in the input, so the question is not who the model draws but whether it gives some
-inputs less motion, faster loss of the image, more blur, or a preferred direction. The pair is the unit, seeds are averaged
-first; contrasts, margins and sample are in plan.json before the first clip; all tests of a study are one family. See
-`svdlab.study.pairs` for the manifest and for pairs that svdlab makes.
+In image-to-video the person and the place are in the input, so the question is not who the model draws but whether it gives
+some inputs less motion, faster loss of the image, more blur, or a preferred direction. The pair is the unit, seeds are
+averaged first; contrasts, margins and sample are in plan.json before the first clip; all tests of a study are one family.
+See `svdlab.study.pairs` for the manifest and for pairs that svdlab makes.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import importlib.util
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.generate import Clip, ProbePipeline, resolve
 from svdlab.pipeline.images import open_image, prepare_image
 from svdlab.probes import stillness
-from svdlab.probes.bias.contrasts import MEASURES, compare, margin_of, measure_of
+from svdlab.probes.bias.contrasts import MEASURES, compare, margin_of
 from svdlab.probes.bias.protocol import PLAN, Protocol, departures, read_protocol, write_protocol
 from svdlab.probes.controls import still, through_autoencoder
 from svdlab.probes.running import base_conditions
@@ -46,9 +46,10 @@ from svdlab.study.runs import weights_hash
 from svdlab.study.sweeps import sweep
 
 LIMITS = """What such a study can and cannot show: it compares the groups that the manifest names, on these images, at these
-conditions. Labels are the manifest's; images within a pair may differ in more than the group (see the confounds). An effect says
-that the model, its autoencoder or the instruments respond differently, not why. "Inconclusive" is no evidence of fairness;
-"equivalent" holds for the margin that was set beforehand, and no other. A measure of motion or blur is no measure of harm."""
+conditions. Labels are the manifest's; images within a pair may differ in more than the group (see the confounds). An effect
+means that the model, its autoencoder or the instruments respond differently, not why. "Inconclusive" is no evidence of
+fairness; "equivalent" holds for the margin that was set beforehand, and no other. A measure of motion or blur is no measure
+of harm."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,10 @@ class Design:
 
     >>> Design("people.csv", measures=["still"], margins={"still": 0.1}, seeds=range(4))
 
-    manifest: a file or a DataFrame (see `study.pairs`); it is read and checked at once. measures: names of MEASURES; default all
-    that can be measured here. margins: by measure, in its unit, or as "15 %" of the mean. seeds: of every image. conditions:
-    default the checkpoint's preset, else diffusers' defaults. alpha: of the family. interval: "t", or "permutation" (the shifts
-    that the test would not reject). Raises ManifestError or InputError before any model runs.
+    manifest: a file or a DataFrame (see `study.pairs`); it is read and checked at once. measures: names of MEASURES; default
+    all that can be measured here. margins: by measure, in its unit, or as "15 %" of the mean. seeds: of every image.
+    conditions: default the checkpoint's preset, else diffusers' defaults. alpha: of the family. interval: "t", or
+    "permutation" (the shifts that the test would not reject). Raises ManifestError or InputError before any model runs.
     """
 
     manifest: Any
@@ -123,7 +124,8 @@ class BiasResult:
         """One sentence over all: how many effects, and of which verdict the others are."""
         counts = self.table["verdict"].value_counts()
         found = self.table[self.table["verdict"] == EFFECT]
-        named = f" ({'; '.join(f'{row.scheme} in {row.label}' for row in found.itertuples())})" if len(found) else ""
+        where = [f"{scheme} in {label}" for scheme, label in zip(found["scheme"], found["label"], strict=True)]
+        named = f" ({'; '.join(where)})" if where else ""
         parts = [f"{len(found)} {EFFECT}(s){named}", *(f"{counts[v]} {v}" for v in VERDICTS if v != EFFECT and v in counts)]
         return f"Of {len(self.table)} comparisons: {', '.join(parts)}."
 
@@ -137,9 +139,10 @@ class BiasResult:
         """The report's sections: departures from the plan come first, the limits last."""
         rank = self.table["verdict"].map(VERDICTS.index)
         ranked = self.table.assign(_rank=rank).sort_values(["_rank", "q"], kind="stable")
+        rows = self.manifest.to_dict("records")
         mixed = self.confounds.loc[self.confounds["flagged"], "sentence"].tolist()
-        labels = {f"{row.group_scheme}: labels by {row.label_source}" for row in self.manifest.itertuples()}
-        notes = {f"{row.group_scheme}: {row.notes}" for row in self.manifest.itertuples() if row.notes}
+        labels = {f"{row['group_scheme']}: labels by {row['label_source']}" for row in rows}
+        notes = {f"{row['group_scheme']}: {row['notes']}" for row in rows if row["notes"]}
         return {
             "": [Strong(self.verdict)],
             "Departures from the plan": [self.departures or "None."],
@@ -166,7 +169,7 @@ class BiasResult:
 
 
 def register(pipe: ProbePipeline, design: Design, out: str | Path) -> Protocol:
-    """Write the design to `out/plan.json` before the first clip; a plan that is there stays as it is, and is what comes back."""
+    """Write the design to `out/plan.json` before the first clip; a plan that is there stays, and is what comes back."""
     return write_protocol(design.protocol(pipe), out)
 
 
@@ -182,7 +185,7 @@ def run(pipe: ProbePipeline, design: Design, out: str | Path, *, progress: bool 
     if progress and read_protocol(out) is None:  # else it was printed when the plan was written
         print(done.expectation, file=sys.stderr)
     planned = write_protocol(done, out)
-    instruments = ["motion", "fidelity", *([face] if "face_persistence" in done.measures else [])]
+    instruments: list[Any] = ["motion", "fidelity", *([face] if "face_persistence" in done.measures else [])]
     clips = sweep(pipe, as_plan(manifest, done.seeds, conditions), out, measure=instruments, progress=progress)
     clips = clips.reset_index(drop=True)
     if "object_px" in clips:  # as the stillness probe: what jitters about its place has not moved
@@ -250,5 +253,7 @@ def _lost(planned: Protocol, clips: pd.DataFrame, table: pd.DataFrame, silent: l
     if len(failed):
         found.append(f"{len(failed)} clip(s) failed and have no numbers: {'; '.join(sorted(set(failed['reason']))[:3])}.")
     found += [f"no clip gave a number for {', '.join(silent)}."] if silent else []
-    lost = table[table["left_out"] > 0]
-    return found + [f"{r.scheme}, {r.measure}: {r.left_out} of {r.n + r.left_out} pairs left out." for r in lost.itertuples()]
+    for row in table[table["left_out"] > 0].to_dict("records"):
+        of = row["n"] + row["left_out"]
+        found.append(f"{row['scheme']}, {row['measure']}: {row['left_out']} of {of} pairs left out.")
+    return found
