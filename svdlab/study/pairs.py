@@ -31,7 +31,7 @@ from PIL import Image
 from skimage.color import hsv2rgb, rgb2hsv
 from skimage.filters import gaussian
 
-from svdlab.errors import InputError, ManifestError
+from svdlab.errors import InputError
 from svdlab.measure.fidelity import per_frame
 from svdlab.measure.files import write_whole
 from svdlab.pipeline.images import FLIPS, image_hash, is_sample, open_image
@@ -66,13 +66,13 @@ def read_manifest(source: Any, *, folder: str | Path | None = None) -> pd.DataFr
 
     folder: what paths are relative to; by default the file's own folder. A manifest that was read before, or a part of it, may
     be given again. Adds the columns `file` (the path as it is opened), `image_hash`, `width` and `height` (px). Raises
-    ManifestError with every fault, by row; no row is dropped.
+    InputError with every fault, by row; no row is dropped.
     """
     table, base = _table(source)
     missing = [name for name in COLUMNS if name not in table]
     if missing or not len(table):
         what = f"lacks the column(s) {', '.join(missing)}" if missing else "has no rows"
-        raise ManifestError(f"the manifest {what}: it needs {', '.join(COLUMNS)}, and at least one pair of images.")
+        raise InputError(f"the manifest {what}: it needs {', '.join(COLUMNS)}, and at least one pair of images.")
     table = table.reset_index(drop=True)
     for name in (*COLUMNS, *(["flip_noise"] if "flip_noise" in table else [])):
         table[name] = ["" if pd.isna(value) else str(value).strip() for value in table[name]]
@@ -85,9 +85,7 @@ def read_manifest(source: Any, *, folder: str | Path | None = None) -> pd.DataFr
     unreadable = [(row, f["error"]) for row, f in zip(table.index, facts, strict=True) if "error" in f]
     faults = [f"  row {row} ({table.path[row] or 'no path'}): {what}" for row, what in [*_faults(table), *unreadable]]
     if faults:
-        raise ManifestError(
-            f"the manifest has {len(faults)} fault(s); mend them, or leave the pairs out:\n" + "\n".join(faults)
-        )
+        raise InputError(f"the manifest has {len(faults)} fault(s); mend them, or leave the pairs out:\n" + "\n".join(faults))
     return table
 
 

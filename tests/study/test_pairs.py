@@ -13,7 +13,7 @@ from PIL import Image
 from skimage.color import rgb2hsv
 
 from svdlab import sample_image
-from svdlab.errors import InputError, ManifestError
+from svdlab.errors import InputError
 from svdlab.study import pairs as ps
 from svdlab.study.pairs import Contrast, change, confounds, contrasts, pairs_of, read_manifest
 
@@ -49,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def faults(table: list[dict[str, Any]], folder: Path) -> list[str]:
-    with pytest.raises(ManifestError) as caught:
+    with pytest.raises(InputError) as caught:
         read_manifest(pd.DataFrame(table), folder=folder)
     return [line.strip() for line in str(caught.value).splitlines()[1:]]
 
@@ -126,7 +126,7 @@ def test_an_unreadable_image_is_named(folder: Path) -> None:
     (folder / "bright-2.png").unlink()
     found = faults(rows(), folder)
     assert len(found) == 2
-    assert found[0].startswith("row 3 (dim-1.png): unreadable image") and "not a picture" in found[0]
+    assert found[0].startswith("row 3 (dim-1.png): unreadable image") and "is not an image" in found[0]
     assert found[1].startswith("row 4 (bright-2.png): unreadable image") and "does not exist" in found[1]
 
 
@@ -139,9 +139,9 @@ def test_several_faults_are_all_named_at_once(folder: Path) -> None:
 
 
 def test_a_missing_column_an_empty_table_and_an_unknown_flip_are_refused(folder: Path) -> None:
-    with pytest.raises(ManifestError, match=r"lacks the column\(s\) licence"):
+    with pytest.raises(InputError, match=r"lacks the column\(s\) licence"):
         read_manifest(pd.DataFrame(rows()).drop(columns="licence"), folder=folder)
-    with pytest.raises(ManifestError, match="no rows"):
+    with pytest.raises(InputError, match="no rows"):
         read_manifest(pd.DataFrame(rows())[:0], folder=folder)
     with pytest.raises(InputError, match="there is no manifest"):
         read_manifest(folder / "none.csv")

@@ -61,7 +61,7 @@ class Design:
     manifest: a file or a DataFrame (see `study.pairs`); it is read and checked at once. measures: names of MEASURES; default
     all that can be measured here. margins: by measure, in its unit, or as "15 %" of the mean. seeds: of every image.
     conditions: default the checkpoint's preset, else diffusers' defaults. alpha: of the family. interval: "t", or
-    "permutation" (the shifts that the test would not reject). Raises ManifestError or InputError before any model runs.
+    "permutation" (the shifts that the test would not reject). Raises InputError before any model runs.
     """
 
     manifest: Any

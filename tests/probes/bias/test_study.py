@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 import svdlab
-from svdlab.errors import InputError, ManifestError
+from svdlab.errors import InputError
 from svdlab.organism import world
 from svdlab.probes import bias, stillness
 from svdlab.probes.bias import planted
@@ -123,7 +123,7 @@ def test_a_manifest_with_faults_stops_the_study_before_a_model_is_there(images: 
     table = pd.read_csv(images, dtype=str, keep_default_na=False)
     table.loc[2, "licence"] = ""
     table["path"] = [str(images.parent / path) for path in table.path]
-    with pytest.raises(ManifestError, match=r"row 2 .* licence is empty"):
+    with pytest.raises(InputError, match=r"row 2 .* licence is empty"):
         bias.Design(table)
 
 
