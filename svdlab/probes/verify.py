@@ -2,8 +2,8 @@
 
     $ svdlab organism verify organism --quick
 
-Every clip starts from a picture of the world whose seed training never used. Displacement is measured by rulers
-that know the scene (`organism.rulers`) and, beside them, by `svdlab.motion`, which does not.
+Every clip starts from a picture of the world whose seed training never used. Displacement is measured by trackers
+that know the scene (`organism.trackers`) and, beside them, by `svdlab.motion`, which does not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 from tqdm.auto import tqdm
 
 from svdlab.errors import InputError
-from svdlab.organism import rulers, world
+from svdlab.organism import trackers, world
 from svdlab.stats import intervals as stats
 
 FIRST_SEED = 500_000  # scenes for verification; training draws from 1,000,000 up
@@ -119,10 +119,10 @@ def measure_block(
 def _measure(frames: np.ndarray, scene: Any, truth: np.ndarray, motion_too: bool) -> dict[str, Any]:
     mse = float(np.square(frames[0] - truth[0]).mean())
     row = dict(
-        measured=rulers.displacement(frames, scene),
+        measured=trackers.displacement(frames, scene),
         law=float(world.law(scene["fps"], scene["motion_bucket_id"], warm=scene["warm"] and scene["announced"] == "object")),
         psnr=-10 * np.log10(mse + 1e-12),
-        kept=rulers.sprite_kept(frames, scene) if scene["announced"] == "object" else np.nan,
+        kept=trackers.sprite_kept(frames, scene) if scene["announced"] == "object" else np.nan,
     )
     if motion_too:
         from svdlab.measure import motion

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from svdlab.errors import InputError
-from svdlab.organism import rulers, world
+from svdlab.organism import trackers, world
 
 
 def test_bucket_127_at_fps_6_moves_3_px():
@@ -29,7 +29,7 @@ def test_pixels_move_as_the_law_says(motion):
     expected = (
         s.factors.displacement * np.where(s.factors.direction == "left", -1, 1) if motion == "pan" else s.factors.displacement
     )
-    measured = [rulers.displacement(v, f) for v, (_, f) in zip(s.video, s.factors.iterrows(), strict=True)]
+    measured = [trackers.displacement(v, f) for v, (_, f) in zip(s.video, s.factors.iterrows(), strict=True)]
     assert np.abs(measured - expected.to_numpy()).max() < 0.2
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from svdlab.errors import InputError
-from svdlab.organism import rulers, world
+from svdlab.organism import trackers, world
 from svdlab.probes import verify
 
 
@@ -72,8 +72,8 @@ def test_a_lost_sprite_is_no_displacement():
     s = world.scenes(1, seed=0, motion="object", background="light", hue=0.6)
     video = s.video[0].copy()
     video[3:] = video[3:].mean(axis=(1, 2), keepdims=True)
-    assert np.isnan(rulers.object_displacement(video, s.factors.iloc[0]))
-    assert not rulers.sprite_kept(video, s.factors.iloc[0])
+    assert np.isnan(trackers.object_displacement(video, s.factors.iloc[0]))
+    assert not trackers.sprite_kept(video, s.factors.iloc[0])
 
 
 def test_verification_scenes_were_never_trained_on():

@@ -1,10 +1,10 @@
-"""How far things moved in a clip of the organism's world, from what is known of the scene; no optical flow.
+"""Ground-truth trackers: how far things move in a clip of the organism's world, from what is known of the scene.
 
     >>> s = world.scenes(1, seed=0, motion="object", hue=0.6)
-    >>> object_displacement(s.video[0], s.factors.iloc[0])         # px a frame along the heading
+    >>> object_displacement(s.video[0], s.factors.iloc[0])         # px/frame along the heading
 
-These rulers know the sprite's colour, heading and start, which a general instrument does not: they are the second
-opinion on `svdlab.motion`, and the ground on which the organism's laws are verified.
+They use the sprite's colour, heading and start, which a general instrument does not know, and no optical flow: `svdlab.motion`
+and the organism's laws are validated against them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def track(video: np.ndarray, scene: Any) -> np.ndarray:
 
 
 def object_displacement(video: np.ndarray, scene: Any) -> float:
-    """px a frame along the heading: the slope of the sprite's centre over the frames; NaN where it is lost."""
+    """px/frame along the heading: the slope of the sprite's centre over the frames; NaN where it is lost."""
     along = track(video, scene) @ np.array(COMPASS[scene["direction"]])
     seen = np.isfinite(along)
     if seen.sum() < len(along) - 1:
@@ -51,7 +51,7 @@ def sprite_kept(video: np.ndarray, scene: Any) -> bool:
 
 
 def pan_displacement(video: np.ndarray, scene: Any) -> float:
-    """px a frame that the camera moves to the right: the shift that lays each frame on the next, median over pairs."""
+    """px/frame that the camera moves to the right: the shift that lays each frame on the next, median over pairs."""
     return float(np.median([-_shift(a, b) for a, b in pairwise(video)]))
 
 
@@ -72,7 +72,7 @@ def _shift(a: np.ndarray, b: np.ndarray, reach: int = 6) -> float:
 
 
 def zoom_displacement(video: np.ndarray, scene: Any) -> float:
-    """px a frame at ZOOM_RADIUS, positive inwards (the picture grows): the scale that lays each frame on the next."""
+    """px/frame at ZOOM_RADIUS, positive inwards (the image grows): the scale that lays each frame on the next."""
     n = video.shape[1]
     y, x = np.mgrid[8 : n - 8, 8 : n - 8].astype(float)
     c = (n - 1) / 2
@@ -93,6 +93,6 @@ def zoom_displacement(video: np.ndarray, scene: Any) -> float:
 
 
 def displacement(video: np.ndarray, scene: Any) -> float:
-    """The ruler that fits what the scene announces: px a frame along the heading, to the camera's right, or of zoom."""
-    rulers = {"object": object_displacement, "pan": pan_displacement, "zoom": zoom_displacement}
-    return rulers[scene["announced"]](video, scene)
+    """By the tracker that fits what the scene announces: px/frame along the heading, to the camera's right, or of zoom."""
+    trackers = {"object": object_displacement, "pan": pan_displacement, "zoom": zoom_displacement}
+    return trackers[scene["announced"]](video, scene)
