@@ -29,7 +29,7 @@ _HOME = {
     "branch": "pipeline.hooks",
     "transplant": "pipeline.hooks",
     "module_names": "pipeline.hooks",
-    "Trace": "pipeline.record",
+    "Trace": "pipeline.trace",
     "grid": "study.sweeps",
     "sweep": "study.sweeps",
     "load_results": "study.sweeps",
@@ -47,7 +47,7 @@ _MODULES = {
     "organism": "organism",
     "probes": "probes",
     "published": "measure.published",
-    "schedule": "pipeline.schedule",
+    "schedule": "pipeline.sampler",
     "show": "show",
     "stats": "stats",
     "widgets": "widgets",
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from svdlab.pipeline.generate import Clip, ProbePipeline, generate
     from svdlab.pipeline.hooks import branch, edit, module_names, trace, transplant
     from svdlab.pipeline.images import sample_image
-    from svdlab.pipeline.record import Trace
+    from svdlab.pipeline.trace import Trace
     from svdlab.study.sweeps import grid, load_results, sweep
 
 

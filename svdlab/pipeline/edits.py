@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -20,17 +21,15 @@ import torch
 
 from svdlab.errors import InputError, TraceError
 from svdlab.pipeline.conditions import guidance_curve
-from svdlab.pipeline.generate import Source
+from svdlab.pipeline.generate import ProbePipeline
 from svdlab.pipeline.hooks import edit
 from svdlab.pipeline.images import prepare_image
-from svdlab.pipeline.loop import follow, patched
-from svdlab.pipeline.record import Step
-from svdlab.pipeline.selection import chosen_steps, module_names, select_modules
-from svdlab.pipeline.upstream import StableVideoDiffusionPipeline
+from svdlab.pipeline.modules import chosen_steps, module_names, select_modules
+from svdlab.pipeline.sampler import Denoising, Step, listen, running
 
 
 def guidance(
-    pipe: StableVideoDiffusionPipeline,
+    pipe: ProbePipeline,
     curve: str | Sequence[float] = "linear",
     low: float = 1.0,
     high: float = 3.0,
@@ -65,7 +64,7 @@ def guidance(
     return edit(pipe, "guidance", scale, steps=steps)
 
 
-def image_embedding(pipe: StableVideoDiffusionPipeline, image: Any, *, steps: Any = None) -> AbstractContextManager[None]:
+def image_embedding(pipe: ProbePipeline, image: Any, *, steps: Any = None) -> AbstractContextManager[Any]:
     """The image encoder's view of another picture, while the VAE's latents stay those of the clip's own.
 
     >>> with edits.image_embedding(pipe, "cat"):
@@ -74,21 +73,23 @@ def image_embedding(pipe: StableVideoDiffusionPipeline, image: Any, *, steps: An
     image: as for `generate`, cropped to the checkpoint's own aspect. The unconditional half keeps its zeros. The image
     encoder runs once, when this is called. Raises InputError for a picture that cannot be read.
     """
-    source = getattr(pipe, "source", Source())
-    picture = prepare_image(image, height=source.height, width=source.width)
+    prepared = prepare_image(image, height=pipe.source.height, width=pipe.source.width)
     with torch.no_grad():
-        other = pipe._encode_image([picture], pipe._execution_device, 1, False)  # "1 1 d"
+        other = pipe._encode_image([prepared], pipe._execution_device, 1, False)  # "1 1 d"
 
-    def swap(value: torch.Tensor, step: Step) -> torch.Tensor:
-        new = value.clone()
-        new[len(value) // 2 if pipe.do_classifier_free_guidance else 0 :] = other.to(value)
-        return new
+    wanted = chosen_steps(steps)
 
-    return edit(pipe, "image_embeddings", swap, steps=steps)
+    def hear(name: str, value: Any, run: Denoising) -> Any:
+        if name != "image_embeddings" or run.step is None or not wanted(run.step):
+            return value
+        n = len(run.latents)
+        return torch.cat([value[:-n], other.to(value).expand(n, -1, -1)])
+
+    return listen(pipe, hear, edits="image_embeddings")
 
 
 def silence_temporal_attention(
-    pipe: StableVideoDiffusionPipeline, blocks: Any = None, *, scale: float = 0.0, steps: Any = None
+    pipe: ProbePipeline, blocks: Any = None, *, scale: float = 0.0, steps: Any = None
 ) -> AbstractContextManager[None]:
     """Temporal self-attention adds `scale` times what it would: 0 for nothing, so that frames no longer see each other there.
 
@@ -101,7 +102,7 @@ def silence_temporal_attention(
 
 
 @contextmanager
-def mix_factor(pipe: StableVideoDiffusionPipeline, scale: float, blocks: Any = None, *, steps: Any = None) -> Iterator[None]:
+def mix_factor(pipe: ProbePipeline, scale: float, blocks: Any = None, *, steps: Any = None) -> Iterator[None]:
     """Scale the learned mix_factor of each block's time_mixer m, of which sigmoid(m) is the share of the spatial branch.
 
     >>> with edits.mix_factor(pipe, 0.0): ...         # every block: half spatial, half temporal
@@ -112,30 +113,31 @@ def mix_factor(pipe: StableVideoDiffusionPipeline, scale: float, blocks: Any = N
     names = _inside(pipe, blocks, lambda name: name.endswith(".time_mixer"))
     wanted = chosen_steps(steps)
 
-    with follow(pipe) as loop, ExitStack() as stack:
-        for name, module in select_modules(pipe, names).items():
-            if module.merge_strategy == "fixed":
-                raise TraceError(f"{name} has a fixed share instead of a learned mix_factor: there is nothing to scale.")
+    mixers = select_modules(pipe, names)
+    for name, module in mixers.items():
+        if module.merge_strategy == "fixed":
+            raise TraceError(f"{name} has a fixed share instead of a learned mix_factor: there is nothing to scale.")
 
-            def wrap(old: Callable) -> Callable:
-                def get_alpha(*args: Any, **kwargs: Any) -> torch.Tensor:
-                    alpha = old(*args, **kwargs)
-                    if loop.step is None or not wanted(loop.step) or scale == 1:
-                        return alpha
-                    new = (scale * alpha.logit()).sigmoid()
-                    return torch.where(alpha == 1, alpha, new)  # 1 where the module takes a frame for a lone picture
+    def mix(module: Any, args: tuple, kwargs: dict[str, Any], output: torch.Tensor) -> torch.Tensor | None:
+        run = running(listener)
+        if run is None or run.step is None or not wanted(run.step) or scale == 1:
+            return None
+        given = dict(zip(("x_spatial", "x_temporal", "image_only_indicator"), args, strict=False)) | kwargs
+        spatial, temporal = given["x_spatial"], given["x_temporal"]
+        alpha = module.get_alpha(given.get("image_only_indicator"), spatial.ndim)
+        # 1 where the module takes a frame for a lone image
+        share = torch.where(alpha == 1, alpha, (scale * alpha.logit()).sigmoid()).to(spatial.dtype)
+        share = 1.0 - share if module.switch_spatial_to_temporal_mix else share
+        return share * spatial + (1.0 - share) * temporal
 
-                return get_alpha
-
-            stack.enter_context(patched(module, "get_alpha", wrap))
-        stack.enter_context(loop.noted("mix_factor"))
+    with listen(pipe, _unheard, edits="mix_factor") as listener, ExitStack() as stack:
+        for module in mixers.values():
+            stack.callback(module.register_forward_hook(mix, with_kwargs=True, prepend=True).remove)
         yield
 
 
 @contextmanager
-def motion_bucket_per_frame(
-    pipe: StableVideoDiffusionPipeline, motion_bucket_id: Sequence[float], *, steps: Any = None
-) -> Iterator[None]:
+def motion_bucket_per_frame(pipe: ProbePipeline, motion_bucket_id: Sequence[float], *, steps: Any = None) -> Iterator[None]:
     """A motion bucket for each frame; Stability's code builds one condition vector per frame, diffusers repeats one.
 
     >>> with edits.motion_bucket_per_frame(pipe, np.linspace(0, 255, 8)):
@@ -149,37 +151,36 @@ def motion_bucket_per_frame(
     unet, wanted = pipe.unet, chosen_steps(steps)
     targets = [name for name in module_names(pipe) if name.count(".") == 2 and "_blocks." in name] + ["unet.mid_block"]
     blocks = select_modules(pipe, targets)
-    differences: list[torch.Tensor] = []  # "(half b f) d": each frame's embedding less the shared one
+    differences: ContextVar[torch.Tensor | None] = ContextVar("differences", default=None)  # of this thread's call
 
-    with follow(pipe) as loop, ExitStack() as stack:
+    def hear(name: str, value: Any, run: Denoising) -> Any:
+        if name == "start":
+            _per_frame("motion_bucket_id", buckets, run.latents.shape[1])
+        elif name == "added_time_ids":
+            differences.set(None)
+            if run.step is not None and wanted(run.step):
+                shared = value.repeat_interleave(len(buckets), dim=0)
+                own = shared.clone()
+                own[:, 1] = torch.as_tensor(buckets).to(own).repeat(len(value))
+                step, run.step = run.step, None  # or a trace of the embedding's modules would see these as well
+                differences.set(_embedding(unet, own) - _embedding(unet, shared))
+                run.step = step
+        return value
 
-        def start() -> None:
-            _per_frame("motion_bucket_id", buckets, loop.shape[1])
+    def give(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+        difference = differences.get()
+        if running(listener) is None or difference is None:
+            return None
+        return args, kwargs | {"temb": kwargs["temb"] + difference.to(kwargs["temb"])}
 
-        def embed(module: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-            differences.clear()
-            if loop.step is None or not wanted(loop.step):
-                return
-            ids = kwargs["added_time_ids"]
-            shared = ids.repeat_interleave(len(buckets), dim=0)
-            own = shared.clone()
-            own[:, 1] = torch.as_tensor(buckets).to(own).repeat(len(ids))
-            with loop.paused():  # or a trace of the embedding's modules would see these as well
-                differences.append(_embedding(unet, own) - _embedding(unet, shared))
-
-        def give(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
-            if loop.step is None or not differences:
-                return None
-            rows = len(kwargs["temb"])  # the last ones, where a guidance interval leaves the conditional half alone
-            return args, kwargs | {"temb": kwargs["temb"] + differences[0][-rows:].to(kwargs["temb"])}
-
-        loop.on_start.append(start)
-        stack.callback(loop.on_start.remove, start)
-        stack.callback(unet.register_forward_pre_hook(embed, with_kwargs=True).remove)
+    with listen(pipe, hear, edits="motion_bucket_per_frame") as listener, ExitStack() as stack:
         for module in blocks.values():
             stack.callback(module.register_forward_pre_hook(give, with_kwargs=True).remove)
-        stack.enter_context(loop.noted("motion_bucket_per_frame"))
         yield
+
+
+def _unheard(name: str, value: Any, run: Denoising) -> Any:
+    return value
 
 
 def _embedding(unet: Any, ids: torch.Tensor) -> torch.Tensor:
@@ -196,7 +197,7 @@ def _per_frame(name: str, values: Any, frames: int | None) -> np.ndarray:
     return numbers
 
 
-def _inside(pipe: StableVideoDiffusionPipeline, blocks: Any, kind: Callable[[str], bool]) -> list[str]:
+def _inside(pipe: ProbePipeline, blocks: Any, kind: Callable[[str], bool]) -> list[str]:
     """Names of a kind that are, or lie in, the given blocks."""
     within = list(select_modules(pipe, blocks)) if blocks is not None else ["unet"]
     names = [n for n in module_names(pipe) if kind(n) and any(n == block or n.startswith(block + ".") for block in within)]

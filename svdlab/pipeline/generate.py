@@ -1,42 +1,60 @@
-"""diffusers' own loop, with conditions per sample: `ProbePipeline`, `generate`, `generate_batch`.
+"""Clips: `generate`, `generate_batch` with conditions per sample, the record of what made a clip, and decode and encode.
 
-    >>> clip = generate(pipe, "astronaut", seed=0, motion_bucket_id=180, fps=7)
-    >>> clip.frames.shape                                   # float32 "f h w c" in [0, 1]
-    (8, 64, 64, 3)
-
-Nothing of the denoising is copied: `ProbePipeline` is `StableVideoDiffusionPipeline` with a few of its small
-methods overridden, which only differ from the originals while `generate` has handed them something to use.
+>>> clip = generate(pipe, "scene-27", seed=0, motion_bucket_id=180, fps=7, num_inference_steps=4)
+>>> clip.frames.shape, clip.call.conditions.fps_id              # float32 "f h w c" in [0, 1]
+((8, 64, 64, 3), 6)
 """
 
 from __future__ import annotations
 
+import base64
+import copy
 import hashlib
-import threading
+import html
+import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils.memory import should_reduce_batch_size
+from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
-from svdlab.errors import InputError
-from svdlab.pipeline.conditions import Conditions
-from svdlab.pipeline.guards import room, watch
+from svdlab.errors import BrokenClipError, InputError, OutOfMemoryError, SvdlabError
+from svdlab.measure import video
+from svdlab.measure.files import plain
+from svdlab.pipeline.conditions import Conditions, UnusualConditionWarning
 from svdlab.pipeline.images import FLIPS, image_hash, prepare_image
-from svdlab.pipeline.record import decode_latents
-from svdlab.pipeline.upstream import StableVideoDiffusionPipeline
+from svdlab.pipeline.sampler import SIGMA_MAX, Denoising, Step, steps_of
+from svdlab.pipeline.upstream import StableVideoDiffusionPipeline, StableVideoDiffusionPipelineOutput, retrieve_timesteps
 
 SVD_SIZE = (576, 1024)  # height, width of Stability's checkpoints, whatever unet.config.sample_size says
+REFUSED = {
+    "generator": "the noise comes from seed=, or give noise= or latents=",
+    "callback_on_step_end": "use svdlab.trace to look into the steps, svdlab.edit to change them",
+    "num_videos_per_prompt": "call it once for each seed=, or use svdlab.sweep",
+    "output_type": "clip.frames are floats in [0, 1], clip.latents what was decoded",
+}
+
+
+class VaeOverflowWarning(UserWarning):
+    """Frames that float16 could not decode, and float32 did."""
+
+
+# --- what made a clip -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Source:
     """Where a pipeline's weights come from, and the frame size they are made for. label: what figures must say. stimuli:
-    the set of pictures (`svdlab.probes.Stimuli`) that is this checkpoint's own ground. variant: of the weight files."""
+    the set of images (`svdlab.probes.Stimuli`) that this checkpoint is meant for. variant: of the weight files."""
 
     checkpoint: str = ""
     revision: str | None = None
@@ -49,247 +67,184 @@ class Source:
     variant: str | None = None
 
 
-@dataclass
-class Clip:
-    """Generated frames with the full call that made them.
+@dataclass(frozen=True)
+class Call:
+    """All that determines a clip, one record for clips, traces, run.json and file tags.
 
-    frames: float32 "f h w c" in [0, 1]. latents: what was decoded, "f c h w", on the CPU. conditions: with nothing
-    left None that the run filled in. image: the prepared picture. seconds: wall time of denoising (its share of the
-    batch) and decoding. start: what the run was started from where that was not the seed's noise at the usual levels
-    ("sigmas", "flip_noise", and hashes of given "latents" or "noise"). edits: the places that `svdlab.edit` changed while
-    it ran.
+    conditions: nothing left None that the call filled in. image: hash of the prepared image. start: how the call began, where
+    that was not the seed's noise at the schedule's first level: "sigmas", "flip_noise", "step", hashes of given "latents" or
+    "noise". edits: the places that `svdlab.edit` changed. intervention: the name that a sweep was given for them.
+    """
+
+    conditions: Conditions
+    seed: int
+    image: str
+    source: Source = Source()
+    start: dict[str, Any] = field(default_factory=dict)
+    edits: tuple[str, ...] = ()
+    intervention: str | None = None
+
+    def asdict(self) -> dict[str, Any]:
+        """Plain JSON, which `Call.read` takes back."""
+        return plain(asdict(self))
+
+    @classmethod
+    def read(cls, record: dict[str, Any]) -> Call:
+        more = {name: record[name] for name in ("start", "intervention") if record.get(name)}
+        made = Conditions(**record["conditions"]), int(record["seed"]), record["image"], Source(**record["source"])
+        return cls(*made, edits=tuple(record.get("edits") or ()), **more)
+
+
+@dataclass(repr=False)
+class Clip:
+    """A generated video with all that made it; shows itself in a notebook.
+
+    frames: float32 "f h w c" in [0, 1]. latents: what was decoded, "f c h w", on the CPU. image: the prepared image.
+    seconds: wall time of denoising (its share of the batch) and decoding.
     """
 
     frames: np.ndarray
-    conditions: Conditions
-    seed: int
+    call: Call
     image: Image.Image
     latents: torch.Tensor
-    source: Source
     seconds: dict[str, float] = field(default_factory=dict)
-    start: dict[str, Any] = field(default_factory=dict)
-    edits: tuple[str, ...] = ()
 
-    @property
-    def playback_fps(self) -> float | None:
-        return self.conditions.playback_fps
+    conditions = property(lambda self: self.call.conditions)
+    seed = property(lambda self: self.call.seed)
+    source = property(lambda self: self.call.source)
+    label = property(lambda self: self.call.source.label)
+    playback_fps = property(lambda self: self.call.conditions.playback_fps)
 
-    @property
-    def label(self) -> str:
-        return self.source.label
+    def __repr__(self) -> str:
+        c = self.conditions
+        guided = f"guidance {c.min_guidance_scale:g} to {c.max_guidance_scale:g}"
+        made = f"fps {c.fps}, bucket {c.motion_bucket_id}, noise {c.noise_aug_strength:g}, {guided}, seed {self.seed}"
+        return f"Clip({c.num_frames} frames of {c.width}x{c.height}, {made}{', ' * bool(self.label)}{self.label})"
 
-    def call(self) -> dict[str, Any]:
-        """What determines the frames, as plain JSON; "start" and "edits" are there where the run had any."""
-        return _describe(self.conditions, self.seed, self.image, self.source, self.start, self.edits)
+    def _repr_html_(self) -> str:
+        words = html.escape(repr(self))
+        if not len(self.frames):
+            return words
+        stride = max(1, self.frames.shape[2] // 384)
+        small = video.h264(video.as_bytes(self.frames[:, ::stride, ::stride]), fps=self.playback_fps or video.PLAYBACK_FPS)
+        data = base64.b64encode(small).decode()
+        return f'<video controls loop autoplay muted playsinline src="data:video/mp4;base64,{data}"></video><br>{words}'
+
+    def save(self, path: str | Path) -> Path:
+        """Write an MP4 (H.264) that says what made it. Raises InputError for another suffix, OutputError by the disk."""
+        path = Path(path).expanduser()
+        if path.suffix.lower() != ".mp4":
+            raise InputError(f"{path}: a clip is saved as .mp4 (its frames bit for bit: svdlab.measure.video.write_frames).")
+        video.write_preview(path, self.frames, playback_fps=self.playback_fps, facts=video.describe(self.call.asdict()))
+        return path
 
 
-def _describe(
-    conditions: Conditions, seed: int, image: Image.Image, source: Source, start: dict[str, Any], edits: Sequence[str] = ()
-) -> dict[str, Any]:
-    call = dict(conditions=conditions.asdict(), seed=seed, image=image_hash(image), source=asdict(source))
-    return call | ({"start": start} if start else {}) | ({"edits": list(edits)} if edits else {})
-
-
-def _tensor_hash(tensor: torch.Tensor) -> str:
-    return hashlib.sha256(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
-
-
-@dataclass
-class _Injection:
-    """What one batched call carries beside the stock arguments; a value of None leaves diffusers' own."""
-
-    conditions: list[Conditions]
-    guidance: torch.Tensor | None = None  # "b f 1 1 1"
-    latents: torch.Tensor | None = None  # to start from, unscaled
-    image_noise: torch.Tensor | None = None  # "b 3 h w", instead of the generator's
-    flips: list[str | None] = field(default_factory=list)  # how each sample's noises are turned round
-    keys: list[tuple] | None = None  # what the noisy picture of each sample is determined by
-    images: list[str] | None = None  # hash of each picture
-    calls: list[dict[str, Any]] = field(default_factory=list)  # for traces: what makes each sample,
-    pictures: list[Image.Image] = field(default_factory=list)  # and from which prepared picture
-    edits: list[str] = field(default_factory=list)  # filled in by the hooks when the run begins
-    conditional_only: bool = False  # whether this step spares the unconditional half
-    thread: int = field(default_factory=threading.get_ident)  # whose run it is
-
-    def unguided(self, sigma: float) -> bool:
-        """Whether this noise level is outside every sample's guidance interval."""
-        intervals = [c.guidance_interval for c in self.conditions]
-        return all(interval and not interval[0] <= sigma <= interval[1] for interval in intervals)
+# --- the pipeline -----------------------------------------------------------------------------------------------------
 
 
 class ProbePipeline(StableVideoDiffusionPipeline):
-    """diffusers' pipeline, which also takes conditions per sample from `generate`; called directly, it is the stock one.
+    """diffusers' pipeline on svdlab's sampler: the same call with the same results, which `trace` and `edit` can look into.
 
-    >>> pipe = ProbePipeline(**stock.components)
+    >>> pipe = ProbePipeline.from_pipe(stock)                  # on the same weights
 
-    Its one own default: without height and width, frames have the checkpoint's own size (`pipe.source`), not
-    576x1024. A pipeline serves one thread.
+    Its one own default: without height and width, frames have the checkpoint's own size (`pipe.source`), not 576x1024. Where
+    the VAE is float32, one pipeline serves several threads.
     """
 
     source: Source = Source()
-    _injected: _Injection | None = None
 
-    def __init__(self, vae: Any, image_encoder: Any, unet: Any, scheduler: Any, feature_extractor: Any) -> None:
-        super().__init__(vae, image_encoder, unet, scheduler, feature_extractor)
-        # Recent encodings, so that a sweep encodes each picture once: small tensors, oldest dropped first.
-        self._encodings: dict[tuple, torch.Tensor] = {}
+    @classmethod
+    def from_pipe(cls, pipeline: Any, **kwargs: Any) -> ProbePipeline:
+        """On another pipeline's parts, in the dtype that they have (diffusers would cast them to float32)."""
+        dtype = {} if {"dtype", "torch_dtype"} & set(kwargs) else {"torch_dtype": pipeline.unet.dtype}
+        pipe = super().from_pipe(pipeline, **dtype, **kwargs)
+        pipe.source = getattr(pipeline, "source", cls.source)
+        return pipe
 
-    def __call__(self, image: Any, height: int | None = None, width: int | None = None, *args: Any, **kwargs: Any) -> Any:
-        return super().__call__(image, height or self.source.height, width or self.source.width, *args, **kwargs)
-
-    @contextmanager
-    def _inject(self, injection: _Injection) -> Iterator[None]:
-        outer = self.__dict__.get("_injected")
-        if outer is not None and outer.thread != threading.get_ident():
-            raise InputError(
-                "this pipeline is at work in another thread: wait until that is over, or load one for each thread."
-            )
-        self._injected = injection
-        try:
-            with self._sparing() if self.do_classifier_free_guidance else nullcontext():
-                yield
-        finally:
-            if outer is None:
-                del self._injected
-            else:
-                self._injected = outer
-
-    @contextmanager
-    def _sparing(self) -> Iterator[None]:
-        """Outside the guidance interval the scale is 1 and the unconditional half u cancels: u + 1 * (c - u) = c. There the
-        UNet is handed the conditional half alone, and its output c stands for both."""
-        own, unet = self._injected, self.unet
-        if own is None or not any(c.guidance_interval for c in own.conditions):
-            yield
-            return
-
-        def before(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
-            own.conditional_only = own.unguided(float(self.scheduler.sigmas[self.scheduler.step_index]))
-            if not own.conditional_only:
-                return None
-            names = ("encoder_hidden_states", "added_time_ids")
-            return (args[0].chunk(2)[1], *args[1:]), kwargs | {name: kwargs[name].chunk(2)[1] for name in names}
-
-        def after(module: Any, args: tuple, output: tuple) -> tuple | None:
-            return (torch.cat([output[0]] * 2),) if own.conditional_only else None
-
-        with ExitStack() as stack:
-            stack.callback(unet.register_forward_pre_hook(before, with_kwargs=True).remove)
-            stack.callback(unet.register_forward_hook(after).remove)
-            yield
-
-    def _remembered(self, kind: str, keys: list[tuple], compute: Any) -> torch.Tensor:
-        """Rows "b ..." by key, of which `compute(indices)` makes the missing ones in one call."""
-        cache = self._encodings
-        keys = [(kind, self.source.weights_hash, *key) for key in keys]
-        missing = [i for n, i in enumerate(range(len(keys))) if keys[i] not in cache and keys[i] not in keys[:n]]
-        if missing:
-            for i, row in zip(missing, compute(missing), strict=True):
-                cache[keys[i]] = row
-        rows = torch.stack([cache[key] for key in keys])
-        while len(cache) > 64:
-            cache.pop(next(iter(cache)))
-        return rows
-
-    def _encode_image(
-        self, image: Any, device: Any, num_videos_per_prompt: int, do_classifier_free_guidance: bool
-    ) -> torch.Tensor:
-        stock = super()._encode_image
-        own = self._injected
-        if own is None or own.images is None:
-            return stock(image, device, num_videos_per_prompt, do_classifier_free_guidance)
-        rows = self._remembered(
-            "clip",
-            [(h, id(self.image_encoder), str(self.image_encoder.dtype), str(device)) for h in own.images],
-            lambda missing: [stock([image[i]], device, 1, False)[0] for i in missing],
-        )
-        return torch.cat([torch.zeros_like(rows), rows]) if do_classifier_free_guidance else rows
-
-    def _encode_vae_image(
-        self, image: torch.Tensor, device: Any, num_videos_per_prompt: int, do_classifier_free_guidance: bool
-    ) -> torch.Tensor:
-        stock = super()._encode_vae_image
-        own = self._injected
-        if own is None:
-            return stock(image, device, num_videos_per_prompt, do_classifier_free_guidance)
-        if own.image_noise is not None:  # the call's own noise was switched off by strength 0
-            strength = torch.tensor([c.noise_aug_strength for c in own.conditions])[:, None, None, None]
-            image = image + (strength * own.image_noise).to(image)
-        if own.keys is None:
-            return stock(image, device, num_videos_per_prompt, do_classifier_free_guidance)
-        rows = self._remembered(
-            "vae",
-            [(*k, id(self.vae), str(self.vae.dtype), str(device)) for k in own.keys],
-            lambda missing: [stock(image[i : i + 1], device, 1, False)[0] for i in missing],
-        )
-        return torch.cat([torch.zeros_like(rows), rows]) if do_classifier_free_guidance else rows
-
-    def _get_add_time_ids(
+    @torch.no_grad()
+    def __call__(
         self,
-        fps: Any,
-        motion_bucket_id: Any,
-        noise_aug_strength: Any,
-        dtype: Any,
-        batch_size: int,
-        num_videos_per_prompt: int,
-        do_classifier_free_guidance: bool,
-    ) -> torch.Tensor:
-        args = (dtype, batch_size, num_videos_per_prompt, do_classifier_free_guidance)
-        if self._injected is None:
-            return super()._get_add_time_ids(fps, motion_bucket_id, noise_aug_strength, *args)
-        first = self._injected.conditions[0]
-        ids = super()._get_add_time_ids(first.fps_id, first.motion_bucket_id, first.noise_aug_strength, *args)
-        rows = [[c.fps_id, c.motion_bucket_id, c.noise_aug_strength] for c in self._injected.conditions]
-        own = torch.tensor(rows, dtype=dtype)
-        return torch.cat([own, own]) if len(ids) == 2 * len(own) else own
+        image: Any,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        num_inference_steps: int = 25,
+        sigmas: list[float] | None = None,
+        min_guidance_scale: float = 1.0,
+        max_guidance_scale: float = 3.0,
+        fps: int = 7,
+        motion_bucket_id: int = 127,
+        noise_aug_strength: float = 0.02,
+        decode_chunk_size: int | None = None,
+        num_videos_per_prompt: int | None = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        output_type: str | None = "pil",
+        callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
+        callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' own
+        return_dict: bool = True,
+    ) -> Any:
+        """As diffusers documents it for `StableVideoDiffusionPipeline`."""
+        height, width = height or self.source.height, width or self.source.width
+        num_frames = num_frames if num_frames is not None else self.unet.config.num_frames
+        self.check_inputs(image, height, width)
+        batch, each, device = (
+            1 if isinstance(image, Image.Image) else len(image),
+            num_videos_per_prompt or 1,
+            self._execution_device,
+        )
+        embeddings = self._encode_image(image, device, each, False)
+        pixels = self.video_processor.preprocess(image, height=height, width=width).to(device)
+        pixels = pixels + noise_aug_strength * randn_tensor(pixels.shape, generator, device, pixels.dtype)
+        with _vae_in_float32(self):
+            picture = self._encode_vae_image(pixels, device, each, False).to(embeddings.dtype)
+        ids = self._get_add_time_ids(fps - 1, motion_bucket_id, noise_aug_strength, embeddings.dtype, batch, each, False)
+        scheduler = copy.deepcopy(self.scheduler)
+        retrieve_timesteps(scheduler, num_inference_steps, device, None, sigmas)
+        n, side = batch * each, self.vae_scale_factor
+        if isinstance(generator, list) and len(generator) != n:
+            raise ValueError(f"{len(generator)} generators for {n} videos: give one for each, or a single one.")
+        if latents is None:
+            shape = (n, num_frames, self.unet.config.in_channels // 2, height // side, width // side)
+            latents = randn_tensor(shape, generator, device, embeddings.dtype)
+        latents = latents.to(device) * scheduler.init_noise_sigma
+        scale = torch.linspace(min_guidance_scale, max_guidance_scale, num_frames).to(device, latents.dtype)
+        scale = scale[None, :, None, None, None].repeat(n, 1, 1, 1, 1)
+        self._guidance_scale, self._num_timesteps = scale, len(scheduler.timesteps)
 
-    def prepare_latents(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if self._injected is None or self._injected.latents is None:
-            latents = super().prepare_latents(*args, **kwargs)
-            for row, flip in enumerate(self._injected.flips if self._injected else []):
-                latents[row] = flipped(latents[row], flip)
-            return latents
-        # Latents to go on from are taken as they are: the stock method would scale them by init_noise_sigma,
-        # and dividing by it first rounds in half precision.
-        dtype, device = args[5], args[6]
-        return self._injected.latents.to(device=device, dtype=dtype)
+        def on_step_end(values: dict[str, Any]) -> torch.Tensor:
+            assert callback_on_step_end is not None
+            wanted = {name: values[name] for name in callback_on_step_end_tensor_inputs}
+            return callback_on_step_end(self, values["i"], values["t"], wanted).pop("latents", values["latents"])
 
-    @property
-    def guidance_scale(self) -> Any:
-        own = self._injected
-        if own is None or own.guidance is None:
-            return self._guidance_scale
-        scale = own.guidance
-        if self.scheduler.step_index is not None and any(c.guidance_interval for c in own.conditions):
-            sigma = float(self.scheduler.sigmas[self.scheduler.step_index])
-            off = [
-                bool(c.guidance_interval and not c.guidance_interval[0] <= sigma <= c.guidance_interval[1])
-                for c in own.conditions
-            ]
-            scale = torch.where(torch.tensor(off)[:, None, None, None, None], torch.ones_like(scale), scale)
-        if isinstance(self._guidance_scale, torch.Tensor):
-            scale = scale.to(self._guidance_scale)
-        return scale
-
-    @property
-    def do_classifier_free_guidance(self) -> bool:
-        # Settled once for the whole run: upstream asks again at each step and breaks when guidance ends in mid-run.
-        own = self._injected
-        if own is None or own.guidance is None:
-            return super().do_classifier_free_guidance
-        return bool(own.guidance.max() > 1)
+        run = Denoising(
+            self,
+            scheduler,
+            latents,
+            ids.to(device),
+            embeddings,
+            picture[:, None].repeat(1, num_frames, 1, 1, 1),
+            (lambda step: self._guidance_scale if callback_on_step_end else scale) if scale.max() > 1 else None,
+        )
+        frames = run.run(on_step_end if callback_on_step_end else None)
+        if output_type != "latent":
+            frames = self.decode_latents(frames, num_frames, decode_chunk_size or num_frames)
+            frames = self.video_processor.postprocess_video(video=frames, output_type=output_type)
+        self.maybe_free_model_hooks()
+        return StableVideoDiffusionPipelineOutput(frames=frames) if return_dict else frames
 
 
 def resolve(pipe: StableVideoDiffusionPipeline, conditions: Conditions) -> Conditions:
     """Conditions with the checkpoint's own number of frames and size where they were None; raises InputError where
     the size does not suit the model's levels."""
     source = getattr(pipe, "source", Source())
+    frames = conditions.num_frames or pipe.unet.config.num_frames
     filled = conditions.replace(
-        num_frames=conditions.num_frames or pipe.unet.config.num_frames,
+        num_frames=frames,
         height=conditions.height or source.height,
         width=conditions.width or source.width,
+        decode_chunk_size=conditions.decode_chunk_size or frames,
     )
-    filled = filled.replace(decode_chunk_size=filled.decode_chunk_size or filled.num_frames)
     levels = len(pipe.unet.config.block_out_channels)
     least = max(pipe.vae_scale_factor * 2 ** (levels - 1), 8)
     if filled.height % least or filled.width % least:
@@ -300,6 +255,9 @@ def resolve(pipe: StableVideoDiffusionPipeline, conditions: Conditions) -> Condi
     return filled
 
 
+# --- generate ---------------------------------------------------------------------------------------------------------
+
+
 def generate(
     pipe: ProbePipeline,
     image: Any,
@@ -307,30 +265,37 @@ def generate(
     *,
     seed: int = 0,
     sigmas: Sequence[float] | None = None,
+    latents: torch.Tensor | None = None,
+    noise: Any = None,
     **overrides: Any,
 ) -> Clip:
-    """Make one clip from one picture.
+    """Make one clip from one image.
 
-    >>> clip = generate(pipe, "cat", seed=3, fps=7, motion_bucket_id=200)
-    >>> clip = generate(pipe, image, PRESETS["SVD_1_1"], num_frames=8)
+    >>> clip = generate(pipe, "scene-27", seed=3, fps=7, motion_bucket_id=200, num_inference_steps=4)
+    >>> clip = generate(pipe, image, PRESETS["SVD_1_1"], num_frames=8, num_inference_steps=4)
 
-    image: path, sample's name, PIL picture or array; cropped to the frame's aspect. conditions: default
-    `Conditions()`, changed by overrides by name. seed: for a CPU generator, so that noise is the same on every
-    device. sigmas: noise levels of your own, highest first (the terminal zero is added where it is missing).
-    Raises InputError before any model runs, BrokenClipError where the frames are NaN or black.
+    image: path, sample's name, PIL image or array; cropped to the frame's aspect. conditions: default `Conditions()`, changed
+    by overrides by name. seed: of all noise, drawn on the CPU, so that it is the same on every device. sigmas: noise levels
+    of your own, highest first (the terminal zero is added where it is missing). latents: "f c h w", to start from as they
+    are, as noisy as the first level. noise: unit noise "f c h w" to start from instead of the seed's, or the pair of the
+    image's, "3 h w", and that. Raises InputError before any model runs, BrokenClipError for NaN or black frames.
     """
     if conditions is not None and not isinstance(conditions, Conditions):
         raise InputError(f"conditions is a {type(conditions).__name__}: give svdlab.Conditions, or its values by name.")
+    for name in REFUSED.keys() & overrides.keys():
+        raise InputError(f"generate takes no {name}=: {REFUSED[name]}.")
     conditions = (conditions or Conditions()).replace(**overrides)
-    conditions.warn_unusual(_size(pipe))
-    return generate_batch(pipe, [image], [conditions], [seed], sigmas=sigmas)[0]
-
-
-def _size(pipe: Any) -> tuple[int, int] | None:
     source = getattr(pipe, "source", None)
-    return (source.height, source.width) if source else None
+    conditions.warn_unusual((source.height, source.width) if source else None)
+    if latents is not None and latents.ndim == 4:
+        latents = latents[None]
+    if noise is not None:
+        pair = (None, noise) if isinstance(noise, torch.Tensor) else noise
+        noise = tuple(z[None] if z is not None and z.ndim == n else z for z, n in zip(pair, (3, 4), strict=True))
+    return generate_batch(pipe, [image], [conditions], [seed], sigmas=sigmas, latents=latents, noise=noise)[0]
 
 
+@torch.no_grad()
 def generate_batch(
     pipe: ProbePipeline,
     images: Sequence[Any],
@@ -339,100 +304,90 @@ def generate_batch(
     *,
     sigmas: Sequence[float] | None = None,
     latents: torch.Tensor | None = None,
-    noise: tuple[torch.Tensor, torch.Tensor] | None = None,
+    noise: tuple[torch.Tensor | None, torch.Tensor] | None = None,
     flip_noise: Sequence[str | None] | None = None,
+    first: int = 0,
+    encodings: dict[Any, torch.Tensor] | None = None,
     decode: bool = True,
 ) -> list[Clip]:
-    """Make several clips in one call of the pipeline; pictures, conditions and seeds may all differ.
+    """Make several clips in one call of the UNet per step; images, conditions and seeds may all differ.
 
-    Frames, size, steps and whether guidance is used must agree. Clips are decoded one by one: a chunk that straddles
-    two clips would mix them. latents: "b f c h w" to go on from, at the first of `sigmas`, unscaled. noise: the
-    picture's "b 3 h w" and the latents' "b f c h w" unit noise, instead of the generator's. flip_noise: for each clip
-    None, "left_right", "up_down" or "half_turn": the seed's two noises turned round, as the flipped picture needs them.
-    decode=False leaves `frames` empty, for whoever decodes later with `decode_clip`.
+    Frames, size, steps and whether guidance is used must agree. Clips are decoded one by one: a chunk that straddles two
+    clips would mix them. sigmas, latents, noise: as for `generate`, with a first dimension b. flip_noise: for each clip None,
+    "left_right", "up_down" or "half_turn": the seed's two noises turned round, as the flipped image needs them. first: the
+    step that latents belong to. encodings: a dict of your own that keeps what was encoded from call to call, while the
+    pipeline's parts stay as they are. decode=False leaves `frames` empty, for whoever decodes later with `decode_clip`.
     """
-    if not isinstance(pipe, ProbePipeline):
-        raise InputError(
-            f"pipe is a {type(pipe).__name__}: use svdlab.load_pipeline, or wrap yours: ProbePipeline(**pipe.components)."
-        )
-    if not len(images) == len(conditions) == len(seeds) or not images:
-        raise InputError(f"{len(images)} images, {len(conditions)} conditions, {len(seeds)} seeds: give as many of each.")
-    filled = [resolve(pipe, c) for c in conditions]
-    shared = {(c.num_frames, c.height, c.width, c.num_inference_steps, c.guided) for c in filled}
-    if len(shared) > 1:
-        raise InputError("clips of one batch must agree in frames, size, steps, and in whether guidance is used.")
-    for seed in seeds:
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
-            raise InputError(f"seed={seed!r}: must be a whole number from 0 to 2**63 - 1.")
-    levels = None if sigmas is None else _falling_to_zero(sigmas)
-    if levels is not None:
-        filled = [c.replace(num_inference_steps=len(levels) - 1) for c in filled]
-    first = filled[0]
-    frames, height, width, steps = first.num_frames, first.height, first.width, first.num_inference_steps
-    assert frames and height and width  # resolved
-    pictures = [prepare_image(image, height=height, width=width) for image in images]
-    hashes = [image_hash(p) for p in pictures]
+    filled, levels, flips = _checked(pipe, images, conditions, seeds, sigmas, flip_noise)
+    c, side = filled[0], pipe.vae_scale_factor
+    assert c.num_frames and c.height and c.width  # resolved
+    shape = (c.num_frames, pipe.unet.config.in_channels // 2, c.height // side, c.width // side)
+    noises = _checked_start(len(images), shape, (3, c.height, c.width), latents, noise, any(flips))
+    prepared = [prepare_image(image, height=c.height, width=c.width) for image in images]
+    begun = time.perf_counter()
+    with room(pipe, filled):
+        scheduler = _scheduler(pipe, c.num_inference_steps, levels)
+        calls = [
+            Call(c, int(seed), image_hash(image), pipe.source, {"sigmas": levels} if levels else {})
+            for c, seed, image in zip(filled, seeds, prepared, strict=True)
+        ]
+        cache = {} if encodings is None else encodings
+        parts = [_sample(pipe, *row, shape, cache) for row in zip(calls, prepared, flips, noises, strict=True)]
+        embeddings, pictures, ids, z = (torch.cat(column) for column in zip(*parts, strict=True))
+        if latents is None:
+            z = z * scheduler.init_noise_sigma
+        else:
+            z = latents.to(z)
+            for call, own in zip(calls, latents, strict=True):
+                call.start.update({"latents": _tensor_hash(own)} | ({"step": first} if first else {}))
+        pictures = pictures.to(embeddings.dtype)[:, None].repeat(1, c.num_frames, 1, 1, 1)
+        run = Denoising(pipe, scheduler, z, ids, embeddings, pictures, _guidance(filled, z))
+        run.seeds, run.first, run.images = [call.seed for call in calls], first, prepared
+        run.calls = [replace(call, edits=run.edits) for call in calls]
+        out = run.run().cpu()
+        pipe.maybe_free_model_hooks()
+    _check_finite(pipe, run)
+    seconds = (time.perf_counter() - begun) / len(images)
+    rows = zip(run.calls, prepared, out, strict=True)
+    clips = [Clip(np.zeros(0, np.float32), call, image, z, {"denoising": seconds}) for call, image, z in rows]
+    return [decode_clip(pipe, clip) for clip in clips] if decode else clips
 
-    flips = _flips(flip_noise, len(images), given=noise is not None)
-    strengths = torch.tensor([c.noise_aug_strength for c in filled])[:, None, None, None]
-    injection = _Injection(
-        conditions=filled,
-        guidance=torch.stack([_guidance(c, frames) for c in filled])[..., None, None, None],
-        flips=flips,
-        keys=[(h, c.noise_aug_strength, int(s), f) for h, c, s, f in zip(hashes, filled, seeds, flips, strict=True)],
-        images=hashes,
-    )
-    shape = (len(images), frames, 4, height // pipe.vae_scale_factor, width // pipe.vae_scale_factor)
-    _check_shapes(latents, noise, shape, (len(images), 3, height, width))
-    begun: list[dict[str, Any]] = [{} if levels is None else {"sigmas": levels} for _ in images]
-    if noise is not None:
-        injection.image_noise, injection.keys = noise[0], None
-        strengths = torch.zeros_like(strengths)
-        top = pipe.scheduler.config.sigma_max if levels is None else levels[0]
-        latents = noise[1] * (top**2 + 1) ** 0.5
-        for i, entry in enumerate(begun):
-            entry["noise"] = [_tensor_hash(noise[0][i]), _tensor_hash(noise[1][i])]
-    elif latents is not None:
-        for i, entry in enumerate(begun):
-            entry["latents"] = _tensor_hash(latents[i])
-    if any(flips):  # drawn again as the call will draw it, whose own is switched off for these clips
-        injection.image_noise = torch.zeros(len(images), 3, height, width)
-        for i, flip in enumerate(flips):
-            if flip is not None:
-                own = torch.randn((3, height, width), generator=torch.Generator().manual_seed(int(seeds[i])))
-                injection.image_noise[i] = flipped(own, flip)
-                strengths[i] = 0
-                begun[i]["flip_noise"] = flip
-    injection.latents = latents
-    rows = list(zip(filled, seeds, pictures, begun, strict=True))
-    injection.calls = [_describe(c, int(s), p, pipe.source, b) for c, s, p, b in rows]
-    injection.pictures = pictures
-    start = time.perf_counter()
-    with watch(pipe, filled), pipe._inject(injection):
-        out = pipe(
-            pictures,
-            height=height,
-            width=width,
-            num_frames=frames,
-            num_inference_steps=steps,
-            sigmas=levels,
-            min_guidance_scale=1.0,
-            max_guidance_scale=1.0,  # the injection's own guidance decides
-            fps=1,
-            motion_bucket_id=0,
-            noise_aug_strength=strengths.to(pipe._execution_device),
-            generator=[torch.Generator().manual_seed(int(s)) for s in seeds],
-            output_type="latent",
-        ).frames
-    out = out.detach().cpu()
-    denoising = (time.perf_counter() - start) / len(pictures)
-    clips = []
-    seconds, edits = {"denoising": denoising}, tuple(injection.edits)
-    for z, (condition, seed, picture, entry) in zip(out, rows, strict=True):
-        nothing = np.zeros(0, np.float32)
-        clip = Clip(nothing, condition, int(seed), picture, z, pipe.source, dict(seconds), entry, edits)
-        clips.append(decode_clip(pipe, clip) if decode else clip)
-    return clips
+
+def _sample(
+    pipe: ProbePipeline, call: Call, image: Image.Image, flip: str | None, noise: tuple, shape: tuple, cache: dict
+) -> tuple[torch.Tensor, ...]:
+    """One sample's image embedding, image latents, added_time_ids, and unit noise to start from; its start is noted.
+
+    The image's noise is drawn first, whatever its strength, and then the latents', both on the CPU.
+    """
+    c, device = call.conditions, pipe._execution_device
+    key: tuple = ("clip", call.image, str(device))
+    if key not in cache:
+        _put(cache, key, pipe._encode_image([image], device, 1, False))
+    embedding = cache[key]
+    generator = torch.Generator().manual_seed(call.seed)
+    own = flipped(torch.randn((1, 3, image.height, image.width), generator=generator), flip)
+    z = flipped(torch.randn((1, *shape), generator=generator, dtype=embedding.dtype), flip)
+    if flip:
+        call.start["flip_noise"] = flip
+    given = {name: value for name, value in zip(("image", "latents"), noise, strict=True) if value is not None}
+    if given:
+        own, z = given.get("image", own), given.get("latents", z)
+        call.start["noise"] = {name: _tensor_hash(value) for name, value in given.items()}
+    key = ("vae", call.image, c.noise_aug_strength, call.seed, flip, str(call.start.get("noise")), str(device))
+    if key not in cache:
+        pixels = pipe.video_processor.preprocess(image, height=image.height, width=image.width).to(device)
+        pixels = pixels + c.noise_aug_strength * own.to(pixels)
+        with _vae_in_float32(pipe):
+            _put(cache, key, pipe._encode_vae_image(pixels, device, 1, False))
+    ids = pipe._get_add_time_ids(c.fps_id, c.motion_bucket_id, c.noise_aug_strength, embedding.dtype, 1, 1, False)
+    return embedding, cache[key], ids.to(device), z.to(embedding)
+
+
+def _put(cache: dict, key: Any, value: torch.Tensor) -> None:
+    while len(cache) >= 256:  # of a sweep: oldest first
+        cache.pop(next(iter(cache)))
+    cache[key] = value
 
 
 def flipped(value: torch.Tensor, flip: str | None) -> torch.Tensor:
@@ -444,21 +399,78 @@ def flipped(value: torch.Tensor, flip: str | None) -> torch.Tensor:
     return value if flip is None else torch.flip(value, FLIPS[flip])
 
 
-def _flips(flip_noise: Sequence[str | None] | None, count: int, *, given: bool) -> list[str | None]:
-    flips: list[str | None] = [None] * count if flip_noise is None else list(flip_noise)
-    unknown = [f for f in flips if f is not None and f not in FLIPS]
-    if unknown or isinstance(flip_noise, str) or len(flips) != count:
-        raise InputError(f"flip_noise={flip_noise!r}: for each of {count} clip(s), None or one of {', '.join(FLIPS)}.")
-    if any(flips) and given:
-        raise InputError("give noise as it is to be, or flip_noise, not both.")
-    return flips
+def _tensor_hash(tensor: torch.Tensor) -> str:
+    return hashlib.sha256(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
-def _guidance(conditions: Conditions, frames: int) -> torch.Tensor:
-    """Scale per frame "f". The line comes from torch, as in diffusers: numpy's differs in the last bit."""
-    if conditions.guidance_curve == "linear":
-        return torch.linspace(conditions.min_guidance_scale, conditions.max_guidance_scale, frames)
-    return torch.tensor(conditions.guidance(frames), dtype=torch.float32)
+def _guidance(conditions: Sequence[Conditions], z: torch.Tensor) -> Callable[[Step], torch.Tensor | None] | None:
+    """Scale "b f 1 1 1" of a step; outside a clip's guidance interval it is 1, where it is 1 for all None is given instead:
+    u + 1 * (c - u) = c needs no unconditional half u."""
+    f = z.shape[1]
+    rows = [
+        # The line comes from torch, as in diffusers: numpy's differs in the last bit.
+        torch.linspace(c.min_guidance_scale, c.max_guidance_scale, f)
+        if c.guidance_curve == "linear"
+        else torch.tensor(c.guidance(f), dtype=torch.float32)
+        for c in conditions
+    ]
+    scale = torch.stack(rows)[..., None, None, None]
+    if scale.max() <= 1:
+        return None
+
+    def at(step: Step) -> torch.Tensor | None:
+        intervals = [c.guidance_interval for c in conditions]
+        off = torch.tensor([bool(i and not i[0] <= step.sigma <= i[1]) for i in intervals])
+        return None if off.all() else torch.where(off[:, None, None, None, None], 1.0, scale).to(z)
+
+    return at
+
+
+def _scheduler(pipe: ProbePipeline, steps: int, levels: list[float] | None) -> Any:
+    """A copy of the pipeline's scheduler with its timesteps set. What is not the checkpoint's own schedule is announced."""
+    scheduler, kind = copy.deepcopy(pipe.scheduler), type(pipe.scheduler).__name__
+    try:
+        retrieve_timesteps(scheduler, None if levels else steps, pipe._execution_device, None, levels)
+        found = steps_of(scheduler)
+    except Exception as error:
+        raise InputError(f"{kind} cannot make this schedule ({error}): use SVD's own EulerDiscreteScheduler.") from error
+    top, told = found[0].sigma, found[0].timestep
+    wanted = levels[0] if levels else float(scheduler.config.get("sigma_max") or SIGMA_MAX)
+    odd = [f"it starts at sigma {top:.4g} instead of {wanted:.4g}"] if abs(top / wanted - 1) > 0.01 else []
+    if abs(told - math.log(top) / 4) > 0.01:
+        odd.append(
+            f"it gives the UNet timestep {told:.4g} for it, where SVD was trained on ln(sigma) / 4 = {math.log(top) / 4:.4g}"
+        )
+    if odd:
+        text = f"{kind} does not make the checkpoint's schedule: {'; '.join(odd)}. Results may suffer."
+        warnings.warn(text, UnusualConditionWarning, stacklevel=4)
+    return scheduler
+
+
+def _checked(
+    pipe: Any, images: Sequence, conditions: Sequence, seeds: Sequence, sigmas: Any, flip_noise: Any
+) -> tuple[list[Conditions], list[float] | None, list[str | None]]:
+    """Conditions filled in, falling noise levels, flips; InputError before any model runs."""
+    if not isinstance(pipe, ProbePipeline):
+        raise InputError(
+            f"pipe is a {type(pipe).__name__}: load it with svdlab.load_pipeline, or ProbePipeline.from_pipe(pipe)."
+        )
+    n = len(images)
+    if not n == len(conditions) == len(seeds) or not n:
+        raise InputError(f"{n} images, {len(conditions)} conditions, {len(seeds)} seeds: give as many of each.")
+    filled = [resolve(pipe, c) for c in conditions]
+    if len({(c.num_frames, c.height, c.width, c.num_inference_steps, c.guided) for c in filled}) > 1:
+        raise InputError("clips of one batch must agree in frames, size, steps, and in whether guidance is used.")
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
+            raise InputError(f"seed={seed!r}: must be a whole number from 0 to 2**63 - 1.")
+    levels = None if sigmas is None else _falling_to_zero(sigmas)
+    if levels:
+        filled = [c.replace(num_inference_steps=len(levels) - 1) for c in filled]
+    flips: list[str | None] = [None] * n if flip_noise is None else list(flip_noise)
+    if isinstance(flip_noise, str) or len(flips) != n or any(flip is not None and flip not in FLIPS for flip in flips):
+        raise InputError(f"flip_noise={flip_noise!r}: for each of {n} clip(s), None or one of {', '.join(FLIPS)}.")
+    return filled, levels, flips
 
 
 def _falling_to_zero(sigmas: Sequence[float]) -> list[float]:
@@ -473,17 +485,67 @@ def _falling_to_zero(sigmas: Sequence[float]) -> list[float]:
     return levels
 
 
-def _check_shapes(
-    latents: torch.Tensor | None, noise: tuple[torch.Tensor, torch.Tensor] | None, shape: tuple, image_shape: tuple
-) -> None:
-    if latents is not None and noise is not None:
-        raise InputError("give latents to go on from, or noise to start with, not both.")
-    given = [("latents", latents, shape)] if latents is not None else []
-    if noise is not None:
-        given = [("noise[0], for the picture,", noise[0], image_shape), ("noise[1], for the latents,", noise[1], shape)]
-    for name, value, wanted in given:
-        if tuple(value.shape) != wanted:
+def _checked_start(n: int, shape: tuple, image_shape: tuple, latents: Any, noise: Any, flips: bool) -> list[tuple]:
+    """Given noise for each sample: the image's "1 3 h w" and the latents' "1 f c h w", None where the seed's is meant."""
+    if noise is not None and (latents is not None or flips):
+        raise InputError("give noise as it is to be, or latents to go on from, or flip_noise, not both.")
+    pair = (None, None) if noise is None else noise
+    for name, value, wanted in (
+        ("latents", latents, (n, *shape)),
+        ("noise[0], for the image,", pair[0], (n, *image_shape)),
+        ("noise[1], for the latents,", pair[1], (n, *shape)),
+    ):
+        if value is not None and tuple(value.shape) != wanted:
             raise InputError(f"{name} has shape {tuple(value.shape)}: for these clips it must be {wanted}.")
+    return [tuple(None if p is None else p[i : i + 1] for p in pair) for i in range(n)]
+
+
+# --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def _check_finite(pipe: Any, run: Denoising) -> None:
+    flags = torch.stack(run.finite).cpu()
+    if flags.all():
+        return
+    i = int((~flags.all(1)).nonzero()[0])
+    step, dtype = run.steps[run.first + i], str(pipe.unet.dtype).removeprefix("torch.")
+    if flags[i, 0]:
+        why = "though the model's output is finite there: look at edits, guidance and given latents."
+    elif dtype == "float16":
+        why = "in the UNet's output: float16 holds numbers up to 65504 only, load with dtype='bfloat16' or 'float32'."
+    else:
+        why = f"in the UNet's output; in {dtype} that is no overflow: look at edits, and at the weights."
+    raise BrokenClipError(f"NaN or infinity from step {step.index} of {len(run.steps)} (sigma {step.sigma:.3g}) on, {why}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """torch's and accelerate's ways of saying it, and oneDNN's, which cannot create a primitive."""
+    known = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or should_reduce_batch_size(error)
+    words = ("out of memory", "can't allocate memory", "could not create a primitive")
+    return known or (isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words))
+
+
+@contextmanager
+def room(pipe: Any, conditions: Sequence[Conditions]) -> Iterator[None]:
+    """Around what takes memory: OutOfMemoryError says what would help, where torch says only how much was asked for."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, SvdlabError) or not is_out_of_memory(error):
+            raise
+        c, n = conditions[0], len(conditions)
+        help = (
+            "Make fewer clips at a time"
+            if n > 1
+            else "Load with offload='model', or choose a smaller decode_chunk_size, fewer frames or a smaller size"
+        )
+        raise OutOfMemoryError(
+            f"{n} clip(s) of {c.num_frames} frames of {c.width}x{c.height} px did not fit into memory. {help}. "
+            f"({next(iter(str(error).splitlines()), type(error).__name__)})"
+        ) from error
+
+
+# --- decode and encode ------------------------------------------------------------------------------------------------
 
 
 def decode_clip(pipe: ProbePipeline, clip: Clip) -> Clip:
@@ -493,3 +555,68 @@ def decode_clip(pipe: ProbePipeline, clip: Clip) -> Clip:
         clip.frames = decode_latents(pipe, clip.latents, clip.conditions.decode_chunk_size or len(clip.latents))
     clip.seconds["decoding"] = time.perf_counter() - start
     return clip
+
+
+@torch.no_grad()
+def decode_latents(pipe: Any, latents: torch.Tensor, decode_chunk_size: int) -> np.ndarray:
+    """Latents "f c h w" of one clip to frames, float32 "f h w c" in [0, 1], by the pipeline's own methods.
+
+    Where the VAE overflows in float16, the clip is decoded again in float32, with a warning. Raises BrokenClipError for NaN
+    and for frames that are black throughout, which is how half precision fails otherwise.
+    """
+    if not torch.isfinite(latents).all():
+        raise BrokenClipError("the latents hold NaN or infinities: try dtype=torch.bfloat16 or float32.")
+    decode = lambda: pipe.decode_latents(
+        latents[None].to(pipe._execution_device, pipe.vae.dtype), len(latents), decode_chunk_size
+    )
+    frames = decode()
+    if pipe.vae.dtype == torch.float16 and not torch.isfinite(frames).all():
+        text = "the VAE overflows in float16 here: this clip is decoded in float32, which takes twice the memory and time."
+        warnings.warn(text, VaeOverflowWarning, stacklevel=2)
+        with _vae_in_float32(pipe, always=True):
+            frames = decode()
+    video = pipe.video_processor.postprocess_video(video=frames, output_type="np")[0]
+    pipe.maybe_free_model_hooks()
+    if not np.isfinite(video).all() or video.max() <= 1 / 255:
+        raise BrokenClipError(
+            f"the decoded frames are NaN or black, by the VAE in {str(pipe.vae.dtype).removeprefix('torch.')}, from "
+            f"latents that are finite: load with dtype='bfloat16' or 'float32', and look at edits, if there are any."
+        )
+    return np.asarray(video, dtype=np.float32)
+
+
+@torch.no_grad()
+def encode(pipe: Any, video: Any) -> torch.Tensor:
+    """Frames "f h w c", uint8 or in [0, 1], or one "h w c", to latents "f c h w" as denoising works on them: the inverse of
+    `decode_latents`. Each frame by itself, the mode of the VAE's distribution times its scaling factor; float32, on the CPU.
+
+    >>> encode(pipe, clip.frames).shape == clip.latents.shape
+    True
+    """
+    frames = np.asarray(video)
+    frames = frames[None] if frames.ndim == 3 else frames
+    side = pipe.vae_scale_factor
+    if frames.ndim != 4 or frames.shape[3] != 3 or frames.shape[1] % side or frames.shape[2] % side:
+        raise InputError(f'video has shape {np.shape(video)}: give "f h w 3", with sides that are multiples of {side} px.')
+    x = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
+    x = (x / 255 if x.dtype == torch.uint8 else x.float()) * 2 - 1
+    if not x.abs().max() <= 1:
+        raise InputError("video has values outside [0, 1], or NaN: give uint8, or floats in [0, 1].")
+    with _vae_in_float32(pipe):
+        latents = [pipe._encode_vae_image(chunk, pipe._execution_device, 1, False) for chunk in x.split(8)]
+    pipe.maybe_free_model_hooks()
+    return (torch.cat(latents) * pipe.vae.config.scaling_factor).float().cpu()
+
+
+@contextmanager
+def _vae_in_float32(pipe: Any, *, always: bool = False) -> Iterator[None]:
+    """The VAE in float32 where its float16 overflows, as diffusers has it for encoding."""
+    dtype = pipe.vae.dtype
+    if not always and not (dtype == torch.float16 and pipe.vae.config.force_upcast):
+        yield
+        return
+    pipe.vae.to(dtype=torch.float32)
+    try:
+        yield
+    finally:
+        pipe.vae.to(dtype=dtype)

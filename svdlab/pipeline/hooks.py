@@ -6,15 +6,13 @@
     ...     clip = svdlab.generate(pipe, image, seed=0)
     >>> again = branch(pipe, tr, step=12, motion_bucket_id=30)
 
-Works on any `StableVideoDiffusionPipeline`. Nothing is patched before a block is entered, and nothing is left after it,
-however it ends. Blocks may be nested in any way. Of several edits of one value the inner block's acts first, and
-the outer one is given its result. A trace holds what the run used: it sees the outcome of all edits, whichever
-block is the outer one. Ready-made edits are in `svdlab.edits`.
+Blocks may be nested in any way. Of several edits of one value the inner block's acts first, and the outer one is given its
+result. A trace holds what the call used: it sees the outcome of all edits, whichever block is the outer one. A block acts on
+calls of the thread that opened it (`contextvars.copy_context().run` takes it into another). Ready-made edits: `svdlab.edits`.
 """
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,31 +20,49 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 
 from svdlab.errors import InputError, TraceError
-from svdlab.pipeline import colours
-from svdlab.pipeline.attention import attention_modules, check_queries, is_temporal, spatial_maps, temporal_maps
 from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.generate import Clip, ProbePipeline, generate_batch
-from svdlab.pipeline.loop import EDITABLE, Loop, follow
-from svdlab.pipeline.record import KEEP, Step, Trace, name_dims
-from svdlab.pipeline.selection import chosen_steps, module_names, names_among, select_modules
-from svdlab.pipeline.upstream import StableVideoDiffusionPipeline
+from svdlab.pipeline.modules import (
+    attention_maps,
+    attention_modules,
+    check_queries,
+    chosen_steps,
+    module_names,
+    select_modules,
+)
+from svdlab.pipeline.sampler import EDITABLE, Denoising, Listener, Step, listen, running
+from svdlab.pipeline.trace import KEEP, Trace, colour_map, name_dims
 
 __all__ = ["EDITABLE", "KEEP", "branch", "edit", "module_names", "trace", "transplant"]
 
 LARGE = 1e9  # bytes: a trace beyond that is announced
+ONE_STEP = ("EulerDiscrete", "EulerAncestralDiscrete", "EDMEuler", "DDIM", "DDPM", "LCM")  # schedulers without a memory
+Fn = Callable[[torch.Tensor, Step], "torch.Tensor | None"]
 
 
 class LargeTraceWarning(UserWarning):
     """A trace will take a good part of the memory."""
 
 
+def _on_sampler(pipe: Any) -> ProbePipeline:
+    if isinstance(pipe, ProbePipeline):
+        return pipe
+    raise TraceError(
+        f"a {type(pipe).__name__} cannot be looked into. Use pipe = svdlab.ProbePipeline.from_pipe(pipe), on the same weights."
+    )
+
+
+# --- trace ------------------------------------------------------------------------------------------------------------
+
+
 @contextmanager
 def trace(
-    pipe: StableVideoDiffusionPipeline,
+    pipe: ProbePipeline,
     *,
     keep: Sequence[str] = ("latents", "denoised"),
     modules: Any = (),
@@ -74,81 +90,72 @@ def trace(
     steps: numbers from 0, a slice, two floats as a range of sigma, or a function of the step. reduce: applied to each
     module's output "half ..." of one sample before storing. dtype: None keeps what was computed.
 
-    One block traces one call. What it will hold is worked out before the first UNet call, and for modules in it: beyond
-    1 GB it is announced (LargeTraceWarning), beyond what the machine has free the run is stopped (TraceError). Raises
-    InputError or TraceError, with the nearest names, for what does not exist, and TraceError where a module never runs. A
-    trace that stays empty raises when it is read.
+    One block traces one call. Beyond 1 GB its size is announced (LargeTraceWarning), beyond what the machine has free the call
+    is stopped (TraceError), before the first UNet call where it can be known. Raises InputError or TraceError, with the
+    nearest names, for what does not exist, and TraceError where a module never runs. An empty trace raises when it is read.
     """
-    record = Recorder(
-        pipe,
-        names_among(keep, tuple(KEEP), "keep"),
-        select_modules(pipe, modules) if callable(modules) or len(modules) else {},
-        attention_modules(pipe, attention),
-        check_queries(queries),
-        chosen_steps(steps),
-        reduce,
-        dtype,
-    )
-    with follow(pipe) as loop, ExitStack() as stack:
-        record.attach(loop, stack)
+    _on_sampler(pipe)
+    keep = (keep,) if isinstance(keep, str) else tuple(keep)
+    if unknown := [name for name in keep if name not in KEEP]:
+        raise InputError(f"keep={keep!r}: {unknown[0]!r} is none of {', '.join(KEEP)}.")
+    chosen = select_modules(pipe, modules) if callable(modules) or len(modules) else {}
+    record = _Recorder(keep, chosen_steps(steps), reduce, dtype, check_queries(queries))
+    maps = attention_modules(pipe, attention)
+    record.trace.label = pipe.source.label
+    record.expected = [*chosen, *(f"{name}.weights" for name in maps)]
+    with listen(pipe, record.hear) as record.listener, ExitStack() as stack:
+        for name, module in chosen.items():
+            stack.callback(module.register_forward_hook(record.output_of(name)).remove)
+        for name, module in maps.items():
+            for hooked, hook in record.attention_of(name, module):
+                stack.callback(hooked.register_forward_hook(hook).remove)
         yield record.trace
     if record.trace.steps and set(keep) & {"latents", "next_latents", "denoised"}:
-        record.trace.colours = colours.of(pipe)  # worked out once per VAE
+        record.trace.colours = colour_map(pipe)
 
 
-class Recorder:
-    """Fills a `Trace` while a run lasts. Module outputs wait in `pending` until their step is over."""
+class _Recorder:
+    """Fills a `Trace` during one call. What comes by waits in `passed` and `pending` until its step is over."""
+
+    listener: Listener
 
     def __init__(
-        self,
-        pipe: StableVideoDiffusionPipeline,
-        keep: tuple[str, ...],
-        modules: dict[str, torch.nn.Module],
-        maps: dict[str, torch.nn.Module],
-        queries: list[tuple[float, float]],
-        wanted: Callable[[Step], bool],
-        reduce: Callable[[torch.Tensor], torch.Tensor] | None,
-        dtype: torch.dtype | None,
+        self, keep: tuple[str, ...], wanted: Callable[[Step], bool], reduce: Any, dtype: Any, queries: Sequence
     ) -> None:
-        self.pipe, self.keep, self.modules, self.maps, self.queries = pipe, keep, modules, maps, queries
-        self.wanted, self.reduce, self.dtype = wanted, reduce, dtype
-        self.trace = Trace(label=getattr(getattr(pipe, "source", None), "label", ""))
-        self.pending: dict[str, torch.Tensor] = {}
+        self.keep, self.wanted, self.reduce, self.dtype, self.queries = keep, wanted, reduce, dtype, queries
+        self.trace, self.expected = Trace(), list[str]()
+        self.passed: dict[str, torch.Tensor] = {}  # the sampler's values
+        self.pending: dict[str, torch.Tensor] = {}  # what is kept of modules
         self.steps_to_keep, self.clock = 0, 0.0
 
-    def attach(self, loop: Loop, stack: ExitStack) -> None:
-        self.loop = loop
-        loop.on_start.append(self.start)
-        stack.callback(loop.on_start.remove, self.start)
-        loop.on_step.append(self.step)
-        stack.callback(loop.on_step.remove, self.step)
-        for name, module in self.modules.items():
-            stack.callback(module.register_forward_hook(self.output_of(name)).remove)
-        for name, module in self.maps.items():
-            for hooked, hook in self.attention_of(name, module):
-                stack.callback(hooked.register_forward_hook(hook).remove)
+    def hear(self, name: str, value: Any, run: Denoising) -> Any:
+        if name == "start":
+            self.start(run)
+        elif name == "next_latents":
+            self.passed[name] = value
+            self.end(run)
+        else:
+            self.passed["denoised" if name == "pred_original_sample" else name] = value
+        return value
 
-    def start(self) -> None:
+    def start(self, run: Denoising) -> None:
         """Before the first UNet call: everything that can be refused or announced by now."""
-        tr, loop = self.trace, self.loop
+        tr = self.trace
         if len(tr.schedule):
-            raise TraceError("this trace already holds a run: open one `with svdlab.trace(pipe)` block for each call.")
+            raise TraceError("this trace already holds a call: open one `with svdlab.trace(pipe)` block for each.")
         needs = [name for name in self.keep if name in ("uncond", "guidance_pressure")]
-        if needs and not loop.guided:
+        if needs and not run.guided:
             raise TraceError(f"keep={needs[0]!r} needs guidance: set max_guidance_scale above 1.")
-        injected = getattr(self.pipe, "_injected", None)
-        if injected is not None:
-            tr.calls, tr.images = list(injected.calls), list(injected.pictures)
-        tr.batch, tr.schedule = loop.samples, loop.scheduler.sigmas.cpu().numpy().copy()
-        self.steps_to_keep = sum(map(self.wanted, loop.steps()))
+        tr.calls, tr.images, tr.batch = list(run.calls), list(run.images), len(run.latents)
+        tr.schedule = np.array([s.sigma for s in run.steps] + [run.steps[-1].sigma_next], np.float32)
+        self.steps_to_keep = sum(map(self.wanted, run.steps[run.first :]))
         self.clock = time.perf_counter()
-        self.announce(sum(self.size_of(name) for name in self.keep) * self.steps_to_keep)
-
-    def size_of(self, name: str) -> int:
-        """Bytes that one step of this takes; the scheduler gives its estimate in single precision."""
-        shape = self.loop.shape[:2] + self.loop.shape[3:] if name == "guidance_pressure" else self.loop.shape
-        own = torch.float32 if name in ("denoised", "guidance_pressure") else self.loop.dtype
-        return math.prod(shape) * (self.dtype or own).itemsize
+        size = 0
+        for name in self.keep:  # the scheduler gives its estimate in single precision
+            own = torch.float32 if name in ("denoised", "guidance_pressure") else run.latents.dtype
+            each = run.latents.numel() // (run.latents.shape[2] if name == "guidance_pressure" else 1)
+            size += each * (self.dtype or own).itemsize
+        self.announce(size * self.steps_to_keep)
 
     def announce(self, size: float) -> None:
         free = psutil.virtual_memory().available
@@ -157,9 +164,6 @@ class Recorder:
             raise TraceError(f"this trace would hold {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: {advice}.")
         if size > LARGE:
             warnings.warn(f"this trace will hold {size / 1e9:.1f} GB: {advice}.", LargeTraceWarning, stacklevel=2)
-
-    def recording(self) -> bool:
-        return self.loop.step is not None and self.wanted(self.loop.step)
 
     def store(self, name: str, value: torch.Tensor, dims: tuple[str, ...] | None) -> None:
         """Into the step that is being computed; what a whole trace of it would take is checked before it is there."""
@@ -174,19 +178,23 @@ class Recorder:
         if dims is not None:
             self.trace.dims[key] = dims
 
-    def by_sample(self, value: torch.Tensor) -> torch.Tensor:
+    def recording(self) -> Denoising | None:
+        run = running(self.listener)
+        return run if run is not None and run.step is not None and self.wanted(run.step) else None
+
+    def by_sample(self, value: torch.Tensor, run: Denoising) -> torch.Tensor:
         """First dimension (half b n) to "b half n ..."; a half that was not computed is NaN."""
-        value = value.unflatten(0, (self.loop.halves, self.loop.samples, -1)).transpose(0, 1)
-        if self.loop.guided and self.loop.halves == 1:
+        value = value.unflatten(0, (run.halves, len(run.latents), -1)).transpose(0, 1)
+        if run.guided and run.halves == 1:
             value = torch.cat([torch.full_like(value, float("nan")), value], dim=1)
         return value
 
     def output_of(self, name: str) -> Callable:
         def hook(module: Any, args: tuple, output: Any) -> None:
-            if not self.recording():
+            if (run := self.recording()) is None:
                 return
-            value = output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
-            value, dims = name_dims(name, self.by_sample(value), self.loop.shape)
+            value = self.by_sample(_tensor(output), run)
+            value, dims = name_dims(name, value, run.latents.shape)
             if self.reduce:
                 value, dims = torch.stack([torch.as_tensor(self.reduce(sample)) for sample in value]), None
             self.store(name, value, dims)
@@ -194,80 +202,69 @@ class Recorder:
         return hook
 
     def attention_of(self, name: str, attn: Any) -> list[tuple[torch.nn.Module, Callable]]:
-        """Hooks that catch the run's own queries and keys, and one that makes maps of them when the module is done."""
+        """Hooks that catch the call's own queries and keys, and one that makes maps of them when the module is done."""
         caught: dict[str, torch.Tensor] = {}
 
         def catch(which: str) -> Callable:
             def hook(module: Any, args: tuple, output: torch.Tensor) -> None:
-                if self.recording():
-                    caught[which] = output
+                if self.recording() is not None:
+                    caught.update(
+                        {"q": output.chunk(3, -1)[0], "k": output.chunk(3, -1)[1]} if which == "qkv" else {which: output}
+                    )
 
             return hook
 
         def finish(module: Any, args: tuple, output: Any) -> None:
-            if not self.recording():
+            if (run := self.recording()) is None:
                 return
+            if len(caught) < 2:
+                raise TraceError(
+                    f"{name} computes its queries and keys in a {type(attn.processor).__name__}, past to_q and to_k: "
+                    f"there is no map. Call pipe.unet.set_default_attn_processor() first."
+                )
             q, k = caught.pop("q"), caught.pop("k")
-            if is_temporal(name):
-                dims: dict[str, tuple[str, ...]] = {".weights": ("half", "query", "key"), ".first_frame": ("half", "query")}
-                for part, value in temporal_maps(attn, q, k, self.loop.halves * self.loop.samples).items():
-                    self.store(name + part, self.by_sample(value).squeeze(2), dims.get(part, ("half",)))
-            else:
-                h, w = self.loop.shape[-2:]
-                maps = self.by_sample(spatial_maps(attn, q, k, (h, w), self.queries))
-                self.store(name + ".weights", maps, ("half", "frame", "position", "y", "x"))
+            n, size = run.halves * len(run.latents), (run.latents.shape[-2], run.latents.shape[-1])
+            found = attention_maps(name, attn, q, k, n, size, self.queries)
+            temporal = ".first_frame" in found
+            dims: dict[str, tuple[str, ...]] = {".entropy": ("half",), ".first_frame": ("half", "query")}
+            dims[".weights"] = ("half", "query", "key") if temporal else ("half", "frame", "position", "y", "x")
+            for part, value in found.items():
+                value = self.by_sample(value, run)
+                self.store(name + part, value.squeeze(2) if temporal else value, dims[part])
 
-        return [(attn.to_q, catch("q")), (attn.to_k, catch("k")), (attn, finish)]
+        fused = [(attn.to_qkv, catch("qkv"))] if hasattr(attn, "to_qkv") else []
+        return [(attn.to_q, catch("q")), (attn.to_k, catch("k")), *fused, (attn, finish)]
 
-    def step(self, values: dict[str, torch.Tensor]) -> None:
-        """When a step is over: what passed through the scheduler and the UNet, and the modules' outputs, become a Step."""
-        step, tr = self.loop.step, self.trace
+    def end(self, run: Denoising) -> None:
+        """When a step is over: what passed through the sampler, and the modules' outputs, become a Step."""
+        passed, modules, self.passed, self.pending = self.passed, self.pending, {}, {}
+        step = run.step
         if step is not None and self.wanted(step):
-            self.check(values)
-            modules, self.pending = self.pending, {}
+            if silent := [name for name in self.expected if name not in modules]:
+                raise TraceError(
+                    f"{silent[0]} did not run in this step: trace a module that does, such as one that encloses it."
+                )
+            if "denoised" in self.keep and passed["denoised"] is None:
+                raise TraceError(f"{type(run.scheduler).__name__} gives no denoised estimate: leave 'denoised' out of keep=.")
+            if run.guided and run.halves == 1:
+                passed["uncond"] = torch.full_like(passed["cond"], float("nan"))
             for name in self.keep:
                 if name == "guidance_pressure":
-                    values[name] = (values["cond"].float() - values["uncond"].float()).norm(dim=2)
-                self.store(name, values[name], None)
-            now = time.perf_counter()
-            tr.steps.append(replace(step, seconds=now - self.clock, values={**self.pending, **modules}))
-            self.clock = now
-            if len(tr.steps) == 1:
-                self.announce_all(modules)
-        else:
-            self.clock = time.perf_counter()
-        self.pending = {}
+                    passed[name] = (passed["cond"].float() - passed["uncond"].float()).norm(dim=2)
+                self.store(name, passed[name], None)
+            seconds = time.perf_counter() - self.clock
+            self.trace.steps.append(replace(step, seconds=seconds, values={**self.pending, **modules}))
+            self.pending = {}
+            if len(self.trace.steps) == 1 and modules:  # without modules it was announced before the first step
+                self.announce(self.trace.nbytes * self.steps_to_keep)
+        self.clock = time.perf_counter()
 
-    def check(self, values: dict[str, torch.Tensor]) -> None:
-        """What was asked for must have come by: never a trace that silently lacks something."""
-        absent = [name for name in self.keep if name not in values and name != "guidance_pressure"]
-        if "denoised" in absent:
-            raise TraceError(
-                f"{type(self.loop.scheduler).__name__} gives no denoised estimate: leave 'denoised' out of keep=."
-            )
-        if absent or ("guidance_pressure" in self.keep and "cond" not in values):
-            raise TraceError(
-                "the UNet's hooks did not fire, as after unet.compile(): use pipe.unet = torch.compile(pipe.unet)."
-            )
-        expected = [*self.modules, *(f"{name}.weights" for name in self.maps)]
-        silent = [name for name in expected if name not in self.pending]
-        if silent:
-            raise TraceError(f"{silent[0]} did not run in this step: trace a module that does, such as one that encloses it.")
 
-    def announce_all(self, modules: dict[str, torch.Tensor]) -> None:
-        """Once the first step is there; without modules it was announced before the run."""
-        if modules:
-            self.announce(self.trace.nbytes * self.steps_to_keep)
+# --- edit -------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def edit(
-    pipe: StableVideoDiffusionPipeline,
-    where: Any,
-    fn: Callable[[torch.Tensor, Step], torch.Tensor | None],
-    *,
-    steps: Any = None,
-) -> Iterator[None]:
+def edit(pipe: ProbePipeline, where: Any, fn: Fn, *, steps: Any = None) -> Iterator[None]:
     """Change a value while the pipeline runs: fn(value, step) gives the new one, or None to leave it alone.
 
     >>> with edit(pipe, "denoised", lambda value, step: value.clamp(-3, 3), steps=(0.1, 10.0)):
@@ -282,15 +279,55 @@ def edit(
     halves are unconditional, then conditional; without guidance there is the conditional one only.
     steps: as for `trace`. A step has index, sigma, sigma_next and timestep.
 
-    Nested edits of one value: the inner block acts first. Raises TraceError for an unknown place, and during the run for a
-    result of another shape.
+    fn is given a copy: to change it in place and return it is fine. Raises TraceError for an unknown place, and during the
+    call for a result of another shape, and for a value that was changed in place and not returned.
     """
-    wanted = chosen_steps(steps)
+    _on_sampler(pipe)
+    change, named = _checked(where, fn, chosen_steps(steps)), isinstance(where, str) and where in EDITABLE
+    selected = {} if named else select_modules(pipe, where, others=EDITABLE)
 
-    def change(value: torch.Tensor, step: Step) -> torch.Tensor | None:
-        new = fn(value, step) if wanted(step) else None
-        if new is None:
+    def hear(name: str, value: Any, run: Denoising) -> Any:
+        return change(value, run.step) if named and name == where and run.step is not None else value
+
+    def hook(module: Any, args: tuple, output: Any) -> Any:
+        run = running(listener)
+        if run is None or run.step is None:
             return None
+        value = _tensor(output)
+        new = change(value, run.step)
+        if new is value:
+            return None
+        if isinstance(output, torch.Tensor):
+            return new
+        return (new, *output[1:]) if isinstance(output, tuple) else type(output)(sample=new)
+
+    with listen(pipe, hear, edits=where if named else f"modules {where!r}") as listener, ExitStack() as stack:
+        for module in selected.values():
+            # Before the hooks that are there: the inner block acts first, and a trace sees the outcome.
+            stack.callback(module.register_forward_hook(hook, prepend=True).remove)
+        yield
+
+
+def _tensor(output: Any) -> torch.Tensor:
+    """What a module gives: a tensor, the first of a tuple, or diffusers' output class with a `sample`."""
+    return output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
+
+
+def _checked(where: Any, fn: Fn, wanted: Callable[[Step], bool]) -> Callable[[torch.Tensor, Step], torch.Tensor]:
+    """fn on a copy of the value; the very same value comes back where it left it alone."""
+
+    def change(value: torch.Tensor, step: Step) -> torch.Tensor:
+        if not wanted(step):
+            return value
+        copy = value.clone()
+        new = fn(copy, step)
+        touched = not copy.is_inference() and copy._version > 0
+        if new is None and touched:
+            raise TraceError(
+                f"the edit of {where!r} changed its value in place and gave None: end the function with `return value`."
+            )
+        if new is None or (new is copy and not touched):
+            return value
         if not isinstance(new, torch.Tensor) or new.shape != value.shape:
             came = tuple(new.shape) if isinstance(new, torch.Tensor) else type(new).__name__
             raise TraceError(
@@ -298,50 +335,28 @@ def edit(
             )
         return new.to(value)
 
-    named = isinstance(where, str) and where in EDITABLE
-    selected = {} if named else select_modules(pipe, where, others=EDITABLE)
-    with follow(pipe) as loop, ExitStack() as stack:
-        entry = (where if named else f"modules {where!r}", change)
-        loop.edits.append(entry)
-        stack.callback(loop.edits.remove, entry)
-        for module in selected.values():
-            # Before the hooks that are there: the inner block acts first, and a trace sees the outcome.
-            stack.callback(module.register_forward_hook(_changing(loop, change), prepend=True).remove)
-        yield
+    return change
 
 
-def _changing(loop: Loop, change: Callable[[torch.Tensor, Step], torch.Tensor | None]) -> Callable:
-    def hook(module: Any, args: tuple, output: Any) -> Any:
-        if loop.step is None:
-            return None
-        if isinstance(output, torch.Tensor):
-            return change(output, loop.step)
-        value = output[0] if isinstance(output, tuple) else output.sample
-        new = change(value, loop.step)
-        if new is None:
-            return None
-        return (new, *output[1:]) if isinstance(output, tuple) else type(output)(sample=new)
-
-    return hook
+# --- branch -----------------------------------------------------------------------------------------------------------
 
 
 def branch(pipe: ProbePipeline, trace: Trace, step: int, *, decode: bool = True, **changes: Any) -> Clip:
     """Start again from the latents before a step, with some conditions changed.
 
     >>> clip = branch(pipe, tr, 12, motion_bucket_id=30)
-    >>> clip = branch(pipe, tr, 12, image="cat")            # another picture from here on
+    >>> clip = branch(pipe, tr, 12, image="cat")            # another image from here on
 
     step: number of a traced step, from 0. changes: conditions by name, or `image`. decode=False leaves `frames` empty.
-    Without changes the original clip comes back, bit for bit on a CPU. The steps of a trace of the branch count from 0 again.
-    Raises TraceError where the trace does not hold what is needed, InputError for a change that is none, before any
-    model runs.
+    Without changes the original clip comes back, bit for bit on a CPU; the branch's steps keep their numbers. Raises
+    TraceError where the trace does not hold what is needed, or the scheduler remembers earlier steps; InputError for a
+    change that is none; all of them before any model runs.
     """
-    latents = _latents_before(trace, step)
-    image, conditions = _changed_call(trace, changes)
-    seed, sigmas = trace.calls[0]["seed"], trace.schedule[step:].tolist()
-    flip = (trace.calls[0].get("start") or {}).get("flip_noise")
-    begin: dict[str, Any] = dict(sigmas=sigmas, latents=latents, flip_noise=[flip])
-    return generate_batch(pipe, [image], [conditions], [seed], **begin, decode=decode)[0]
+    latents, image, conditions = _branch_from(pipe, trace, step, changes)
+    call = trace.calls[0]
+    sigmas = call.start.get("sigmas")
+    start: dict[str, Any] = dict(sigmas=sigmas, latents=latents, flip_noise=[call.start.get("flip_noise")], first=step)
+    return generate_batch(pipe, [image], [conditions], [call.seed], **start, decode=decode)[0]
 
 
 def transplant(
@@ -357,37 +372,37 @@ def transplant(
     """
     chosen = [s.index for s in trace.steps] if steps is None else list(steps)
     for step in chosen:
-        _latents_before(trace, step)
-    _changed_call(trace, changes)
+        _branch_from(pipe, trace, step, changes)
     return {step: branch(pipe, trace, step, decode=decode, **changes) for step in chosen}
 
 
-def _latents_before(trace: Trace, step: int) -> torch.Tensor:
+def _branch_from(
+    pipe: ProbePipeline, trace: Trace, step: int, changes: dict[str, Any]
+) -> tuple[torch.Tensor, Any, Conditions]:
+    """Latents, image and conditions that a branch begins with."""
     if trace.batch != 1:
         raise TraceError(f"this trace holds {trace.batch} samples: branch from one, as in branch(pipe, tr[0], {step}).")
     kept = {s.index: s.values["latents"] for s in trace.steps if "latents" in s.values}
     if step not in kept:
         held = ", ".join(map(str, sorted(kept))) or "no step"
         raise TraceError(f"step {step}: the trace holds latents of {held}. Trace with keep=('latents',) and that step.")
-    return kept[step]
-
-
-def _changed_call(trace: Trace, changes: dict[str, Any]) -> tuple[Any, Conditions]:
-    """Picture and conditions of the branch."""
     if not trace.calls:
         raise TraceError(
-            "branch needs a trace made through svdlab.generate, which brings picture, seed and conditions with it; this one "
+            "branch needs a trace made through svdlab.generate, which brings image, seed and conditions with it; this one "
             "was made by calling the pipeline itself."
         )
-    if "noise" in (trace.calls[0].get("start") or {}):
+    kind = type(pipe.scheduler).__name__.removesuffix("Scheduler")
+    if step and kind not in ONE_STEP:
         raise TraceError(
-            "this run was started from noise that the caller supplied, which a branch cannot draw again from its seed."
+            f"{kind} goes by earlier steps, which the latents of step {step} do not hold: use one of {', '.join(ONE_STEP)}."
         )
-    changes = dict(changes)
-    if "image" not in changes and not trace.images:
-        raise TraceError("this trace came without its picture: pass image=, the one that the clip was made from.")
-    image = changes.pop("image", trace.images[0] if trace.images else None)
-    fixed = sorted({"num_frames", "height", "width", "num_inference_steps"} & set(changes))
+    if "image" in trace.calls[0].start.get("noise", {}):
+        raise TraceError("this call started from given noise, which a branch cannot draw again from its seed.")
+    rest = dict(changes)
+    if "image" not in rest and not trace.images:
+        raise TraceError("this trace came without its image: pass image=, the one that the clip was made from.")
+    image = rest.pop("image", trace.images[0] if trace.images else None)
+    fixed = sorted({"num_frames", "height", "width", "num_inference_steps"} & set(rest))
     if fixed:
         raise InputError(f"{', '.join(fixed)} cannot change in mid-run: the latents have that shape and schedule.")
-    return image, Conditions(**trace.calls[0]["conditions"]).replace(**changes)
+    return kept[step], image, trace.calls[0].conditions.replace(**rest)

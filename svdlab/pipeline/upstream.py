@@ -17,5 +17,9 @@ finally:
     _advice.setLevel(_level)
 
 from diffusers import StableVideoDiffusionPipeline  # noqa: E402
+from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import (  # noqa: E402
+    StableVideoDiffusionPipelineOutput,
+    retrieve_timesteps,
+)
 
-__all__ = ["StableVideoDiffusionPipeline"]
+__all__ = ["StableVideoDiffusionPipeline", "StableVideoDiffusionPipelineOutput", "retrieve_timesteps"]

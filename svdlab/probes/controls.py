@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from svdlab.pipeline.generate import ProbePipeline
-from svdlab.pipeline.record import decode_latents
+from svdlab.pipeline.generate import ProbePipeline, decode_latents
 
 FRAMES = 4  # of a control clip: enough for every measure, a sixth of SVD's cost to decode
 

@@ -89,7 +89,6 @@ def measure_block(
     """Generate one block's clips and measure them; a row per clip. Runs in a process of its own."""
     import torch
 
-    from svdlab.pipeline.allocator import kept_pages
     from svdlab.pipeline.checkpoints import load_pipeline
     from svdlab.pipeline.conditions import Conditions
     from svdlab.pipeline.generate import generate_batch
@@ -109,7 +108,7 @@ def measure_block(
             for f, b in zip(factors["fps"], factors["motion_bucket_id"], strict=True)
         ]
         seeds = [FIRST_SEED + offset + i for i in range(first, part.stop)]
-        with quick_convolutions(pipe), kept_pages():
+        with quick_convolutions(pipe):
             clips = generate_batch(pipe, pictures[part], conditions, seeds)
         for clip, (_, scene), truth in zip(clips, factors.iterrows(), s.video[part], strict=True):
             rows.append({**scene, "block": block, "guidance": guidance, **_measure(clip.frames, scene, truth, motion_too)})
@@ -350,7 +349,7 @@ def codec_row(checkpoint: str, n: int = 24) -> dict[str, Any]:
     import torch
 
     from svdlab.pipeline.checkpoints import load_pipeline
-    from svdlab.pipeline.record import decode_latents
+    from svdlab.pipeline.generate import decode_latents
 
     pipe = load_pipeline(checkpoint)
     video = world.scenes(n, seed=FIRST_SEED + 99_000).video

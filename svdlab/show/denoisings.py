@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from svdlab.errors import InputError, TraceError
-from svdlab.pipeline.colours import colour
+from svdlab.pipeline.trace import colour
 from svdlab.show.provenance import about, number
 from svdlab.show.style import DPI, GREY, SMALL, Figure, draw, fitted, pictures, scaled
 

@@ -137,9 +137,8 @@ def records(*things: Any) -> list[dict[str, Any]]:
     return found
 
 
-def _flat(call: Any) -> dict[str, Any]:
-    call = call() if callable(call) else call
-    call = call if isinstance(call, dict) else call.asdict()
+def _flat(made: Any) -> dict[str, Any]:
+    call = made.asdict()
     more = {
         "edited": ", ".join(dict.fromkeys(call.get("edits") or ())),
         "started from": ", ".join(STARTS.get(k, k) for k, v in (call.get("start") or {}).items() if v),

@@ -146,7 +146,7 @@ def _records(thing: Any) -> list[dict[str, Any]]:
     if hasattr(thing, "calls"):  # a trace
         return [_call(c) for c in thing.calls] or [{"label": thing.label}]
     if hasattr(thing, "call"):  # a clip
-        return [_call(thing.call())]
+        return [_call(thing.call)]
     if isinstance(thing, dict):
         thing = list(thing.values())
     if isinstance(thing, Sequence):
@@ -154,7 +154,8 @@ def _records(thing: Any) -> list[dict[str, Any]]:
     return []
 
 
-def _call(call: dict[str, Any]) -> dict[str, Any]:
+def _call(made: Any) -> dict[str, Any]:
+    call = made.asdict()
     source = call["source"]
     what = {
         "edited": ", ".join(dict.fromkeys(call.get("edits", ()))),

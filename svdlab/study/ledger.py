@@ -47,7 +47,7 @@ from svdlab.study.folders import (
 )
 
 if TYPE_CHECKING:
-    from svdlab.pipeline.record import Trace
+    from svdlab.pipeline.trace import Trace
 
 INDEX = "index.parquet"
 FILES = {"frames": FRAMES, "preview": PREVIEW, "latents": LATENTS, "trace": TRACE}  # column of the table -> file
@@ -203,7 +203,7 @@ def read_frames(out: str | Path, run_id: str) -> np.ndarray:
 
 def read_trace(out: str | Path, run_id: str) -> Trace:
     """A run's trace, hash checked; OutputError where none was kept, or where it is damaged."""
-    from svdlab.pipeline.record import Trace  # brings torch along, which `check` and `export` do without
+    from svdlab.pipeline.trace import Trace  # brings torch along, which `check` and `export` do without
 
     return Trace.load(read_file(out, run_id, TRACE))
 

@@ -30,7 +30,8 @@ from svdlab.pipeline.conditions import Conditions, UnusualConditionWarning
 from svdlab.pipeline.generate import Clip, ProbePipeline, resolve
 from svdlab.pipeline.images import FLIPS, image_hash, prepare_image
 from svdlab.pipeline.memory import free_memory, need_of
-from svdlab.pipeline.record import KEEP
+from svdlab.pipeline.sampler import open_edits
+from svdlab.pipeline.trace import KEEP
 from svdlab.study import folders, ledger, plans, twins, workers
 from svdlab.study.plans import grid, random_plan, read_plan
 from svdlab.study.runs import How, Job, as_measures, facts, job, lacks
@@ -138,9 +139,9 @@ def missing(pipe: ProbePipeline, plan: Any, out: str | Path, *, image: Any = Non
 def _usable(pipe: Any, executor: Any, intervention: str | None) -> ProbePipeline:
     if not isinstance(pipe, ProbePipeline):
         raise InputError(f"pipe is a {type(pipe).__name__}: load it with svdlab.load_pipeline.")
-    if "progress_bar" in vars(pipe) and intervention is None:  # where trace and edit put theirs
+    if open_edits(pipe) and intervention is None:
         raise InputError(
-            "this sweep runs inside svdlab.edit or svdlab.trace. An edited model's clips need ids of their own: name what is "
+            "this sweep runs inside svdlab.edit. An edited model's clips need ids of their own: name what is "
             "done to it, as in sweep(..., intervention='no temporal attention'). To trace each run, use keep= instead."
         )
     if executor is not None and intervention is not None:

@@ -25,12 +25,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from svdlab.errors import BrokenClipError, CheckpointError, OutOfMemoryError, OutputError
-from svdlab.pipeline.allocator import kept_pages
-from svdlab.pipeline.generate import Clip, ProbePipeline, decode_clip, generate_batch
+from svdlab.pipeline.generate import Call, Clip, ProbePipeline, decode_clip, generate_batch
 from svdlab.pipeline.hooks import trace
 from svdlab.pipeline.memory import offload_of
-from svdlab.pipeline.record import Trace
 from svdlab.pipeline.temporal import quick_convolutions
+from svdlab.pipeline.trace import Trace
 from svdlab.study import folders, ledger
 from svdlab.study.runs import How, Job, lacks, weights_hash
 from svdlab.study.writer import Unit, Writer
@@ -60,7 +59,7 @@ def make(
     asked between batches. Raises OutputError where the disk refuses, OutOfMemoryError where not even one clip fits; what was
     made until then is kept.
     """
-    with kept_pages(), Writer(out, how, pictures, done) as writer:
+    with Writer(out, how, pictures, done) as writer:
         line = _Line(deque(_units(jobs)), how.batch_size, 1 + len(twins), stop, writer)
         with _beside(line, twins):
             line.work(pipe)
@@ -268,7 +267,8 @@ def _make_noisy(pipe: ProbePipeline, units: list[Unit], writer: Writer) -> None:
 def _empty_clip(pipe: ProbePipeline, job: Job, writer: Writer, latents: torch.Tensor | None = None) -> Clip:
     """A clip without frames, and maybe without latents."""
     latents = torch.zeros(0) if latents is None else latents
-    return Clip(np.zeros(0, np.float32), job.conditions, job.seed, writer.pictures[job.image], latents, pipe.source)
+    call = Call(job.conditions, job.seed, job.image, pipe.source, {"flip_noise": job.flip_noise} if job.flip_noise else {})
+    return Clip(np.zeros(0, np.float32), call, writer.pictures[job.image], latents)
 
 
 class _TooLarge(Exception):
@@ -316,13 +316,16 @@ def _denoise(pipe: ProbePipeline, jobs: list[Job], writer: Writer) -> tuple[list
     kept = writer.how.kept
     with nullcontext() if kept is None else trace(pipe, **kept) as tr:
         flips = [job.flip_noise for job in jobs]
-        clips = generate_batch(pipe, pictures, conditions, [job.seed for job in jobs], flip_noise=flips, decode=False)
+        seeds = [job.seed for job in jobs]
+        more: dict[str, Any] = dict(flip_noise=flips, encodings=writer.encodings, decode=False)
+        clips = generate_batch(pipe, pictures, conditions, seeds, **more)
     return clips, [None if tr is None else tr[i] for i in range(len(clips))]
 
 
 def _decode(pipe: ProbePipeline, unit: Unit, clip: Clip, tr: Trace | None, batch_size: int, writer: Writer) -> None:
     for job in unit.jobs:
-        own, reason = replace(clip, conditions=job.conditions, seconds=dict(clip.seconds)), ""
+        call = replace(clip.call, conditions=job.conditions)
+        own, reason = replace(clip, call=call, seconds=dict(clip.seconds)), ""
         writer.wait_for_room()
         try:
             decode_clip(pipe, own)

@@ -21,8 +21,8 @@ from PIL import Image
 from safetensors.torch import load_file, save
 
 from svdlab.measure import video
-from svdlab.pipeline.generate import Clip, Source
-from svdlab.pipeline.record import Trace
+from svdlab.pipeline.generate import Call, Clip, Source
+from svdlab.pipeline.trace import Trace
 from svdlab.study import folders, ledger
 from svdlab.study.runs import How, Job, measure_clip, missing_measures, new_record, settle
 
@@ -50,6 +50,7 @@ class Writer:
         self.pool = ThreadPoolExecutor(1, "svdlab-writer")
         self.pool.submit(time.monotonic)  # its thread starts now: when memory is short, none may be had any more
         self.in_hand = 0  # decoded clips
+        self.encodings: dict[Any, Any] = {}  # of this sweep's pictures
         self.error: BaseException | None = None  # the first that it met
         self.changed = threading.Condition()
         self.mutex = threading.Lock()
@@ -138,11 +139,9 @@ class Writer:
         folder = folders.run_folder(self.out, job.run_id)
         clip = Clip(
             video.read_frames(folder / folders.FRAMES).astype(np.float32) / 255,
-            job.conditions,
-            job.seed,
+            Call(job.conditions, job.seed, job.image, Source(**record["source"])),
             self.pictures[job.image],
             load_file(folder / folders.LATENTS)["latents"],
-            Source(**record["source"]),
             record["seconds"],
         )
         record["measures"] |= measure_clip(clip, missing_measures(ledger.state(record), self.how))

@@ -17,11 +17,11 @@ import pandas as pd
 from svdlab import show
 from svdlab.errors import InputError
 from svdlab.measure import motion
-from svdlab.pipeline import colours
 from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.generate import Clip, ProbePipeline, generate_batch
 from svdlab.pipeline.images import prepare_image
-from svdlab.pipeline.loop import follow
+from svdlab.pipeline.sampler import Denoising, listen
+from svdlab.pipeline.trace import colour, colour_map
 from svdlab.show.provenance import caption, number
 from svdlab.show.style import Figure, fitted
 from svdlab.show.videos import Video
@@ -126,19 +126,24 @@ class Live(Panel):
         conditions, seed = self.conditions, int(self.controls["seed"].value)
 
         def work(tick: Any) -> Clip:
-            colour = colours.of(self.pipe)
-            with follow(self.pipe) as loop:
-                loop.on_step.append(lambda values: self._step(tick, loop.step, values["denoised"][0], colour))
+            colours = colour_map(self.pipe)
+
+            def hear(name: str, value: Any, run: Denoising) -> Any:
+                if name == "pred_original_sample" and value is not None:
+                    self._step(tick, run.step, value[0], colours)
+                return value
+
+            with listen(self.pipe, hear):
                 return generate_batch(self.pipe, [self.prepared], [conditions], [seed])[0]
 
         return conditions.num_inference_steps, work
 
-    def _step(self, tick: Any, step: Any, denoised: Any, colour: np.ndarray | None) -> None:
+    def _step(self, tick: Any, step: Any, denoised: Any, colours: np.ndarray | None) -> None:
         """After each step: the bar, and the estimate as a small video."""
         done, steps = step.index + 1, self.job.bar.max
         tick(done, f", sigma {number(round(step.sigma, 3))}{', decoding …' if done == steps else ''}")
-        if colour is not None:
-            estimate = colours.colour(denoised.float().cpu().numpy(), colour)
+        if colours is not None:
+            estimate = colour(denoised.float().cpu().numpy(), colours)
             alt = f"The denoised estimate after step {done} of {steps}, as colours of the latents"
             put(self.preview, animation(estimate, fps=PREVIEW_FPS), alt)
 

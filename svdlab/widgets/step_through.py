@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import ipywidgets
@@ -18,10 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from svdlab import show
 from svdlab.errors import InputError, TraceError
-from svdlab.pipeline.colours import colour
-from svdlab.pipeline.conditions import Conditions
-from svdlab.pipeline.generate import Source
-from svdlab.pipeline.record import Trace
+from svdlab.pipeline.trace import Trace, colour
 from svdlab.show.denoisings import components
 from svdlab.show.provenance import about, number
 from svdlab.show.style import COLOURS, Figure, fitted, on, plain
@@ -153,19 +149,10 @@ class Stepper(Panel):
         return show.video(frames, labels=[f"frame {f}, {what}"], fps=4)
 
     def plan(self) -> list[dict[str, Any]]:
-        calls = [_call(call) for call in self.tr.calls]
-        return [row_of_call(call, image) for call, image in zip(calls, self.tr.images, strict=True)]
+        return [row_of_call(call, image) for call, image in zip(self.tr.calls, self.tr.images, strict=True)]
 
     def view(self) -> dict[str, Any]:
         return {"step": self.step.value, "frame": self.frame.value, "what": self.what.value}
-
-
-def _call(call: dict[str, Any]) -> Any:
-    """A trace's dict as a record: until `Trace.calls` holds records itself."""
-    more = {"start": call.get("start", {}), "edits": call.get("edits", ())}
-    return SimpleNamespace(
-        conditions=Conditions(**call["conditions"]), seed=call["seed"], source=Source(**call["source"]), **more
-    )
 
 
 def _sigma_curve(tr: Trace) -> Figure:

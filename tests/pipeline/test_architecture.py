@@ -15,7 +15,7 @@ import torch
 
 import svdlab
 from svdlab.errors import InputError
-from svdlab.pipeline import selection
+from svdlab.pipeline import modules
 from tests import full_size as architecture
 
 ROOT = Path(__file__).parents[2]
@@ -66,14 +66,14 @@ def missing(text: str, names: list[str]) -> list[str]:
 
 
 def test_every_module_that_is_named_anywhere_exists_in_the_real_unet(full):
-    names = selection.module_names(full)
+    names = modules.module_names(full)
     wrong = {path: lost for path, text in prose().items() if (lost := missing(text, names))}
     assert wrong == {}
     assert sum(len(NAMED.findall(text)) for text in prose().values()) > 10
 
 
 def test_a_name_that_does_not_exist_would_be_found(full):
-    names = selection.module_names(full)
+    names = modules.module_names(full)
     assert missing("see unet.mid_block.attentions.0 and unet.up_blocks.9.resnets.0.", names) == ["unet.up_blocks.9.resnets.0"]
     assert missing("unet.mid_block*, unet.up_blocks.*.attn1, unet.down_blocks.7*", names) == ["unet.down_blocks.7*"]
 

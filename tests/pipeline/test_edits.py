@@ -63,7 +63,7 @@ def test_an_edit_to_something_else_changes_the_clip_and_is_noted(each: Any) -> N
     ):
         with other, svdlab.trace(each) as tr:
             assert not torch.equal(make(each), plain)
-        assert len(tr.calls[0]["edits"]) == 1
+        assert len(tr.calls[0].edits) == 1
     assert torch.equal(make(each), plain)
 
 

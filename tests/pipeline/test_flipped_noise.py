@@ -44,8 +44,8 @@ def test_both_noises_are_flipped_and_a_batch_may_mix_them(pipe: Any) -> None:
     both = generate_batch(pipe, ["scene-3"] * 2, [conditions] * 2, [5, 5], flip_noise=[None, "left_right"], decode=False)
     assert close(both[0].latents, plain.latents) and close(both[1].latents, by_hand.latents)
     assert not close(both[1].latents, plain.latents)
-    assert both[1].start == {"flip_noise": "left_right"} and both[0].start == {}
-    assert both[1].call() != plain.call()
+    assert both[1].call.start == {"flip_noise": "left_right"} and both[0].call.start == {}
+    assert both[1].call != plain.call
 
 
 @pytest.mark.parametrize("flip", [["sideways"], "left_right", ["left_right"] * 2])

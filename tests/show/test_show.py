@@ -8,7 +8,6 @@ import json
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import imageio_ffmpeg
@@ -29,9 +28,10 @@ from svdlab import show
 from svdlab.errors import InputError, OutputError, TraceError
 from svdlab.measure import motion, video
 from svdlab.organism import world
-from svdlab.pipeline import colours
 from svdlab.pipeline.conditions import Conditions
-from svdlab.pipeline.generate import Clip, ProbePipeline, Source
+from svdlab.pipeline.generate import Call, Clip, ProbePipeline, Source
+from svdlab.pipeline.images import image_hash
+from svdlab.pipeline.trace import colour, colour_map
 from svdlab.show.style import scaled
 from svdlab.stats.intervals import mean_interval
 
@@ -42,7 +42,8 @@ def made_of(frames: np.ndarray, **conditions: Any) -> Clip:
     """A clip with these frames, as if the organism had made them."""
     picture = Image.fromarray((frames[0] * 255).round().astype(np.uint8))
     source = Source(checkpoint="organism", height=frames.shape[1], width=frames.shape[2], label=NOTE)
-    return Clip(frames, Conditions(**conditions), 0, picture, torch.zeros(len(frames), 4, 16, 16), source)
+    call = Call(Conditions(**conditions), 0, image_hash(picture), source)
+    return Clip(frames, call, picture, torch.zeros(len(frames), 4, 16, 16))
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +271,7 @@ def test_a_film_plays_in_browsers_under_its_label(clip: Clip, tmp_path: Path) ->
 
 def test_a_film_takes_its_rate_from_the_clip(clip: Clip) -> None:
     assert show.video(clip).fps == 7
-    assert show.video(replace(clip, conditions=Conditions(playback_fps=12))).fps == 12
+    assert show.video(replace(clip, call=replace(clip.call, conditions=Conditions(playback_fps=12)))).fps == 12
     assert show.video(clip.frames).fps == 7
     assert show.video(clip, fps=3.5).fps == 3.5
 
@@ -290,7 +291,7 @@ def test_columns_are_titled_by_sigma(tr: svdlab.Trace) -> None:
     assert "700" in texts(fig) and "0.002" in texts(fig) and "sigma" in texts(fig)
     assert fig.data["sigma"].tolist() == tr.sigmas[[0, 3]].tolist()
     shown = drawn_in(fig, fig.axes[1])
-    expected = scaled(colours.colour(tr.denoised[3, 4], tr.colours), shown.shape[:2])
+    expected = scaled(colour(tr.denoised[3, 4], tr.colours), shown.shape[:2])
     assert np.abs(shown - expected * 255.0).max() <= 1
 
 
@@ -334,26 +335,14 @@ def test_what_a_trace_lacks_is_said(call: Any, error: type, message: str, tr: sv
         call(tr)
 
 
-def test_a_linear_map_is_found_exactly() -> None:
-    rng = np.random.default_rng(0)
-    latents, planted = rng.normal(size=(3, 4, 6, 5)), rng.normal(scale=0.1, size=(5, 3))
-    planted[4] += 0.5
-    pictures = (np.moveaxis(latents, 1, -1) @ planted[:4] + planted[4]).repeat(8, 1).repeat(8, 2)
-    found = colours.fit(latents, pictures)
-    np.testing.assert_allclose(found, planted, atol=1e-6)
-    np.testing.assert_allclose(colours.colour(latents, found), np.clip(pictures[:, ::8, ::8], 0, 1), atol=1e-5)
-
-
 def test_a_checkpoint_has_one_map_that_shows_its_pictures(pipe: Any, tr: svdlab.Trace) -> None:
-    assert np.array_equal(tr.colours, colours.of(pipe))
-    colours._KNOWN.pop(pipe.vae)
-    assert np.array_equal(tr.colours, colours.of(pipe))  # fitted anew, the same
+    assert np.array_equal(tr.colours, colour_map(pipe))
 
     scenes = world.scenes(4, seed=11).video[:, 0]
     x = torch.from_numpy(scenes).permute(0, 3, 1, 2) * 2 - 1
     with torch.no_grad():
         z = pipe.vae.encode(x).latent_dist.mode() * pipe.vae.config.scaling_factor
-    seen = colours.colour(z, tr.colours)
+    seen = colour(z, tr.colours)
     small = np.stack(
         [np.asarray(Image.fromarray((s * 255).astype(np.uint8)).resize((16, 16), Image.Resampling.BOX)) / 255 for s in scenes]
     )
@@ -364,20 +353,13 @@ def test_in_half_precision_the_map_is_the_same_and_the_weights_stay_as_they_are(
     own = ProbePipeline(**copy.deepcopy(pipe.components)).to(torch.bfloat16)
     own.source = pipe.source
     before = {name: value.clone() for name, value in own.vae.state_dict().items()}
-    found = colours.of(own)
+    found = colour_map(own)
     assert own.vae.dtype == torch.bfloat16
     assert all(torch.equal(value, before[name]) for name, value in own.vae.state_dict().items())
-    np.testing.assert_allclose(found, colours.of(pipe), atol=0.02)
+    np.testing.assert_allclose(found, colour_map(pipe), atol=0.02)
 
 
 # --- curves ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("size", "fitted"), [((64, 64), (64, 64)), ((576, 1024), (144, 256)), ((1024, 576), (256, 144))])
-def test_colours_are_fitted_on_pictures_of_the_checkpoints_shape_and_no_larger(size: tuple, fitted: tuple) -> None:
-    """A preview is not worth six encodings at 1024x576."""
-    source = SimpleNamespace(height=size[0], width=size[1])
-    assert colours._shape(SimpleNamespace(vae_scale_factor=8), source) == fitted
 
 
 def test_a_curve_is_mean_and_interval_over_seeds(results: pd.DataFrame) -> None:
@@ -488,7 +470,7 @@ def test_about_names_what_is_constant_and_what_varies(clip: Clip, results: pd.Da
 
 
 def test_about_says_what_was_done_to_the_run(clip: Clip) -> None:
-    odd = replace(clip, edits=("cond", "cond"), start={"flip_noise": True, "sigmas": [700.0, 0.0]})
+    odd = replace(clip, call=replace(clip.call, edits=("cond", "cond"), start={"flip_noise": True, "sigmas": [700.0, 0.0]}))
     assert show.about(odd).endswith(
         "seed 0 · edited: cond · started from: mirrored noise, other noise levels · model organism, not SVD"
     )

@@ -123,7 +123,6 @@ def test_rows_that_cannot_share_a_call_share_a_plan(small: Any, out: Path) -> No
 
 def test_encodings_are_made_once(small: Any, out: Path) -> None:
     plan = plan_of(fps=[6, 8, 10], image=["cat", "coffee"], noise_aug_strength=[0.0, 0.1], seed=[0, 1])
-    small._encodings.clear()
     with counted(small) as counts:
         sweep(small, plan, out, batch_size=4)
     assert counts["clip"] == 2 and counts["encode"] == 2 * 2 * 2

@@ -15,7 +15,7 @@ import psutil
 
 import svdlab
 from svdlab.pipeline.generate import generate_batch
-from svdlab.pipeline.record import KEEP
+from svdlab.pipeline.trace import KEEP
 from tools.bench import Row
 
 STEPS, ROUNDS = 10, 15

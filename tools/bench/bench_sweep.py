@@ -270,13 +270,14 @@ def finished(pipe: Any, count: int, allowed: float) -> list[Row]:
 
 def _fake_run(out: Path, job: Any, how: Any, source: Any) -> None:
     """What `new_run` publishes, without the fsyncs that would take an hour for 100,000 of them."""
-    from svdlab.pipeline.generate import Clip
+    from svdlab.pipeline.generate import Call, Clip
     from svdlab.study import folders
     from svdlab.study.runs import new_record
 
     folder = folders.run_folder(out, job.run_id)
     folder.mkdir()
-    record = new_record(job, Clip(np.zeros(0), job.conditions, job.seed, None, None, source, {"denoising": 1.0}), how, 8)  # type: ignore[arg-type]
+    call = Call(job.conditions, job.seed, job.image, source)
+    record = new_record(job, Clip(np.zeros(0), call, None, None, {"denoising": 1.0}), how, 8)  # type: ignore[arg-type]
     record["measures"] = {
         "motion": {"version": how.measures[0].version, "values": {"flow_px": job.seed / 7, "camera": "static"}}
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,9 @@ from diffusers import StableVideoDiffusionPipeline
 
 import svdlab
 from svdlab.errors import BrokenClipError, InputError
-from svdlab.pipeline import schedule
-from svdlab.pipeline.generate import ProbePipeline, decode_clip, generate_batch, resolve
+from svdlab.pipeline import sampler as schedule
+from svdlab.pipeline.generate import ProbePipeline, decode_clip, decode_latents, generate_batch, resolve
 from svdlab.pipeline.images import ImageFileError
-from svdlab.pipeline.record import decode_latents
 from tests.four_levels import four_levels
 
 STEPS = 2
@@ -136,7 +136,7 @@ def test_a_batch_is_its_clips(pipe: Any) -> None:
         alone = svdlab.generate(pipe, image, condition, seed=seed)
         assert close(clip.latents, alone.latents)
         assert np.abs(clip.frames - alone.frames).max() < 1e-3
-        assert clip.call() == alone.call()
+        assert clip.call == alone.call
 
 
 def test_clips_of_a_batch_are_decoded_apart(pipe: Any) -> None:
@@ -147,27 +147,32 @@ def test_clips_of_a_batch_are_decoded_apart(pipe: Any) -> None:
     assert np.abs(mixed - apart).max() > 1e-3
 
 
-def test_encodings_are_remembered_by_all_that_they_depend_on(pipe: Any) -> None:
-    fresh = ProbePipeline(**pipe.components)
-    fresh.source = pipe.source
-    fresh.set_progress_bar_config(disable=True)
+def test_equal_images_of_a_batch_are_encoded_once_and_a_caller_may_keep_encodings(pipe: Any) -> None:
     counted: list[int] = []
     handle = pipe.vae.encoder.register_forward_hook(lambda *_: counted.append(1))
-    for values, encodings in [
-        (dict(seed=0), 1),
-        (dict(seed=0, fps=20), 0),  # nothing new to encode
-        (dict(seed=1), 1),  # other noise on the picture
-        (dict(seed=1, noise_aug_strength=0.1), 1),
-        (dict(seed=1, image="scene-2"), 1),
-    ]:
-        before = len(counted)
-        latents = make(fresh, **values).latents
-        assert len(counted) - before == encodings, values
-        arguments = {k: v for k, v in values.items() if k not in ("seed", "image")}
-        generator = torch.Generator().manual_seed(values["seed"])
-        picture = svdlab.sample_image(values.get("image", "scene-1"))
-        assert torch.equal(latents, call(stock(pipe), picture, generator=generator, **arguments).frames[0]), values
-    handle.remove()
+    try:
+        c, kept = svdlab.Conditions(num_inference_steps=1), {}
+        batch = ["scene-1"] * 3, [c, c.replace(fps=20), c], [0, 0, 1]
+        for encodings, count in ((None, 2), (None, 2), (kept, 2), (kept, 0)):
+            counted.clear()
+            clips = generate_batch(pipe, *batch, encodings=encodings, decode=False)
+            assert len(counted) == count
+        assert torch.equal(clips[2].latents, generate_batch(pipe, *batch, decode=False)[2].latents)
+    finally:
+        handle.remove()
+
+
+def test_a_changed_encoder_is_noticed_at_once(pipe: Any) -> None:
+    """Whatever changes what the image encoder or the VAE gives, the next clip has it, as in a fresh process."""
+    plain = make(pipe)
+    for part in (pipe.image_encoder.visual_projection, pipe.vae.encoder):
+        handle = part.register_forward_hook(lambda module, args, output: 0 * output)
+        try:
+            changed = make(pipe)
+        finally:
+            handle.remove()
+        assert not close(changed.latents, plain.latents)
+    assert torch.equal(make(pipe).latents, plain.latents)
 
 
 # Noise and noise levels
@@ -193,17 +198,17 @@ def test_noise_of_ones_own_is_the_generators_when_it_is_the_same(pipe: Any) -> N
     conditions = svdlab.Conditions(num_inference_steps=STEPS)
     given = generate_batch(pipe, ["scene-1"], [conditions], [0], noise=noise, decode=False)[0]
     assert close(given.latents, make(pipe, seed=3).latents)
-    assert given.call() != make(pipe, seed=0).call()
+    assert given.call != make(pipe, seed=0).call
 
 
 def test_levels_of_ones_own_and_a_start_from_less_noise(pipe: Any) -> None:
-    levels = schedule.tail_from(schedule.karras(8), 30.0)
+    levels = schedule.karras(8)[3:]
     with svdlab.trace(pipe) as tr:
         clip = svdlab.generate(pipe, "scene-1", sigmas=levels)
     assert tr.schedule == pytest.approx(levels)
     assert len(tr) == len(levels) - 1 == clip.conditions.num_inference_steps
     assert float(tr.latents[0].std()) == pytest.approx((levels[0] ** 2 + 1) ** 0.5, rel=0.05)
-    assert clip.start["sigmas"] == pytest.approx(levels)
+    assert clip.call.start["sigmas"] == pytest.approx(levels)
     with_zero = svdlab.generate(pipe, "scene-1", sigmas=levels.tolist())
     without = svdlab.generate(pipe, "scene-1", sigmas=levels[:-1].tolist())
     assert np.array_equal(with_zero.frames, without.frames)
@@ -319,7 +324,7 @@ def test_a_batch_must_agree(pipe: Any) -> None:
             generate_batch(pipe, ["scene-1", "scene-2"], conditions, seeds)
     with pytest.raises(InputError, match="latents has shape"):
         generate_batch(pipe, ["scene-1"], [a], [0], sigmas=[1.0], latents=torch.zeros(1, 8, 4, 8, 8))
-    with pytest.raises(InputError, match="for the picture"):
+    with pytest.raises(InputError, match="for the image"):
         generate_batch(pipe, ["scene-1"], [a], [0], noise=(torch.zeros(1, 3, 8, 8), torch.zeros(1, 8, 4, 16, 16)))
     with pytest.raises(InputError, match="ProbePipeline"):
         generate_batch(stock(pipe), ["scene-1"], [a], [0])
@@ -334,8 +339,7 @@ def test_a_broken_clip_is_an_error(pipe: Any) -> None:
 
 def test_a_clip_knows_its_call(pipe: Any) -> None:
     clip = make(pipe, fps=9)
-    assert clip.call()["conditions"]["fps"] == 9
+    assert clip.call.conditions.fps == 9
     assert (clip.conditions.num_frames, clip.conditions.height, clip.conditions.decode_chunk_size) == (8, 64, 8)
-    assert set(clip.call()) == {"conditions", "seed", "image", "source"}
+    assert type(clip.call).read(json.loads(json.dumps(clip.call.asdict()))) == clip.call
     assert clip.seconds["denoising"] > 0
-    assert "_injected" not in vars(pipe)

@@ -1,28 +1,33 @@
-"""What one clip's denoising left behind: a `Step` per denoising step, a `Trace` of them, and the file they live in.
+"""What one call's denoising left behind: a `Trace` of its steps, the file it lives in, and its latents as colours.
 
->>> tr.latents.shape, tr.sigmas[0]              # "s f c h w", before each step
-(torch.Size([25, 8, 4, 16, 16]), 700.0)
->>> tr.save("trace.safetensors"); Trace.load("trace.safetensors").denoised
+>>> tr.latents.shape, float(tr.sigmas[0])                     # "s f c h w", before each step
+(torch.Size([4, 8, 4, 16, 16]), 700.0)
+>>> path = tr.save("trace.safetensors"); Trace.load(path).names
+['denoised', 'latents']
+>>> colour(tr.denoised[0], tr.colours).shape                  # "f h w 3" in [0, 1]
+(8, 16, 16, 3)
 """
 
 from __future__ import annotations
 
-import contextlib
+import copy
 import json
-import os
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from svdlab.errors import BrokenClipError, OutputError, TraceError
+from svdlab.errors import OutputError, TraceError
+from svdlab.measure.files import write_whole
+from svdlab.pipeline.generate import Call, decode_latents
+from svdlab.pipeline.sampler import Step
 
 if TYPE_CHECKING:
     import xarray
@@ -40,38 +45,21 @@ KEEP = {  # what a step can keep beside modules, with the names of its dimension
 }
 
 
-class VaeOverflowWarning(UserWarning):
-    """Frames that float16 could not decode, and float32 did."""
-
-
-@dataclass
-class Step:
-    """One denoising step. index counts from 0 over the whole schedule of the run; sigma is the noise before the
-    step, sigma_next after it; seconds is wall time from the step before. values: tensors "b ..." by name."""
-
-    index: int
-    sigma: float
-    sigma_next: float
-    timestep: float
-    seconds: float = float("nan")
-    values: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
-
-
 @dataclass
 class Trace:
     """The steps of one run. `tr["name"]` stacks what was kept over the steps: "s ...", or "s b ..." for a batch.
 
-    schedule: every noise level of the run, terminal zero included, "s+1". calls: what made each sample (image hash,
-    conditions, seed, checkpoint), there when the run went through `svdlab.generate`. label: what figures must say.
+    schedule: every noise level of the run, terminal zero included, "s+1". calls: the `Call` of each sample, where it
+    was made through `svdlab.generate`. label: what figures must say. colours: a linear map from latents to RGB, see `colour`.
     """
 
     steps: list[Step] = field(default_factory=list)
     batch: int = 1
     schedule: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    calls: list[dict[str, Any]] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
     label: str = ""
     colours: np.ndarray | None = None  # "c+1 3": linear map from latent channels (and 1) to RGB
-    images: list[Any] = field(default_factory=list, repr=False)  # the prepared pictures, kept for `branch`
+    images: list[Any] = field(default_factory=list, repr=False)  # the prepared images, kept for `branch`
     dims: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False)  # of modules' outputs, after the batch
 
     def __len__(self) -> int:
@@ -154,13 +142,13 @@ class Trace:
         latents = latents if frames is None else latents[:, list(frames)]
         if latents.shape[0] * latents.shape[1] > 50:
             print(f"decoding {latents.shape[0]} steps x {latents.shape[1]} frames with the VAE")
-        chunk = (self.calls[0]["conditions"].get("decode_chunk_size") if self.calls else None) or latents.shape[1]
+        chunk = (self.calls[0].conditions.decode_chunk_size if self.calls else None) or latents.shape[1]
         return np.stack([decode_latents(pipe, z, chunk) for z in latents])
 
     def save(self, path: str | Path) -> Path:
         """Write tensors and JSON header into one safetensors file, whole or not at all."""
         self._check()
-        path = Path(path)
+        path = Path(path).expanduser()
         tensors = {f"{n}/{name}": v.contiguous() for n, s in enumerate(self.steps) for name, v in s.values.items()}
         for i, image in enumerate(self.images):
             tensors[f"image/{i}"] = torch.from_numpy(np.array(image.convert("RGB")))
@@ -170,27 +158,25 @@ class Trace:
             format=FORMAT,
             batch=self.batch,
             schedule=[float(s) for s in self.schedule],
-            calls=self.calls,
+            calls=[call.asdict() for call in self.calls],
             label=self.label,
             dims=self.dims,
             steps=[{k: getattr(s, k) for k in ("index", "sigma", "sigma_next", "timestep", "seconds")} for s in self.steps],
         )
-        temporary = path.with_name(path.name + ".part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, temporary, metadata={"svdlab": json.dumps(header)})
-            os.replace(temporary, path)
+            with write_whole(path) as part:
+                save_file(tensors, part, metadata={"svdlab": json.dumps(header)})
+        except OutputError:
+            raise
         except Exception as error:  # safetensors has its own error classes for a full disk
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise OutputError(f"{path} could not be written: {error}. Nothing was left half-written.") from error
+            raise OutputError(f"{path} cannot be written: {error}") from error
         return path
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:
         """Read what `save` wrote; raises OutputError where the file is missing, cut off or something else."""
         try:
-            with safe_open(str(path), "pt") as file:
+            with safe_open(str(Path(path).expanduser()), "pt") as file:
                 header = json.loads((file.metadata() or {}).get("svdlab", "null"))
                 tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict
         except Exception as error:  # safetensors raises its own classes for a cut-off file
@@ -210,7 +196,7 @@ class Trace:
             steps,
             header["batch"],
             np.array(header["schedule"], dtype=np.float32),
-            header["calls"],
+            [Call.read(call) for call in header["calls"]],
             header["label"],
             None if colours is None else colours.numpy(),
             [images[i] for i in sorted(images)],
@@ -250,7 +236,9 @@ class Trace:
         }
         if "half" in sizes:
             coords["half"] = ["uncond", "cond"] if sizes["half"] == 2 else ["cond"]
-        return xarray.Dataset(data, coords=coords).assign_attrs(label=self.label, calls=json.dumps(self.calls))
+        return xarray.Dataset(data, coords=coords).assign_attrs(
+            label=self.label, calls=json.dumps([call.asdict() for call in self.calls])
+        )
 
 
 def name_dims(name: str, value: torch.Tensor, latents: torch.Size) -> tuple[torch.Tensor, tuple[str, ...] | None]:
@@ -275,37 +263,45 @@ def name_dims(name: str, value: torch.Tensor, latents: torch.Size) -> tuple[torc
     return value if n > 1 else value.squeeze(2), None if layout is None else ("half", *layout)
 
 
+LARGEST = 256  # px of a field's longer side: one map serves every site, so a larger picture would add little but cost
+SATURATIONS = (0.0, 0.0, 0.2, 0.4, 0.7, 1.0)  # of the smooth random fields: pictures are more often pale than not
+
+
 @torch.no_grad()
-def decode_latents(pipe: Any, latents: torch.Tensor, decode_chunk_size: int) -> np.ndarray:
-    """Latents "f c h w" of one clip to frames, float32 "f h w c" in [0, 1], by the pipeline's own methods.
+def colour_map(pipe: Any) -> np.ndarray | None:
+    """The linear map of a pipeline's VAE, float32 "c+1 3", from latent channels (and 1) to RGB; None where it overflows.
 
-    Where the VAE overflows in float16, the clip is decoded again in float32, with a warning. Raises BrokenClipError for NaN
-    and for frames that are black throughout, which is how half precision fails otherwise.
+    Least squares over what the VAE makes of smooth random colour fields from a fixed seed, at the checkpoint's own shape up to
+    LARGEST px: the same weights give the same map. In float32, with a copy of the encoder where the VAE has another dtype.
     """
-    if not torch.isfinite(latents).all():
-        raise BrokenClipError("the latents hold NaN or infinities: try dtype=torch.bfloat16 or float32.")
-    z = latents[None].to(device=pipe._execution_device, dtype=pipe.vae.dtype)
-    frames = pipe.decode_latents(z, len(latents), decode_chunk_size)
-    if pipe.vae.dtype == torch.float16 and not torch.isfinite(frames).all():
-        frames = _decode_in_float32(pipe, latents, decode_chunk_size)
-    video = pipe.video_processor.postprocess_video(video=frames, output_type="np")[0]
+    source, unit, vae = pipe.source, pipe.vae_scale_factor, pipe.vae
+    by = max(1.0, max(source.height, source.width) / LARGEST)
+    height, width = (max(1, round(side / by / unit)) * unit for side in (source.height, source.width))
+    rng, images = np.random.default_rng(0), []
+    for saturation in SATURATIONS:
+        grey, hue = rng.random((5, 5, 1), dtype=np.float32), rng.random((5, 5, 3), dtype=np.float32)
+        coarse = grey + np.float32(saturation) * (hue - grey)
+        images.append(np.clip(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1))
+    encode = lambda x: vae.encode(x.to(vae.dtype)).latent_dist.mode()
+    if vae.dtype != torch.float32 and vae.encoder.conv_in.weight.device.type != "meta":
+        encoder, last = (copy.deepcopy(p).to(pipe._execution_device, torch.float32) for p in (vae.encoder, vae.quant_conv))
+        encode = lambda x: last(encoder(x)).chunk(2, dim=1)[0]
+    fields = (torch.from_numpy(image).permute(2, 0, 1)[None].to(pipe._execution_device) * 2 - 1 for image in images)
+    z = np.stack([(encode(x)[0] * vae.config.scaling_factor).float().cpu().numpy() for x in fields])
     pipe.maybe_free_model_hooks()
-    if not np.isfinite(video).all() or video.max() <= 1 / 255:
-        raise BrokenClipError(
-            f"the decoded frames are NaN or black, by the VAE in {str(pipe.vae.dtype).removeprefix('torch.')}, from "
-            f"latents that are finite: load with dtype='bfloat16' or 'float32', and look at edits, if there are any."
-        )
-    return np.asarray(video, dtype=np.float32)
+    return _fit(z, np.stack(images)) if np.isfinite(z).all() else None
 
 
-def _decode_in_float32(pipe: Any, latents: torch.Tensor, decode_chunk_size: int) -> torch.Tensor:
-    warnings.warn(
-        "the VAE overflows in float16 here: this clip is decoded in float32, which takes twice the memory and time.",
-        VaeOverflowWarning,
-        stacklevel=3,
-    )
-    pipe.vae.to(dtype=torch.float32)
-    try:
-        return pipe.decode_latents(latents[None].to(pipe._execution_device, torch.float32), len(latents), decode_chunk_size)
-    finally:
-        pipe.vae.to(dtype=torch.float16)
+def _fit(latents: Any, images: np.ndarray) -> np.ndarray:
+    """Least squares from latents "n c h w" (and 1) to images "n H W 3" averaged to h x w; float32 "c+1 3"."""
+    z = np.asarray(latents, dtype=np.float64)
+    n, c, h, w = z.shape
+    small = np.stack([cv2.resize(np.asarray(p, np.float32), (w, h), interpolation=cv2.INTER_AREA) for p in images])
+    sites = np.concatenate([z.transpose(0, 2, 3, 1).reshape(-1, c), np.ones((n * h * w, 1))], axis=1)
+    return np.linalg.lstsq(sites, small.reshape(-1, 3).astype(np.float64), rcond=None)[0].astype(np.float32)
+
+
+def colour(latents: Any, colours: np.ndarray) -> np.ndarray:
+    """Latents "... c h w" as RGB "... h w 3" in [0, 1]."""
+    z = np.moveaxis(np.asarray(latents, dtype=np.float32), -3, -1)
+    return np.clip(z @ colours[:-1] + colours[-1], 0, 1)

@@ -15,7 +15,7 @@ import svdlab
 from svdlab.errors import BrokenClipError, OutputError, TraceError
 from svdlab.pipeline import hooks
 from svdlab.pipeline.generate import generate_batch
-from svdlab.pipeline.record import KEEP, decode_latents
+from svdlab.pipeline.trace import KEEP, decode_latents
 
 MID = "unet.mid_block"
 TEMPORAL = "unet.mid_block.attentions.0.temporal_transformer_blocks.0.attn1"
@@ -56,7 +56,7 @@ def test_a_file_gives_everything_back(full: svdlab.Trace, tmp_path: Path) -> Non
         assert [vars(a) | {"values": 0} for a in loaded] == [vars(b) | {"values": 0} for b in tr]
         assert [image.tobytes() for image in loaded.images] == [image.tobytes() for image in tr.images]
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["trace.safetensors"]
-    json.dumps(full.calls)
+    json.dumps([call.asdict() for call in full.calls])
 
 
 def test_half_precision_survives(pipe: Any, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_files_that_are_no_traces(full: svdlab.Trace, tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written(full: svdlab.Trace, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="could not be written"):
+    with pytest.raises(OutputError, match="cannot be written"):
         full.save(tmp_path / "file" / "trace.safetensors")
 
 

@@ -1,0 +1,256 @@
+"""SVD's denoising on one screen: `Denoising.run`. Whoever looks into it or changes it is a listener at its named places.
+
+    >>> with listen(pipe, lambda name, value, run: print(name, run.step) or value):
+    ...     clip = svdlab.generate(pipe, image)
+
+Everything that a call changes belongs to the call: its scheduler is a copy, its step and its listeners are fields of its
+`Denoising`. So one pipeline serves several threads. Which call a module's hook serves is told by a context variable
+(`running`); a listener hears the calls of the context, hence the thread, in which it was opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from svdlab.errors import InputError, TraceError
+
+INPUTS = ("added_time_ids", "image_embeddings", "image_latents")
+EDITABLE = ("latents", *INPUTS, "cond", "uncond", "guidance", "model_output", "denoised")
+SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 700.0, 7.0  # svd_xt_1_1.yaml, EDMDiscretization
+VE = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")  # whose step is taken from x towards D as SVD defines it
+
+
+@dataclass
+class Step:
+    """One denoising step. index counts from 0 over the whole schedule; sigma is the noise level before the step, sigma_next
+    after it; seconds is wall time from the step before. values: what a trace kept, tensors "b ..." by name."""
+
+    index: int
+    sigma: float
+    sigma_next: float
+    timestep: float
+    seconds: float = float("nan")
+    values: dict[str, torch.Tensor] = field(default_factory=dict, repr=False)
+
+
+@dataclass(eq=False)
+class Listener:
+    """An open block. hear: given (name, value, run), returns the value, changed or the same; edits: what it changes, or ""."""
+
+    pipe: Any
+    hear: Callable[[str, Any, Denoising], Any]
+    edits: str = ""
+
+
+_LISTENERS: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
+_RUNNING: ContextVar[Denoising | None] = ContextVar("running", default=None)
+
+
+@contextmanager
+def listen(pipe: Any, hear: Callable[[str, Any, Denoising], Any], *, edits: str = "") -> Iterator[Listener]:
+    """Inside the block, `hear(name, value, run)` is called at every place of every step of this pipeline's calls.
+
+    names: "start" once, before the first step (value None); then in each step EDITABLE, as far as they occur, followed by
+    "pred_original_sample" (the scheduler's denoised estimate) and "next_latents". An exception ends the call. Edits come
+    before mere listeners, and the edit of the inner block before that of the outer one.
+    """
+    listener = Listener(pipe, hear, edits)
+    _LISTENERS.set((*_LISTENERS.get(), listener))
+    try:
+        yield listener
+    finally:
+        _LISTENERS.set(tuple(other for other in _LISTENERS.get() if other is not listener))
+
+
+def open_edits(pipe: Any) -> tuple[str, ...]:
+    """What the blocks that are open in this context change in this pipeline's calls."""
+    return tuple(listener.edits for listener in _LISTENERS.get() if listener.pipe is pipe and listener.edits)
+
+
+def running(listener: Listener) -> Denoising | None:
+    """The call that this thread is computing, where it is one that the listener hears; for hooks on modules."""
+    run = _RUNNING.get()
+    return run if run is not None and run.step is not None and listener in run.listeners else None
+
+
+@dataclass(eq=False)
+class Denoising:
+    """One call: what its denoising is made of, and where it is.
+
+    scheduler: the call's own, its timesteps set. latents: to start from, "b f c h w", as noisy as the first step is.
+    added_time_ids "b 3", image_embeddings "b 1 d", image_latents "b f c h w": of the conditional half. guidance: gives the
+    scale "b f 1 1 1" of a step, or None where all of it is 1; None for no guidance, without an unconditional half. seeds: of
+    the scheduler's own noise, if it draws any; first: the step to begin with. calls, images: what makes each sample, for
+    traces. While it runs: step, and halves, the number that the UNet computes in this step.
+    """
+
+    pipe: Any
+    scheduler: Any
+    latents: torch.Tensor
+    added_time_ids: torch.Tensor
+    image_embeddings: torch.Tensor
+    image_latents: torch.Tensor
+    guidance: Callable[[Step], torch.Tensor | None] | None
+    seeds: Sequence[int] = ()
+    first: int = 0
+    calls: list[Any] = field(default_factory=list)
+    images: list[Any] = field(default_factory=list)
+    step: Step | None = None
+    halves: int = 1
+
+    def __post_init__(self) -> None:
+        self.steps = steps_of(self.scheduler)
+        own = [listener for listener in _LISTENERS.get() if listener.pipe is self.pipe]
+        self.edits = tuple(listener.edits for listener in own if listener.edits)
+        self.listeners = [x for x in reversed(own) if x.edits] + [x for x in own if not x.edits]
+        self.finite: list[torch.Tensor] = []  # after each step, whether the model's output and the latents are
+
+    @property
+    def guided(self) -> bool:
+        return self.guidance is not None
+
+    def at(self, name: str, value: Any) -> Any:
+        """The value after all who listen; the very same tensor where nobody changed it."""
+        for listener in self.listeners:
+            value = listener.hear(name, value, self)
+        return value
+
+    def tell(self, name: str, value: Any) -> None:
+        """For those who listen only."""
+        for listener in self.listeners:
+            if not listener.edits:
+                listener.hear(name, value, self)
+
+    @torch.no_grad()
+    def run(self, on_step_end: Callable[[dict[str, Any]], torch.Tensor] | None = None) -> torch.Tensor:
+        """The latents after the last step. on_step_end: given the step's tensors, returns the latents to go on with."""
+        scheduler, at, x, n = self.scheduler, self.at, self.latents, len(self.latents)
+        ids, embeddings, picture = self.added_time_ids, self.image_embeddings, self.image_latents
+        if self.guided:  # the unconditional half: the same numbers, no image
+            ids = torch.cat([ids, ids])
+            embeddings, picture = (torch.cat([torch.zeros_like(y), y]) for y in (embeddings, picture))
+        if self.first:
+            scheduler.set_begin_index(self.first)
+        token = _RUNNING.set(self)
+        try:
+            at("start", None)
+            with self.pipe.progress_bar(total=len(self.steps) - self.first) as bar:
+                for step in self.steps[self.first :]:
+                    self.step, t = step, scheduler.timesteps[step.index]
+                    scale = self.guidance(step) if self.guidance else None
+                    self.halves = 1 if scale is None else 2
+                    x = at("latents", x)
+                    y = {
+                        name: at(name, v[-self.halves * n :])
+                        for name, v in zip(INPUTS, (ids, embeddings, picture), strict=True)
+                    }
+                    noisy = scheduler.scale_model_input(torch.cat([x] * self.halves), t)
+                    v = self.pipe.unet(
+                        torch.cat([noisy, y["image_latents"]], dim=2),
+                        t,
+                        encoder_hidden_states=y["image_embeddings"],
+                        added_time_ids=y["added_time_ids"],
+                        return_dict=False,
+                    )[0]
+                    if scale is None:
+                        v = at("cond", v)
+                        self._check_guidance(n)
+                    else:
+                        uncond, cond = v.chunk(2)
+                        uncond, cond = at("uncond", uncond), at("cond", cond)
+                        v = uncond + at("guidance", scale) * (cond - uncond)
+                    v = at("model_output", v)
+                    v = self._towards_edited(x, v)
+                    out = scheduler.step(v, t, x, **self._noise(step))
+                    x = out.prev_sample
+                    self.tell("pred_original_sample", getattr(out, "pred_original_sample", None))
+                    self.tell("next_latents", x)
+                    self.finite.append(torch.stack([v.isfinite().all(), x.isfinite().all()]))
+                    if on_step_end is not None:
+                        x = on_step_end(dict(y, latents=x, noise_pred=v, guidance_scale=scale, i=step.index, t=t))
+                    bar.update()
+        finally:
+            _RUNNING.reset(token)
+            self.step = None
+        return x
+
+    def _check_guidance(self, n: int) -> None:
+        """Nothing is combined in this step: an edit of the scale cannot act."""
+        if "guidance" in self.edits and not self.guided:
+            raise TraceError("an edit of guidance needs an unconditional half: set max_guidance_scale above 1.")
+        one = torch.ones(n, self.latents.shape[1], 1, 1, 1)
+        if "guidance" in self.edits and self.at("guidance", one) is not one:
+            raise TraceError(
+                "an edit of guidance acts on a step outside guidance_interval, where no unconditional half is computed: "
+                "leave guidance_interval out, or restrict the edit by steps=."
+            )
+
+    def _towards_edited(self, x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """The model output that leads to the edited denoised estimate."""
+        if "denoised" not in self.edits or self.step is None:
+            return v
+        kind = type(self.scheduler).__name__
+        if kind not in VE or self.scheduler.config.prediction_type != "v_prediction":
+            raise TraceError(
+                f"an edit of denoised is made for v-prediction and {' or '.join(VE)}: with this {kind}, edit model_output."
+            )
+        denoised = v_to_denoised(x.float(), v.float(), self.step.sigma)
+        new = self.at("denoised", denoised)
+        if new is not denoised:
+            v = denoised_to_v(x.float(), new, self.step.sigma).to(v)
+            self.tell("model_output", v)
+        return v
+
+    def _noise(self, step: Step) -> dict[str, Any]:
+        """The scheduler's own noise, if it draws any, is determined by each sample's seed and the step."""
+        if not self.seeds or "generator" not in inspect.signature(self.scheduler.step).parameters:
+            return {}
+        digests = [hashlib.sha256(f"{seed} {step.index}".encode()).digest() for seed in self.seeds]
+        return {"generator": [torch.Generator().manual_seed(int.from_bytes(d[:7], "big")) for d in digests]}
+
+
+def steps_of(scheduler: Any) -> list[Step]:
+    """Every step that the scheduler has set, as plain numbers, read once. Without noise levels of its own, as in DDIM, they
+    are those of its training schedule, sqrt((1 - a) / a)."""
+    times = scheduler.timesteps.tolist()
+    if getattr(scheduler, "sigmas", None) is not None:
+        sigmas = scheduler.sigmas.tolist()
+    else:
+        a = scheduler.alphas_cumprod[scheduler.timesteps.long().cpu()].double()
+        sigmas = [*((1 - a) / a).sqrt().tolist(), 0.0]
+    return [Step(i, sigmas[i], sigmas[i + 1], float(t)) for i, t in enumerate(times)]
+
+
+def karras(n: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX, rho: float = RHO) -> np.ndarray:
+    """n noise levels from sigma_max down to sigma_min, and the terminal zero: n + 1 values (Karras et al. 2022, equation 5).
+
+    >>> karras(25)[[0, -1]].tolist()
+    [700.0, 0.0]
+
+    Raises InputError unless n >= 1 and 0 < sigma_min <= sigma_max.
+    """
+    if n < 1 or not 0 < sigma_min <= sigma_max:
+        raise InputError(f"n={n}, sigma_min={sigma_min}, sigma_max={sigma_max}: need n >= 1 and 0 < sigma_min <= sigma_max.")
+    ramp = np.linspace(0, 1, n)
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    return np.append((high + ramp * (low - high)) ** rho, 0.0)
+
+
+def v_to_denoised(x: Any, v: Any, sigma: Any) -> Any:
+    """The denoised estimate D = c_skip x + c_out v of noisy x = x0 + sigma n: SVD's c_skip = 1 / (s^2 + 1), c_out = -s /
+    sqrt(s^2 + 1) (Stability's VScalingWithEDMcNoise)."""
+    return x / (sigma**2 + 1) - v * (sigma / (sigma**2 + 1) ** 0.5)
+
+
+def denoised_to_v(x: Any, denoised: Any, sigma: Any) -> Any:
+    """The model output that leads from x to this estimate: the inverse of `v_to_denoised`."""
+    return (x / (sigma**2 + 1) - denoised) * ((sigma**2 + 1) ** 0.5 / sigma)
