@@ -116,7 +116,7 @@ class Comparison(Panel):
     def plan(self) -> list[dict[str, Any]]:
         if self._rows is not None:
             return [row_of_run(row) for _, row in self._rows.iterrows()]
-        return [row_of_call(clip, clip.image) for clip in self.clips if isinstance(clip, Clip)]
+        return [row_of_call(clip.call, clip.image) for clip in self.clips if isinstance(clip, Clip)]
 
     def view(self) -> dict[str, Any]:
         return {"labels": self.labels, "overlay": self.overlay.value, "frame": self.frame.value}

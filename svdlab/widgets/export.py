@@ -48,7 +48,7 @@ def write(panel: Panel, out: str | Path) -> list[Path]:
 
 
 def row_of_call(call: Any, image: Any) -> dict[str, Any]:
-    """A plan's row for a Clip or the call of a trace. image: name or path, or the prepared image itself."""
+    """A plan's row for a `Call`. image: name or path, or the prepared image itself."""
     row = {name: value for name, value in call.conditions.asdict().items() if value != DEFAULTS[name]}
     row |= {"seed": call.seed, "image": str(image) if isinstance(image, Path) else image}
     source = call.source

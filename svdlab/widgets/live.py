@@ -152,7 +152,7 @@ class Live(Panel):
         speed = f"{found['object_px']:.2f}" if np.isfinite(found["object_px"]) else "?"
         guidance = f"guidance {number(c.min_guidance_scale)} to {number(c.max_guidance_scale)}, {c.num_inference_steps} steps"
         text = f"{len(self.tries) + 1}: {caption(clip)}, {guidance} · camera {found['camera']}, subject {speed} px/frame"
-        self.tries.append(Try(row_of_call(clip, self.given or clip.image), text, clip))
+        self.tries.append(Try(row_of_call(clip.call, self.given or clip.image), text, clip))
         for old in [t for t in self.tries if t.clip is not None][: -self.keep]:
             old.clip = None
         put(self.preview, animation(clip.frames, fps=clip.playback_fps or c.fps), f"Clip at {caption(clip)}, looping")
