@@ -1,19 +1,12 @@
-"""Detail by spatial frequency: power, error and what a picture keeps, in octaves of cycles per pixel.
+"""Detail by spatial frequency and by region: power, what an image keeps, and an error budget of the stages it went through.
 
-    >>> power(frames)                                    # "f b": the power of each frame in each of BANDS
-    >>> kept(picture, frames).db                         # 0 dB keeps all detail of that band, -3 dB half its power
-    >>> split(error).sum(0)                              # "b h w c": the bands of a picture add up to it again
-
-Bands are cut in the discrete cosine transform, which mirrors a picture at its border instead of wrapping it, and
-which is orthonormal: the mean squares of the bands add up to the mean square of the picture (Parseval).
-
-An error budget: how much of the way from a picture to its video file each stage spoils, by frequency and by region.
-
-    >>> stages = {"input": picture, "autoencoder": through, "denoiser": clip[0], "chunks": chunked[0], "mp4": filed[0]}
+    >>> power(clip.frames)                               # "f b": the power of each frame in each of BANDS
+    >>> kept(image, clip.frames).db                      # 0 dB keeps all detail of that band, -3 dB half its power
+    >>> stages = {"input": image, "autoencoder": through, "denoiser": clip.frames[0]}
     >>> budget(stages).groupby("stage").mse.sum()
 
-A stage's part is what it changes against the stage before it. Errors of two stages can cancel or add up, so the parts do
-not sum to the error at the end; what is left over is the row "together" (its mse may be below 0).
+Bands are octaves of cycles per px, cut in the discrete cosine transform, which mirrors an image at its border instead of
+wrapping it, and which is orthonormal: the mean squares of the bands add up to the mean square of the image (Parseval).
 """
 
 from __future__ import annotations
@@ -29,18 +22,24 @@ import pandas as pd
 from scipy import fft
 
 from svdlab.errors import InputError
-from svdlab.measure.frames import as_frames, as_picture
+from svdlab.measure.frames import as_frames, as_image
 
 EDGES = (1 / 32, 1 / 16, 1 / 8, 1 / 4)  # cycles per px
 BANDS = ("mean", "below 1/32", "1/32 to 1/16", "1/16 to 1/8", "1/8 to 1/4", "above 1/4")  # cycles per px; the mean is 0
 FINE = BANDS[-2:]  # what is commonly called sharpness
 EMPTY = (0.1 / 255) ** 2  # power of a tenth of a grey level: a band with less holds nothing that could be kept
+REGIONS = ("edges", "texture", "flat")
+LEAST_GRADIENT = 2 / 255  # grey per px (a Gaussian derivative of sigma 1.5 px): below that there is nothing to see
+COHERENT = 0.75  # of the gradient's energy runs one way: an edge; below, a texture
+
+
+# --- bands ------------------------------------------------------------------------------------------------------------
 
 
 def radii(shape: tuple[int, ...]) -> np.ndarray:
-    """Cycles per px of each cosine of an "h w" picture: 0 at the first, up to 0.71 at the last.
+    """Cycles per px of each cosine of an "h w" image: 0 at the first, up to 0.71 at the last.
 
-    >>> radii((64, 64))[0, 2]
+    >>> float(radii((64, 64))[0, 2])
     0.015625
     """
     h, w = shape[:2]
@@ -48,7 +47,7 @@ def radii(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def band_of(shape: tuple[int, ...]) -> np.ndarray:
-    """Which of BANDS each cosine of an "h w" picture belongs to: int "h w"."""
+    """Which of BANDS each cosine of an "h w" image belongs to: int "h w"."""
     where = 1 + np.digitize(radii(shape), EDGES)
     where[0, 0] = 0
     return where
@@ -57,26 +56,22 @@ def band_of(shape: tuple[int, ...]) -> np.ndarray:
 def power(frames: Any) -> np.ndarray:
     """Mean square per band: float64 "f b", b as in BANDS, averaged over colours. Its rows sum to the frames' mean squares.
 
-    >>> power(frames)[:, 1:].sum(1)                      # the variance of each frame
+    >>> power(clip.frames)[:, 1:].sum(1)                 # the variance of each frame
 
-    frames: "f h w c" in [0, 1], or a signed difference of such frames.
+    frames: "f h w c" in [0, 1], or a signed difference of such frames. Raises InputError for others.
     """
     array = _signed(frames)
     bands = band_of(array.shape[1:3]).ravel()
-    count = array.shape[1] * array.shape[2] * array.shape[3]
-    out = np.zeros((len(array), len(BANDS)))
-    for i, frame in enumerate(array):
-        squares = np.square(_cosines(frame)).sum(-1).ravel()
-        out[i] = np.bincount(bands, squares, minlength=len(BANDS)) / count
-    return out
+    squares = [np.square(_cosines(frame)).sum(-1).ravel() for frame in array]
+    return np.stack([np.bincount(bands, s, minlength=len(BANDS)) for s in squares]) / array[0].size
 
 
-def split(picture: Any) -> np.ndarray:
-    """One picture, or a difference of two, in its bands: float64 "b h w c", whose sum is the picture.
+def split(image: Any) -> np.ndarray:
+    """One image, or a difference of two, in its bands: float64 "b h w c", whose sum is the image.
 
-    >>> split(picture)[-2:].sum(0)                       # its fine detail alone
+    >>> split(image)[-2:].sum(0)                         # its fine detail alone
     """
-    array = _signed(np.asarray(picture)[None])[0]
+    array = _signed(np.asarray(image)[None])[0]
     bands, cosines = band_of(array.shape), _cosines(array)
     return np.stack([fft.idctn(cosines * (bands == b)[..., None], axes=(0, 1), norm="ortho") for b in range(len(BANDS))])
 
@@ -84,21 +79,17 @@ def split(picture: Any) -> np.ndarray:
 def kept(reference: Any, frames: Any) -> pd.DataFrame:
     """What frames keep of a reference's detail: a row per frame and band, with `power`, `reference` and `db`.
 
-    >>> kept(picture, clip.frames).query("band == 'above 1/4'").db.mean()
+    >>> kept(image, clip.frames).query("band == 'above 1/4'").db.mean()
 
     `db` is 10 log10(power / reference): 0 where as much detail is there (not: the same detail), below 0 where it is lost,
-    above 0 where noise or invented detail was added. NaN where the reference has none (below a tenth of a grey level).
-    The bands of moving content stay comparable, as moving it does not change its power.
+    above 0 where noise or invented detail was added. NaN where the reference has none (below a tenth of a grey level). The
+    bands of moving content stay comparable, as moving it does not change its power.
 
     Raises:
-        InputError: pictures that cannot be used, or of another size than the frames.
+        InputError: images that cannot be used, or of another size than the frames.
     """
-    clip, one = as_frames(frames, least=1), as_picture(reference)
-    if one.shape != clip.shape[1:]:
-        raise InputError(
-            f"got frames of {clip.shape[1:3]} and a reference of {one.shape[:2]} (h, w): "
-            "detail is counted per px, so bring both to one size."
-        )
+    clip, one = as_frames(frames, least=1), as_image(reference)
+    _one_size({"frames": clip[0], "reference": one})
     there, here = power(one[None])[0], power(clip)
     rows = [
         {"frame": f, "band": BANDS[b], "power": here[f, b], "reference": there[b], "db": decibels(here[f, b], there[b])}
@@ -108,16 +99,6 @@ def kept(reference: Any, frames: Any) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def fine_db(reference: Any, frames: Any) -> np.ndarray:
-    """`kept` for FINE taken together, finer than 8 px a cycle: dB per frame "f"; NaN where the reference has none.
-
-    >>> fine_db(picture, blurred[None])                  # Gaussian blur of sigma 2 px: about -30 dB
-    """
-    chosen = [BANDS.index(b) for b in FINE]
-    there = power(as_picture(reference)[None])[0, chosen].sum()
-    return np.array([decibels(here, there) for here in power(as_frames(frames, least=1))[:, chosen].sum(1)])
-
-
 def decibels(power: float, reference: float) -> float:
     """10 log10 of a ratio of powers; NaN without a reference, -inf for nothing left of one."""
     if reference < EMPTY:
@@ -125,72 +106,60 @@ def decibels(power: float, reference: float) -> float:
     return 10 * math.log10(power / reference) if power > 0 else -math.inf
 
 
+# --- gratings ---------------------------------------------------------------------------------------------------------
+
+
 def grating(shape: tuple[int, int], frequency: float, *, angle: float = 0.0, contrast: float = 0.8) -> np.ndarray:
     """A sine grating on mid grey, float32 "h w 3" in [0, 1].
 
-    >>> grating((64, 64), 1 / 8)                         # eight px a cycle, upright bars
+    >>> grating((64, 64), 1 / 8).shape                   # eight px a cycle, upright bars
+    (64, 64, 3)
 
-    frequency in cycles per px, above 0 and below 0.5 (at which a sine has no phase); angle of its normal in degrees,
-    0 right, 90 down; contrast (Michelson) above 0 and up to 1. Raises InputError for others.
+    frequency in cycles per px, above 0 and below 0.5 (at which a sine has no phase); angle of its normal in degrees, 0 right,
+    90 down; contrast (Michelson) above 0 and up to 1. Raises InputError for others.
     """
     if not 0 < frequency < 0.5 or not 0 < contrast <= 1:
         raise InputError(
             f"got frequency={frequency}, contrast={contrast}: frequencies lie between 0 and 0.5 cycles per px, "
             "contrast is above 0 and at most 1."
         )
-    y, x = np.mgrid[: shape[0], : shape[1]]
-    turn = math.radians(angle)
-    wave = np.sin(2 * math.pi * frequency * (x * math.cos(turn) + y * math.sin(turn)) + math.pi / 4)
+    wave = np.sin(_phase(shape, frequency, angle) + math.pi / 4)
     return np.repeat((0.5 + contrast / 2 * wave).astype(np.float32)[..., None], 3, axis=-1)
 
 
-def modulation(picture: Any, frequency: float, *, angle: float = 0.0) -> float:
-    """The contrast of that grating in a picture: twice the amplitude of its best-fitting sine (least squares).
+def modulation(image: Any, frequency: float, *, angle: float = 0.0) -> float:
+    """The contrast of that grating in an image: twice the amplitude of its best-fitting sine (least squares).
 
-    >>> modulation(grating((64, 64), 1 / 8), 1 / 8)      # 0.8
+    >>> round(modulation(grating((64, 64), 1 / 8), 1 / 8), 3)
+    0.8
 
-    A whole picture's fit, so what has another frequency, noise and a shifted grey do not count; a shifted phase does not harm.
+    A whole image's fit, so what has another frequency, noise and a shifted grey do not count; a shifted phase does not harm.
     """
-    grey = as_picture(picture).mean(-1, dtype=np.float64)
-    y, x = np.mgrid[: grey.shape[0], : grey.shape[1]]
-    turn = math.radians(angle)
-    phase = 2 * math.pi * frequency * (x * math.cos(turn) + y * math.sin(turn))
-    basis = np.stack([np.sin(phase).ravel(), np.cos(phase).ravel(), np.ones(phase.size)], 1)
+    grey = as_image(image).mean(-1, dtype=np.float64)
+    phase = _phase(grey.shape, frequency, angle).ravel()
+    basis = np.stack([np.sin(phase), np.cos(phase), np.ones(phase.size)], 1)
     a, b, _ = np.linalg.lstsq(basis, grey.ravel(), rcond=None)[0]
     return 2 * float(math.hypot(a, b))
 
 
-def _cosines(frame: np.ndarray) -> np.ndarray:
-    return fft.dctn(frame, axes=(0, 1), norm="ortho")
+def _phase(shape: tuple[int, ...], frequency: float, angle: float) -> np.ndarray:
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    turn = math.radians(angle)
+    return 2 * math.pi * frequency * (x * math.cos(turn) + y * math.sin(turn))
 
 
-def _signed(frames: Any) -> np.ndarray:
-    """Pictures or differences of pictures as float64 "f h w c"."""
-    array = np.asarray(frames)
-    array = array / 255 if array.dtype == np.uint8 else array
-    if array.ndim != 4 or not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
-        raise InputError(
-            f'got {array.dtype} of shape {array.shape}; finite floats "f h w c" are needed, or a difference of two.'
-        )
-    return array.astype(np.float64)
+# --- the error budget -------------------------------------------------------------------------------------------------
 
 
-# --- error budget -----------------------------------------------------------------------------------------------------
+def regions(image: Any) -> dict[str, np.ndarray]:
+    """Where an image has edges, texture, or neither: bool "h w" by REGIONS, which cover it without overlap.
 
-REGIONS = ("edges", "texture", "flat")
-LEAST_GRADIENT = 2 / 255  # grey per px (a Gaussian derivative of sigma 1.5 px): below that there is nothing to see
-COHERENT = 0.75  # of the gradient's energy runs one way: an edge; below, a texture
-
-
-def regions(picture: Any) -> dict[str, np.ndarray]:
-    """Where a picture has edges, texture, or neither: bool "h w" by REGIONS, which cover it without overlap.
-
-    >>> regions(picture)["edges"].mean()                 # share of the picture
+    >>> regions(image)["edges"].mean()                   # share of the image
 
     By the structure tensor: `flat` where the grey changes by less than 2 levels per px, else `edges` where at least three
     quarters of the gradient's energy point one way, else `texture`.
     """
-    grey = cv2.GaussianBlur(cv2.cvtColor(as_picture(picture), cv2.COLOR_RGB2GRAY), (0, 0), 1.0)
+    grey = cv2.GaussianBlur(cv2.cvtColor(as_image(image), cv2.COLOR_RGB2GRAY), (0, 0), 1.0)
     dx, dy = (cv2.Scharr(grey, cv2.CV_32F, *way, scale=1 / 32) for way in ((1, 0), (0, 1)))
     xx, yy, xy = (cv2.GaussianBlur(p, (0, 0), 2.5) for p in (dx * dx, dy * dy, dx * dy))
     energy = xx + yy
@@ -201,28 +170,26 @@ def regions(picture: Any) -> dict[str, np.ndarray]:
 
 
 def budget(stages: Mapping[str, Any]) -> pd.DataFrame:
-    """What each stage changes, in mean squared error: a row per stage, band and region.
+    """What each stage changes against the stage before it, in mean squared error: a row per stage, band and region.
 
-    >>> budget({"input": picture, "autoencoder": through, "denoiser": first_frame})
+    >>> budget({"input": image, "autoencoder": through, "denoiser": clip.frames[0]})
 
-    stages: pictures "h w c" in [0, 1], in the order in which they were made, the truth first; regions are the truth's.
-    Columns: `stage`; `band` (see `svdlab.measure.detail.BANDS`); `region` (of REGIONS); `share` of the frame that the region
-    covers; `mse`, its part of the frame's mean squared error, so that the rows of a stage sum to the stage's error.
-    Stage "together" is what the error at the end has beyond the sum of the stages' own, band by band and region by region.
+    stages: images "h w c" in [0, 1], in the order in which they were made, the ground truth first; regions are the truth's.
+    Columns: `stage`; `band` (of BANDS); `region` (of REGIONS); `share` of the frame that the region covers; `mse`, its part of
+    the frame's mean squared error, so that the rows of a stage sum to the stage's error. Errors of two stages can cancel or
+    add up: stage "together" is what the error at the end has beyond the sum of the stages' own (it may be below 0).
 
     Raises:
-        InputError: fewer than two stages, a stage called "together", or pictures of different sizes.
+        InputError: fewer than two stages, a stage called "together", or images of different sizes.
     """
     if len(stages) < 2 or "together" in stages:
         raise InputError(f'got stages {list(stages)}: two or more are needed, the truth first, none called "together".')
-    pictures = {name: as_picture(p).astype(np.float64) for name, p in stages.items()}
-    shapes = {name: p.shape[:2] for name, p in pictures.items()}
-    if len(set(shapes.values())) > 1:
-        raise InputError(f"got stages of different sizes (h, w), {shapes}: bring them to one.")
-    first, *_, last = pictures
-    masks = regions(pictures[first])
-    parts = {name: _parts(pictures[name] - pictures[before], masks) for before, name in pairwise(pictures)}
-    parts["together"] = _parts(pictures[last] - pictures[first], masks) - sum(parts.values())
+    images = {name: as_image(p).astype(np.float64) for name, p in stages.items()}
+    _one_size(images)
+    first, *_, last = images
+    masks = regions(images[first])
+    parts = {name: _parts(images[name] - images[before], masks) for before, name in pairwise(images)}
+    parts["together"] = _parts(images[last] - images[first], masks) - sum(parts.values())
     return pd.DataFrame(
         [
             {"stage": stage, "band": BANDS[b], "region": region, "share": float(masks[region].mean()), "mse": part[b, r]}
@@ -234,14 +201,14 @@ def budget(stages: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def seams(whole: Any, chunked: Any, decode_chunk_size: int) -> dict[str, float]:
-    """Steps between decode chunks: how much more the picture jumps where one chunk ends and the next begins. Flat dict.
+    """Steps between decode chunks: how much more the frames jump where one chunk ends and the next begins. Flat dict.
 
     >>> seams(whole, chunked, 4)["seam_height"]          # 0.02: 2 % of full scale, root mean square over pixels
 
-    whole, chunked: one clip "f h w c", decoded in one piece and in chunks of `decode_chunk_size` frames; their difference
-    has no motion in it. Keys, in units of [0, 1]: `seam_height`, root mean square change of that difference across the
-    seams, less that between other neighbours (in squares; 0 where seams are not worse); `seam_brightness`, mean absolute
-    step of the mean grey across the seams; `chunk_rms`, root mean square of the difference itself; `seams`, their number.
+    whole, chunked: one clip "f h w c", decoded in one piece and in chunks of `decode_chunk_size` frames; their difference has
+    no motion in it. Keys, in units of [0, 1]: `seam_height`, root mean square change of that difference across the seams,
+    minus that between other neighbours (in squares; 0 where seams are not worse); `seam_brightness`, mean absolute step of the
+    mean grey across the seams; `chunk_rms`, root mean square of the difference itself; `seams`, their number.
 
     Raises:
         InputError: clips that cannot be used, of different shapes, or a chunk size that leaves no seam.
@@ -265,11 +232,31 @@ def seams(whole: Any, chunked: Any, decode_chunk_size: int) -> dict[str, float]:
 
 
 def _parts(error: np.ndarray, masks: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Mean square of an error "h w c" by band and region, "b r"; it sums to that of the whole, up to products of bands.
+    """Mean square of an error "h w c" by band and region, "b r".
 
-    Bands are orthogonal over the whole frame, not within a region: each band's product with the others there is counted
-    to the band itself, e_b * e rather than e_b * e_b, so that a region's row sums to its own error too.
+    Bands are orthogonal over the whole frame, not within a region: each band's product with the others there is counted to the
+    band itself, e_b * e rather than e_b * e_b, so that a region's row sums to its own error too.
     """
-    bands = split(error)
-    product = (bands * error).mean(-1)
+    product = (split(error) * error).mean(-1)
     return np.stack([(product * masks[r]).mean(axis=(1, 2)) for r in REGIONS], axis=1)
+
+
+def _cosines(frame: np.ndarray) -> np.ndarray:
+    return fft.dctn(frame, axes=(0, 1), norm="ortho")
+
+
+def _signed(frames: Any) -> np.ndarray:
+    """Images or differences of images as float64 "f h w c"."""
+    array = np.asarray(frames)
+    array = array / 255 if array.dtype == np.uint8 else array
+    if array.ndim != 4 or not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
+        raise InputError(
+            f'got {array.dtype} of shape {array.shape}; finite floats "f h w c" are needed, or a difference of two.'
+        )
+    return array.astype(np.float64)
+
+
+def _one_size(images: Mapping[str, np.ndarray]) -> None:
+    sizes = {name: image.shape[:2] for name, image in images.items()}
+    if len(set(sizes.values())) > 1:
+        raise InputError(f"got images of different sizes (h, w), {sizes}: detail is counted per px, so bring them to one.")

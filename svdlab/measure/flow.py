@@ -1,12 +1,12 @@
-"""Optical flow between frames: OpenCV's DIS on pictures of a workable size, both ways, with occlusion.
+"""Optical flow between frames: OpenCV's DIS on images of a workable size, both ways, with occlusion.
 
-    >>> f = flow(frames)                     # "t h w 2", px from each frame to the next, x right, y down
-    >>> both = both_ways(frames)             # the same with the way back, occlusion and baselines
+    >>> f = flow(clip.frames)                # "t h w 2", px from each frame to the next, x right, y down
+    >>> both = both_ways(clip.frames)        # the same with the way back, occlusion and baselines
     >>> points(f, [(32, 32)])                # where a point of frame 0 goes: "f n 2"
 
-Two things make DIS (Kroeger et al. 2016) fit for this work. Small frames are enlarged first, because its
-patches are 8 px wide. And where nothing moves fast, a pair is measured over a longer baseline, several
-frames around it, and the result divided: an error of a tenth of a pixel is then spread over many frames.
+DIS (Kroeger et al. 2016) looks at patches of 8 px, so small frames are enlarged first. Where nothing moves fast, a pair is
+measured over a longer baseline, several frames around it, and the result divided: an error of a tenth of a pixel is then
+spread over many frames.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 WORKING_SIDE = 192  # px: frames with a shorter side than that are enlarged by a whole factor
 LONGEST_BASELINE = 8  # frames
-QUICK_SIDE = 192  # px: the longer side of the pictures that are looked at to choose baselines
+QUICK_SIDE = 192  # px: the longer side of the images that are looked at to choose baselines
 BASELINE_PATH = 1.5  # px (at working size) that a baseline lets things travel before it stops growing
 LOOKED_AT = 512  # sites across the longer side, about, at which dense fields are compared
 FAST = 0.02  # of the diagonal: a global shift beyond that is given to DIS to start from
@@ -65,72 +65,33 @@ def flow(frames: Any, *, backend: Backend | None = None, longest_baseline: int =
     """
     clip = as_frames(frames)
     estimate = _estimator(clip, backend)
-    start, baseline = _baselines(clip, longest_baseline)
-    windows = zip(start.tolist(), baseline.tolist(), strict=True)
-    return np.stack(together(lambda p: _per_frame(estimate(p[0], p[0] + p[1]), p[1]), windows))
+    windows = np.stack(_baselines(clip, longest_baseline), 1).tolist()
+    return np.stack(together(lambda w: estimate(w[0], sum(w)) / np.float32(w[1]), windows))
 
 
 def both_ways(frames: Any, *, backend: Backend | None = None, longest_baseline: int = LONGEST_BASELINE) -> BothWays:
-    """`flow` with the way back and with what is hidden. Arguments and errors are those of `flow`."""
+    """`flow` with the way back and with what is hidden. Arguments and errors are those of `flow`.
+
+    >>> both_ways(clip.frames).visible.mean()            # share of pixels whose motion can be trusted
+    """
     clip = as_frames(frames)
     estimate = _estimator(clip, backend)
     start, baseline = _baselines(clip, longest_baseline)
 
-    def there_and_back(window: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def there_and_back(window: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         first, length = window
         there, back = estimate(first, first + length), estimate(first + length, first)
-        return _per_frame(there, length), _per_frame(back, length), consistent(there, back)
+        return there / np.float32(length), back / np.float32(length), consistent(there, back)
 
-    windows = zip(start.tolist(), baseline.tolist(), strict=True)
-    forward, backward, visible = zip(*together(there_and_back, windows), strict=True)
+    forward, backward, visible = zip(*together(there_and_back, np.stack([start, baseline], 1).tolist()), strict=True)
     return BothWays(np.stack(forward), np.stack(backward), np.stack(visible), start, baseline)
-
-
-def dis(earlier: np.ndarray, later: np.ndarray) -> np.ndarray:
-    """DIS, preset medium, between two float32 "h w 3" in [0, 1]: "h w 2" px of the given size.
-
-    Both frames share one stretch of their grey values, so that dark pictures use all of DIS's eight bits.
-    """
-    a, b = working_grey([earlier, later])
-    return _dis(a, b, earlier.shape[:2])
-
-
-def working_factor(shape: tuple[int, ...]) -> int:
-    """The whole factor by which frames of that "h w" shape are enlarged before they are looked at."""
-    return max(1, -(-WORKING_SIDE // min(shape[:2])))
-
-
-def working_grey(pictures: Iterable[np.ndarray]) -> list[np.ndarray]:
-    """Pictures "h w 3" as uint8 grey at working size, stretched together to their common 0.5 to 99.5 percentile."""
-    greys = [cv2.cvtColor(p, cv2.COLOR_RGB2GRAY) for p in pictures]
-    sample = np.concatenate([g[::3, ::3].ravel() for g in greys])
-    low, high = np.percentile(sample, (0.5, 99.5))
-    gain = 255 / max(high - low, 8 / 255)  # at most 32-fold: flat pictures stay flat
-    factor = working_factor(greys[0].shape)
-    if factor > 1:
-        greys = [cv2.resize(g, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC) for g in greys]
-    return [cv2.convertScaleAbs(np.maximum(g - low, 0), alpha=gain) for g in greys]
-
-
-def to_size(f: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """A flow "h w 2" resampled to another "h w", its px counted in the new size."""
-    h, w = shape[:2]
-    if f.shape[:2] == (h, w):
-        return f
-    small = cv2.resize(f, (w, h), interpolation=cv2.INTER_AREA)
-    return np.multiply(small, (w / f.shape[1], h / f.shape[0]), dtype=np.float32)
-
-
-def sample(values: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """`values` "h w c" at real-valued places, bilinear; beyond the border its nearest value."""
-    return cv2.remap(values, x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def consistent(there: np.ndarray, back: np.ndarray) -> np.ndarray:
     """Where |F(x) + B(x + F(x))|^2 <= 0.01 (|F|^2 + |B|^2) + 0.5: bool "h w", False for what gets hidden.
 
-    The rule of Sundaram, Brox and Keutzer (2010). Its 0.5 px^2 is meant for pictures of a full size, so it
-    shrinks with the square of the factor by which small frames are enlarged.
+    The rule of Sundaram, Brox and Keutzer (2010). Its 0.5 px^2 is meant for images of a full size, so it shrinks with the
+    square of the factor by which small frames are enlarged.
     """
     h, w = there.shape[:2]
     thin = stride((h, w))
@@ -144,21 +105,11 @@ def consistent(there: np.ndarray, back: np.ndarray) -> np.ndarray:
     return visible if thin == 1 else visible.repeat(thin, 0).repeat(thin, 1)[:h, :w]
 
 
-def stride(shape: tuple[int, ...]) -> int:
-    """Every how many px a dense field is looked at: DIS computes at half size, so large frames lose nothing at 2."""
-    return max(1, max(shape[:2]) // LOOKED_AT)
-
-
-def speed(f: np.ndarray) -> np.ndarray:
-    """Length of each vector of a flow "h w 2": "h w"."""
-    return cv2.magnitude(*cv2.split(f))
-
-
 def points(forward: np.ndarray, starts: Any) -> np.ndarray:
-    """Follow points of the first frame by chaining flow: "f n 2" px (x, y), NaN after leaving the picture.
+    """Follow points of the first frame by chaining flow: "f n 2" px (x, y), NaN after leaving the frame.
 
-    >>> points(flow(frames), [(32, 32), (10, 50)]).shape      # (x, y) pairs
-    (8, 2, 2)
+    >>> points(flow(clip.frames), [(32, 32), (10, 50)]).shape[1:]        # (x, y) pairs
+    (2, 2)
     """
     path = [np.asarray(starts, np.float32).reshape(-1, 2)]
     h, w = forward.shape[1:3]
@@ -171,32 +122,72 @@ def points(forward: np.ndarray, starts: Any) -> np.ndarray:
 
 
 def xt_slice(frames: Any, *, row: int | None = None, column: int | None = None) -> np.ndarray:
-    """One row (or column) of the picture over time: "f w c" (or "f h c"). The middle row by default.
+    """One row (or column) of the frames over time: "f w c" (or "f h c"). The middle row by default.
 
-    >>> xt_slice(frames, row=20)             # a pan draws slanted lines, a still camera upright ones
+    >>> xt_slice(clip.frames, row=20)        # a pan draws slanted lines, a still camera upright ones
 
     Raises:
-        InputError: both or neither axis fits: give row or column, inside the picture.
+        InputError: both row and column are given, or one outside the frame.
     """
     clip = as_frames(frames)
     if row is not None and column is not None:
         raise InputError(f"got row={row} and column={column}: a slice is along one of them.")
-    axis = "row" if column is None else "column"
-    limit = clip.shape[1 if axis == "row" else 2]
-    at = (limit // 2 if row is None else row) if column is None else column
+    axis, name = (1, "row") if column is None else (2, "column")
+    limit = clip.shape[axis]
+    at = column if column is not None else limit // 2 if row is None else row
     if not 0 <= at < limit:
-        raise InputError(f"got {axis}={at}: the picture has {axis}s 0 to {limit - 1}.")
-    return clip[:, at] if axis == "row" else clip[:, :, at]
+        raise InputError(f"got {name}={at}: the frames have {name}s 0 to {limit - 1}.")
+    return clip.take(at, axis)
+
+
+# --- parts that other measures use ------------------------------------------------------------------------------------
+
+
+def working_factor(shape: tuple[int, ...]) -> int:
+    """The whole factor by which frames of that "h w" shape are enlarged before they are looked at."""
+    return max(1, -(-WORKING_SIDE // min(shape[:2])))
+
+
+def working_grey(images: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """Images "h w 3" as uint8 grey at working size, stretched together to their common 0.5 to 99.5 percentile.
+
+    One stretch for all, so that dark images use all of DIS's eight bits and flat ones stay flat (32-fold at most).
+    """
+    greys = [cv2.cvtColor(p, cv2.COLOR_RGB2GRAY) for p in images]
+    low, high = np.percentile(np.concatenate([g[::3, ::3].ravel() for g in greys]), (0.5, 99.5))
+    gain = 255 / max(high - low, 8 / 255)
+    factor = working_factor(greys[0].shape)
+    if factor > 1:
+        greys = [cv2.resize(g, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC) for g in greys]
+    return [cv2.convertScaleAbs(np.maximum(g - low, 0), alpha=gain) for g in greys]
+
+
+def sample(values: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """`values` "h w c" at real-valued places, bilinear; beyond the border its nearest value."""
+    return cv2.remap(values, x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def stride(shape: tuple[int, ...]) -> int:
+    """Every how many px a dense field is looked at: DIS computes at half size, so large frames lose nothing at 2."""
+    return max(1, max(shape[:2]) // LOOKED_AT)
+
+
+def speed(f: np.ndarray) -> np.ndarray:
+    """Length of each vector of a flow "h w 2": "h w"."""
+    return cv2.magnitude(*cv2.split(f))
 
 
 def together(work: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
-    """`map` over as many threads as OpenCV may use; OpenCV lets go of Python's lock while it computes."""
+    """`map` over as many threads as OpenCV may use; OpenCV releases Python's lock while it computes."""
     with ThreadPoolExecutor(max(1, cv2.getNumThreads())) as pool:
         return list(pool.map(work, items))
 
 
+# --- DIS --------------------------------------------------------------------------------------------------------------
+
+
 def _estimator(clip: np.ndarray, backend: Backend | None) -> Callable[[int, int], np.ndarray]:
-    """Flow between two frames of the clip, by their numbers. DIS prepares its grey pictures once for all of them."""
+    """Flow between two frames of the clip, by their numbers. DIS prepares its grey images once for all of them."""
     if backend is None:
         greys = working_grey(clip)
         return lambda i, j: _dis(greys[i], greys[j], clip.shape[1:3])
@@ -211,14 +202,13 @@ def _estimator(clip: np.ndarray, backend: Backend | None) -> Callable[[int, int]
 
 
 def _dis(a: np.ndarray, b: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """DIS between two grey pictures of working size: "h w 2" in px of frames of that shape."""
-    engine = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    f = engine.calc(a, b, _start_shift(a, b))  # type: ignore[arg-type]  # OpenCV's stubs forget that None starts it from rest
-    return to_size(f, shape)
-
-
-def _per_frame(f: np.ndarray, frames: int) -> np.ndarray:
-    return f if frames == 1 else f / np.float32(frames)
+    """DIS between two grey images of working size: "h w 2" in px of frames of that shape."""
+    f = _engine().calc(a, b, _start_shift(a, b))  # type: ignore[arg-type]  # OpenCV's stubs forget that None starts it from rest
+    h, w = shape
+    if f.shape[:2] == (h, w):
+        return f
+    small = cv2.resize(f, (w, h), interpolation=cv2.INTER_AREA)
+    return np.multiply(small, (w / f.shape[1], h / f.shape[0]), dtype=np.float32)
 
 
 def _start_shift(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
@@ -238,8 +228,8 @@ def _start_shift(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
 def _baselines(clip: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
     """For each pair the window of frames to measure it over: (start, baseline), int "t".
 
-    A window grows around its pair while things travel less than BASELINE_PATH in all. Speeds come from a
-    quick look at small pictures, the 98th percentile, so that a small fast object keeps the window short.
+    A window grows around its pair, later and earlier in turn, while things travel less than BASELINE_PATH in all. Speeds
+    come from a quick look at small images, the 98th percentile, so that a small fast object keeps the window short.
     """
     pairs = len(clip) - 1
     start, end = np.arange(pairs), np.arange(pairs) + 1
@@ -248,19 +238,22 @@ def _baselines(clip: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
     limit = BASELINE_PATH / working_factor(clip.shape[1:3])
     shrink = min(1.0, QUICK_SIDE / max(clip.shape[1:3]))
     small = working_grey([cv2.resize(f, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_LINEAR) for f in clip])
-    speeds = np.array(together(lambda t: _quick_speed(small[t], small[t + 1], clip.shape[1:3]), range(pairs)))
+
+    def quick_speed(t: int) -> float:  # px of the clip's own frames
+        f = _engine().calc(small[t], small[t + 1], None)  # type: ignore[call-overload]
+        return float(np.percentile(speed(f), 98)) * max(clip.shape[1:3]) / max(small[0].shape)
+
+    speeds = np.array(together(quick_speed, range(pairs)))
     for t in range(pairs):
         grew = True
-        while grew and end[t] - start[t] < longest:
+        while grew:
             grew = False
-            for step in ("later", "earlier"):
-                a, b = (start[t], end[t] + 1) if step == "later" else (start[t] - 1, end[t])
+            for earlier, later in ((0, 1), (1, 0)):
+                a, b = start[t] - earlier, end[t] + later
                 if a >= 0 and b <= pairs and b - a <= longest and speeds[a:b].sum() < limit:
                     start[t], end[t], grew = a, b, True
     return start, end - start
 
 
-def _quick_speed(a: np.ndarray, b: np.ndarray, shape: tuple[int, ...]) -> float:
-    """The 98th percentile of the speeds between two small grey pictures, in px of frames of that shape."""
-    f = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(a, b, None)  # type: ignore[call-overload]
-    return float(np.percentile(speed(f), 98)) * max(shape[:2]) / max(a.shape)
+def _engine() -> cv2.DISOpticalFlow:
+    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)

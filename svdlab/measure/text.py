@@ -1,21 +1,15 @@
-"""Plates with a known text, and how much of each letter is still there: without any reading machine.
+"""Signs with a known text, how much of each letter is still there, and what optical character recognition (OCR) reads.
 
     >>> plate = make_plate("OPEN", (256, 256), height=40)
     >>> correlation(plate, clip.frames).groupby("frame").correlation.mean()
+    >>> read_clip(clip.frames, "OPEN").error_rate        # needs svdlab[ocr]
 
-A plate is followed from frame to frame as one body that shifts and changes its size. Then each letter is compared
-with its own picture by normalised correlation: 1 is the letter, whatever its contrast; about 0.3 to 0.5 is some other
-letter in its place (`chance` says how much for this plate); 0 is nothing.
+A plate is followed from frame to frame as one body that shifts and changes its size. Then each letter is compared with its own
+image by normalised correlation: 1 is the letter, whatever its contrast; about 0.3 to 0.5 is some other letter in its place
+(`chance` says how much for this plate); 0 is nothing.
 
-What a reading machine makes of a picture: rapidocr, loaded once per process, and the character error rate.
-
-    >>> read(picture).text
-    'OPEN'
-    >>> error_rate("OPEN", "OPFN")
-    0.25
-
-Needs `pip install svdlab[ocr]`; the models are inside rapidocr's wheel. That a machine cannot read a text does not
-prove that nobody can, so a clean copy has to be read first.
+OCR is rapidocr, whose models are inside its wheel, loaded once per process. That it cannot read a text does not prove that
+nobody can, so a clean copy has to be read first.
 """
 
 from __future__ import annotations
@@ -34,7 +28,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from svdlab.errors import InputError, MissingExtraError
-from svdlab.measure.frames import as_frames, as_picture
+from svdlab.measure.frames import as_frames, as_image
 
 FONTS = {"sans": "DejaVuSans-Bold.ttf", "serif": "DejaVuSerif.ttf", "mono": "DejaVuSansMono.ttf"}  # free; matplotlib's
 LEAST_HEIGHT = 5  # px: no font has five strokes' room below
@@ -42,17 +36,21 @@ DROPPED = 0.5  # a letter that correlates less with itself is counted as gone
 REACH = 0.08  # of the frame's shorter side: how far a plate is looked for from one frame to the next
 ZOOMS = (0.97, 0.985, 1.0, 1.015, 1.03)  # how its size may change from one frame to the next
 FAINT = 1 / 255  # standard deviation of grey: less is an empty place, not a letter
+WORKING_SIDE = 128  # px: images with a shorter side than that are enlarged by a whole factor before they are read
+LARGEST_SIDE = 960  # px: longer ones are shrunk to that to find where text is; it is read at full size
+
+Pose = tuple[float, float, float]  # dx, dy in px and a factor of size: how a plate moved from where it was drawn
 
 
 @dataclass(frozen=True)
 class Plate:
-    """A picture with a text at a known place.
+    """An image with a text at a known place.
 
-    picture: float32 "h w 3" in [0, 1]. boxes: int "n 4", left, top, right, bottom of each letter's cell in px, by `text`
-    without its blanks. height: of a capital, px. contrast: Michelson, of text and panel. panel: its four sides in px.
+    image: float32 "h w 3" in [0, 1]. boxes: int "n 4", left, top, right, bottom of each letter's cell in px, by `text` without
+    its blanks. height: of a capital, px. contrast: Michelson, of text and panel. panel: its four sides in px.
     """
 
-    picture: np.ndarray
+    image: np.ndarray
     text: str
     boxes: np.ndarray
     height: int
@@ -66,19 +64,20 @@ class Plate:
 
 
 def make_plate(
-    text: str, shape: tuple[int, int], *, height: int, font: str = "sans", contrast: float = 0.9, ground: Any = None
+    text: str, shape: tuple[int, int], *, height: int, font: str = "sans", contrast: float = 0.9, background: Any = None
 ) -> Plate:
-    """A sign with one line of dark capitals on a light panel, in the middle of the picture.
+    """A sign with one line of dark capitals on a light panel, in the middle of the image.
 
-    >>> make_plate("EXIT", (64, 64), height=12, font="serif", contrast=0.5, ground=wall)
+    >>> make_plate("EXIT", (64, 64), height=12, font="serif", contrast=0.5).letters
+    'EXIT'
 
     Args:
         text: capitals, figures and blanks.
-        shape: "h w" of the picture, px.
+        shape: "h w" of the image, px.
         height: of a capital, px; at least 5.
         font: "sans" (bold), "serif" or "mono": DejaVu, as it comes with matplotlib.
         contrast: Michelson's, (light - dark) / (light + dark) about mid grey; above 0, at most 1.
-        ground: what the sign hangs on, "h w 3" in [0, 1]; None for mid grey.
+        background: what the sign hangs on, "h w 3" in [0, 1]; None for mid grey.
 
     Raises:
         InputError: another font, a value outside its range, or a text that does not fit.
@@ -89,32 +88,34 @@ def make_plate(
             f"is above 0 and at most 1, and capitals are at least {LEAST_HEIGHT} px high."
         )
     h, w = shape
-    picture = np.full((h, w, 3), 0.5, np.float32) if ground is None else as_picture(ground).copy()
-    if picture.shape[:2] != (h, w):
-        raise InputError(f"got a ground of {picture.shape[:2]} (h, w) for a picture of {shape}: give it at that size.")
+    image = np.full((h, w, 3), 0.5, np.float32) if background is None else as_image(background).copy()
+    if image.shape[:2] != (h, w):
+        raise InputError(f"got a background of {image.shape[:2]} (h, w) for an image of {shape}: give it at that size.")
     face = _face(font, height)
-    length = face.getlength(text)
     margin = max(2, round(height * 0.5))
-    panel_w, panel_h = math.ceil(length) + 2 * margin, height + 2 * margin
+    panel_w, panel_h = math.ceil(face.getlength(text)) + 2 * margin, height + 2 * margin
     if panel_w > w or panel_h > h:
         raise InputError(
-            f"{text!r} in {font} capitals of {height} px takes {panel_w}x{panel_h} px, the picture has {w}x{h}: "
+            f"{text!r} in {font} capitals of {height} px takes {panel_w}x{panel_h} px, the image has {w}x{h}: "
             "take a shorter text or a smaller height."
         )
     left, top = (w - panel_w) // 2, (h - panel_h) // 2
-    dark, light = 0.5 * (1 - contrast), 0.5 * (1 + contrast)
     ink = Image.new("L", (panel_w, panel_h), 0)
     ImageDraw.Draw(ink).text((margin, margin + height), text, font=face, fill=255, anchor="ls")
     alpha = np.asarray(ink, np.float32)[..., None] / 255
-    picture[top : top + panel_h, left : left + panel_w] = light * (1 - alpha) + dark * alpha
-    boxes = []
-    for i, letter in enumerate(text):
-        if letter != " ":
-            start, end = face.getlength(text[:i]), face.getlength(text[: i + 1])
-            boxes.append((left + margin + start, top + margin - 1, left + margin + end, top + margin + height + 1))
-    cells = np.array(boxes)
-    cells = np.concatenate([np.floor(cells[:, :2]), np.ceil(cells[:, 2:])], 1).astype(int)
-    return Plate(picture, text, cells, height, font, contrast, (left, top, left + panel_w, top + panel_h))
+    dark, light = 0.5 * (1 - contrast), 0.5 * (1 + contrast)
+    image[top : top + panel_h, left : left + panel_w] = light * (1 - alpha) + dark * alpha
+    ends = [left + margin + face.getlength(text[:i]) for i in range(len(text) + 1)]
+    boxes = [
+        (math.floor(ends[i]), top + margin - 1, math.ceil(ends[i + 1]), top + margin + height + 1)
+        for i, letter in enumerate(text)
+        if letter != " "
+    ]
+    panel = (left, top, left + panel_w, top + panel_h)
+    return Plate(image, text, np.array(boxes), height, font, contrast, panel)
+
+
+# --- letters ----------------------------------------------------------------------------------------------------------
 
 
 def correlation(plate: Plate, frames: Any) -> pd.DataFrame:
@@ -123,63 +124,49 @@ def correlation(plate: Plate, frames: Any) -> pd.DataFrame:
     >>> table = correlation(plate, clip.frames)
     >>> (table.correlation < DROPPED).groupby(table.frame).sum()           # letters gone, by frame
 
-    Columns: `frame`, `letter` (its place in the text), `char`; `correlation` with its own picture, -1 to 1 (0 where the
-    place is empty); `contrast` left of it, 1 for all; `dx`, `dy`, `scale`: where the plate was found, px from where it was
-    drawn and factor of size; `dropped`: correlation below 0.5.
+    Columns: `frame`, `letter` (its place in the text), `char`; `correlation` with its own image, -1 to 1 (0 where the place is
+    empty); `contrast` left of it, 1 for all; `dropped`: correlation below 0.5; `dx`, `dy`, `scale`: where the plate was found,
+    px from where it was drawn and factor of size.
 
     Raises:
-        InputError: frames that are not a clip, or of another size than the plate's picture.
+        InputError: frames that are not a clip, or of another size than the plate's image.
     """
     clip = as_frames(frames, least=1)
-    if clip.shape[1:] != plate.picture.shape:
-        raise InputError(
-            f"got frames of {clip.shape[1:3]} and a plate of {plate.picture.shape[:2]} (h, w): one size is needed."
-        )
-    own = cv2.cvtColor(plate.picture, cv2.COLOR_RGB2GRAY)
+    if clip.shape[1:] != plate.image.shape:
+        raise InputError(f"got frames of {clip.shape[1:3]} and a plate of {plate.image.shape[:2]} (h, w): one size is needed.")
+    own = cv2.cvtColor(plate.image, cv2.COLOR_RGB2GRAY)
     pose, rows = (0.0, 0.0, 1.0), []
     for number, frame in enumerate(clip):
         grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
         pose = _follow(own, grey, plate.panel, pose)
+        where = dict(zip(("dx", "dy", "scale"), pose, strict=True))
         back = _brought_back(grey, pose)
-        for i, (char, box) in enumerate(zip(plate.letters, plate.boxes, strict=True)):
-            found, contrast = _compare(own, back, box, reach=max(1, round(0.12 * plate.height)))
-            rows.append(
-                {
-                    "frame": number,
-                    "letter": i,
-                    "char": char,
-                    "correlation": found,
-                    "contrast": contrast,
-                    "dropped": found < DROPPED,
-                    "dx": pose[0],
-                    "dy": pose[1],
-                    "scale": pose[2],
-                }
-            )
+        for i, char in enumerate(plate.letters):
+            found, contrast = _compare(plate, own, back, i)
+            row = {"frame": number, "letter": i, "char": char, "correlation": found, "contrast": contrast}
+            rows.append({**row, "dropped": found < DROPPED, **where})
     return pd.DataFrame(rows)
 
 
 def chance(plate: Plate) -> float:
-    """What a wrong letter correlates with a letter's picture here: the mean over all pairs of different letters.
+    """What a wrong letter correlates with a letter's image here: the mean over all pairs of different letters.
 
-    >>> chance(make_plate("OPEN", (256, 256), height=40))
+    >>> 0.2 < chance(make_plate("OPEN", (256, 256), height=40)) < 0.6
+    True
 
     NaN for a text with a single kind of letter.
     """
-    own = cv2.cvtColor(plate.picture, cv2.COLOR_RGB2GRAY)
+    own = cv2.cvtColor(plate.image, cv2.COLOR_RGB2GRAY)
     found = []
-    for char, box in zip(plate.letters, plate.boxes, strict=True):
+    for i, (char, box) in enumerate(zip(plate.letters, plate.boxes, strict=True)):
         for other, place in zip(plate.letters, plate.boxes, strict=True):
             if other != char:
-                shift = place[:2] - box[:2]
-                moved = _brought_back(own, (float(shift[0]), float(shift[1]), 1.0))
-                found.append(_compare(own, moved, box, reach=max(1, round(0.12 * plate.height)))[0])
+                dx, dy = (float(v) for v in place[:2] - box[:2])
+                found.append(_compare(plate, own, _brought_back(own, (dx, dy, 1.0)), i)[0])
     return float(np.mean(found)) if found else math.nan
 
 
-def _follow(
-    own: np.ndarray, grey: np.ndarray, panel: tuple[int, int, int, int], last: tuple[float, float, float]
-) -> tuple[float, float, float]:
+def _follow(own: np.ndarray, grey: np.ndarray, panel: tuple[int, int, int, int], last: Pose) -> Pose:
     """Where the panel of the plate is in a frame: dx, dy, scale about the panel's centre, near where it was last."""
     left, top, right, bottom = panel
     template = own[top:bottom, left:right]
@@ -196,26 +183,22 @@ def _follow(
         y, x = (int(i) for i in np.unravel_index(int(found.argmax()), found.shape))
         score = float(found[y, x]) - 1e-3 * (zoom != 1)  # of equals, the one that did not change
         if score > best:
-            sub_x, sub_y = _peak(found, x, y)
             best = score
-            pose = (last[0] + (sub_x - reach) * scale, last[1] + (sub_y - reach) * scale, scale)
+            step_x, step_y = _peak(found[y], x) - reach, _peak(found[:, x], y) - reach
+            pose = (last[0] + step_x * scale, last[1] + step_y * scale, scale)
     return pose if best > 0.2 else last
 
 
-def _peak(found: np.ndarray, x: int, y: int) -> tuple[float, float]:
-    """The top of a parabola through a maximum and its neighbours, in each direction."""
-    out = []
-    for line, at in ((found[y], x), (found[:, x], y)):
-        if 0 < at < len(line) - 1:
-            a, b, c = (float(v) for v in line[at - 1 : at + 2])
-            bend = a - 2 * b + c
-            out.append(at + (0.5 * (a - c) / bend if bend < 0 else 0.0))
-        else:
-            out.append(float(at))
-    return out[0], out[1]
+def _peak(line: np.ndarray, at: int) -> float:
+    """The top of a parabola through a maximum and its neighbours."""
+    if not 0 < at < len(line) - 1:
+        return float(at)
+    a, b, c = (float(v) for v in line[at - 1 : at + 2])
+    bend = a - 2 * b + c
+    return at + (0.5 * (a - c) / bend if bend < 0 else 0.0)
 
 
-def _brought_back(grey: np.ndarray, pose: tuple[float, float, float], centre: np.ndarray | None = None) -> np.ndarray:
+def _brought_back(grey: np.ndarray, pose: Pose, centre: np.ndarray | None = None) -> np.ndarray:
     """A frame "h w" resampled so that a body moved by `pose` lies where it was drawn."""
     dx, dy, scale = pose
     middle = (np.array(grey.shape[::-1]) - 1) / 2 if centre is None else centre
@@ -225,14 +208,16 @@ def _brought_back(grey: np.ndarray, pose: tuple[float, float, float], centre: np
     return cv2.warpAffine(grey, matrix, grey.shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
 
 
-def _compare(own: np.ndarray, back: np.ndarray, box: np.ndarray, *, reach: int) -> tuple[float, float]:
-    """Best normalised correlation of a letter's cell within `reach` px, and the contrast left there."""
-    left, top, right, bottom = (int(v) for v in box)
+def _compare(plate: Plate, own: np.ndarray, back: np.ndarray, letter: int) -> tuple[float, float]:
+    """Best normalised correlation of a letter's cell with a frame that was brought back, and the contrast left there."""
+    left, top, right, bottom = (int(v) for v in plate.boxes[letter])
+    reach = max(1, round(0.12 * plate.height))
     template = np.ascontiguousarray(own[top:bottom, left:right])
     padded = cv2.copyMakeBorder(back, reach, reach, reach, reach, cv2.BORDER_REPLICATE)
     window = np.ascontiguousarray(padded[top : bottom + 2 * reach, left : right + 2 * reach])
-    contrast = float(window[reach:-reach, reach:-reach].std() / template.std())
-    if window[reach:-reach, reach:-reach].std() < FAINT:
+    spread = window[reach:-reach, reach:-reach].std()
+    contrast = float(spread / template.std())
+    if spread < FAINT:
         return 0.0, contrast
     found = cv2.matchTemplate(window, template, cv2.TM_CCOEFF_NORMED)
     return float(np.clip(np.nan_to_num(found.max(), posinf=0.0, neginf=0.0), -1, 1)), contrast
@@ -242,15 +227,11 @@ def _compare(own: np.ndarray, back: np.ndarray, box: np.ndarray, *, reach: int) 
 def _face(font: str, height: int) -> ImageFont.FreeTypeFont:
     """The font at the size at which its capital H is nearest to `height` px high."""
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / FONTS[font]
-    large = ImageFont.truetype(str(path), 1000)
-    top, bottom = large.getbbox("H", anchor="ls")[1::2]
+    top, bottom = ImageFont.truetype(str(path), 1000).getbbox("H", anchor="ls")[1::2]
     return ImageFont.truetype(str(path), max(4, round(1000 * height / (bottom - top))))
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
-
-WORKING_SIDE = 128  # px: pictures with a shorter side than that are enlarged by a whole factor before they are read
-LARGEST_SIDE = 960  # px: longer ones are shrunk to that to find where text is; it is read at full size
+# --- OCR --------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -261,22 +242,22 @@ class Reading:
     score: float
 
 
-def read(picture: Any) -> Reading:
-    """All text in one picture "h w 3" in [0, 1], wherever it is.
+def read(image: Any) -> Reading:
+    """All text in one image "h w 3" in [0, 1], wherever it is.
 
-    >>> read(plate.picture)
-    Reading(text='OPEN', score=0.9998)
+    >>> read(plate.image).text
+    'OPEN'
 
     Raises:
         MissingExtraError: rapidocr is not installed.
-        InputError: a picture that cannot be used.
+        InputError: an image that cannot be used.
     """
-    image: Any = (as_picture(picture) * 255 + 0.5).astype(np.uint8)
-    factor = max(1, -(-WORKING_SIDE // min(image.shape[:2])))
+    pixels: Any = (as_image(image) * 255 + 0.5).astype(np.uint8)
+    factor = max(1, -(-WORKING_SIDE // min(pixels.shape[:2])))
     if factor > 1:
-        image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+        pixels = cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
     # Said each time: rapidocr keeps what one call switched off for all calls after it.
-    found = engine()(image[..., ::-1], use_det=True, use_cls=False, use_rec=True)
+    found = engine()(pixels[..., ::-1], use_det=True, use_cls=False, use_rec=True)
     if not found.txts:
         return Reading("", 0.0)
     order = np.argsort([box[:, 1].min() for box in found.boxes], kind="stable")
@@ -284,37 +265,35 @@ def read(picture: Any) -> Reading:
 
 
 def read_clip(frames: Any, truth: str) -> pd.DataFrame:
-    """A row per frame: `text`, `score`, and `error_rate` against the truth.
+    """A row per frame: `frame`, `text`, `score`, and `error_rate` against the truth.
 
     >>> read_clip(clip.frames, "OPEN").error_rate.mean()
     """
-    rows = []
-    for number, frame in enumerate(as_frames(frames, least=1)):
-        said = read(frame)
-        rows.append({"frame": number, "text": said.text, "score": said.score, "error_rate": error_rate(truth, said.text)})
-    return pd.DataFrame(rows)
+    found = [read(frame) for frame in as_frames(frames, least=1)]
+    rows = [(i, r.text, r.score, error_rate(truth, r.text)) for i, r in enumerate(found)]
+    return pd.DataFrame(rows, columns=["frame", "text", "score", "error_rate"])
 
 
-def error_rate(truth: str, said: str) -> float:
+def error_rate(truth: str, text: str) -> float:
     """Character error rate: insertions, deletions and substitutions (Levenshtein) per character of the truth, at most 1.
 
     >>> error_rate("OPEN", "0 pen")
     0.25
 
-    Blanks and case do not count. Above 1, where more was read than is there, it is cut to 1: nothing of the truth is
-    left to lose. Raises MissingExtraError without rapidfuzz.
+    Blanks and case do not count. Above 1, where more was read than is there, it is cut to 1: nothing of the truth is left to
+    lose. Raises MissingExtraError without rapidfuzz.
     """
     try:
         from rapidfuzz.distance import Levenshtein
     except ImportError as error:
         raise _missing("rapidfuzz") from error
-    one, two = (("".join(text.split())).upper() for text in (truth, said))
+    one, two = ("".join(line.split()).upper() for line in (truth, text))
     return min(1.0, Levenshtein.distance(one, two) / max(1, len(one)))
 
 
 @cache
 def engine() -> Any:
-    """The reading machine, loaded once per process. Raises MissingExtraError where it is not installed."""
+    """The OCR engine, loaded once per process. Raises MissingExtraError where it is not installed."""
     try:
         from rapidocr import RapidOCR
     except ImportError as error:
@@ -323,7 +302,7 @@ def engine() -> Any:
         params={
             "Global.log_level": "error",
             "Global.use_cls": False,  # nothing here is upside down
-            "Det.limit_type": "max",  # its default enlarges every picture to 736 px, at six times the cost
+            "Det.limit_type": "max",  # its default enlarges every image to 736 px, at six times the cost
             "Det.limit_side_len": LARGEST_SIDE,
             "EngineConfig.onnxruntime.intra_op_num_threads": int(os.environ.get("OMP_NUM_THREADS", 0)) or -1,
         }

@@ -81,7 +81,7 @@ def drawn(height: int, width: int) -> Stimuli:
         "squares": 0.2 + 0.6 * (((turned // 12) + (across // 12)) % 2),
         "rings": 0.2 + 0.6 * ((np.hypot(x - width / 2, y - height / 2) // 6) % 2),
     }
-    text = {f"{w} in {h} px": make_plate(w, (height, width), height=h).picture for w, h in zip(WORDS, (7, 8, 9), strict=True)}
+    text = {f"{w} in {h} px": make_plate(w, (height, width), height=h).image for w, h in zip(WORDS, (7, 8, 9), strict=True)}
     pictures = [np.repeat(p[..., None], 3, -1).astype(np.float32) for p in edges.values()] + list(text.values())
     content = ["edges"] * len(edges) + ["text"] * len(text)
     return from_arrays([*edges, *text], pictures, source="drawn by svdlab", licence="Apache-2.0", content=content)

@@ -52,7 +52,7 @@ def plan(study: Study) -> pd.DataFrame:
     names = [f"{p.text}, {p.font} {p.height} px, contrast {p.contrast:g}" for p in plates.values()]
     columns = {c: [getattr(p, c) for p in plates.values()] for c in ("text", "font", "height", "contrast")}
     renamed = {"letter_height" if c == "height" else c: v for c, v in columns.items()}
-    drawn = from_arrays(names, [p.picture for p in plates.values()], source="drawn by svdlab", licence="Apache-2.0", **renamed)
+    drawn = from_arrays(names, [p.image for p in plates.values()], source="drawn by svdlab", licence="Apache-2.0", **renamed)
     study.stimuli = drawn.prepared(*study.size)
     study.known["plates"] = dict(zip(map(image_hash, study.stimuli.pictures), plates.values(), strict=True))
     return study.grid()
@@ -69,7 +69,7 @@ def signs(study: Study) -> dict[str, Plate]:
         ground = grounds[number % len(grounds)]
         for word in WORDS[number % len(WORDS) :] + WORDS[: number % len(WORDS)]:
             try:
-                plate = make_plate(word, (height, width), height=letters, font=font, contrast=contrast, ground=ground)
+                plate = make_plate(word, (height, width), height=letters, font=font, contrast=contrast, background=ground)
             except InputError:  # too long for this size: the next word may fit
                 continue
             plates[f"{word} {font} {letters} {contrast}"] = plate
@@ -267,7 +267,7 @@ PROBE = Probe(
 
 
 def _without_last_letter(plate: Plate) -> np.ndarray:
-    picture = plate.picture.copy()
+    picture = plate.image.copy()
     left, top, right, bottom = plate.boxes[-1]
     picture[top:bottom, left - 1 : right + 1] = 0.5 * (1 + plate.contrast)
     return picture

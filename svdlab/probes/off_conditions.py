@@ -50,7 +50,7 @@ def audit(study: Study) -> list[Check]:
         picture = study.stimuli.array(name)
         rest = controls.through_autoencoder(study.pipe, controls.still(picture))
         drift.append(fidelity.drift(rest, rest[0])["drift_colour_last"])
-        sharp, soft = (fidelity.sharpness_decay(f)["blur_last"] for f in (rest, controls.blurred(rest, BLUR)))
+        sharp, soft = (fidelity.decay(f)["blur_last"] for f in (rest, controls.blurred(rest, BLUR)))
         rise.append(soft - sharp)
         speed.append(motion.summary(controls.panned(picture, px=px))["pan_px"] / px)
     n, seen = len(drift), [s for s in speed if np.isfinite(s)]

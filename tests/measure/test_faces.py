@@ -92,11 +92,11 @@ def test_a_trembling_face_trembles_as_much_as_it_was_made_to():
 def test_jitter_is_of_independent_noise_and_not_of_motion():
     rng = np.random.default_rng(0)
     track = np.arange(4000)[:, None, None] * np.array([0.7, -0.2]) + np.zeros((4000, 5, 2))
-    assert faces.tremble(track) == pytest.approx(0, abs=1e-9)
-    assert faces.tremble(track + rng.normal(0, 0.5, track.shape)) == pytest.approx(0.5, rel=0.03)
+    assert faces.jitter(track) == pytest.approx(0, abs=1e-9)
+    assert faces.jitter(track + rng.normal(0, 0.5, track.shape)) == pytest.approx(0.5, rel=0.03)
     holes = track.copy()
     holes[::2] = np.nan
-    assert math.isnan(faces.tremble(holes))
+    assert math.isnan(faces.jitter(holes))
 
 
 def test_a_growing_and_a_blurring_face():

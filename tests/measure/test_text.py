@@ -8,17 +8,17 @@ from svdlab.errors import InputError
 from svdlab.measure import text
 from svdlab.measure.calibrate import degrade, moving
 
-PLATE = text.make_plate("RIVER", (256, 256), height=28, ground=moving("coffee", size=(256, 256), frames=1).frames[0])
+PLATE = text.make_plate("RIVER", (256, 256), height=28, background=moving("coffee", size=(256, 256), frames=1).frames[0])
 
 
 def filmed(plate, poses):
     """The plate under a camera: dx, dy, scale for each frame."""
-    middle = (np.array(plate.picture.shape[1::-1]) - 1) / 2
+    middle = (np.array(plate.image.shape[1::-1]) - 1) / 2
     frames = []
     for dx, dy, scale in poses:
         shift = middle * (1 - scale) + (dx, dy)
         matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
-        frames.append(cv2.warpAffine(plate.picture, matrix, plate.picture.shape[1::-1], flags=cv2.INTER_CUBIC, borderMode=4))
+        frames.append(cv2.warpAffine(plate.image, matrix, plate.image.shape[1::-1], flags=cv2.INTER_CUBIC, borderMode=4))
     return np.clip(np.stack(frames), 0, 1)
 
 
@@ -37,26 +37,26 @@ def without(plate, frames, letters, where):
 def test_a_plate_is_what_it_says(font, shape, height):
     plate = text.make_plate("H HE", shape, height=height, font=font, contrast=0.6)
     left, top, right, bottom = plate.panel
-    inside = plate.picture[top:bottom, left:right, 0]
-    assert inside.max() == pytest.approx(0.8) and plate.picture[0, 0, 0] == 0.5
+    inside = plate.image[top:bottom, left:right, 0]
+    assert inside.max() == pytest.approx(0.8) and plate.image[0, 0, 0] == 0.5
     assert inside.min() == pytest.approx(0.2, abs=0.05 if height >= 20 else 0.25)  # thin strokes have no pixel of full ink
     inked = np.flatnonzero((inside < 0.5).any(1))
     assert inked[-1] - inked[0] + 1 == pytest.approx(height, abs=1)
     assert plate.letters == "HHE" and len(plate.boxes) == 3
     x0, y0, x1, y1 = plate.boxes[1]
-    assert plate.picture[y0:y1, x0:x1].std() > 0.05
+    assert plate.image[y0:y1, x0:x1].std() > 0.05
     with pytest.raises(InputError, match="shorter text"):
         text.make_plate("A VERY LONG SENTENCE INDEED, OF MANY WORDS, WHICH GOES ON", shape, height=height, font=font)
 
 
 def test_a_clean_plate_is_all_there_and_another_one_is_not():
-    still = PLATE.picture[None].repeat(3, 0)
+    still = PLATE.image[None].repeat(3, 0)
     table = text.correlation(PLATE, still)
     assert len(table) == 3 * 5
     assert table.correlation.min() > 0.995 and table.contrast.to_numpy() == pytest.approx(1, abs=0.01)
     assert not table.dropped.any()
     other = text.make_plate("QUAYS", (256, 256), height=28)
-    wrong = text.correlation(PLATE, other.picture[None]).correlation.mean()
+    wrong = text.correlation(PLATE, other.image[None]).correlation.mean()
     assert wrong < 0.6
     assert wrong == pytest.approx(text.chance(PLATE), abs=0.2)
     assert text.correlation(PLATE, np.full_like(still, 0.4)).correlation.abs().max() == 0
@@ -88,7 +88,7 @@ def test_dropped_letters_are_found_where_they_were_dropped_and_nowhere_else():
 
 
 def test_more_blur_leaves_less_of_each_letter_and_faintness_is_not_blur():
-    clip = PLATE.picture[None]
+    clip = PLATE.image[None]
     left = [text.correlation(PLATE, degrade(clip, blur=b)).correlation.mean() for b in (0.5, 2, 4, 8)]
     assert left == sorted(left, reverse=True) and left[0] > 0.97 and left[-1] < 0.6
     faint = text.correlation(PLATE, 0.5 + (clip - 0.5) / 4)
@@ -106,23 +106,23 @@ def test_error_rate_by_hand():
 
 
 def test_reading_clean_blurred_and_absent_text():
-    blurred = degrade(PLATE.picture[None], blur=14)[0]
+    blurred = degrade(PLATE.image[None], blur=14)[0]
     empty = moving("coffee", size=(256, 256), frames=1).frames[0]
-    table = text.read_clip(np.stack([PLATE.picture, blurred, empty]), "RIVER")
+    table = text.read_clip(np.stack([PLATE.image, blurred, empty]), "RIVER")
     assert table.error_rate.tolist() == [0, 1, 1]
     assert table.text[0] == "RIVER" and len(table.text[2]) <= 1  # a cup seen from above is an O to some
     assert table.score[0] > 0.9
 
 
 def test_reading_finds_dropped_letters():
-    spoilt = without(PLATE, PLATE.picture[None].repeat(3, 0), letters=(4,), where=(1,))
+    spoilt = without(PLATE, PLATE.image[None].repeat(3, 0), letters=(4,), where=(1,))
     assert text.read_clip(spoilt, "RIVER").error_rate.tolist() == pytest.approx([0, 0.2, 0])
 
 
 def test_the_reading_machine_is_loaded_once_and_keeps_no_switches():
     """rapidocr remembers what one call switched off; a call of ours must not care what came before."""
     text.engine()(np.zeros((64, 64, 3), np.uint8), use_det=False)
-    assert text.read(PLATE.picture).text == "RIVER"
+    assert text.read(PLATE.image).text == "RIVER"
     assert text.engine.cache_info().misses == 1
 
 
@@ -133,8 +133,8 @@ def test_the_reading_machine_is_loaded_once_and_keeps_no_switches():
         lambda: text.make_plate("A", (64, 64), height=10, font="gothic"),
         lambda: text.make_plate("A", (64, 64), height=10, contrast=0),
         lambda: text.make_plate(" ", (64, 64), height=10),
-        lambda: text.make_plate("A", (64, 64), height=10, ground=np.zeros((32, 64, 3))),
-        lambda: text.correlation(PLATE, PLATE.picture[None, :64]),
+        lambda: text.make_plate("A", (64, 64), height=10, background=np.zeros((32, 64, 3))),
+        lambda: text.correlation(PLATE, PLATE.image[None, :64]),
         lambda: text.read(np.full((64, 64, 3), 2.0)),
     ],
 )

@@ -217,14 +217,14 @@ def test_autoencoder_on_the_organism(pipe, study_folder):
 
 def plates():
     wall = moving("coffee", size=(SIDE, SIDE), frames=1).frames[0]
-    return [make_plate(w, (SIDE, SIDE), height=12 + 4 * (i % 2), ground=wall) for i, w in enumerate(WORDS)]
+    return [make_plate(w, (SIDE, SIDE), height=12 + 4 * (i % 2), background=wall) for i, w in enumerate(WORDS)]
 
 
 def legible(spoil, ocr=True, frames=4):
     """Findings where the autoencoder is perfect and `spoil(plate, clip)` is all that happens."""
     rows = []
     for plate in plates():
-        clip = controls.panned(plate.picture, frames, px=1.3)
+        clip = controls.panned(plate.image, frames, px=1.3)
         rows.append({"letter_height": plate.height, **legibility.measures(plate, clip, spoil(plate, clip), ocr=ocr)})
     table = table_of(rows)
     return by_name(legibility.judge(table)), table

@@ -42,8 +42,8 @@ def main() -> list[Row]:
     rows = [Row("reading machine, loaded once", time.process_time() - start, 3, "s")]
     for i, size in enumerate(((64, 64), (576, 1024))):
         clip = moving("coffee", size=size, frames=FRAMES, pan=1.0).frames
-        plate = text.make_plate("EXIT", size, height=max(8, size[0] // 12), ground=clip[0])
-        signs = plate.picture[None].repeat(FRAMES, 0)
+        plate = text.make_plate("EXIT", size, height=max(8, size[0] // 12), background=clip[0])
+        signs = plate.image[None].repeat(FRAMES, 0)
         face = np.asarray(sample_image("astronaut").resize(size[::-1]), np.float32)[None].repeat(FRAMES, 0) / 255
         calls = {
             "spectrum of detail": lambda c=clip: detail.power(c),
