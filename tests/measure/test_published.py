@@ -52,7 +52,7 @@ def test_dynamic_degree_looks_at_the_fastest_twentieth():
 
 
 def test_static_filter_by_hand():
-    # threshold 3 * 64 / 256 = 0.75 px; N = round(2 * 16 / 16) = 2 pairs may exceed it, and the ends lie 2 N = 4 times that apart
+    # threshold 3 * 64 / 256 = 0.75 px; N = round(2 * 16 / 16) = 2 pairs may exceed it, and the ends may lie 4 times that apart
     clip = np.arange(16)[:, None, None, None] / 15 + np.zeros((1, 64, 64, 3))  # each frame's grey is its number
 
     def filtered(speeds, ends=0.0):
