@@ -24,14 +24,22 @@ app = typer.Typer(
     help="svdlab: hooks, sweeps, measures and probes for Stable Video Diffusion. Start with: svdlab demo",
 )
 ledger_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look after a folder of runs.")
-organism_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train and verify the model organism.")
+organism_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The model organism.")
 motion_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The motion instrument.")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(organism_app, name="organism")
 app.add_typer(motion_app, name="motion")
 
-Out = Annotated[Path | None, typer.Option(help="Folder for what is made.")]
+Checkpoint = Annotated[str, typer.Option(help="organism, organism-fixed, SVD, SVD_XT, SVD_1_1, a hub id or a folder.")]
+Out = Annotated[Path | None, typer.Option(help="Where to write.")]
 Ledger = Annotated[Path, typer.Argument(help="A folder that `svdlab sweep` or a notebook wrote runs to.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Less of everything: minutes where the whole takes an hour.")]
+Parameter = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--parameter", "-p", metavar="KEY VALUE", help="Of the notebook; of the probe, or a condition. Repeat for more."
+    ),
+]
 
 
 @app.command()
@@ -44,19 +52,14 @@ def demo(out: Out = Path("results/00-tour")) -> None:
     from svdlab.study import notebooks
 
     print("the tour: notebooks/00-tour.ipynb, cell by cell, on the model organism that ships with svdlab", file=sys.stderr)
-    _tell(notebooks.run("00-tour", out))
+    _list_outputs(notebooks.run("00-tour", out))
 
 
 @app.command()
 def notebook(
     name: Annotated[str, typer.Argument(help="Such as 01-conditioning-sweep, or the path of an .ipynb.")],
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option("--parameter", "-p", metavar="KEY VALUE", help="A parameter of the notebook; repeat for more."),
-    ] = None,
-    grid: Annotated[
-        Path | None, typer.Option(help="YAML, parameter to list of values: run once for each combination.")
-    ] = None,
+    parameter: Parameter = None,
+    grid: Annotated[Path | None, typer.Option(help="YAML, parameter to list of values: a run for each combination.")] = None,
     jobs: Annotated[int, typer.Option(help="Notebooks at a time, with --grid.")] = 1,
     out: Out = None,
 ) -> None:
@@ -67,35 +70,31 @@ def notebook(
     """
     from svdlab.study import notebooks
 
-    given = _pairs(name, parameter or [])
+    known = notebooks.parameters_of(notebooks.find(name)) if parameter else {}
+    text = [key for key, facts in known.items() if facts["inferred_type_name"] == "str"]
+    given = _values(parameter, text)
     if grid is None:
-        _tell(notebooks.run(name, out, **given))
+        _list_outputs(notebooks.run(name, out, **given))
         return
     axes = notebooks.read_grid(grid)
-    twice = sorted(set(axes) & set(given))
-    if twice:
+    if twice := sorted(set(axes) & set(given)):
         raise InputError(f"{', '.join(twice)}: given both by -p and in {grid}. Leave one out.")
     table = notebooks.run_grid(name, {**axes, **{k: [v] for k, v in given.items()}}, jobs, out)
-    print(table.drop(columns=["notebook"]).to_string(index=False, max_colwidth=60))
+    print(table.drop(columns="notebook").to_string(index=False, max_colwidth=60))
     print(f"executed notebooks and this table: {Path(table['notebook'][0]).parents[1]}")
-    if (table["status"] == "failed").any():
-        raise typer.Exit(1)
+    raise typer.Exit(int((table["status"] == "failed").any()))
 
 
 @app.command()
 def sweep(
     grid: Annotated[Path, typer.Option(help="A grid (.yaml: condition to list of values) or a plan (.csv, .parquet).")],
     out: Annotated[Path, typer.Option(help="Folder for the runs; what it holds already is not made again.")],
-    checkpoint: Annotated[
-        str, typer.Option(help="organism, organism-fixed, SVD, SVD_XT, SVD_1_1, a hub id or a folder.")
-    ] = "organism",
+    checkpoint: Checkpoint = "organism",
     image: Annotated[
-        str | None, typer.Option(help="Picture for all rows: path or sample name; the plan may name one per row.")
+        str | None, typer.Option(help="A path, a sample's name, or a folder of images; the plan may name one per row.")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Clips at a time; default by size.")] = None,
-    threads: Annotated[
-        int | None, typer.Option(help="Batches side by side on a CPU; default as many as it has threads.")
-    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Batches side by side; default on a CPU one per core.")] = None,
 ) -> None:
     """Make and measure a clip for every point of a grid.
 
@@ -110,10 +109,13 @@ def sweep(
     plan = plans.read_plan(grid)  # before the model is loaded
     import svdlab
 
-    pipe = svdlab.load_pipeline(checkpoint)
-    auto: int | str = "auto"
-    size, several = (auto if given is None else given for given in (batch_size, threads))
-    table = svdlab.sweep(pipe, plan, out, image=image, batch_size=size, threads=several)
+    if image and Path(image).expanduser().is_dir():
+        from svdlab.pipeline.images import images_in
+
+        plan = plan.merge(svdlab.grid(image=images_in(image))[["image"]], how="cross")
+        image = None
+    given: dict[str, Any] = {k: v for k, v in dict(batch_size=batch_size, threads=threads).items() if v is not None}
+    table = svdlab.sweep(svdlab.load_pipeline(checkpoint), plan, out, image=image, **given)
     failed = int((table["status"] == "failed").sum())
     print(f"{len(table)} runs in {out}" + (f", {failed} of them failed: see the columns status and reason" if failed else ""))
     print(f"the table: svdlab.load_results({str(out)!r})")
@@ -123,26 +125,16 @@ def sweep(
 @app.command()
 def probe(
     name: Annotated[str, typer.Argument(help="A probe's name, all (of the model card's limitations), or bias.")],
-    checkpoint: Annotated[
-        str, typer.Option(help="organism, organism-fixed, SVD, SVD_XT, SVD_1_1, a hub id or a folder.")
-    ] = "organism",
+    checkpoint: Checkpoint = "organism",
     out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the study, default results/limitations or results/bias; what it holds is not made again."
-        ),
+        Path | None, typer.Option(help="Folder of the study, default results/limitations or results/bias; it is continued.")
     ] = None,
     images: Annotated[
         str | None, typer.Option(help="A folder, a manifest (.csv), photographs, or world; default the probe's own.")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Clips of each picture; default 2, or 1 with --quick.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer pictures, levels and steps.")] = False,
-    parameter: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--parameter", "-p", metavar="KEY VALUE", help="A condition, or an option of the probe; repeat for more."
-        ),
-    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Clips of each image; default 2, or 1 with --quick.")] = None,
+    quick: Quick = False,
+    parameter: Parameter = None,
     manifest: Annotated[Path | None, typer.Option(help="bias: images in pairs, .csv or .parquet.")] = None,
 ) -> None:
     """Measure a limitation that the model card admits, or all of them; or whether some inputs are degraded more.
@@ -151,35 +143,52 @@ def probe(
     plan.json first, then report.md, tables and figures; without --manifest, pairs of the organism's world.
 
     \b
-    Example: svdlab probe all --quick
-    or:      svdlab probe stillness --checkpoint SVD_1_1 --images my-pictures/ --seeds 4 -p motion_bucket_id "[20, 250]"
+    Example: svdlab probe all --quick -p duration.rounds 2
+    or:      svdlab probe stillness --checkpoint SVD_1_1 --images my-images/ --seeds 4 -p motion_bucket_id "[20, 250]"
     or:      svdlab probe bias --manifest people.csv -p margins "{still: 0.1}"
     """
     import svdlab
     from svdlab import probes
+    from svdlab.pipeline.conditions import conditions_of
+    from svdlab.study.plans import CONDITIONS
 
+    options = _values(parameter)
+    changes = {key: options.pop(key) for key in list(options) if key in CONDITIONS and not isinstance(options[key], list)}
+    conditions = conditions_of(checkpoint).replace(**changes) if changes else None
     if name == "bias":
-        _bias(checkpoint, out or Path("results/bias"), manifest, seeds or (1 if quick else 2), quick, parameter or [])
+        _bias(checkpoint, out or Path("results/bias"), manifest, seeds or (1 if quick else 2), quick, conditions, options)
         return
     if manifest:
         raise InputError(f"--manifest belongs to svdlab probe bias, and not to {name}.")
     out = out or Path("results/limitations")
     if name != "all":
         probes.find(name)  # before the model is loaded
-    conditions, options = _conditions(checkpoint, parameter or [])
     pipe = svdlab.load_pipeline(checkpoint)
     given = dict(images=images, seeds=seeds, quick=quick, conditions=conditions, **options)
-    if name == "all":
-        results = probes.run_all(pipe, out, **given)
+    results = probes.run_all(pipe, out, **given) if name == "all" else {name: probes.run(name, pipe, out, **given)}
+    print(*results.values(), sep="\n")
+    print(*probes.card.write(results, out if name == "all" else out / name).values(), sep="\n")
+    raise typer.Exit(int(all(result.status == "not run" for result in results.values())))
+
+
+def _bias(
+    checkpoint: str, out: Path, manifest: Path | None, seeds: int, quick: bool, conditions: Any, options: dict[str, Any]
+) -> None:
+    """`svdlab probe bias`: a study of a manifest, or of planted pairs."""
+    import svdlab
+    from svdlab.probes import bias
+
+    if unknown := sorted(set(options) - {"measures", "margins", "alpha", "interval"}):
+        raise InputError(f"bias has no option {', '.join(unknown)}: it has measures, margins, alpha, interval.")
+    given: dict[str, Any] = {"seeds": range(seeds), "conditions": conditions, **options}
+    if manifest is None:
+        result = bias.planted.study(svdlab.load_pipeline(checkpoint), out, quick=quick, **given)
     else:
-        results = {name: probes.run(name, pipe, out, **given)}
-    for result in results.values():
-        print(result)
-    written = probes.card.write(results, out if name == "all" else out / name)
-    for path in written.values():
-        print(path)
-    if all(result.status == "not run" for result in results.values()):
-        raise typer.Exit(1)
+        design = bias.Design(manifest, **given)  # faults are named before the model is loaded
+        result = bias.run(svdlab.load_pipeline(checkpoint), design, out)
+    print(result.report())
+    bias.save_figures(result, out)
+    print(*sorted(out.glob("figures/*")), sep="\n")
 
 
 @app.command()
@@ -187,7 +196,7 @@ def report(
     folder: Annotated[Path, typer.Argument(help="What a notebook or a sweep left, such as results/00-tour.")],
     out: Annotated[Path | None, typer.Option(help="The page; default report.html in the folder.")] = None,
 ) -> None:
-    """Put a study into one HTML page that opens from disk: figures, films, tables, conditions, versions, licence.
+    """Put a study into one HTML page that opens from disk: figures, videos, tables, conditions, versions, licence.
 
     \b
     Example: svdlab report results/00-tour
@@ -201,7 +210,7 @@ def report(
 @app.command()
 def doctor(
     checkpoint: Annotated[str | None, typer.Option(help="Also see whether it is here, or may be fetched.")] = None,
-    run: Annotated[str | None, typer.Option(help="Hold svdlab's promises against this checkpoint, on this machine.")] = None,
+    run: Annotated[str | None, typer.Option(help="Test svdlab's promises with this checkpoint, on this machine.")] = None,
     height: Annotated[int | None, typer.Option(help="With --run: of the frames; default the checkpoint's.")] = None,
     width: Annotated[int | None, typer.Option(help="With --run: of the frames; default the checkpoint's.")] = None,
     num_frames: Annotated[int | None, typer.Option(help="With --run: default the checkpoint's.")] = None,
@@ -218,12 +227,10 @@ def doctor(
     Example: svdlab doctor --checkpoint SVD_1_1
     and then: svdlab doctor --run SVD_1_1 --offload model --num-frames 8 --height 320 --width 576
     """
-    given: dict[str, Any] = dict(
-        height=height, width=width, num_frames=num_frames, dtype=dtype, offload=offload, device=device
-    )
-    given = {name: value for name, value in given.items() if value is not None}
+    size = dict(height=height, width=width, num_frames=num_frames, dtype=dtype, offload=offload, device=device)
+    given: dict[str, Any] = {key: value for key, value in size.items() if value is not None}
     if given and not run:
-        raise InputError(f"{', '.join('--' + name.replace('_', '-') for name in given)}: only with --run CHECKPOINT.")
+        raise InputError(f"{', '.join('--' + key.replace('_', '-') for key in given)}: only with --run CHECKPOINT.")
     from svdlab.pipeline import doctor as checks
 
     table = checks.accept(run, local_files_only=offline, **given) if run else checks.report(checkpoint, online=not offline)
@@ -234,7 +241,7 @@ def doctor(
 
 @ledger_app.command("check")
 def ledger_check(folder: Ledger) -> None:
-    """Hold every file against its recorded hash.
+    """Compare every file with its recorded hash.
 
     Damaged runs are set aside, and the next sweep makes them again.
 
@@ -252,18 +259,6 @@ def ledger_check(folder: Ledger) -> None:
     raise typer.Exit(1)
 
 
-@ledger_app.command("rebuild")
-def ledger_rebuild(folder: Ledger) -> None:
-    """Make the index again from the run folders.
-
-    \b
-    Example: svdlab ledger rebuild results/study
-    """
-    from svdlab.study import ledger
-
-    print(f"{len(ledger.rebuild(folder))} runs")
-
-
 @ledger_app.command("export")
 def ledger_export(folder: Ledger, to: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
     """Copy table, previews and a README to a new folder.
@@ -279,7 +274,7 @@ def ledger_export(folder: Ledger, to: Annotated[Path, typer.Argument(help="A new
 @organism_app.command("verify")
 def organism_verify(
     checkpoint: Annotated[str, typer.Argument(help="organism, or a folder.")] = "organism",
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer clips: about three minutes.")] = False,
+    quick: Quick = False,
     out: Out = None,
 ) -> None:
     """Measure the planted laws in what the organism makes.
@@ -297,13 +292,10 @@ def organism_verify(
 
 
 @motion_app.command("calibrate")
-def motion_calibrate(
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer clips, small sizes: a minute or two.")] = False,
-    out: Annotated[Path | None, typer.Option(help="A CSV for the table.")] = None,
-) -> None:
-    """Hold the motion instrument against known motion.
+def motion_calibrate(quick: Quick = False, out: Out = None) -> None:
+    """Compare the motion instrument with known motion; --out: a CSV for the table.
 
-    Exits with 1 where it misses a bar.
+    Exits with 1 where it misses a threshold.
 
     \b
     Example: svdlab motion calibrate --quick --out results/motion/calibration.csv
@@ -311,71 +303,37 @@ def motion_calibrate(
     from svdlab.measure import calibrate
 
     table = calibrate.run(quick=quick, out=out)
-    raise typer.Exit(int((table["passed"] == False).any()))  # noqa: E712 - rows without a bar hold None
+    raise typer.Exit(int((table["passed"] == False).any()))  # noqa: E712 - rows without a threshold hold None
 
 
-def _pairs(name: str, words: list[str]) -> dict[str, Any]:
-    """Parameters as the notebook declares them: text stays text, everything else is read as YAML."""
-    from svdlab.study import notebooks
-
-    known = notebooks.parameters_of(notebooks.find(name)) if words else {}
-    text = [key for key, facts in known.items() if facts["inferred_type_name"] == "str"]
-    return {k: v if k in text else notebooks.read_value(v) for k, v in zip(words[::2], words[1::2], strict=True)}
-
-
-def _conditions(checkpoint: str, words: list[str]) -> tuple[Any, dict[str, Any]]:
-    """`-p` words as conditions (None where there are none: the probes' own) and options of a probe, read as YAML."""
-    from svdlab.pipeline.conditions import conditions_of
+def _values(words: list[str] | None, text: Any = ()) -> dict[str, Any]:
+    """`-p` words as a dict: the keys in `text` as they are, everything else read as YAML."""
     from svdlab.study.notebooks import read_value
-    from svdlab.study.plans import CONDITIONS
 
-    given = {k: read_value(v) for k, v in zip(words[::2], words[1::2], strict=True)}
-    changes = {k: v for k, v in given.items() if k in CONDITIONS and not isinstance(v, list)}
-    base = conditions_of(checkpoint)
-    options = {k: v for k, v in given.items() if k not in changes}
-    return (base.replace(**changes) if changes else None), options
+    pairs = zip((words or [])[::2], (words or [])[1::2], strict=True)
+    return {key: word if key in text else read_value(word) for key, word in pairs}
 
 
-def _bias(checkpoint: str, out: Path, manifest: Path | None, seeds: int, quick: bool, words: list[str]) -> None:
-    """`svdlab probe bias`: a study of a manifest, or of planted pairs."""
-    import svdlab
-    from svdlab.probes import bias
-
-    conditions, options = _conditions(checkpoint, words)
-    if unknown := sorted(set(options) - {"measures", "margins", "alpha", "interval"}):
-        raise InputError(f"bias has no option {', '.join(unknown)}: it has measures, margins, alpha, interval.")
-    given: dict[str, Any] = {"seeds": range(seeds), "conditions": conditions, **options}
-    if manifest is None:
-        result = bias.planted.study(svdlab.load_pipeline(checkpoint), out, quick=quick, **given)
-    else:
-        design = bias.Design(manifest, **given)  # faults are named before the model is loaded
-        result = bias.run(svdlab.load_pipeline(checkpoint), design, out)
-    print(result.report())
-    bias.save_figures(result, out)
-    for path in sorted(out.glob("figures/*")):
-        print(path)
-
-
-def _tell(executed: Path) -> None:
+def _list_outputs(executed: Path) -> None:
     """Where everything is that a notebook left."""
     folder = executed.parent
     print(f"executed notebook  {executed}")
-    for what, pattern in (("figures", "*.png"), ("films", "*.mp4"), ("tables", "*.parquet")):
-        names = sorted(p.name for p in folder.glob(pattern))
-        if names:
+    for what, pattern in (("figures", "*.png"), ("videos", "*.mp4"), ("tables", "*.parquet")):
+        if names := sorted(p.name for p in folder.glob(pattern)):
             print(f"{what:<18} {folder}/  {'  '.join(names)}")
 
 
 def _paired(arguments: list[str]) -> list[str]:
-    """`-p key value` as `-p key -p value`: an option with two words that may be repeated."""
+    """`-p key value` as two options: typer has none that takes two words and may be repeated."""
     paired, words = [], iter(arguments)
     for word in words:
-        paired.append(word)
-        if word in ("-p", "--parameter"):
-            key, value = next(words, None), next(words, None)
-            if key is None or value is None:
-                raise InputError(f"{word} takes two words: a parameter and its value, as in  -p fps 12.")
-            paired[-1:] = [f"--parameter={key}", f"--parameter={value}"]  # so that a value may begin with a minus
+        if word not in ("-p", "--parameter"):
+            paired.append(word)
+            continue
+        key, value = next(words, None), next(words, None)
+        if key is None or value is None:
+            raise InputError(f"{word} takes two words: a parameter and its value, as in  -p fps 12.")
+        paired += [f"--parameter={key}", f"--parameter={value}"]  # so that a value may begin with a minus
     return paired
 
 

@@ -14,6 +14,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from svdlab import load_results, sample_image
 from svdlab.__main__ import app, main
 from svdlab.errors import InputError
 
@@ -25,7 +26,8 @@ COMMANDS = {
     "sweep": [],
     "doctor": [],
     "probe": [],
-    "ledger": ["check", "rebuild", "export"],
+    "report": [],
+    "ledger": ["check", "export"],
     "organism": ["verify"],
     "motion": ["calibrate"],
 }
@@ -71,7 +73,7 @@ def toy(tmp_path: Path) -> Path:
 
 def test_the_commands_are_all_there_and_help_shows_an_example() -> None:
     there = every_command()
-    assert [[n, s] for n, subs in COMMANDS.items() for s in subs or [None] if [n, s] not in there and [n] not in there] == []
+    assert sorted(there) == sorted([name, *([sub] if sub else [])] for name, subs in COMMANDS.items() for sub in subs or [""])
     for words in there:
         shown = CliRunner().invoke(app, [*words, "--help"])
         assert shown.exit_code == 0 and f"Example: svdlab {' '.join(words)}" in shown.output, words
@@ -163,7 +165,6 @@ def test_a_sweep_goes_on_where_it_was_and_its_ledger_is_checked(tmp_path: Path, 
     assert {p: p.stat().st_mtime_ns for p in out.glob("runs/*/run.json")} == made
 
     assert run(capsys, "ledger", "check", out)[:2] == (0, "2 runs, all whole\n")
-    assert run(capsys, "ledger", "rebuild", out)[:2] == (0, "2 runs\n")
     code, said, _ = run(capsys, "ledger", "export", out, tmp_path / "handed-on")
     assert code == 0 and list((tmp_path / "handed-on").rglob("*.mp4"))
 
@@ -186,6 +187,43 @@ def test_a_sweep_with_a_failed_clip_ends_with_a_code_that_says_so(checkpoint: An
     assert run(capsys, *sweep, "--threads", "0")[0] == 1
 
 
+def test_a_sweep_of_a_folder_takes_every_image_in_it(checkpoint: Any, tmp_path: Path, capsys: Any) -> None:
+    grid, images = tmp_path / "grid.yaml", tmp_path / "images"
+    grid.write_text("fps: [6, 12]\nnum_inference_steps: [1]\nnum_frames: [2]\n")
+    images.mkdir()
+    sweep = ["sweep", "--grid", grid, "--out", tmp_path / "out", "--image", images, "--checkpoint", checkpoint]
+    code, _, err = run(capsys, *sweep)
+    assert code == 1 and "holds no image" in err
+    for n in (1, 2):
+        sample_image(f"scene-{n}").save(images / f"{n}.PNG")
+    (images / "notes.txt").touch()
+    assert run(capsys, *sweep)[0] == 0
+    table = load_results(tmp_path / "out")
+    assert sorted(zip(table["fps"], table["image"].map(lambda p: Path(p).name), strict=True)) == [
+        (6, "1.PNG"),
+        (6, "2.PNG"),
+        (12, "1.PNG"),
+        (12, "2.PNG"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["stillness", "-p", "rounds", "2"], "rounds"),
+        (["bias", "-p", "rounds", "2"], "bias has no option rounds"),
+        (["stillness", "-p", "fps", "0"], "fps=0"),
+        (["stillness", "-p", "fps", "[6, 12"], "cannot be read as a value"),
+        (["stillness", "--manifest", "x.csv"], "belongs to svdlab probe bias"),
+        (["stilness"], "stillness"),
+    ],
+)
+def test_what_a_probe_does_not_know_stops_the_command(words: list[str], expected: str, tmp_path: Path, capsys: Any) -> None:
+    code, out, err = run(capsys, "probe", *words, "--out", tmp_path / "out")
+    assert code == 1 and out == "" and expected in err and len(err.strip().splitlines()) <= 2, err
+    assert not list(tmp_path.glob("out/**/*.mkv"))
+
+
 def test_doctor_runs_a_checkpoint_at_the_size_that_is_asked_for(checkpoint: Any, capsys: Any) -> None:
     size = ["--num-frames", "3", "--height", "32", "--width", "32", "--dtype", "float32", "--device", "cpu"]
     code, said, _ = run(capsys, "doctor", "--run", checkpoint, *size)
@@ -205,8 +243,8 @@ def test_svdlabs_errors_are_told_and_others_are_not_hidden(monkeypatch: pytest.M
     def break_down(folder: Path) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(ledger, "rebuild", refuse)
-    assert run(capsys, "ledger", "rebuild", "x") == (1, "", "svdlab: the reason\n")
-    monkeypatch.setattr(ledger, "rebuild", break_down)
+    monkeypatch.setattr(ledger, "check", refuse)
+    assert run(capsys, "ledger", "check", "x") == (1, "", "svdlab: the reason\n")
+    monkeypatch.setattr(ledger, "check", break_down)
     with pytest.raises(ZeroDivisionError):
-        main(["ledger", "rebuild", "x"])
+        main(["ledger", "check", "x"])
