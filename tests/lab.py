@@ -53,7 +53,7 @@ class Sheet:
     errors: list[str] = field(default_factory=list)
 
     def run_all(self, until: str, timeout: float = 180) -> None:
-        """Run every cell, again if the order was lost, until a selector is there."""
+        """Run every cell, again if the command was lost, until a selector is there."""
         self.wait(lambda: self.kernel() == "idle", 60, "the kernel never came up")
         for _ in range(3):
             self.page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
@@ -69,7 +69,7 @@ class Sheet:
                 time.sleep(0.25)
             else:
                 raise AssertionError(f"{until} did not come within {timeout} s; see {self.shot('timeout')}")
-        raise AssertionError("three orders to run all cells were lost")
+        raise AssertionError("three commands to run all cells were lost")
 
     def never_ran(self) -> bool:
         prompts = self.page.locator(".jp-InputPrompt").all_inner_texts()
@@ -85,13 +85,13 @@ class Sheet:
         waiting = "[...document.querySelectorAll('.jp-InputPrompt')].some(p => p.innerText.includes('*'))"
         self.wait(lambda: self.kernel() == "idle" and not self.page.evaluate(waiting), timeout, "cells still run")
 
-    def wait(self, what: Callable[[], Any], timeout: float, said: str) -> None:
+    def wait(self, what: Callable[[], Any], timeout: float, complaint: str) -> None:
         ends = time.monotonic() + timeout
         while not what():
             if time.monotonic() > ends:
                 seen = self.page.locator(".svdlab").all_inner_texts()
                 state = f"kernel {self.kernel()}; panels: {seen}; console: {self.errors}"
-                raise AssertionError(f"{said} after {timeout} s; see {self.shot('timeout')}; {state}")
+                raise AssertionError(f"{complaint} after {timeout} s; see {self.shot('timeout')}; {state}")
             time.sleep(0.1)
 
     def to_end(self, handle: Any, timeout: float = 60) -> None:
@@ -131,22 +131,11 @@ def lab(root: Path) -> Iterator[Lab]:
         port = free.getsockname()[1]
     own = {"JUPYTER_CONFIG_DIR": config, "JUPYTERLAB_SETTINGS_DIR": config / "settings", "JUPYTER_RUNTIME_DIR": config / "run"}
     env = {**os.environ, "PYTHONPATH": str(ROOT), **{k: str(v) for k, v in own.items()}, "IPYTHONDIR": str(config / "ipython")}
-    options = [
-        *(
-            "--no-browser",
-            "--allow-root",
-            f"--port={port}",
-            f"--ServerApp.root_dir={root}",
-            f"--IdentityProvider.token={TOKEN}",
-        ),
-        *("--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly", "--ServerApp.port_retries=0"),
-        *(
-            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-            f"--LabApp.workspaces_dir={config / 'workspaces'}",
-        ),
-    ]
+    options = f"""--no-browser --allow-root --port={port} --ServerApp.root_dir={root} --IdentityProvider.token={TOKEN}
+        --LabApp.expose_app_in_browser=True --LabApp.extension_manager=readonly --ServerApp.port_retries=0
+        --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate --LabApp.workspaces_dir={config / "workspaces"}"""
     log = (config / "server.log").open("w")
-    command = [sys.executable, "-m", "jupyterlab", *options]
+    command = [sys.executable, "-m", "jupyterlab", *options.split()]
     server = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT, cwd=root)
     url = f"http://127.0.0.1:{port}"
     try:
@@ -239,7 +228,7 @@ HOLD = """async video => {
 
 
 def last_frame(video: Any) -> np.ndarray:
-    """A film held at its end, as it is on the screen, once the screen shows it."""
+    """A video held at its end, as it is on the screen, once the screen shows it."""
     video.evaluate("v => v.readyState >= 2 || new Promise(done => v.addEventListener('loadeddata', done, {once: true}))")
     video.evaluate(HOLD)
     return at_rest(video)
@@ -253,4 +242,4 @@ def at_rest(locator: Any, timeout: float = 20) -> np.ndarray:
         looks.append(pixels(locator))
         if len(looks) > 2 and all(changed(looks[-1], other) == 0 for other in looks[-3:-1]):
             return looks[-1]
-    raise AssertionError("the picture does not come to rest")
+    raise AssertionError("the image does not come to rest")

@@ -4,8 +4,8 @@
     >>> widgets.explore(results)                     # a sweep
     >>> widgets.step_through(tr, pipe)               # a trace
     >>> widgets.live(pipe, image)                    # conditions as knobs
-    >>> widgets.compare({"slow": slow, "fast": fast})
-    >>> widgets.verdicts(probes.run_all(pipe, out))  # what the probes found
+    >>> widgets.compare(results)                     # clips in step
+    >>> widgets.verdicts(svdlab.probes.run_all(pipe, out))  # doctest: +SKIP
 
 Each is also a figure: papermill's copies, nbconvert and viewers that run no widgets show its PNG. Each has a button that
 exports what is on screen, with a plan that makes it again.

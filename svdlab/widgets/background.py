@@ -10,17 +10,17 @@ True
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import ipywidgets
 
 from svdlab.errors import InputError, SvdlabError, SweepInterrupted
+from svdlab.pipeline.sampler import Denoising, Step, listen
 from svdlab.widgets.panel import button, status, warning, wide
 
-Work = Callable[[Callable[..., None]], Any]
 _TURNS: WeakKeyDictionary[Any, threading.Lock] = WeakKeyDictionary()  # by pipeline: whose run it is
 
 
@@ -65,15 +65,23 @@ class Cancelled(SweepInterrupted):
 
 
 class Job(ipywidgets.VBox):
-    """Buttons that start and cancel work on a thread, a bar and a status line. One job at a time uses a pipeline.
+    """Buttons that start and cancel work on a thread, a bar and a status line. One job at a time uses a pipeline: two would
+    need the memory of two.
 
-    begin: called when the button is pressed; returns how many steps there are, and the work, a function of `tick`. The work
-    calls `tick(n, text)` after step n, which raises Cancelled once the cancel button was pressed. done: called with what the
-    work returned; returns the text to end with. Waiting for a pipeline that another job uses can be cancelled, too.
+    begin: called when the button is pressed, returns the work; what is open then, such as `svdlab.edit`, acts on it. done:
+    given what the work returned, returns the text to end with. on_step: given each denoising step and its estimate
+    "1 f c h w". The work stops before its next step once the cancel button was pressed, or while it waits for its turn.
     """
 
-    def __init__(self, pipe: Any, text: str, begin: Callable[[], tuple[int, Work]], done: Callable[[Any], str]) -> None:
-        self.pipe, self._begin, self._done = pipe, begin, done
+    def __init__(
+        self,
+        pipe: Any,
+        text: str,
+        begin: Callable[[], Callable[[], Any]],
+        done: Callable[[Any], str],
+        on_step: Callable[[Step, Any], None] = lambda step, denoised: None,
+    ) -> None:
+        self.pipe, self._begin, self._done, self._on_step = pipe, begin, done, on_step
         self._cancelled, self._thread = threading.Event(), threading.Thread()
         self.go = button(text, "play", self.start)
         self.halt = button("Cancel", "stop", self.cancel, "Stop before the next step")
@@ -87,12 +95,12 @@ class Job(ipywidgets.VBox):
         """What the button does: returns at once. Raises InputError while the last work still runs."""
         if self._thread.is_alive():
             raise InputError("a clip is being made: cancel it, or wait for it.")
-        self.bar.max, work = self._begin()
+        work = self._begin()
         self.bar.value, self.bar.bar_style = 0, ""
         self.go.disabled, self.halt.disabled = True, False
         self.status.value = status("starting …")
         self._cancelled.clear()
-        self._thread = threading.Thread(target=self._run, args=[work], name="svdlab-job", daemon=True)
+        self._thread = threading.Thread(target=copy_context().run, args=[self._run, work], name="svdlab-job", daemon=True)
         self._thread.start()
 
     def cancel(self) -> None:
@@ -105,48 +113,39 @@ class Job(ipywidgets.VBox):
         self._thread.join(timeout)
         return not self._thread.is_alive()
 
-    def tick(self, done: int, text: str = "") -> None:
-        self._check()
-        self.bar.value = done
-        self.status.value = status(f"step {done} of {self.bar.max}{text}")
-
     def _check(self) -> None:
         if self._cancelled.is_set():
             raise Cancelled("stopped by the cancel button.")
 
-    def _run(self, work: Work) -> None:
+    def _hear(self, name: str, value: Any, run: Denoising) -> Any:
+        """What happens at the places of each step."""
+        if name == "latents":
+            self._check()
+        elif name == "pred_original_sample" and run.step is not None:
+            done, steps = run.step.index + 1, len(run.steps)
+            self.bar.max, self.bar.value = steps, done
+            ending = ", decoding …" if done == steps else ""
+            self.status.value = status(f"step {done} of {steps}, sigma {run.step.sigma:.3g}{ending}")
+            self._on_step(run.step, value)
+        return value
+
+    def _run(self, work: Callable[[], Any]) -> None:
         turn = _TURNS.setdefault(self.pipe, threading.Lock())
         try:
             while not turn.acquire(timeout=0.1):
                 self._check()
             try:
                 self._check()
-                result = work(self.tick)
+                with listen(self.pipe, self._hear):
+                    result = work()
             finally:
                 turn.release()
             self._end("success", status(self._done(result)))
         except Cancelled:
-            self._end("warning", status(f"stopped at step {self.bar.value} of {self.bar.max}"))
+            self._end("warning", status(f"stopped after {self.bar.value} steps"))
         except Exception as error:  # the thread's own end: whatever it is, the widget reports it
             self._end("danger", warning(error))
 
     def _end(self, style: str, text: str) -> None:
         self.bar.bar_style, self.status.value = style, text
         self.go.disabled, self.halt.disabled = False, True
-
-
-@contextmanager
-def unet_calls(pipe: Any, tick: Callable[[int], None]) -> Iterator[None]:
-    """`tick(n)` before the n-th call of the UNet, counted from 1."""
-    count = 0
-
-    def before(module: Any, args: tuple) -> None:
-        nonlocal count
-        count += 1
-        tick(count)
-
-    handle = pipe.unet.register_forward_pre_hook(before)
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -1,6 +1,6 @@
 """Clips side by side under one scrubber, with their differences and optical flow as overlays.
 
->>> svdlab.widgets.compare({"bucket 30": slow, "bucket 200": fast})
+>>> svdlab.widgets.compare({"as generated": clip, "reversed": clip.frames[::-1]})
 """
 
 from __future__ import annotations
@@ -23,11 +23,8 @@ from svdlab.show.provenance import about, number
 from svdlab.show.style import Figure, fitted
 from svdlab.show.videos import Video, named, rate_of
 from svdlab.widgets.background import Latest
-from svdlab.widgets.encode import still
 from svdlab.widgets.export import row_of_call, row_of_run
-from svdlab.widgets.panel import ImageView, Panel, pale, put, status, warning, wide, wrapping
-
-OVERLAYS = {"clip": "the frames", "difference": "distance from the first clip", "flow": "optical flow"}
+from svdlab.widgets.panel import ImageView, Panel, pale, put, status, still, wide, wrapping
 
 
 def compare(
@@ -35,14 +32,14 @@ def compare(
 ) -> Comparison:
     """Clips in step: one scrubber for all, a play button, and two overlays.
 
-    >>> compare([slow, fast])
+    >>> compare([clip, clip.frames[::-1]])
     >>> compare(results.query("seed == 0"))
 
     clips, labels, fps: as in `show.video`. difference: the distance of each pixel from the first clip's in the same frame.
     flow: where each pixel goes until the next frame, on one scale for all. Raises InputError for no clips, or clips of
     different sizes.
     """
-    return Comparison(clips, labels=labels, fps=fps, out=out)
+    return Comparison(clips, labels, fps, out)
 
 
 class Comparison(Panel):
@@ -50,17 +47,16 @@ class Comparison(Panel):
 
     kind = "compare"
 
-    def __init__(self, clips: Any, *, labels: Sequence[str] | None, fps: float | None, out: str | Path) -> None:
-        self._rows = clips[clips["frames"].astype(bool)] if isinstance(clips, pd.DataFrame) else None
+    def __init__(self, clips: Any, labels: Sequence[str] | None, fps: float | None, out: str | Path) -> None:
         self.clips, self.labels = named(clips, labels)
+        self._source = clips[clips["frames"].astype(bool)] if isinstance(clips, pd.DataFrame) else self.clips
         self.videos = [as_bytes(getattr(c, "frames", c)) for c in self.clips]
-        if len({v.shape[1:] for v in self.videos}) > 1:
-            raise InputError(
-                f"the clips have sizes {sorted({v.shape[1:3] for v in self.videos})}: in step they need one size."
-            )
+        sizes = sorted({v.shape[1:3] for v in self.videos})
+        if len(sizes) > 1:
+            raise InputError(f"the clips have sizes {sizes}: in step they need one size.")
         self.fps = fps if fps is not None else rate_of(self.clips[0])
-        self._overlays: dict[str, tuple[list[list[bytes]], str]] = {}
-        self.draw = Latest(lambda error: setattr(self.key, "value", warning(error)), wait=0.0)
+        self._drawn = {"clip": (_stills(self.videos), "")}
+        self.draw = Latest(self.report, wait=0.0)
         last = max(map(len, self.videos)) - 1
         size = fitted(self.videos[0].shape[1:], columns=min(4, len(self.videos)), width=1000, most=340)
         self.images = [ImageView(width=str(size[1])) for _ in self.videos]
@@ -70,9 +66,7 @@ class Comparison(Panel):
         self.frame = ipywidgets.IntSlider(0, 0, last, description="frame", **wide("360px"))
         self.play = ipywidgets.Play(min=0, max=last, interval=max(20, round(1000 / self.fps)), repeat=True)
         ipywidgets.jslink((self.play, "value"), (self.frame, "value"))
-        self.overlay = ipywidgets.ToggleButtons(
-            options=list(OVERLAYS), description="show", tooltips=list(OVERLAYS.values()), tabbable=True
-        )
+        self.overlay = ipywidgets.ToggleButtons(options=["clip", *OVERLAYS], description="show", tabbable=True)
         self.key = ipywidgets.HTML()
         for control in (self.frame, self.overlay):
             control.observe(lambda _: self._paint(), "value")
@@ -84,42 +78,39 @@ class Comparison(Panel):
     def _paint(self) -> None:
         """All images to the same frame; an overlay that is not there yet is computed on a thread."""
         which = self.overlay.value
-        if which not in self._overlays and which != "clip":
+        if which not in self._drawn:
             self.key.value = status(f"computing the {which} …")
             self.draw(lambda: self._compute(which))
             return
-        videos, key = self._overlay(which)
-        for image, video, label in zip(self.images, videos, self.labels, strict=True):
+        stills, key = self._drawn[which]
+        for image, video, label in zip(self.images, stills, self.labels, strict=True):
             at = min(self.frame.value, len(video) - 1)
             put(image, video[at], f"{label}: {which}, frame {at}")
         self.key.value = status(key)
 
     def _compute(self, which: str) -> None:
-        self._overlay(which)
+        videos, key = OVERLAYS[which](self.videos)
+        self._drawn[which] = _stills(videos), key
         if self.overlay.value == which:
             self._paint()
 
-    def _overlay(self, which: str) -> tuple[list[list[bytes]], str]:
-        if which not in self._overlays:
-            make = {"clip": lambda videos: (videos, ""), "difference": _differences, "flow": _flows}[which]
-            videos, key = make(self.videos)
-            self._overlays[which] = [[still(frame) for frame in video] for video in videos], key
-        return self._overlays[which]
-
     def figure(self) -> Figure:
-        source = self.clips if self._rows is None else self._rows
-        return show.filmstrip(source, labels=self.labels, title=f"{len(self.videos)} clips in step")
+        return show.filmstrip(self._source, labels=self.labels, title=f"{len(self.videos)} clips in step")
 
     def video(self) -> Video:
-        return show.video(self.clips if self._rows is None else self._rows, labels=self.labels, fps=self.fps)
+        return show.video(self._source, labels=self.labels, fps=self.fps)
 
     def plan(self) -> list[dict[str, Any]]:
-        if self._rows is not None:
-            return [row_of_run(row) for _, row in self._rows.iterrows()]
+        if isinstance(self._source, pd.DataFrame):
+            return [row_of_run(row) for _, row in self._source.iterrows()]
         return [row_of_call(clip.call, clip.image) for clip in self.clips if isinstance(clip, Clip)]
 
     def view(self) -> dict[str, Any]:
         return {"labels": self.labels, "overlay": self.overlay.value, "frame": self.frame.value}
+
+
+def _stills(videos: list[np.ndarray]) -> list[list[bytes]]:
+    return [[still(frame) for frame in video] for video in videos]
 
 
 def _differences(videos: list[np.ndarray]) -> tuple[list[np.ndarray], str]:
@@ -139,3 +130,6 @@ def _flows(videos: list[np.ndarray]) -> tuple[list[np.ndarray], str]:
     most = max(0.5, *(float(np.percentile(np.linalg.norm(field, axis=-1), 99.5)) for field in fields))
     key = f"red is right, yellow up, green left, blue down; full colour is {number(round(most, 2))} px/frame"
     return [show.flow_colours(field, most) for field in fields], f"flow until the next frame: {key}"
+
+
+OVERLAYS = {"difference": _differences, "flow": _flows}

@@ -1,12 +1,12 @@
 """Walk over a sweep: controls for what was varied, the clip of that point, its place among all runs.
 
 >>> svdlab.widgets.explore(results)
->>> svdlab.widgets.explore("results/study", pipe=pipe)                 # missing points can be made
+>>> svdlab.widgets.explore(out, pipe=pipe)               # a study's folder; missing points can be made
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,8 @@ from svdlab.measure.video import read_frames
 from svdlab.show.provenance import about, axis, name, number
 from svdlab.show.style import Figure
 from svdlab.show.videos import Video
-from svdlab.study.plans import DEFAULTS
 from svdlab.study.sweeps import sweep
-from svdlab.widgets.background import Job, Latest, unet_calls
+from svdlab.widgets.background import Job, Latest
 from svdlab.widgets.export import row_of_run
 from svdlab.widgets.panel import (
     ImageView,
@@ -34,7 +33,6 @@ from svdlab.widgets.panel import (
     put_figure,
     status,
     visible,
-    warning,
     wide,
     wrapping,
 )
@@ -59,13 +57,13 @@ def explore(
     """A sweep to walk over: a control for each condition that varies, the clip there, and how it compares.
 
     >>> explore(results)
-    >>> explore("results/study", pipe=pipe, measures=["object_px", "camera_px"])
+    >>> explore(results, pipe=pipe, measures=["object_px", "camera_px"], y="camera_px")
 
     results: the table of `svdlab.sweep` or `load_results`, or a study's folder. pipe: with it, a point that was not run can
     be made from here, into the same study. measures: columns to compare by, default those that vary. x, y: what the
     dose-response curve begins with. out: where the export button writes. Raises InputError for a table without runs.
     """
-    return Explorer(results, pipe=pipe, measures=measures, x=x, y=y, out=out)
+    return Explorer(results, pipe, measures, x, y, out)
 
 
 class Explorer(Panel):
@@ -73,17 +71,13 @@ class Explorer(Panel):
 
     kind = "explore"
 
-    def __init__(
-        self, results: Any, *, pipe: Any, measures: Sequence[str] | None, x: str | None, y: str | None, out: str | Path
-    ) -> None:
+    def __init__(self, results: Any, pipe: Any, measures: Any, x: str | None, y: str | None, out: str | Path) -> None:
         self.runs, self.pipe = Runs(results), pipe
         self.measures = self.runs.measures(measures)
         self.panes = [Pane(self), Pane(self)]
-        self.two = ipywidgets.ToggleButton(
-            description="Second pane", icon="columns", tooltip="Compare two runs", tabbable=True
-        )
+        self.two = ipywidgets.ToggleButton(description="Second pane", icon="columns", tabbable=True)
         self.two.observe(lambda _: self.refresh(restart=True), "value")
-        self.draw = Latest(lambda error: setattr(self.message, "value", warning(error)))
+        self.draw = Latest(self.report)
         self.ranks, self.curve, self.flow = ipywidgets.HTML(), Plot(), ImageView()
         self._drawn: tuple = ()  # what the curve shows
         numeric = [n for n, values in self.runs.axes.items() if all(isinstance(v, (int, float)) for v in values)]
@@ -96,7 +90,7 @@ class Explorer(Panel):
         )
         self.tabs.observe(lambda _: self.refresh(), "selected_index")
         head = pale(f"{len(self.runs)} runs · {about(self.runs.table)}")
-        super().__init__([head, wrapping(*(pane.box for pane in self.panes)), self.two, self.tabs], out=out)
+        super().__init__([head, wrapping(*self.panes), self.two, self.tabs], out=out)
         for pane in self.panes:
             pane.go(0)
 
@@ -119,7 +113,7 @@ class Explorer(Panel):
     def select(self, pane: int = 0, **values: Any) -> None:
         """Go to a point by name, as the controls do; values that are not named stay. Raises InputError for unknown ones.
 
-        >>> explorer.select(fps=12, seed=1)
+        >>> explore(results).select(fps=12)
         """
         for key, value in values.items():
             if value not in self.runs.axes.get(key, ()):
@@ -129,12 +123,11 @@ class Explorer(Panel):
     def refresh(self, *, restart: bool = False) -> None:
         """Everything below the panes; what takes long is drawn on a thread, once the controls rest.
 
-        restart: with two panes, both videos begin again together.
+        restart: the videos begin again, together.
         """
-        visible(self.panes[1].box, self.two.value)
-        if restart and self.two.value:
-            for pane in self.panes:
-                pane.play()
+        visible(self.panes[1], self.two.value)
+        for pane in self._visible() if restart else ():
+            pane.play()
         self.ranks.value = _ranks(self.runs.table, self.measures, [pane.place for pane in self._visible()])
         self._mark()
         if self.tabs.selected_index == 1 and self.x.value and self.y.value:
@@ -142,27 +135,26 @@ class Explorer(Panel):
         elif self.tabs.selected_index == 2 and self.current:
             self.draw(self._draw_flow)
 
-    def _others(self) -> dict[str, Any]:
-        """What the curve is drawn at: the first pane's point without the curve's own axis, and without what it averages."""
-        point = self.panes[0].point()
-        return {n: v for n, v in point.items() if n not in (self.x.value, "seed", "image")}
+    def _held(self) -> dict[str, Any]:
+        """What the curve holds constant: the first pane's point without the curve's own axis, and without what it averages."""
+        return {n: v for n, v in self.panes[0].point().items() if n not in (self.x.value, "seed", "image")}
 
     def _subject(self) -> tuple:
-        return (len(self.runs), self.x.value, self.y.value, *self._others().values())
-
-    def _draw_curve(self) -> None:
-        subject = self._subject()
-        if subject != self._drawn:
-            self.curve.set(self.curve_figure())
-            self._drawn = subject
-        self._mark()
+        """What determines the curve, so that it is drawn again only when that changes."""
+        return (len(self.runs), self.x.value, self.y.value, *self._held().values())
 
     def curve_figure(self) -> Figure:
         """The dose-response curve of the chosen measure, at the first pane's other conditions."""
-        x, y = self.x.value, self.y.value
-        like = self.runs.like(self.panes[0].point(), [n for n in self.runs.axes if n not in self._others()])
-        at = ", ".join(f"{axis(n)} {number(v)}" for n, v in self._others().items())
+        x, y, held = self.x.value, self.y.value, self._held()
+        like = self.runs.like(self.panes[0].point(), [n for n in self.runs.axes if n not in held])
+        at = ", ".join(f"{axis(n)} {number(v)}" for n, v in held.items())
         return show.dose_response(like, x=x, y=y, title=f"{axis(y)} against {axis(x)}" + (f", at {at}" if at else ""))
+
+    def _draw_curve(self) -> None:
+        if (subject := self._subject()) != self._drawn:
+            self.curve.set(self.curve_figure())
+            self._drawn = subject
+        self._mark()
 
     def _mark(self) -> None:
         if self._drawn == self._subject():
@@ -204,25 +196,25 @@ class Explorer(Panel):
         return {"points": [pane.point() for pane in self._visible()], "x": self.x.value, "y": self.y.value}
 
 
-class Pane:
+class Pane(ipywidgets.VBox):
     """One clip and its controls. place: its run's row in the table, None where the point was not run."""
 
     def __init__(self, panel: Explorer) -> None:
         self.panel = panel
         self.place: int | None = None
-        self._mp4, self._starts = b"", 0
+        self._mp4, self._alt, self._starts = b"", "", 0
         self._setting = False  # whether the controls are being set, rather than moved by hand
         self.controls = {n: _control(n, values) for n, values in panel.runs.axes.items()}
-        for control in self.controls.values():
-            control.observe(self._moved, "value")
         self.walk = ipywidgets.IntSlider(description="run", min=0, max=len(panel.runs) - 1, **wide())
-        self.walk.observe(self._moved, "value")
+        for control in (*self.controls.values(), self.walk):
+            control.observe(self._moved, "value")
         self.video = VideoView(format="mp4", width=str(PANE), autoplay=True, loop=True)
         self.caption = ipywidgets.HTML()
         self.job = Job(panel.pipe, "Make it", self._make, self._made)
         self.near = button("Nearest run", "location-arrow", lambda: self.go(panel.runs.nearest(self.point())))
         parts = [*self.controls.values(), self.walk, self.video, self.caption, self.near, self.job]
-        self.box = ipywidgets.VBox(parts, layout=ipywidgets.Layout(width=f"{PANE + 60}px", max_width="100%"))
+        super().__init__(parts, layout=ipywidgets.Layout(width=f"{PANE + 60}px", max_width="100%"))
+        self.add_class("svdlab-pane")
 
     def _moved(self, change: Any) -> None:
         if not self._setting:
@@ -245,40 +237,35 @@ class Pane:
             self.walk.value = self.place
         self._setting = False
         run = None if self.place is None else self.panel.runs.table.iloc[self.place]
-        how = "" if self.panel.pipe is not None else " Give explore(..., pipe=pipe) to make it from here."
-        text = f"not run: {_text(point)}.{how}" if run is None else self.panel.caption(run)
         self._mp4 = b""
-        if run is not None:
+        if run is None:
+            how = "" if self.panel.pipe is not None else " Give explore(..., pipe=pipe) to make it from here."
+            text = f"not run: {_text(point)}.{how}"
+        elif not run["preview"]:
+            text = f"no video: {run.get('reason') or run.get('status')}"
+        else:
             try:
-                self._mp4 = Path(run["preview"]).read_bytes()
-            except OSError as error:  # no path is a folder, "."
-                text = f"no video: {error if run['preview'] else run.get('reason') or run.get('status')}"
-        self.play(f"Clip at {text}, looping")
-        self.caption.value = status(text)
+                text, self._mp4 = self.panel.caption(run), Path(run["preview"]).read_bytes()
+            except OSError as error:
+                text = f"no video: {error}"
+        self._alt, self.caption.value = f"Clip at {text}, looping", status(text)
         (self.caption.add_class if run is None else self.caption.remove_class)("svdlab-missing")
         visible(self.near, run is None)
         visible(self.job, run is None and self.panel.pipe is not None)
         self.panel.refresh(restart=True)
 
-    def play(self, alt: str = "") -> None:
+    def play(self) -> None:
         """The video from its beginning. Where there is none the old one is only hidden: a browser complains of empty bytes."""
         self._starts += 1
         if self._mp4:
-            put(self.video, self._mp4 + EMPTY_BOX * (self._starts % 2), alt or self.video.tooltip)
+            put(self.video, self._mp4 + EMPTY_BOX * (self._starts % 2), self._alt)
         visible(self.video, bool(self._mp4))
 
     # --- making what is missing ---------------------------------------------------------------------------------------
 
-    def _make(self) -> tuple[int, Any]:
-        pipe, folder, row = self.panel.pipe, self.panel.runs.folder(), self.panel.runs.row_to_make(self.point())
-
-        def work(tick: Any) -> pd.DataFrame:
-            if folder is None:
-                raise InputError("the runs are not all in one study: nowhere to put another.")
-            with unet_calls(pipe, tick):
-                return sweep(pipe, [row], folder, progress=False)
-
-        return int(row.get("num_inference_steps", DEFAULTS["num_inference_steps"])), work
+    def _make(self) -> Callable[[], pd.DataFrame]:
+        runs, row = self.panel.runs, self.panel.runs.row_to_make(self.point())
+        return lambda: sweep(self.panel.pipe, [row], runs.folder(), progress=False)
 
     def _made(self, table: pd.DataFrame) -> str:
         place = self.panel.runs.add(table)
@@ -305,13 +292,12 @@ def _control(axis: str, values: list[Any]) -> Any:
 def _ranks(table: pd.DataFrame, measures: Sequence[str], places: Sequence[int | None]) -> str:
     """A table, as HTML, of each measure of one run or two, and their percentiles among all runs as bars."""
     values = table[list(measures)].apply(pd.to_numeric, errors="coerce")
-    shares, columns = values.rank(pct=True), {}
-    bars: list[Any] = []
-    for which, place in zip(("first", "second") if len(places) > 1 else ("this run",), places, strict=True):
+    shares, columns, bars = values.rank(pct=True), {}, []
+    for which, place in zip(("this run",) if len(places) == 1 else ("first", "second"), places, strict=True):
         bars.append("percentile" if len(places) == 1 else f"{which}, percentile")
-        columns[which] = values.iloc[place] if place is not None else NAN
-        columns[bars[-1]] = shares.iloc[place] if place is not None else NAN
+        for column, of in ((which, values), (bars[-1], shares)):
+            columns[column] = NAN if place is None else of.iloc[place]
     shown = pd.DataFrame({**columns, "least": values.min(), "greatest": values.max()}, index=list(measures)).rename(index=axis)
-    style = shown.style.format(number, na_rep="-").format("{:.0%}", subset=bars, na_rep="-").format_index(escape="html")
+    style: Any = shown.style.format(number, na_rep="-").format("{:.0%}", subset=bars, na_rep="-").format_index(escape="html")
     style = style.bar(subset=bars, vmin=0, vmax=1, color="var(--svdlab-bar)", height=80)
     return style.set_caption("Measures of what is on screen, among all runs of the sweep").to_html()

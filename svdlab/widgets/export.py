@@ -11,6 +11,7 @@ from PIL import Image
 
 from svdlab import __version__
 from svdlab.measure.files import hash_facts, plain, write_whole
+from svdlab.pipeline.generate import Call
 from svdlab.pipeline.images import image_hash
 from svdlab.show.style import save
 from svdlab.study.plans import CONDITIONS, DEFAULTS
@@ -47,15 +48,13 @@ def write(panel: Panel, out: str | Path) -> list[Path]:
     return [*written, *images, *videos]
 
 
-def row_of_call(call: Any, image: Any) -> dict[str, Any]:
-    """A plan's row for a `Call`. image: name or path, or the prepared image itself."""
+def row_of_call(call: Call, image: Any) -> dict[str, Any]:
+    """A plan's row for what made a clip. image: name or path, or the prepared image itself."""
     row = {name: value for name, value in call.conditions.asdict().items() if value != DEFAULTS[name]}
-    row |= {"seed": call.seed, "image": str(image) if isinstance(image, Path) else image}
-    source = call.source
-    row |= {"label_checkpoint": source.checkpoint, "label_revision": source.revision, "label_weights": source.weights_hash}
-    row |= {"label_licence": source.licence, "label_image_hash": image_hash(image) if hasattr(image, "save") else None}
-    odd = {"start": call.start, "edits": list(call.edits)}
-    return {k: v for k, v in (row | _beyond({k: v for k, v in odd.items() if v})).items() if v is not None}
+    row |= {"seed": call.seed, "image": image, "label_image_hash": call.image, "label_checkpoint": call.source.checkpoint}
+    row |= {"label_revision": call.source.revision, "label_weights": call.source.weights_hash}
+    row |= {"label_licence": call.source.licence} | _beyond({"start": call.start, "edits": list(call.edits)})
+    return {k: v for k, v in row.items() if v is not None}
 
 
 def row_of_run(run: pd.Series) -> dict[str, Any]:
@@ -64,9 +63,10 @@ def row_of_run(run: pd.Series) -> dict[str, Any]:
     row = {k: v for k, v in values.items() if v is not None and v != DEFAULTS.get(k)}
     labels = {"label_run": "run_id", "label_checkpoint": "checkpoint", "label_image_hash": "image_hash"}
     row |= {label: str(run[column]) for label, column in labels.items() if column in run}
-    return row | _beyond({"intervention": run["intervention"]} if run.get("intervention") else {})
+    return row | _beyond({"intervention": run.get("intervention")})
 
 
 def _beyond(facts: dict[str, Any]) -> dict[str, str]:
-    """What no plan can express."""
+    """What no plan can express, where there is any."""
+    facts = {name: value for name, value in facts.items() if value}
     return {"label_beyond_the_plan": json.dumps(facts)} if facts else {}

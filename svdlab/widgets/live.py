@@ -1,11 +1,15 @@
 """Conditions as knobs: press Generate, watch the clip emerge from noise, stop it, compare tries, keep them as a plan.
 
->>> knobs = svdlab.widgets.live(pipe, "scene-27")
->>> svdlab.sweep(pipe, knobs.to_plan(), "results/tries", image="scene-27")
+>>> knobs = svdlab.widgets.live(pipe, "scene-27", svdlab.Conditions(num_inference_steps=2))
+>>> knobs.generate()                                     # what the button does
+>>> knobs.job.join()
+True
+>>> svdlab.sweep(pipe, knobs.to_plan(), "results/tries", progress=False)
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +24,15 @@ from svdlab.measure import motion
 from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.generate import Clip, ProbePipeline, generate_batch
 from svdlab.pipeline.images import prepare_image
-from svdlab.pipeline.sampler import Denoising, listen
+from svdlab.pipeline.sampler import Step
 from svdlab.pipeline.trace import colour, colour_map
 from svdlab.show.provenance import caption, number
 from svdlab.show.style import Figure, fitted
 from svdlab.show.videos import Video
 from svdlab.widgets.background import Job
 from svdlab.widgets.compare import compare
-from svdlab.widgets.encode import animation, still
 from svdlab.widgets.export import row_of_call
-from svdlab.widgets.panel import ImageView, Panel, button, put, status, visible, wide, wrapping
+from svdlab.widgets.panel import ImageView, Panel, animation, button, put, status, still, visible, wide, wrapping
 
 PREVIEW_FPS = 7.0
 WIDTH = 340  # px, about, of the preview
@@ -46,15 +49,13 @@ def live(
 ) -> Live:
     """Conditions as controls, with a preview that sharpens from step to step, and a history.
 
-    >>> knobs = live(pipe, "scene-27", svdlab.Conditions(num_inference_steps=12))
-    >>> knobs.clips[-1].frames.shape
-    (8, 64, 64, 3)
+    >>> knobs = live(pipe, "scene-27", svdlab.Conditions(num_inference_steps=12), seed=3)
 
     image: path, sample's name, PIL image or array. conditions: where the controls begin; what has no control keeps its
     value from there. keep: clips that stay in memory; older tries stay in the plan. Clips are made on a thread of their
     own. Raises InputError for an image that cannot be used.
     """
-    return Live(pipe, image, conditions or Conditions(), seed=seed, keep=keep, out=out)
+    return Live(pipe, image, conditions or Conditions(), seed, keep, out)
 
 
 @dataclass
@@ -71,7 +72,7 @@ class Live(Panel):
 
     kind = "live"
 
-    def __init__(self, pipe: Any, image: Any, conditions: Conditions, *, seed: int, keep: int, out: str | Path) -> None:
+    def __init__(self, pipe: Any, image: Any, conditions: Conditions, seed: int, keep: int, out: str | Path) -> None:
         if not isinstance(pipe, ProbePipeline):
             raise InputError(f"pipe is a {type(pipe).__name__}: load it with svdlab.load_pipeline.")
         shape = conditions.height or pipe.source.height, conditions.width or pipe.source.width
@@ -81,7 +82,8 @@ class Live(Panel):
         self.tries: list[Try] = []
         self.controls = _controls(conditions, seed)
         self.unusual = ipywidgets.HTML()
-        self.job = Job(pipe, "Generate", self._begin, self._made)
+        self.job = Job(pipe, "Generate", self._begin, self._made, self._preview)
+        self._colours: np.ndarray | None = None
         self.preview = ImageView()
         self.preview.add_class("svdlab-pixels")
         width = fitted(shape, columns=1, width=WIDTH, most=WIDTH)[1]
@@ -122,29 +124,21 @@ class Live(Panel):
         """Begin a clip under the conditions that the controls show; what the button does. Returns at once."""
         self.job.start()
 
-    def _begin(self) -> tuple[int, Any]:
+    def _begin(self) -> Callable[[], Clip]:
         conditions, seed = self.conditions, int(self.controls["seed"].value)
 
-        def work(tick: Any) -> Clip:
-            colours = colour_map(self.pipe)
+        def work() -> Clip:
+            if self._colours is None:
+                self._colours = colour_map(self.pipe)
+            return generate_batch(self.pipe, [self.prepared], [conditions], [seed])[0]
 
-            def hear(name: str, value: Any, run: Denoising) -> Any:
-                if name == "pred_original_sample" and value is not None:
-                    self._step(tick, run.step, value[0], colours)
-                return value
+        return work
 
-            with listen(self.pipe, hear):
-                return generate_batch(self.pipe, [self.prepared], [conditions], [seed])[0]
-
-        return conditions.num_inference_steps, work
-
-    def _step(self, tick: Any, step: Any, denoised: Any, colours: np.ndarray | None) -> None:
-        """After each step: the bar, and the estimate as a small video."""
-        done, steps = step.index + 1, self.job.bar.max
-        tick(done, f", sigma {number(round(step.sigma, 3))}{', decoding …' if done == steps else ''}")
-        if colours is not None:
-            estimate = colour(denoised.float().cpu().numpy(), colours)
-            alt = f"The denoised estimate after step {done} of {steps}, as colours of the latents"
+    def _preview(self, step: Step, denoised: Any) -> None:
+        """After each step: the estimate as a small video."""
+        if self._colours is not None and denoised is not None:
+            estimate = colour(denoised[0].float().cpu(), self._colours)
+            alt = f"The denoised estimate after step {step.index + 1}, as colours of the latents"
             put(self.preview, animation(estimate, fps=PREVIEW_FPS), alt)
 
     def _made(self, clip: Clip) -> str:
@@ -210,22 +204,16 @@ class Live(Panel):
 
 def _controls(c: Conditions, seed: int) -> dict[str, Any]:
     """A control for each condition that is worth a knob; ranges reach as far as the values that are given."""
+
+    def knob(kind: Any, text: str, value: Any, low: float, high: float, **more: Any) -> Any:
+        return kind(value=value, min=low, max=max(high, np.max(value).item()), description=text, **more, **wide())
+
     guidance = c.min_guidance_scale, c.max_guidance_scale
-    ranges = {
-        "fps": ("fps", c.fps, 1, 31),
-        "motion_bucket_id": ("motion bucket", c.motion_bucket_id, 0, 255),
-        "num_inference_steps": ("steps", c.num_inference_steps, 1, 50),
+    return {
+        "fps": knob(ipywidgets.IntSlider, "fps", c.fps, 1, 31),
+        "motion_bucket_id": knob(ipywidgets.IntSlider, "motion bucket", c.motion_bucket_id, 0, 255),
+        "noise_aug_strength": knob(ipywidgets.FloatSlider, "noise augm.", c.noise_aug_strength, 0, 1, step=0.01),
+        "guidance": knob(ipywidgets.FloatRangeSlider, "guidance", guidance, 0, 6, step=0.1),
+        "num_inference_steps": knob(ipywidgets.IntSlider, "steps", c.num_inference_steps, 1, 50),
+        "seed": knob(ipywidgets.BoundedIntText, "seed", seed, 0, 2**31 - 1),
     }
-    whole = {
-        key: ipywidgets.IntSlider(value, low, max(high, value), description=name, **wide())
-        for key, (name, value, low, high) in ranges.items()
-    }
-    noise = ipywidgets.FloatSlider(
-        c.noise_aug_strength, min=0, max=max(1.0, c.noise_aug_strength), step=0.01, description="noise augm.", **wide()
-    )
-    scale = ipywidgets.FloatRangeSlider(
-        value=guidance, min=0, max=max(6.0, guidance[1]), step=0.1, description="guidance", **wide()
-    )
-    number = ipywidgets.BoundedIntText(seed, min=0, max=2**31 - 1, description="seed", **wide())
-    steps = whole.pop("num_inference_steps")
-    return {**whole, "noise_aug_strength": noise, "guidance": scale, "num_inference_steps": steps, "seed": number}

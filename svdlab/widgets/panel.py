@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import ipywidgets
+import numpy as np
+from PIL import Image
 from traitlets import Unicode
 
 from svdlab.errors import SvdlabError
+from svdlab.measure.video import as_bytes
 from svdlab.show.style import Figure
 from svdlab.show.videos import Video
 from svdlab.widgets.export import write
 
 STYLE = f"<style>{Path(__file__).with_name('style.css').read_text()}</style>"
+SMALL = 256 * 256  # px: up to that images are sent as they are; beyond, lossy, at a tenth of the size
+QUALITY = 92
 FORMATS = {b"\x89PNG": "png", b"RIFF": "webp"}  # by the first bytes; else JPEG
 
 
@@ -77,7 +83,7 @@ class Panel(ipywidgets.VBox):
     def export(self, out: str | Path | None = None) -> list[Path]:
         """Write what is on screen: a figure (PNG, SVG, the table behind it as CSV), a video (MP4), a plan (JSON).
 
-        >>> panel.export("results/look")
+        >>> svdlab.widgets.compare(results).export("results/look")
 
         The plan is a list of rows that `svdlab sweep --grid FILE.json --out FOLDER` makes again; its label_ columns say
         where they came from. On the same machine, clips made one at a time (batch_size=1) are the same to the bit. The same
@@ -90,15 +96,16 @@ class Panel(ipywidgets.VBox):
         self.message.value = "writing …"
         try:
             names = self.export()
+            self.message.value = status(f"{names[0].parent}/: {', '.join(p.name for p in names)}")
         except SvdlabError as error:
-            self.message.value = warning(error)
-            return
-        self.message.value = status(f"{names[0].parent}/: {', '.join(p.name for p in names)}")
+            self.report(error)
+
+    def report(self, error: Exception) -> None:
+        """Show what went wrong, beside the export button."""
+        self.message.value = warning(error)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         data = super()._repr_mimebundle_(**kwargs)
-        if data is None:
-            return None
         try:
             still, metadata = self.figure()._repr_mimebundle_()
         except SvdlabError as error:  # nothing there yet that could be drawn: the live view still is
@@ -136,6 +143,23 @@ class Plot(ipywidgets.VBox):
                 which = ("first", "second")[n]
                 marks.append(f'<i class="{which}" style="left:{100 * left:.2f}%;top:{100 * (1 - up):.2f}%"></i>')
         self.over.value = "".join(marks)
+
+
+def still(image: Any) -> bytes:
+    """An image "h w 3", uint8 or floats in [0, 1], as PNG, or as JPEG above 256 x 256 px."""
+    pixels, buffer = as_bytes(np.asarray(image)[None])[0], io.BytesIO()
+    small = pixels.shape[0] * pixels.shape[1] <= SMALL
+    Image.fromarray(pixels).save(buffer, "PNG" if small else "JPEG", compress_level=3, quality=QUALITY)
+    return buffer.getvalue()
+
+
+def animation(frames: Any, *, fps: float) -> bytes:
+    """Frames "f h w 3" as a looping WebP, without loss up to 256 x 256 px."""
+    pixels, buffer = as_bytes(frames), io.BytesIO()
+    first, *rest = map(Image.fromarray, pixels)
+    how: dict[str, Any] = {"lossless": True} if pixels[0, ..., 0].size <= SMALL else {"quality": QUALITY}
+    first.save(buffer, "WEBP", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, method=0, **how)
+    return buffer.getvalue()
 
 
 def put(where: ImageView | VideoView, data: bytes, alt: str, width: int | None = None) -> None:

@@ -1,8 +1,8 @@
 """The runs of a sweep by their conditions: what was varied, which run is at a point, which is the nearest.
 
 >>> runs = Runs(results)
->>> sorted(runs.axes)
-['image', 'motion_bucket_id', 'seed']
+>>> runs.axes
+{'fps': [6, 12], 'motion_bucket_id': [40, 200]}
 >>> runs.at(runs.point(2))                                 # row of `runs.table`, None where it was not run
 2
 """
@@ -97,10 +97,12 @@ class Runs:
         self._set(pd.concat([self.table, rows], ignore_index=True))
         return place
 
-    def folder(self) -> Path | None:
-        """The study that the runs are in, from the paths of their files; None where they are in several, or nowhere."""
+    def folder(self) -> Path:
+        """The study that the runs are in, from the paths of their files. Raises InputError where it is not one."""
         roots = {Path(path).parents[2] for path in self.table["frames"] if isinstance(path, str) and path}
-        return roots.pop() if len(roots) == 1 else None
+        if len(roots) != 1:
+            raise InputError("the runs are not all in one study: nowhere to put another.")
+        return roots.pop()
 
     def measures(self, wanted: Sequence[str] | None = None) -> list[str]:
         """The wanted columns; by default measures that vary. Raises InputError for a column that is not there."""

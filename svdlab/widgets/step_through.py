@@ -23,9 +23,8 @@ from svdlab.show.provenance import about, number
 from svdlab.show.style import COLOURS, Figure, fitted, on, plain
 from svdlab.show.videos import Video
 from svdlab.widgets.background import Latest
-from svdlab.widgets.encode import still
 from svdlab.widgets.export import row_of_call
-from svdlab.widgets.panel import ImageView, Panel, Plot, pale, put, status, warning, wide, wrapping
+from svdlab.widgets.panel import ImageView, Panel, Plot, pale, put, status, still, wide, wrapping
 
 DECODED, ESTIMATE = "estimate, decoded", "estimate, as colours"
 LATENTS, CHANNELS, PARTS = "latents, as colours", "latents, by channel", "latents, three components"
@@ -63,7 +62,7 @@ class Stepper(Panel):
         self.tr, self.pipe = tr, pipe
         self._decoded: dict[int, np.ndarray] = {} if decoded is None else dict(enumerate(np.asarray(decoded)))
         self._views: dict[str, np.ndarray] = {}
-        self.draw = Latest(lambda error: setattr(self.caption, "value", warning(error)), wait=0.05)
+        self.draw = Latest(self.report, wait=0.05)
         self.step = ipywidgets.IntSlider(0, 0, steps - 1, description="step", **wide("420px"))
         self.frame = ipywidgets.IntSlider(frames // 2, 0, frames - 1, description="frame", **wide("420px"))
         self.play = ipywidgets.Play(min=0, max=steps - 1, interval=250, tooltip="Play over the steps")

@@ -1,6 +1,6 @@
 """What the probes found, a line each, that opens to findings and figure.
 
->>> svdlab.widgets.verdicts(svdlab.probes.run_all(pipe, "results/limitations"))
+>>> svdlab.widgets.verdicts(svdlab.probes.run_all(pipe, "results/limitations"))  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import ipywidgets
 from svdlab.errors import InputError
 from svdlab.show.style import Figure
 from svdlab.widgets.background import Latest
-from svdlab.widgets.panel import ImageView, Panel, pale, put_figure, warning
+from svdlab.widgets.panel import ImageView, Panel, pale, put_figure
 
 
 def verdicts(results: Any, *, out: str | Path = "results/exports") -> Verdicts:
     """Probes by name with their status and verdict; a line opens to the probe's sentences and its figure.
 
-    >>> verdicts(result)
-    >>> verdicts({"stillness": result, "text": other})
+    >>> verdicts(result)  # doctest: +SKIP
+    >>> verdicts({"stillness": result, "text": other})  # doctest: +SKIP
 
     results: a ProbeResult, several, or a dict of them by name. Raises InputError for none.
     """
@@ -40,7 +40,7 @@ class Verdicts(Panel):
 
     def __init__(self, results: Sequence[Any], out: str | Path) -> None:
         self.results = results
-        self.draw = Latest(lambda error: setattr(self.message, "value", warning(error)), wait=0.0)
+        self.draw = Latest(self.report, wait=0.0)
         self.images = [ImageView(format="png") for _ in results]
         self.texts = [ipywidgets.HTML(_text(r)) for r in results]
         boxes = [ipywidgets.VBox(pair) for pair in zip(self.texts, self.images, strict=True)]

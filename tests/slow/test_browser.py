@@ -16,18 +16,10 @@ from papermill.parameterize import parameterize_notebook
 import svdlab
 from svdlab.study import report
 from tests import lab as labs
+from tests.test_notebooks import SMALL
 
 ROOT = labs.ROOT
 WIDGET = "application/vnd.jupyter.widget-view+json"
-# The course's notebooks, small; what tests/test_notebooks.py runs by papermill.
-SMALL: dict[str, dict[str, Any]] = {
-    "00-tour": dict(num_inference_steps=4, sweep_steps=2, sweep_fps=[6], sweep_motion_bucket_id=[30, 120], seeds=[0]),
-    "01-conditioning-sweep": dict(num_inference_steps=2, fps=[6, 12], motion_bucket_id=[30, 120], seeds=[0, 1]),
-    "02-denoising-trace": dict(num_inference_steps=4, seeds=[0]),
-    "04-limitations": dict(images="scene-27"),
-    "06-interventions": dict(num_inference_steps=2, seeds=[0]),
-}
-
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::svdlab.pipeline.images.CropWarning")]
 
 
@@ -54,14 +46,14 @@ def ledger(lab: labs.Lab, pipe: Any) -> Path:
 
 
 def plans_in(folder: Path, prefix: str = "") -> list[Path]:
-    """The exported plans; a film's own facts, name.mp4.json, lie beside them."""
+    """The exported plans; a video's own facts, name.mp4.json, lie beside them."""
     return [path for path in folder.glob(f"{prefix}*.json") if len(path.suffixes) == 1]
 
 
 def course(lab: labs.Lab, name: str, **parameters: Any) -> Path:
     """A notebook of the course in the server's folder, with other parameters, as papermill would write them."""
     source = load_notebook_node(str(ROOT / "notebooks" / f"{name}.ipynb"))
-    given = {**SMALL[name], "out": f"../{name}", **parameters}
+    given = {**SMALL.get(name, {}), "out": f"../{name}", **parameters}
     nbformat.write(parameterize_notebook(source, given), lab.root / f"{name}.ipynb")
     return lab.root.parent / name
 
@@ -76,8 +68,8 @@ def test_explore(browser: Any, lab: labs.Lab, ledger: Path) -> None:
         page = sheet.page
         sheet.run_all(".svdlab video")
         video = page.locator(".svdlab video").first
-        sheet.wait(lambda: video.evaluate("v => !v.paused && v.currentTime > 0"), 60, "the film does not play")
-        assert video.get_attribute("title").startswith("Clip at picture scene-27, motion bucket 20")
+        sheet.wait(lambda: video.evaluate("v => !v.paused && v.currentTime > 0"), 60, "the video does not play")
+        assert "scene-27, motion bucket 20" in video.get_attribute("title")
         first = labs.last_frame(video)
         assert labs.changed(first, labs.last_frame(video)) == 0  # held still: whatever changes next is the slider's doing
 
@@ -85,11 +77,11 @@ def test_explore(browser: Any, lab: labs.Lab, ledger: Path) -> None:
         handle.focus()
         source = video.get_attribute("src")
         page.keyboard.press("ArrowRight")
-        sheet.wait(lambda: video.get_attribute("src") != source, 60, "the film stayed")
+        sheet.wait(lambda: video.get_attribute("src") != source, 60, "the video stayed")
         moved = labs.last_frame(video)
         assert labs.changed(first, moved) > 0.005
         page.locator(".svdlab select").first.select_option("scene-4")
-        sheet.wait(lambda: "scene-4" in video.get_attribute("title"), 60, "the picture stayed")
+        sheet.wait(lambda: "scene-4" in video.get_attribute("title"), 60, "the image stayed")
         assert labs.changed(moved, labs.last_frame(video)) > 0.2
 
         page.get_by_role("tab", name="Dose and response").click()
@@ -103,7 +95,7 @@ def test_explore(browser: Any, lab: labs.Lab, ledger: Path) -> None:
 
         sheet.to_end(handle)
         sheet.to_end(labs.slider(page, "seed"))
-        sheet.wait(lambda: page.get_by_text("not run:").first.is_visible(), 60, "the missing point is not told")
+        sheet.wait(lambda: page.get_by_text("not run:").first.is_visible(), 60, "the missing point is not reported")
         sheet.shot("explore-missing")
         page.get_by_role("button", name="Make it").first.click()
         sheet.wait(lambda: "seed 1" in (video.get_attribute("title") or "") and video.is_visible(), 60, "it was not made")
@@ -117,7 +109,7 @@ def test_explore(browser: Any, lab: labs.Lab, ledger: Path) -> None:
 
 def test_live_in_the_tour(browser: Any, lab: labs.Lab) -> None:
     """Generate, watch it sharpen, compare, cancel, export; all in the dark theme."""
-    out = course(lab, "00-tour", sweep_fps=[6], seeds=[0])
+    out = course(lab, "00-tour", sweep_fps=[6], sweep_motion_bucket_id=[30], seeds=[0])
     with labs.opened(browser, lab, "00-tour.ipynb", dark=True) as sheet:
         page = sheet.page
         sheet.run_all(".svdlab", timeout=300)
@@ -125,14 +117,14 @@ def test_live_in_the_tour(browser: Any, lab: labs.Lab) -> None:
         panel = page.locator(".svdlab").first
         preview = panel.locator("img").first
         given = labs.at_rest(preview)
-        said: list[str] = []
+        seen: list[str] = []
         panel.get_by_role("button", name="Generate").click()
         sheet.wait(
-            lambda: said.append(panel.locator(".svdlab-status").inner_text()) or "made in" in said[-1],
+            lambda: seen.append(panel.locator(".svdlab-status").inner_text()) or "made in" in seen[-1],
             60,
-            f"no clip: {said}",
+            f"no clip: {seen}",
         )
-        assert [text for text in said if text.startswith("step ")]  # told step by step
+        assert [text for text in seen if text.startswith("step ")]  # step by step
         assert preview.get_attribute("title").startswith("Clip at") and labs.changed(given, labs.pixels(preview)) > 0.002
 
         labs.slider(panel, "motion bucket").focus()
@@ -154,8 +146,8 @@ def test_live_in_the_tour(browser: Any, lab: labs.Lab) -> None:
         panel.get_by_role("button", name="Generate").click()
         sheet.wait(lambda: "step " in panel.locator(".svdlab-status").inner_text(), 60, "it never began")
         panel.get_by_role("button", name="Cancel").click()
-        sheet.wait(lambda: "stopped at step" in panel.locator(".svdlab-status").inner_text(), 60, "it was not stopped")
-        stopped = int(panel.locator(".svdlab-status").inner_text().split()[3])
+        sheet.wait(lambda: "stopped after" in panel.locator(".svdlab-status").inner_text(), 60, "it was not stopped")
+        stopped = int(panel.locator(".svdlab-status").inner_text().split()[2])
         assert 0 < stopped < 50 and panel.locator("select option").count() == 2
 
         panel.get_by_role("button", name="Export").last.click()
@@ -177,7 +169,7 @@ def test_explore_in_the_sweep_notebook_and_its_report(browser: Any, lab: labs.La
         first = labs.last_frame(video)
         source = video.get_attribute("src")
         sheet.to_end(sheet.page.locator(".svdlab").get_by_role("slider").first)
-        sheet.wait(lambda: video.get_attribute("src") != source, 60, "the film stayed")
+        sheet.wait(lambda: video.get_attribute("src") != source, 60, "the video stayed")
         assert labs.changed(first, labs.last_frame(video)) > 0.005
         sheet.command("docmanager:save")
         saved = lab.root / "01-conditioning-sweep.ipynb"
@@ -196,10 +188,10 @@ def test_explore_in_the_sweep_notebook_and_its_report(browser: Any, lab: labs.La
     tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     tab.on("request", lambda request: errors.append(request.url) if request.url.startswith("http") else None)
     tab.goto(page.as_uri(), timeout=120_000)
-    film = tab.locator("video").last
-    film.scroll_into_view_if_needed()
-    tab.wait_for_function("v => !v.paused && v.currentTime > 0", arg=film.element_handle())
-    assert labs.pixels(film).std() > 0.02  # a picture, not an empty box
+    video = tab.locator("video").last
+    video.scroll_into_view_if_needed()
+    tab.wait_for_function("v => !v.paused && v.currentTime > 0", arg=video.element_handle())
+    assert labs.pixels(video).std() > 0.02  # an image, not an empty box
     assert all(tab.locator("img").nth(i).get_attribute("alt") for i in range(tab.locator("img").count()))
     for text in ("model organism, not SVD", "Apache-2.0", "diffusers", "motion bucket"):
         assert tab.get_by_text(text).count(), text
@@ -220,9 +212,9 @@ def test_verdicts_in_the_limitations_notebook(browser: Any, lab: labs.Lab) -> No
         assert [lines.nth(i).inner_text().split(" · ")[0] for i in range(lines.count())] == ["stillness", "autoencoder"]
         for line in (0, 1):
             lines.nth(line).click()
-            picture = panel.locator("img").nth(line)
-            sheet.wait(lambda: picture.is_visible() and picture.evaluate("i => i.naturalWidth > 300"), 60, "no figure")  # noqa: B023
-            assert labs.at_rest(picture).std() > 0.02 and picture.get_attribute("title")
+            image = panel.locator("img").nth(line)
+            sheet.wait(lambda: image.is_visible() and image.evaluate("i => i.naturalWidth > 300"), 60, "no figure")  # noqa: B023
+            assert labs.at_rest(image).std() > 0.02 and image.get_attribute("title")
         sheet.shot("verdicts")
         assert sheet.complaints() == []
 
@@ -234,12 +226,12 @@ def test_compare_in_the_interventions_notebook(browser: Any, lab: labs.Lab) -> N
         sheet.idle()
         panel = sheet.page.locator(".svdlab").first
         panel.scroll_into_view_if_needed()
-        pictures = panel.locator("img")
-        before = [labs.at_rest(pictures.nth(i)) for i in range(pictures.count())]
+        images = panel.locator("img")
+        before = [labs.at_rest(images.nth(i)) for i in range(images.count())]
         sheet.to_end(panel.get_by_role("slider").first)
-        sheet.wait(lambda: "frame 7" in (pictures.nth(0).get_attribute("title") or ""), 60, "the scrubber moves nothing")
+        sheet.wait(lambda: "frame 7" in (images.nth(0).get_attribute("title") or ""), 60, "the scrubber moves nothing")
         assert len(before) > 1
-        assert max(labs.changed(old, labs.at_rest(pictures.nth(i))) for i, old in enumerate(before)) > 0.005
+        assert max(labs.changed(old, labs.at_rest(images.nth(i))) for i, old in enumerate(before)) > 0.005
         assert sheet.complaints() == []
 
 
@@ -251,17 +243,17 @@ def test_step_through_in_the_trace_notebook(browser: Any, lab: labs.Lab) -> None
         sheet.idle()
         panel = page.locator(".svdlab").first
         panel.scroll_into_view_if_needed()
-        picture = panel.locator("img").first
-        before = labs.at_rest(picture)
+        image = panel.locator("img").first
+        before = labs.at_rest(image)
         panel.get_by_role("slider").first.focus()
         for step in (1, 2, 3):
             page.keyboard.press("ArrowRight")
-            sheet.wait(lambda: picture.get_attribute("title").endswith(f"step {step}"), 60, "the step stayed")  # noqa: B023
-        after = labs.at_rest(picture)
+            sheet.wait(lambda: image.get_attribute("title").endswith(f"step {step}"), 60, "the step stayed")  # noqa: B023
+        after = labs.at_rest(image)
         assert labs.changed(before, after) > 0.05
         panel.locator("select").select_option("latents, by channel")
-        sheet.wait(lambda: "by channel" in picture.get_attribute("title"), 60, "no latents")
-        assert labs.changed(after, labs.at_rest(picture)) > 0.2
+        sheet.wait(lambda: "by channel" in image.get_attribute("title"), 60, "no latents")
+        assert labs.changed(after, labs.at_rest(image)) > 0.2
         assert sheet.complaints() == []
 
 

@@ -18,7 +18,7 @@ import svdlab
 from svdlab import errors, widgets
 from svdlab.measure.video import as_bytes, read_frames
 from svdlab.study.plans import read_plan
-from svdlab.widgets.encode import animation, still
+from svdlab.widgets.panel import animation, still
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 

@@ -1,4 +1,4 @@
-"""How fast the widgets answer: a move of explore's slider until the browser paints the film, and explore over 1,000 runs."""
+"""How fast the widgets answer: a move of explore's slider until the browser paints the video, and explore over 1,000 runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ panel = svdlab.widgets.explore(table)
 panel._repr_mimebundle_()
 print(time.perf_counter() - start, (psutil.Process().memory_info().rss - before) / 1e6)
 """
-# From the key to the first painted frame of the new film, in ms.
+# From the key to the first painted frame of the new video, in ms.
 MOVE = """([handle, video, key]) => new Promise(done => {
   const start = performance.now();
   const painted = () => requestAnimationFrame(() => requestAnimationFrame(() => done(performance.now() - start)));
@@ -64,7 +64,7 @@ def main() -> list[Row]:
         pipe = svdlab.load_pipeline()
         plan = svdlab.grid(motion_bucket_id=[20, 200], seed=range(8), num_inference_steps=1)
         results = svdlab.sweep(pipe, plan, root / "ledger", image="scene-27", progress=False)
-        # A thousand runs: the same films under conditions of their own, as a table that a sweep could have returned.
+        # A thousand runs: the same videos under conditions of their own, as a table that a sweep could have returned.
         many = pd.concat([results] * (RUNS // len(results) + 1), ignore_index=True).head(RUNS)
         rng = np.random.default_rng(0)
         measures = ["object_px", "camera_px", "flow_px", "drift_ssim_last"]
@@ -81,5 +81,5 @@ def main() -> list[Row]:
         taken = moves(root)
         return [
             *rows,
-            Row("a slider's move until the film is painted, 95th percentile", float(np.percentile(taken, 95)), 150, "ms"),
+            Row("a slider's move until the video is painted, 95th percentile", float(np.percentile(taken, 95)), 150, "ms"),
         ]
