@@ -298,6 +298,7 @@ def _ranks(table: pd.DataFrame, measures: Sequence[str], places: Sequence[int | 
         for column, of in ((which, values), (bars[-1], shares)):
             columns[column] = NAN if place is None else of.iloc[place]
     shown = pd.DataFrame({**columns, "least": values.min(), "greatest": values.max()}, index=list(measures)).rename(index=axis)
-    style: Any = shown.style.format(number, na_rep="-").format("{:.0%}", subset=bars, na_rep="-").format_index(escape="html")
+    style: Any = shown.style
+    style = style.format(number, na_rep="-").format("{:.0%}", subset=bars, na_rep="-").format_index(escape="html")
     style = style.bar(subset=bars, vmin=0, vmax=1, color="var(--svdlab-bar)", height=80)
     return style.set_caption("Measures of what is on screen, among all runs of the sweep").to_html()
