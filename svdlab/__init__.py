@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 # diffusers asks transformers for CLIP's image processor, which advises to install torchvision. SVD's pipeline needs none.
 logging.getLogger("transformers.utils.import_utils").addFilter(lambda record: "torchvision" not in record.getMessage())
 
-# Public name -> the room it lives in. Loaded on first use (PEP 562), so that `import svdlab` takes no torch.
+# Public name -> the module that it lives in. Loaded on first use (PEP 562), so that `import svdlab` takes no torch.
 _HOME = {
     "load_pipeline": "pipeline.checkpoints",
     "Conditions": "pipeline.conditions",

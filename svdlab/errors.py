@@ -1,4 +1,4 @@
-"""All errors that svdlab raises on purpose. Each says what came, what is allowed and what to do.
+"""What svdlab raises. Each message says what came, what is allowed and what to do.
 
 Where a caller would catch a builtin (`ValueError`, `OSError`), the class is also that builtin.
 """
@@ -9,11 +9,7 @@ class SvdlabError(Exception):
 
 
 class InputError(SvdlabError, ValueError):
-    """A value that cannot be used: a condition, an image, a plan, a parameter."""
-
-
-class ManifestError(InputError):
-    """A manifest of pictures with faults; the message names each by its row."""
+    """A value that cannot be used: a condition, an image, a manifest, a plan, a parameter."""
 
 
 class CheckpointError(SvdlabError, OSError):
@@ -44,13 +40,5 @@ class RunError(SvdlabError, RuntimeError):
     """A notebook or an executor's worker that failed; the message says where."""
 
 
-class WorkerError(SvdlabError, RuntimeError):
-    """An executor's worker that failed for a reason of its own."""
-
-
 class SweepInterrupted(SvdlabError, KeyboardInterrupt):
     """A sweep that was told to stop, after it had finished what was in hand."""
-
-
-class NotebookError(SvdlabError, RuntimeError):
-    """A notebook that failed; the message has the cell and what it raised."""

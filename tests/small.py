@@ -14,9 +14,8 @@ def build(seed: int = 0) -> Any:
     """A stock pipeline with the shipped organism's configuration and random weights."""
     import diffusers
     import torch
+    from diffusers import StableVideoDiffusionPipeline
     from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    from svdlab.pipeline.upstream import StableVideoDiffusionPipeline
 
     weights = Path(str(resources.files("svdlab"))) / "organism" / "weights" / "organism"
     with torch.random.fork_rng():

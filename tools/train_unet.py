@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from diffusers import StableVideoDiffusionPipeline
 from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
 from diffusers.training_utils import EMAModel
 from training import averaged, load_state, optimizers, save_state, set_rate
 
 from svdlab.organism import world
-from svdlab.pipeline.upstream import StableVideoDiffusionPipeline
 
 FIXED = dict(fps=7, motion_bucket_id=127)  # fps_id 6, as SVD 1.1
 CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]

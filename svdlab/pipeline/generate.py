@@ -24,6 +24,11 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils.memory import should_reduce_batch_size
+from diffusers import StableVideoDiffusionPipeline
+from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import (
+    StableVideoDiffusionPipelineOutput,
+    retrieve_timesteps,
+)
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
@@ -33,7 +38,6 @@ from svdlab.measure.files import plain
 from svdlab.pipeline.conditions import Conditions, UnusualConditionWarning
 from svdlab.pipeline.images import FLIPS, image_hash, prepare_image
 from svdlab.pipeline.sampler import SIGMA_MAX, Denoising, Step, steps_of
-from svdlab.pipeline.upstream import StableVideoDiffusionPipeline, StableVideoDiffusionPipelineOutput, retrieve_timesteps
 
 SVD_SIZE = (576, 1024)  # height, width of Stability's checkpoints, whatever unet.config.sample_size says
 REFUSED = {

@@ -25,7 +25,7 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from svdlab.errors import InputError, SvdlabError, SweepInterrupted, WorkerError
+from svdlab.errors import InputError, RunError, SvdlabError, SweepInterrupted
 from svdlab.pipeline.conditions import Conditions, UnusualConditionWarning
 from svdlab.pipeline.generate import Clip, ProbePipeline, resolve
 from svdlab.pipeline.images import FLIPS, image_hash, prepare_image
@@ -313,7 +313,7 @@ def _scatter(
     except SvdlabError:
         raise
     except Exception as error:  # whatever an executor raises where its workers die
-        raise WorkerError(
+        raise RunError(
             f"a worker failed ({type(error).__name__}: {error}). What was made is kept in {out}: "
             f"run the same sweep again to go on."
         ) from error
