@@ -30,6 +30,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as MatplotlibFigure
 from matplotlib.text import Text
+from matplotlib.transforms import ScaledTranslation
 
 from svdlab.errors import InputError
 from svdlab.measure import video
@@ -40,6 +41,7 @@ DPI = 100  # px of the layout per inch
 SHARPER = 2  # files and notebooks get that many px for one: a whole factor, so that no pixel is smeared
 WIDTH = 900  # px that a figure is made for
 THUMBNAIL = 96  # px: images up to that are hard to see at their own size
+SMALLEST = 40  # px: images narrower than that have no room for their labels
 EDGE, GAP = 12, 6  # px around everything, and between images
 INK, GREY, PALE = "#222222", "#767676", "#d9d9d9"
 # Okabe and Ito's colours can be told apart without colour vision; side by side they also differ in marker.
@@ -105,8 +107,10 @@ class Figure(MatplotlibFigure):
             down, up = reach[..., 2].max(1), reach[..., 3].max(1)
             w, h = self.size
             if width:
-                factor = min(1.0, (width * DPI - left - right - GAP * (columns - 1)) / (columns * w))
-                w, h = factor * w, factor * h
+                room = (width * DPI - left - right - GAP * (columns - 1)) / columns
+                if room < min(w, SMALLEST):
+                    raise InputError(f"{width} inches leave {room:.0f} px for each of {columns} images: draw fewer in a row.")
+                w, h = min(w, room), h * min(1.0, room / w)
             across = width * DPI if width else max(300, left + columns * (w + GAP) - GAP + right)
             above, below = self._write(head, foot, across)
             tall = above + (up + h + down + GAP).sum() - GAP + below
@@ -194,8 +198,8 @@ def images(
 ) -> tuple[Figure, np.ndarray]:
     """A figure and its axes "r c", one for each label, of exactly `size` (height, width) px, for images drawn pixel by pixel.
 
-    row_title, column_title: what the labels are. What an axes has around it (a caption by `ax.set_xlabel`, a key in
-    `ax.inset_axes`) gets its room when the figure is finished.
+    row_title, column_title: what the labels are. What an axes has around it (a caption by `ax.set_xlabel`, a key by
+    `key_beside`) gets its room when the figure is finished.
     """
     fig = Figure(figsize=(size[1] / DPI, size[0] / DPI), dpi=DPI)
     fig.sources, fig.about, fig.title, fig.size = sources(of), about(of), title, (size[1], size[0])
@@ -229,6 +233,13 @@ def draw(ax: Axes, image: np.ndarray, **kwargs: Any) -> Any:
     return ax.imshow(np.clip(image, 0, 1) if image.ndim == 3 else image, interpolation="none", aspect="auto", **kwargs)
 
 
+def key_beside(ax: Axes, left: float, bottom: float, width: float, height: float) -> Axes:
+    """Axes for a key, in px to the right of the middle of the right side of another, whatever becomes of its size."""
+    middle = ScaledTranslation(1, 0.5, ax.transAxes)  # type: ignore[arg-type]
+    inches = (left / DPI, bottom / DPI, width / DPI, height / DPI)
+    return ax.inset_axes(inches, transform=ax.figure.dpi_scale_trans + middle)
+
+
 def fitted(shape: Sequence[int], *, columns: int, width: int = WIDTH, most: int = 320) -> tuple[int, int]:
     """Height and width in px at which an image "h w ..." is drawn `columns` times in a row.
 
@@ -252,9 +263,15 @@ def scaled(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def broken(text: str, size: float, width: float, *, bold: bool = False) -> str:
-    """Text of `size` pt in lines of at most `width` px, by the mean width of a letter; the same at every resolution."""
-    em = size * DPI / 72 * (0.62 if bold else 0.55)
-    return textwrap.fill(text, max(12, int(width / em)), break_on_hyphens=False)
+    """Text of `size` pt in lines of at most `width` px, by the mean width of a letter; the same at every resolution.
+
+    Lines break between its parts (" · ") where they are short, else between words.
+    """
+    letters = max(12, int(width / (size * DPI / 72 * (0.62 if bold else 0.55))))
+    parts = [part if len(part) > 0.6 * letters else part.replace(" ", "\N{NO-BREAK SPACE}") for part in text.split(" · ")]
+    return textwrap.fill("\N{NO-BREAK SPACE}· ".join(parts), letters, break_on_hyphens=False).replace(
+        "\N{NO-BREAK SPACE}", " "
+    )
 
 
 def save(
@@ -336,6 +353,7 @@ def _reach(grid: np.ndarray) -> np.ndarray:
     renderer = FigureCanvasAgg(fig).get_renderer()
     reach = np.zeros((*grid.shape, 4))
     for place, ax in np.ndenumerate(grid):
-        inner, outer = ax.get_window_extent(renderer), ax.get_tightbbox(renderer)
+        inner = ax.get_window_extent(renderer)
+        outer = ax.get_tightbbox(renderer) or inner  # None where it is hidden
         reach[place] = inner.x0 - outer.x0, outer.x1 - inner.x1, inner.y0 - outer.y0, outer.y1 - inner.y1
     return np.ceil(np.maximum(reach, 0).round(3) * DPI / fig.dpi)

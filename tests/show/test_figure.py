@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from svdlab.errors import InputError, OutputError
-from svdlab.show.figure import Figure, draw, fitted, graphs, images, save, scaled
+from svdlab.show.figure import Figure, draw, fitted, graphs, images, key_beside, save, scaled
 from svdlab.show.labels import about, axis, caption, name, number, sources
 
 NOTE = "model organism, not SVD"
@@ -48,7 +48,7 @@ def strip(image: np.ndarray | None = None) -> Figure:
     for ax in axes.flat:
         draw(ax, scaled(image, size))
         ax.set_xlabel("caption")
-    axes[0, -1].inset_axes([1.3, 0.2, 0.2, 0.5]).plot([0, 1])
+    key_beside(axes[0, -1], 40, -30, 20, 60).plot([0, 1])
     return fig.finish(pd.DataFrame({"x": [0]}))
 
 

@@ -1,0 +1,278 @@
+"""Clips side by side: as a looping video, as a strip of frames, and a sweep as a contact sheet.
+
+>>> show.video(clip)
+>>> show.video([slow, fast], labels=["bucket 30", "bucket 200"]).save("results/compare.mp4")
+>>> show.filmstrip([slow, fast])
+>>> show.sheet(results, rows="motion_bucket_id", columns="fps", note="flow_px")
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
+
+from svdlab.errors import InputError
+from svdlab.measure import video as files
+from svdlab.measure.frames import as_frames
+from svdlab.show.figure import DPI, GREY, INK, LABEL, WIDTH, Figure, broken, draw, facts_of, fitted, images, scaled
+from svdlab.show.labels import axis, caption, name, number
+
+CRF = 16  # of H.264: no visible loss
+
+
+@dataclass
+class Video:
+    """A video that a notebook shows, looping; `save` writes it as MP4 (H.264, yuv420p, plays in every browser).
+
+    frames: uint8 "f h w 3", labels included. fps: of the player. alt: what is to be seen, for those who cannot. facts: what
+    its file says about itself, where a model made what it shows (see `svdlab.measure.video`).
+    """
+
+    frames: np.ndarray
+    fps: float
+    alt: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def mp4(self) -> bytes:
+        """The bytes of an MP4 file."""
+        return files.h264(self.frames, fps=self.fps, crf=CRF)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the MP4, whole or not at all, and beside it a .json of what it says about itself; returns its path.
+
+        Raises OutputError where the folder cannot be written.
+        """
+        path = Path(path).with_suffix(".mp4")
+        with files.write_whole(path) as part:
+            part.write_bytes(self.mp4())
+            if self.facts:
+                files.tag_mp4(part, self.facts)
+        if self.facts:
+            files.write_sidecar(path, self.facts)
+        return path
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
+        height, width = self.frames.shape[1:3]
+        source = f"data:video/mp4;base64,{base64.b64encode(self.mp4()).decode()}"
+        still = io.BytesIO()  # for viewers that show no videos
+        Image.fromarray(self.frames[-1]).save(still, "PNG")
+        bundle = {
+            "text/html": (
+                f'<video width="{width}" height="{height}" style="max-width:100%;height:auto" controls loop autoplay muted '
+                f'playsinline aria-label="{escape(self.alt, quote=True)}"><source src="{source}" type="video/mp4"></video>'
+            ),
+            "image/png": base64.b64encode(still.getvalue()).decode(),
+            "text/plain": f"<Video: {self.alt}, {len(self.frames)} frames at {self.fps:g} frames/s>",
+        }
+        return bundle, {"image/png": {"width": width, "height": height, "alt": self.alt}}
+
+
+def video(
+    clips: Any, *, labels: Sequence[str] | None = None, fps: float | None = None, columns: int = 4, title: str = ""
+) -> Video:
+    """One clip, or several side by side and in step, looping.
+
+    >>> show.video(clip)
+    >>> show.video({"slow": slow, "fast": fast}, fps=7)
+
+    clips: a Clip, frames "f h w c" in [0, 1] or uint8, a list of either, a dict from label to either, or rows of the table
+    that `svdlab.sweep` returns. labels: by default the conditions of each. fps: of the player; default the clip's
+    playback_fps, else the fps that it was conditioned on, else 7. A shorter clip waits on its last frame for the longest.
+    Raises InputError for no clips, frames of different sizes, or labels of another number.
+    """
+    arrays, texts, one_by_one = named(clips, labels)
+    rate = float(fps if fps is not None else rate_of(one_by_one[0]))
+    if not rate > 0:
+        raise InputError(f"fps={fps}: a player needs more than 0 frames per second.")
+    columns = min(columns, len(arrays))
+    size = fitted(arrays[0].shape[1:], columns=columns, most=640 if columns == 1 else 320)
+    rows = -(-len(arrays) // columns)
+    fig, axes = images(size=size, of=clips, title=title, row_labels=[""] * rows, column_labels=[""] * columns)
+    for i, ax in enumerate(axes.flat):
+        ax.set_visible(i < len(arrays))
+        ax.set_title(broken(texts[i], LABEL, size[1]) if i < len(arrays) else "", fontsize=LABEL, color=INK, pad=3)
+    board = _pixels(fig.finish())
+    movie = np.repeat(board[None], max(map(len, arrays)), axis=0)
+    for ax, frames in zip(axes.flat, arrays, strict=False):
+        box = ax.get_window_extent()
+        top, left = len(board) - round(box.y1), round(box.x0)
+        for t, shown in enumerate(movie):
+            frame = scaled(frames[min(t, len(frames) - 1)], size)
+            shown[top : top + size[0], left : left + size[1]] = (frame * 255).round()
+    even = [(0, 0), (0, board.shape[0] % 2), (0, board.shape[1] % 2), (0, 0)]  # yuv420p halves both sides
+    facts = facts_of(fig.sources, fig.footer, images=True)
+    return Video(np.pad(movie, even, constant_values=255), rate, title or "; ".join(texts) or "clip", facts)
+
+
+def filmstrip(
+    clips: Any,
+    *,
+    labels: Sequence[str] | None = None,
+    frames: Sequence[int] | None = None,
+    given: bool = False,
+    most: int = 8,
+    title: str = "",
+) -> Figure:
+    """Frames from left to right, a row for each clip.
+
+    >>> show.filmstrip({"truth": scenes.video[0], "model": clip})
+
+    clips and labels: as in `show.video`. frames: which ones; default `most` of them, evenly spread, first and last
+    included. given: begin with the image that each Clip was made from. Raises InputError for no clips, or a frame
+    that a clip does not have.
+    """
+    arrays, texts, one_by_one = named(clips, labels)
+    if given and not all(hasattr(c, "image") for c in one_by_one):
+        raise InputError("given=True needs Clips, which know the image that they were made from.")
+    shortest = min(map(len, arrays))
+    chosen = list(frames) if frames is not None else np.linspace(0, shortest - 1, min(most, shortest)).round().astype(int)
+    for i in chosen:
+        if not 0 <= i < shortest:
+            raise InputError(f"frame {i}: the clips have frames 0 to {shortest - 1}.")
+    alone = hasattr(clips, "frames") or isinstance(clips, np.ndarray)
+    columns = ["input"] * given + [f"frame {i}" for i in chosen]
+    room = WIDTH - (0 if alone else 6 * max(map(len, texts)))
+    size = fitted(arrays[0].shape[1:], columns=len(columns), width=room)
+    title = title or f"Frames {chosen[0]} to {chosen[-1]}" + (f": {texts[0]}" if alone and texts[0] else "")
+    fig, axes = images(size=size, of=clips, title=title, row_labels=[""] if alone else texts, column_labels=columns)
+    for row, clip, array in zip(axes, one_by_one, arrays, strict=True):
+        inputs = [np.asarray(clip.image) / np.float32(255)] if given else []
+        for ax, image in zip(row, [*inputs, *array[chosen]], strict=True):
+            draw(ax, scaled(image, size))
+    return fig.finish(
+        pd.DataFrame(
+            {"clip": text, "frame": i}
+            | dict(zip(("red", "green", "blue"), array[i].reshape(-1, 3).mean(0, dtype=float), strict=True))
+            for array, text in zip(arrays, texts, strict=True)
+            for i in chosen
+        )
+    )
+
+
+def sheet(
+    results: pd.DataFrame,
+    *,
+    rows: str,
+    columns: str,
+    frame: int = -1,
+    note: str | None = None,
+    clips: Sequence[Any] | None = None,
+    title: str = "",
+) -> Figure:
+    """A sweep as a contact sheet: one frame of the clip at each pair of conditions, under shared labels.
+
+    >>> show.sheet(results, rows="motion_bucket_id", columns="fps", note="flow_px")
+    >>> show.sheet(results.query("seed == 0"), rows="seed", columns="max_guidance_scale", frame=4)
+
+    results: the table that `svdlab.sweep` returns, narrowed to one run a cell (of several, the first is shown).
+    frame: number in each clip, negative from the end. note: a column whose value stands under each image.
+    clips: in the table's order, instead of the ones on disk. A condition that was not run, or failed, is a blank cell
+    that says so. Raises InputError for a column that the table lacks.
+    """
+    for column in filter(None, (rows, columns, note)):
+        if column not in results.columns:
+            raise InputError(f"no column {column!r}: the table has {', '.join(map(str, results.columns))}.")
+    if results.empty:
+        raise InputError("the table has no rows: nothing to lay out.")
+    table = results.assign(_clip=range(len(results))).drop_duplicates([rows, columns])
+    arrays = {int(i): _frames_of(results, int(i), clips) for i in table["_clip"]}
+    shape = next((a.shape[1:] for a in arrays.values() if a is not None), None)
+    if shape is None:
+        found = ", ".join(map(str, table["status"].unique()))
+        raise InputError(f"none of the {len(table)} runs has frames: their status is {found}.")
+    down, across = (sorted(table[c].unique(), key=_order) for c in (rows, columns))
+    size = fitted(shape, columns=len(across), width=860, most=240)
+    which = {-1: "Last frame", 0: "First frame"}.get(frame, f"Frame {frame}")
+    fig, axes = images(
+        size=size,
+        of=table,
+        title=title or f"{which} by {name(rows)} and {name(columns)}" + (f", with {axis(note)}" if note else ""),
+        row_labels=[number(v) for v in down],
+        column_labels=[number(v) for v in across],
+        row_title=axis(rows),
+        column_title=axis(columns),
+    )
+    shown = []
+    for (r, c), ax in np.ndenumerate(axes):
+        hit = table[(table[rows] == down[r]) & (table[columns] == across[c])]
+        array = None if hit.empty else arrays[int(hit["_clip"].iloc[0])]
+        if array is None:
+            text = "not run" if hit.empty else "failed"
+            ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=LABEL, color=GREY)
+            continue
+        if not -len(array) <= frame < len(array):
+            raise InputError(f"frame {frame}: the clip has frames 0 to {len(array) - 1}.")
+        draw(ax, scaled(array[frame], size))
+        if note:
+            ax.set_xlabel(_value(hit[note].iloc[0]), fontsize=LABEL - 1, color=INK, labelpad=2)
+        shown.append(hit.drop(columns="_clip"))
+    kept = [c for c in dict.fromkeys([rows, columns, note, "seed", "run_id"]) if c in results.columns]
+    several = len(table) < len(results)
+    return fig.finish(pd.concat(shown)[kept], "first of several runs per cell" if several else "")
+
+
+def named(clips: Any, labels: Sequence[str] | None) -> tuple[list[np.ndarray], list[str], list[Any]]:
+    """Whatever names one clip or several, as frames "f h w 3" in [0, 1] of one size, labels, and a list of the clips."""
+    if isinstance(clips, pd.DataFrame):
+        rows = [row for _, row in clips.iterrows() if row.get("frames")]
+        labels, clips = labels or [caption(row) for row in rows], [files.read_frames(row["frames"]) for row in rows]
+    if isinstance(clips, dict):
+        labels, clips = labels or [str(k) for k in clips], list(clips.values())
+    clips = [clips] if hasattr(clips, "frames") or isinstance(clips, np.ndarray) else list(clips)
+    if not clips:
+        raise InputError("got no clip: give at least one.")
+    texts = list(labels) if labels is not None else [caption(c) for c in clips]
+    if len(texts) != len(clips):
+        raise InputError(f"{len(texts)} labels for {len(clips)} clips: give one for each.")
+    arrays = [as_frames(getattr(c, "frames", c)) for c in clips]
+    if len(sizes := {a.shape[1:3] for a in arrays}) > 1:
+        raise InputError(f"the clips have sizes {sorted(sizes)}: side by side they need one size.")
+    return arrays, texts, clips
+
+
+def rate_of(clip: Any) -> float:
+    """Frames per second at which a clip is played."""
+    conditions = getattr(clip, "conditions", None)
+    rates = (getattr(conditions, key, None) for key in ("playback_fps", "fps"))
+    return float(next(filter(None, rates), files.PLAYBACK_FPS))
+
+
+def _pixels(fig: Figure) -> np.ndarray:
+    """The figure at the screen's resolution, uint8 "h w 3"."""
+    fig.set_dpi(DPI)
+    canvas = FigureCanvasAgg(fig)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _frames_of(results: pd.DataFrame, i: int, clips: Sequence[Any] | None) -> np.ndarray | None:
+    """A run's frames: the given ones, or what its folder holds; None for a run that has none."""
+    if clips is not None:
+        return as_frames(getattr(clips[i], "frames", clips[i]))
+    path = results.iloc[i].get("frames")
+    return as_frames(files.read_frames(path)) if isinstance(path, str) and path else None
+
+
+def _value(value: Any) -> str:
+    if _is_number(value):
+        return number(round(float(value), 2)) if np.isfinite(value) else "no value"
+    return "no value" if value is None else str(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+
+
+def _order(value: Any) -> tuple[bool, Any]:
+    """Numbers by size, then the rest by name."""
+    return (not _is_number(value), value if _is_number(value) else str(value))

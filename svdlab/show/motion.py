@@ -1,0 +1,252 @@
+"""Motion: optical flow as hue and arrows, tracks over the first frame, slices through time, speed and camera path.
+
+>>> show.flow(clip)
+>>> show.trajectories(clip)
+>>> show.xt_slice(clip, row=32)
+>>> show.stepwise(clip)
+>>> show.camera_path(clip)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import patheffects
+from matplotlib.axes import Axes
+from skimage.color import lab2rgb
+
+from svdlab.errors import InputError
+from svdlab.measure import motion
+from svdlab.measure.frames import as_frames
+from svdlab.show.figure import (
+    COLOURS,
+    GREY,
+    INK,
+    LABEL,
+    MARKERS,
+    PALE,
+    SMALL,
+    Figure,
+    draw,
+    finished,
+    fitted,
+    graphs,
+    images,
+    key_beside,
+    on,
+    scaled,
+)
+from svdlab.show.labels import number
+
+HALO = [patheffects.withStroke(linewidth=2.4, foreground="white", alpha=0.85)]
+ARROWS = 7  # across the shorter side
+KEY = 64  # px of the disc of directions
+
+
+def flow(
+    clip: Any,
+    *,
+    pairs: Sequence[int] | None = None,
+    fastest: float | None = None,
+    most: int = 5,
+    label: str = "",
+    title: str = "",
+) -> Figure:
+    """Optical flow of frame pairs: hue is the direction, paler is slower; arrows show the same without colour.
+
+    >>> show.flow(clip)
+    >>> show.flow(scenes.flow[0], label="ground truth")
+
+    clip: a Clip, frames "f h w c", or a flow "t h w 2" in px (x right, y down). pairs: which, default `most` evenly
+    spread. fastest: px/frame at full colour, default the 99.5th percentile. All pairs share one key. label: for the footer.
+    """
+    field = _field(clip)
+    chosen = list(pairs) if pairs is not None else np.linspace(0, len(field) - 1, min(most, len(field))).round().astype(int)
+    for i in chosen:
+        if not 0 <= i < len(field):
+            raise InputError(f"pair {i}: there are frame pairs 0 (from frame 0 to 1) to {len(field) - 1}.")
+    speed = np.linalg.norm(field, axis=-1)
+    full = fastest if fastest is not None else max(0.5, float(np.percentile(speed[chosen], 99.5)))
+    if not full > 0:
+        raise InputError(f"fastest={fastest}: px/frame at full colour must be above 0.")
+    size = fitted(field.shape[1:3], columns=len(chosen), width=760)
+    title, names = title or "Optical flow (px/frame)", [_pair(i) for i in chosen]
+    fig, axes = images(size=size, of=clip, title=title, column_labels=names, column_title="from frame to frame")
+    for ax, i in zip(axes[0], chosen, strict=True):
+        draw(ax, scaled(flow_colours(field[i], full), size))
+        _arrows(ax, field[i], size, threshold=0.15 * full)
+    _disc(axes[0, -1], full)
+    means = {"mean_speed_px": speed, "mean_dx_px": field[..., 0], "mean_dy_px": field[..., 1]}
+    table = pd.DataFrame({"pair": i} | {key: values[i].mean() for key, values in means.items()} for i in chosen)
+    return fig.finish(table, label)
+
+
+def trajectories(clip: Any, *, points: Any = None, title: str = "") -> Figure:
+    """Where points of the first frame travel until the last, drawn over the first frame; a dot is where each ends.
+
+    >>> show.trajectories(clip)
+    >>> show.trajectories(clip, points=[(32, 32), (10, 50)])
+
+    points: (x, y) in px, default a grid. Tracks chain the flow, so errors add up; a track ends where it leaves the
+    image.
+    """
+    frames = as_frames(getattr(clip, "frames", clip))
+    h, w = frames.shape[1:3]
+    if points is None:
+        step = min(h, w) / (ARROWS + 1)
+        points = [(x, y) for y in np.arange(step / 2, h, step) for x in np.arange(step / 2, w, step)]
+    starts = np.asarray(points, dtype=np.float32).reshape(-1, 2)
+    if len(starts) == 0 or not ((starts >= 0) & (starts <= (w - 1, h - 1))).all():
+        raise InputError(f"points must lie in the image: x from 0 to {w - 1}, y from 0 to {h - 1}.")
+    tracks = motion.points(motion.flow(frames), starts)  # "f n 2"
+    size = fitted(frames.shape[1:], columns=1, width=520, most=512)
+    fig, axes = images(size=size, of=clip, title=title or f"Tracks of points through frames 0 to {len(frames) - 1}")
+    ax = axes[0, 0]
+    draw(ax, scaled(frames[0], size))
+    k = size[1] / w
+    ax.set(xlim=(-0.5, size[1] - 0.5), ylim=(size[0] - 0.5, -0.5))
+    for track in tracks.transpose(1, 0, 2):
+        path = track[~np.isnan(track[:, 0])] * k + (k - 1) / 2
+        ax.plot(*path.T, color=COLOURS[1], linewidth=1.3, path_effects=HALO, solid_capstyle="round")
+        ax.plot(*path[-1], marker="o", markersize=3, color=COLOURS[1], markeredgecolor="white", markeredgewidth=0.6)
+    rows = ({"point": n, "frame": f, "x": tracks[f, n, 0], "y": tracks[f, n, 1]} for f, n in np.ndindex(tracks.shape[:2]))
+    return fig.finish(pd.DataFrame(rows).sort_values(["point", "frame"], ignore_index=True), "dot: end of a track")
+
+
+def xt_slice(clip: Any, *, row: int | None = None, column: int | None = None, title: str = "") -> Figure:
+    """One row of the image over time, later downwards: upright lines stand still, slanted ones move.
+
+    >>> show.xt_slice(clip, row=32)
+
+    row or column: of the image, default the middle row (columns are drawn with time to the right).
+    """
+    frames = as_frames(getattr(clip, "frames", clip))
+    cut = motion.xt_slice(frames, row=row, column=column)  # "f w c"
+    table = pd.DataFrame(cut.mean(-1)).rename_axis("frame").reset_index()
+    row = frames.shape[1] // 2 if row is None and column is None else row
+    k = max(1, fitted(frames.shape[1:], columns=1, width=520, most=512)[1] // frames.shape[2])
+    thick = max(k, 160 // len(frames))  # px per frame of time, so that few frames make more than a line
+    cut = cut.repeat(thick, 0).repeat(k, 1)
+    cut = cut if column is None else cut.transpose(1, 0, 2)
+    which, way = (f"Row {row}", "downwards") if column is None else (f"Column {column}", "to the right")
+    fig, axes = images(size=cut.shape[:2], of=clip, title=title or f"{which} of the image, time {way}")
+    draw(axes[0, 0], cut)
+    return fig.finish(table)
+
+
+def stepwise(clip: Any, *, playback_fps: float | None = None, ax: Axes | None = None, title: str = "") -> Any:
+    """How fast things move from each frame to the next: the camera, and the subject against the background.
+
+    >>> show.stepwise(clip)
+    >>> show.stepwise(motion.measure(frames))
+
+    clip: a Clip, frames "f h w c", or the table of `motion.measure`. In px/frame, or px/s with playback_fps. ax: where to
+    draw, default a new figure. Pairs that could not be measured are marked, not drawn as zero.
+    """
+    table = _measured(clip, playback_fps)
+    unit, words = ("_px_s", "px/s") if playback_fps is not None else ("_px", "px/frame")
+    fig, ax = on(ax, size=(520, 280), of=clip, title=title or "Speed from frame to frame")
+    speeds = table[["camera" + unit, "object" + unit]]
+    for words_for, column, colour, marker in zip(("camera", "subject"), speeds, COLOURS, MARKERS, strict=False):
+        ax.plot(table["pair"], table[column], color=colour, marker=marker, markersize=4, linewidth=1.5, label=words_for)
+    for pair in table["pair"][table["abstained"]]:
+        ax.axvspan(pair - 0.5, pair + 0.5, color=PALE, alpha=0.6, linewidth=0, zorder=0)
+    every = 4 if len(table) > 12 else 1
+    ax.set_xticks(table["pair"][::every], [_pair(i) for i in table["pair"][::every]])
+    fastest = max(0.5, float(np.nanmax(speeds.to_numpy(), initial=0.0)))
+    ax.set(ylim=(-0.04 * fastest, 1.1 * fastest), xlabel="frame pair", ylabel=f"speed ({words})")
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=LABEL)
+    return finished(fig, clip, table, "grey: could not be measured" if table["abstained"].any() else "")
+
+
+def camera_path(clip: Any, *, title: str = "") -> Figure:
+    """Where the camera goes: its path to the side and up on the left, zoom and roll over the frames on the right.
+
+    >>> show.camera_path(clip)
+
+    clip: as in `stepwise`. The camera's own motion: it goes right where the image goes left.
+    """
+    path = motion.camera_path(_measured(clip, None))
+    title = title or "Path of the camera"
+    fig, axes = graphs(columns=3, size=(280, 280), of=clip, title=title, sharex=False, sharey=False)
+    look: dict[str, Any] = dict(color=COLOURS[0], marker="o", markersize=3.5, linewidth=1.5)
+    track, zoom, roll = axes[0]
+    track.axhline(0, color=PALE, linewidth=0.8)
+    track.axvline(0, color=PALE, linewidth=0.8)
+    track.plot(path["pan_px"], path["tilt_px"], **look)
+    reach = max(1.0, 1.25 * float(path[["pan_px", "tilt_px"]].abs().to_numpy().max()))
+    track.set(xlim=(-reach, reach), ylim=(-reach, reach), xlabel="pan (px, right is +)", ylabel="tilt (px, up is +)")
+    track.set_box_aspect(1)
+    for i, below in ((0, True), (len(path) - 1, False)):
+        at, words = path[["pan_px", "tilt_px"]].iloc[i], dict(textcoords="offset points", fontsize=SMALL + 1, ha="center")
+        track.annotate(f"frame {i}", tuple(at), xytext=(0, -13 if below else 7), **words)
+    zoom.plot(path.index, path["zoom"], **look)
+    zoom.set(xlabel="frame", ylabel="zoom (factor)", ylim=(min(0.9, path["zoom"].min()), max(1.1, path["zoom"].max())))
+    roll.plot(path.index, path["roll_deg"], **look)
+    limit = max(2.0, 1.1 * float(path["roll_deg"].abs().max()))
+    roll.set(xlabel="frame", ylabel="roll (degrees, clockwise is +)", ylim=(-limit, limit))
+    return fig.finish(path.reset_index())
+
+
+def flow_colours(field: np.ndarray, fastest: float) -> np.ndarray:
+    """Flow "... h w 2" as colours "... h w 3": hue by direction at even lightness, darker and stronger with speed.
+
+    Made in CIELAB, so that a grey print still shows the speed.
+    """
+    speed = np.clip(np.linalg.norm(field, axis=-1) / fastest, 0, 1)
+    angle = np.arctan2(-field[..., 1], field[..., 0])
+    lab = np.stack([97 - 37 * speed, 62 * speed * np.cos(angle), 62 * speed * np.sin(angle)], axis=-1)
+    return np.clip(lab2rgb(lab), 0, 1).astype(np.float32)
+
+
+def _pair(i: int) -> str:
+    return f"{i}\N{RIGHTWARDS ARROW}{i + 1}"
+
+
+def _field(clip: Any) -> np.ndarray:
+    """A flow "t h w 2" from a flow, a clip or frames."""
+    if not isinstance(clip, np.ndarray) or clip.shape[-1] != 2 or clip.ndim not in (3, 4):
+        return motion.flow(getattr(clip, "frames", clip))
+    if not np.isfinite(clip).all():
+        raise InputError("the flow holds NaN or infinities: nothing can be drawn there.")
+    return clip if clip.ndim == 4 else clip[None]
+
+
+def _measured(clip: Any, playback_fps: float | None) -> pd.DataFrame:
+    if not isinstance(clip, pd.DataFrame):
+        return motion.measure(getattr(clip, "frames", clip), playback_fps=playback_fps)
+    needed = {"pair", "camera_px", "object_px", "abstained"} | ({"camera_px_s"} if playback_fps is not None else set())
+    if not needed <= set(clip.columns):
+        raise InputError(f"the table lacks {', '.join(sorted(needed - set(clip.columns)))}: give that of motion.measure.")
+    return clip
+
+
+def _arrows(ax: Axes, field: np.ndarray, size: tuple[int, int], *, threshold: float) -> None:
+    """Arrows on a grid, the fastest as long as the grid is wide; none where speed is below the threshold."""
+    h, w = field.shape[:2]
+    k, step = size[1] / w, min(h, w) / ARROWS
+    ys, xs = np.meshgrid(np.arange(step / 2, h, step), np.arange(step / 2, w, step), indexing="ij")
+    u, v = (field[ys.astype(int), xs.astype(int), i] for i in (0, 1))
+    keep = np.hypot(u, v) > threshold
+    longest = max(0.1, float(np.percentile(np.linalg.norm(field, axis=-1), 99)))
+    look: dict[str, Any] = dict(width=max(0.004, 1.6 / size[1]), headwidth=4, headlength=4, headaxislength=3.6)
+    look |= dict(angles="xy", scale_units="xy", scale=longest / (0.95 * step * k), pivot="mid", color="#000000", alpha=0.75)
+    ax.quiver(xs[keep] * k, ys[keep] * k, u[keep], v[keep], **look)
+    ax.set(xlim=(-0.5, size[1] - 0.5), ylim=(size[0] - 0.5, -0.5))
+
+
+def _disc(beside: Axes, fastest: float) -> None:
+    """The key: a disc of all directions, full speed at its rim, with words around it."""
+    key = key_beside(beside, 40, -KEY / 2, KEY, KEY)
+    key.set_axis_off()
+    y, x = np.mgrid[-1:1:128j, -1:1:128j]
+    draw(key, np.where((np.hypot(x, y) <= 1)[..., None], flow_colours(np.stack([x, y], -1), 1.0), 1.0))
+    places = {"right": (1.06, 0.5, "left", "center"), "left": (-0.06, 0.5, "right", "center"),
+              "up": (0.5, 1.02, "center", "bottom"), "down": (0.5, -0.04, "center", "top")}  # fmt: skip
+    for text, (across, up, ha, va) in places.items():
+        key.text(across, up, text, transform=key.transAxes, fontsize=SMALL + 0.5, color=INK, ha=ha, va=va)
+    rim = f"rim: {number(round(fastest, 2))} px/frame"
+    key.text(0.5, -0.32, rim, transform=key.transAxes, fontsize=SMALL + 0.5, color=GREY, ha="center", va="top")

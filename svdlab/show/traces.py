@@ -1,0 +1,178 @@
+"""What a trace holds, as images: the clip that the model expects at each step, and the latents themselves.
+
+>>> show.denoising(tr, frame=4)                       # columns titled by sigma
+>>> show.latents(tr, frame=4, mode="channels")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from svdlab.errors import InputError, TraceError
+from svdlab.show.figure import GREY, SMALL, Figure, draw, fitted, images, key_beside, scaled
+from svdlab.show.labels import number
+
+MODES = ("channels", "pca", "colours")
+SIGMA = "sigma, the noise level before the step"
+PARTS = "first three principal components as red, green, blue"
+NAMES = {"latents": "Latents", "next_latents": "Latents after the step", "denoised": "Denoised latents"}
+
+
+def denoising(
+    tr: Any,
+    *,
+    frame: int | Sequence[int] = 0,
+    steps: Sequence[int] | None = None,
+    decoded: np.ndarray | None = None,
+    most: int = 8,
+    title: str = "",
+) -> Figure:
+    """The denoised estimate from step to step: what the model would make of the noise if it stopped there.
+
+    >>> show.denoising(tr, frame=4)
+    >>> show.denoising(tr, frame=4, steps=[0, 8, 24], decoded=tr.decode(pipe, steps=[0, 8, 24], frames=[4]))
+    >>> show.denoising(tr, frame=[0, 4], decoded=tr.decode(pipe))            # all is decoded, some of it is shown
+
+    tr: a Trace of one sample with `denoised`. frame: one frame or several (a row each). steps: positions in the
+    trace, default `most` of them evenly spread. decoded: images "s f h w 3" in [0, 1] of those steps and frames, or of
+    all steps and all frames, as `Trace.decode` returns them; without, latents are shown as colours by the trace's linear
+    map, or by their first three principal components where it has none. Raises TraceError for a batch or a trace
+    without `denoised`, InputError for steps or frames that are not there.
+    """
+    values, chosen, rows = _values(tr, "denoised", frame, steps, most)
+    if decoded is None:
+        shown, how = _coloured(tr, values)
+    else:
+        shown, how = np.asarray(decoded), "decoded by the VAE"
+        if shown.shape[:2] == tr.denoised.shape[:2]:
+            shown = shown[np.ix_(chosen, rows)]
+        if shown.ndim != 5 or shown.shape[:2] != (len(chosen), len(rows)):
+            raise InputError(
+                f'decoded has shape {shown.shape}: "s f h w 3" with {len(chosen)} steps and {len(rows)} frames is needed, '
+                f"as in tr.decode(pipe, steps={chosen}, frames={rows})."
+            )
+    which = f"frame {rows[0]}" if len(rows) == 1 else f"frames {', '.join(map(str, rows[:-1]))} and {rows[-1]}"
+    return _by_frame(tr, shown, chosen, rows, title or f"Denoised estimate of {which}, {how}")
+
+
+def latents(
+    tr: Any,
+    *,
+    frame: int = 0,
+    steps: Sequence[int] | None = None,
+    mode: str = "channels",
+    name: str = "latents",
+    most: int = 8,
+    title: str = "",
+) -> Figure:
+    """Latents of one frame from step to step: each channel as a map, or three components as colours.
+
+    >>> show.latents(tr, frame=4)                                # a row per channel, blue below zero, red above
+    >>> show.latents(tr, frame=4, mode="pca", name="denoised")
+
+    name: latents (before the step, divided by sqrt(sigma^2 + 1), as the UNet sees them), or denoised, or another
+    latent that was kept. mode: channels, pca (components over all shown steps), colours (the checkpoint's linear
+    map). Raises as `denoising`.
+    """
+    if mode not in MODES:
+        raise InputError(f"mode={mode!r}: give {', '.join(MODES)}.")
+    values, chosen, rows = _values(tr, name, frame, steps, most)
+    if name in ("latents", "next_latents"):
+        ends = [s.sigma if name == "latents" else s.sigma_next for s in (tr.steps[i] for i in chosen)]
+        values = values / np.sqrt(np.square(ends) + 1)[:, None, None, None, None]
+    what = f"{NAMES.get(name, name)} of frame {frame}"
+    if mode == "channels":
+        return _by_channel(tr, values[:, 0], chosen, title or f"{what} by channel, in standard units")
+    shown, how = _coloured(tr, values) if mode == "colours" else (components(values), PARTS)
+    return _by_frame(tr, shown, chosen, rows, title or f"{what}, {how}")
+
+
+def as_colours(latents: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Latents "... c h w" as images "... h w 3" in [0, 1], by a linear map "c+1 3" of the channels and 1 (`Trace.colours`)."""
+    z = np.moveaxis(np.asarray(latents, dtype=np.float32), -3, -1)
+    return np.clip(z @ colours[:-1] + colours[-1], 0, 1)
+
+
+def components(values: np.ndarray) -> np.ndarray:
+    """Latents "s f c h w" as images "s f h w 3": their first three principal components, each stretched to [0, 1]."""
+    z = np.moveaxis(values, 2, -1)
+    flat = z.reshape(-1, z.shape[-1])
+    flat = flat - flat.mean(0)
+    directions = np.linalg.svd(flat, full_matrices=False)[2][:3]
+    directions *= np.sign(directions[np.arange(len(directions)), np.abs(directions).argmax(1)])[:, None]  # one sign, always
+    parts = flat @ directions.T
+    low, high = np.percentile(parts, [1, 99], axis=0)
+    parts = np.clip((parts - low) / np.maximum(high - low, 1e-9), 0, 1)
+    return np.pad(parts, [(0, 0), (0, 3 - parts.shape[1])]).reshape(*z.shape[:-1], 3)
+
+
+def _values(
+    tr: Any, name: str, frame: int | Sequence[int], steps: Sequence[int] | None, most: int
+) -> tuple[np.ndarray, list[int], list[int]]:
+    """What was kept under a name, float32 "s f c h w" at the chosen steps and frames, and those."""
+    if tr.batch != 1:
+        raise TraceError(f"this trace holds {tr.batch} samples: show one, as in show.denoising(tr[0]).")
+    kept = tr[name]
+    if kept.ndim != 5:
+        raise InputError(f'{name!r} has shape {tuple(kept.shape)}: latents are "s f c h w".')
+    count, length = kept.shape[:2]
+    rows = [frame] if isinstance(frame, (int, np.integer)) else list(frame)
+    chosen = list(steps) if steps is not None else np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()
+    for what, asked, there in (("step", chosen, count), ("frame", rows, length)):
+        wrong = [i for i in asked if not -there <= i < there]
+        if wrong or not asked:
+            raise InputError(f"{what} {wrong[0] if wrong else asked}: the trace has {what}s 0 to {there - 1}.")
+    chosen, rows = [i % count for i in chosen], [i % length for i in rows]
+    return kept[chosen][:, rows].float().numpy(), chosen, rows
+
+
+def _coloured(tr: Any, values: np.ndarray) -> tuple[np.ndarray, str]:
+    if tr.colours is not None:
+        return as_colours(values, tr.colours), "latents as colours"
+    return components(values), PARTS
+
+
+def _sigmas(tr: Any, chosen: list[int]) -> list[str]:
+    return [number(round(tr.steps[i].sigma, 3)) for i in chosen]
+
+
+def _by_frame(tr: Any, shown: np.ndarray, chosen: list[int], rows: list[int], title: str) -> Figure:
+    """Images "s f h w 3", a column for each step and a row for each frame."""
+    size = fitted(shown.shape[2:], columns=len(chosen), width=880 if len(rows) > 1 else 900)
+    names = [f"frame {r}" for r in rows] if len(rows) > 1 else [""]
+    fig, axes = images(size=size, of=tr, title=title, row_labels=names, column_labels=_sigmas(tr, chosen), column_title=SIGMA)
+    for (r, s), ax in np.ndenumerate(axes):
+        draw(ax, scaled(shown[s, r], size))
+    return fig.finish(
+        pd.DataFrame(
+            {"step": tr.steps[i].index, "sigma": tr.steps[i].sigma, "frame": row}
+            | dict(zip(("red", "green", "blue"), shown[s, r].reshape(-1, 3).mean(0), strict=True))
+            for s, i in enumerate(chosen)
+            for r, row in enumerate(rows)
+        )
+    )
+
+
+def _by_channel(tr: Any, maps: np.ndarray, chosen: list[int], title: str) -> Figure:
+    """Latents "s c h w", a column for each step and a row for each channel, all on one scale around zero."""
+    size = fitted(maps.shape[2:], columns=len(chosen), width=800)
+    names = [f"channel {c}" for c in range(maps.shape[1])]
+    fig, axes = images(size=size, of=tr, title=title, row_labels=names, column_labels=_sigmas(tr, chosen), column_title=SIGMA)
+    limit = float(np.percentile(np.abs(maps), 99.5)) or 1.0
+    for (c, s), ax in np.ndenumerate(axes):
+        drawn = draw(ax, scaled(maps[s, c], size), cmap="RdBu_r", vmin=-limit, vmax=limit)
+    key = key_beside(axes[len(axes) // 2, -1], 12, -70, 10, 140)
+    bar = fig.colorbar(drawn, cax=key)
+    bar.outline.set_visible(False)
+    key.tick_params(labelsize=SMALL + 0.5, color=GREY)
+    return fig.finish(
+        pd.DataFrame(
+            {"step": tr.steps[i].index, "sigma": tr.steps[i].sigma, "channel": c, "mean": m.mean(), "sd": m.std()}
+            for c in range(maps.shape[1])
+            for i, m in zip(chosen, maps[:, c], strict=True)
+        )
+    )
