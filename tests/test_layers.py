@@ -21,10 +21,6 @@ FREE = ("__version__",)  # of the package itself
 OPEN = {
     ("svdlab/__main__.py", ""),
     ("svdlab/measure/calibrate.py", "organism"),
-    ("svdlab/show/bias.py", "pipeline"),
-    ("svdlab/show/bias.py", "probes"),
-    ("svdlab/show/bias.py", "study"),
-    ("svdlab/show/denoisings.py", "pipeline"),
     ("svdlab/show/probes.py", "probes"),
 }
 

@@ -95,7 +95,8 @@ def _figures(results: Mapping[str, ProbeResult], folder: Path) -> dict[str, Path
     for name, result in results.items():
         if result.status == "not run":
             continue
-        (path,) = show.save(show.probe(result), folder / name, formats=("png",))
+        path = folder / f"{name}.png"
+        show.save(show.probe(result), path, formats=("png",))
         video.tag_png(path, video.describe(source=result.source, probe=name))
         drawn[name] = path
     return drawn

@@ -15,13 +15,12 @@ import numpy as np
 import pandas as pd
 
 from svdlab import show
-from svdlab.errors import InputError
 from svdlab.measure import motion
 from svdlab.measure.video import as_bytes
 from svdlab.pipeline.generate import Clip
-from svdlab.show.provenance import about, number
-from svdlab.show.style import Figure, fitted
-from svdlab.show.videos import Video, named, rate_of
+from svdlab.show.clips import Video, named, rate_of
+from svdlab.show.figure import Figure, fitted
+from svdlab.show.labels import about, number
 from svdlab.widgets.background import Latest
 from svdlab.widgets.export import row_of_call, row_of_run
 from svdlab.widgets.panel import ImageView, Panel, pale, put, status, still, wide, wrapping
@@ -48,12 +47,9 @@ class Comparison(Panel):
     kind = "compare"
 
     def __init__(self, clips: Any, labels: Sequence[str] | None, fps: float | None, out: str | Path) -> None:
-        self.clips, self.labels = named(clips, labels)
+        _, self.labels, self.clips = named(clips, labels)
         self._source = clips[clips["frames"].astype(bool)] if isinstance(clips, pd.DataFrame) else self.clips
         self.videos = [as_bytes(getattr(c, "frames", c)) for c in self.clips]
-        sizes = sorted({v.shape[1:3] for v in self.videos})
-        if len(sizes) > 1:
-            raise InputError(f"the clips have sizes {sizes}: in step they need one size.")
         self.fps = fps if fps is not None else rate_of(self.clips[0])
         self._drawn = {"clip": (_stills(self.videos), "")}
         self.draw = Latest(self.report, wait=0.0)

@@ -16,9 +16,9 @@ import pandas as pd
 from svdlab import show
 from svdlab.errors import InputError
 from svdlab.measure.video import read_frames
-from svdlab.show.provenance import about, axis, name, number
-from svdlab.show.style import Figure
-from svdlab.show.videos import Video
+from svdlab.show.clips import Video
+from svdlab.show.figure import Figure
+from svdlab.show.labels import about, axis, name, number
 from svdlab.study.sweeps import sweep
 from svdlab.widgets.background import Job, Latest
 from svdlab.widgets.export import row_of_run

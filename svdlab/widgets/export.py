@@ -13,7 +13,7 @@ from svdlab import __version__
 from svdlab.measure.files import hash_facts, plain, write_whole
 from svdlab.pipeline.generate import Call
 from svdlab.pipeline.images import image_hash
-from svdlab.show.style import save
+from svdlab.show.figure import save
 from svdlab.study.plans import CONDITIONS, DEFAULTS
 from svdlab.widgets.runs import cell
 
@@ -35,7 +35,8 @@ def write(panel: Panel, out: str | Path) -> list[Path]:
             images[path], row["image"] = row["image"], str(path)
         rows.append(row)
     stem = Path(out, f"{panel.kind}-{hash_facts({'plan': rows, 'view': view})[:8]}")
-    written = save(panel.figure(), stem, formats=FORMATS)
+    save(panel.figure(), stem, formats=FORMATS)
+    written = [stem.with_name(f"{stem.name}.{form}") for form in FORMATS]
     for path, image in images.items():
         with write_whole(path) as part:
             image.save(part)

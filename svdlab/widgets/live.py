@@ -26,9 +26,9 @@ from svdlab.pipeline.generate import Clip, ProbePipeline, generate_batch
 from svdlab.pipeline.images import prepare_image
 from svdlab.pipeline.sampler import Step
 from svdlab.pipeline.trace import colour, colour_map
-from svdlab.show.provenance import caption, number
-from svdlab.show.style import Figure, fitted
-from svdlab.show.videos import Video
+from svdlab.show.clips import Video
+from svdlab.show.figure import Figure, fitted
+from svdlab.show.labels import caption, number
 from svdlab.widgets.background import Job
 from svdlab.widgets.compare import compare
 from svdlab.widgets.export import row_of_call

@@ -20,8 +20,8 @@ from traitlets import Unicode
 
 from svdlab.errors import SvdlabError
 from svdlab.measure.video import as_bytes
-from svdlab.show.style import Figure
-from svdlab.show.videos import Video
+from svdlab.show.clips import Video
+from svdlab.show.figure import Figure
 from svdlab.widgets.export import write
 
 STYLE = f"<style>{Path(__file__).with_name('style.css').read_text()}</style>"

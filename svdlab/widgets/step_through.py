@@ -18,10 +18,10 @@ from matplotlib.ticker import MaxNLocator
 from svdlab import show
 from svdlab.errors import InputError, TraceError
 from svdlab.pipeline.trace import Trace, colour
-from svdlab.show.denoisings import components
-from svdlab.show.provenance import about, number
-from svdlab.show.style import COLOURS, Figure, fitted, on, plain
-from svdlab.show.videos import Video
+from svdlab.show.clips import Video
+from svdlab.show.figure import COLOURS, Figure, fitted, on
+from svdlab.show.labels import about, number
+from svdlab.show.traces import components
 from svdlab.widgets.background import Latest
 from svdlab.widgets.export import row_of_call
 from svdlab.widgets.panel import ImageView, Panel, Plot, pale, put, status, still, wide, wrapping
@@ -155,12 +155,11 @@ class Stepper(Panel):
 
 
 def _sigma_curve(tr: Trace) -> Figure:
-    fig, ax = on(None, size=(420, 190), title="Noise level before each step", footer="")
+    fig, ax = on(None, size=(420, 190), of=(), title="Noise level before each step")
     ax.semilogy([step.index for step in tr.steps], tr.sigmas, color=COLOURS[0], marker="o", markersize=3, linewidth=1.4)
     ax.set(xlabel="step", ylabel="sigma")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    plain(ax)
-    return fig
+    return fig.finish()
 
 
 def _pressure_map(tr: Trace) -> Figure:

@@ -13,7 +13,7 @@ from typing import Any
 import ipywidgets
 
 from svdlab.errors import InputError
-from svdlab.show.style import Figure
+from svdlab.show.figure import Figure
 from svdlab.widgets.background import Latest
 from svdlab.widgets.panel import ImageView, Panel, pale, put_figure
 

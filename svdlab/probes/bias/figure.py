@@ -19,8 +19,8 @@ from svdlab.errors import InputError
 from svdlab.pipeline.images import open_image
 from svdlab.probes.bias.contrasts import ODD, measure_of, pair_values
 from svdlab.probes.bias.study import BiasResult
+from svdlab.show.clips import Video, video
 from svdlab.show.figure import COLOURS, GREY, INK, LABEL, WIDTH, Figure, draw, fitted, graphs, images, save
-from svdlab.show.videos import Video, video
 from svdlab.stats.effects import numbers, quantity
 from svdlab.study.pairs import Contrast, pairs_of
 

@@ -1,0 +1,125 @@
+"""Videos, strips and sheets show the frames they are given, pixel by pixel, under the labels that belong to them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from IPython.core.formatters import DisplayFormatter
+from PIL import Image
+
+from svdlab import show
+from svdlab.errors import InputError
+from svdlab.measure import video
+from svdlab.show.figure import scaled
+from tests.show.drawn import NOTE, drawn_in, texts
+
+
+def test_small_images_grow_by_whole_factors_unsmoothed(clip: Any) -> None:
+    fig = show.filmstrip(clip, frames=[0, 7])
+    shown = drawn_in(fig, fig.axes[1])
+    factor = shown.shape[0] / 64
+    assert factor == int(factor) >= 2
+    assert np.abs(shown - scaled(clip.frames[7], shown.shape[:2]) * 255.0).max() <= 1
+    assert fig.data.frame.tolist() == [0, 7] and fig.data.red[1] == pytest.approx(clip.frames[7, ..., 0].mean(), abs=1e-4)
+
+
+def test_large_images_shrink_to_fit() -> None:
+    frames = np.linspace(0, 1, 3 * 576 * 1024 * 3, dtype=np.float32).reshape(3, 576, 1024, 3)
+    fig = show.filmstrip(frames)
+    shape = drawn_in(fig, fig.axes[0]).shape
+    assert shape[1] < 400 and abs(shape[0] / shape[1] - 576 / 1024) < 0.01
+    assert fig.sources == () and fig.footer == ""  # frames that nobody said a model made
+
+
+def test_a_strip_begins_with_the_input_image(clip: Any) -> None:
+    red = replace(clip, image=Image.new("RGB", (64, 64), "red"))
+    fig = show.filmstrip({"a": red, "b": red}, given=True, frames=[3])
+    assert (drawn_in(fig, fig.axes[0]) == (255, 0, 0)).all()
+    assert {"input", "frame 3", "a", "b"} <= set(texts(fig).split("\n"))
+    with pytest.raises(InputError, match="Clips"):
+        show.filmstrip(clip.frames, given=True)
+
+
+def test_a_sheet_orders_by_number_and_marks_what_is_missing(results: pd.DataFrame) -> None:
+    one = results[results.seed == 0].sample(frac=1, random_state=1)
+    clips = [np.full((2, 32, 32, 3), b / 255, np.float32) for b in one.motion_bucket_id]
+    keep = ~((one.motion_bucket_id == 60) & (one.fps == 6)).to_numpy()
+    left = [c for c, k in zip(clips, keep, strict=True) if k]
+    fig = show.sheet(one[keep], rows="motion_bucket_id", columns="fps", clips=left)
+    shades = [[int(drawn_in(fig, fig.axes[r * 3 + c]).mean()) for c in range(3)] for r in range(4)]
+    assert shades[0] == [10] * 3 and shades[1][1:] == [60] * 2 and shades[2] == [120] * 3 and shades[3] == [170] * 3
+    assert texts(fig).count("not run") == 1
+    unknown = show.sheet(one.assign(object_px=np.nan), rows="motion_bucket_id", columns="fps", note="object_px", clips=clips)
+    assert texts(unknown).count("no value") == 12
+    with pytest.raises(InputError, match=r"no column 'speed'.*object_px"):
+        show.sheet(one, rows="speed", columns="fps", clips=clips)
+    with pytest.raises(InputError, match="no rows"):
+        show.sheet(one[:0], rows="motion_bucket_id", columns="fps", clips=[])
+    with pytest.raises(InputError, match="frame 9"):
+        show.sheet(one, rows="motion_bucket_id", columns="fps", clips=clips, frame=9)
+
+
+def test_a_sheet_reads_the_clips_of_a_sweep(results: pd.DataFrame, tmp_path: Path) -> None:
+    two = results[(results.seed == 0) & (results.motion_bucket_id == 10)][:2].assign(status=["done", "failed"])
+    video.write_frames(tmp_path / "frames.mkv", np.full((3, 32, 32, 3), 90, np.uint8))
+    fig = show.sheet(two.assign(frames=[str(tmp_path / "frames.mkv"), ""]), rows="seed", columns="fps")
+    assert (drawn_in(fig, fig.axes[0]) == 90).all() and "failed" in texts(fig)
+    with pytest.raises(InputError, match="none of the 2 runs has frames: their status is done, failed"):
+        show.sheet(two.assign(frames=""), rows="seed", columns="fps")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda c: show.filmstrip([]), "at least one"),
+        (lambda c: show.filmstrip(c, frames=[8]), "frames 0 to 7"),
+        (lambda c: show.filmstrip([c, c.frames[:, :32]]), "one size"),
+        (lambda c: show.filmstrip([c, c], labels=["one"]), "1 labels for 2"),
+        (lambda c: show.video([c, c.frames[:, :32]]), "one size"),
+        (lambda c: show.video(c, fps=0), "more than 0"),
+    ],
+)
+def test_bad_input_is_named(call: Any, message: str, clip: Any) -> None:
+    with pytest.raises(InputError, match=message):
+        call(clip)
+
+
+def test_a_video_plays_in_browsers_under_its_labels(clip: Any, tmp_path: Path) -> None:
+    made = show.video({"seven": clip, "three": clip.frames[:3]}, fps=5)
+    read = video.read_frames(made.save(tmp_path / "video.mp4"))
+    assert read.shape == made.frames.shape and read.shape[1] % 2 == read.shape[2] % 2 == 0
+    assert np.abs(read.astype(float) - made.frames).mean() < 2
+    half = made.frames.shape[2] // 2
+    assert (made.frames[2:, :, half:] == made.frames[2, :, half:]).all()  # the shorter one waits on its last frame
+    assert (made.frames[0, :20] < 128).any() and (made.frames[:, :20] == made.frames[0, :20]).all()  # a label, and it stays
+
+    facts = video.read_tags(tmp_path / "video.mp4")
+    assert facts["source"]["checkpoint"] == "organism" and facts["source"]["label"] == NOTE
+    assert facts["DigitalSourceType"].endswith("/compositeWithTrainedAlgorithmicMedia")
+    assert json.loads((tmp_path / "video.mp4.json").read_text()) == facts and len(list(tmp_path.iterdir())) == 2
+    real = show.video(clip.frames, fps=5).save(tmp_path / "real.mp4")  # frames that nobody said a model made
+    assert video.read_tags(real) == {} and not real.with_name("real.mp4.json").exists()
+
+    bundle = DisplayFormatter().format(made)[0]
+    assert all(word in bundle["text/html"] for word in ("<video", " loop", " autoplay", " muted", 'aria-label="seven; three"'))
+    assert bundle["image/png"]
+
+
+def test_a_video_takes_its_rate_from_the_clip(clip: Any) -> None:
+    assert show.video(clip).fps == 7
+    twelve = SimpleNamespace(frames=clip.frames, conditions=SimpleNamespace(playback_fps=12, fps=7))
+    assert show.video(twelve).fps == 12 and show.video(clip.frames).fps == 7 and show.video(clip, fps=3.5).fps == 3.5
+
+
+def test_a_video_is_enlarged_unsmoothed(clip: Any) -> None:
+    frames = show.video(clip.frames, labels=[""]).frames
+    left = (frames.shape[2] - 640) // 2
+    shown = frames[5, -640 - 12 : -12, left : left + 640]
+    assert (shown[::10, ::10] == (clip.frames[5] * 255).round()).all() and (shown[9::10, 9::10] == shown[::10, ::10]).all()

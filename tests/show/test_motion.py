@@ -1,0 +1,97 @@
+"""Figures of motion: known flows in the key's colours, known pans in their graphs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from skimage.color import rgb2lab
+
+from svdlab import show
+from svdlab.errors import InputError
+from svdlab.measure import motion
+from svdlab.organism import world
+from svdlab.show.figure import scaled
+from tests.show.drawn import drawn_in, texts
+
+
+def test_flow_colours_are_pale_when_slow_and_darker_with_speed_in_every_direction() -> None:
+    angle = np.linspace(0, 2 * np.pi, 16, endpoint=False)
+    rim = np.stack([np.cos(angle), np.sin(angle)], -1)
+    lightness = [rgb2lab(show.flow_colours(rim * s, 1.0)[None])[0, :, 0] for s in (0, 0.5, 1)]
+    assert (lightness[0] > 95).all() and (lightness[1] < lightness[0] - 8).all() and (lightness[2] < lightness[1] - 8).all()
+    assert np.ptp(lightness[2]) < 6  # no direction stands out in a grey print
+    at_rim = show.flow_colours(rim, 1.0)
+    assert (np.abs(at_rim[:, None] - at_rim[None]).sum(-1) + np.eye(16)).min() > 0.05
+    np.testing.assert_allclose(show.flow_colours(rim * 7, 1.0), at_rim)  # faster than the rim is drawn as the rim
+
+
+def test_a_known_flow_is_drawn_in_its_keys_colour() -> None:
+    field = np.zeros((1, 64, 64, 2), np.float32)
+    field[..., 1] = -2.0  # upwards
+    fig = show.flow(field, fastest=2.0, label="ground truth")
+    expected = (show.flow_colours(np.array([0.0, -1.0]), 1.0) * 255).round()
+    assert (np.abs(drawn_in(fig, fig.axes[0]) - expected).max(-1) <= 1).mean() > 0.5  # the rest is arrows
+    assert "rim: 2 px/frame" in texts(fig) and fig.footer == "ground truth"
+    assert fig.data.to_dict("records") == [{"pair": 0, "mean_speed_px": 2.0, "mean_dx_px": 0.0, "mean_dy_px": -2.0}]
+
+
+def test_graphs_of_a_known_pan(pan: world.Scenes, clip: Any) -> None:
+    speed = pan.factors.displacement.iloc[0]
+    path = show.camera_path(clip).data
+    assert path.pan_px.iloc[-1] == pytest.approx(7 * speed, rel=0.1) and abs(path.tilt_px.iloc[-1]) < 1
+    assert show.stepwise(clip).data.camera_px.mean() == pytest.approx(speed, rel=0.1)
+    fig = show.stepwise(clip, playback_fps=7)
+    assert fig.data.camera_px_s.mean() == pytest.approx(7 * speed, rel=0.1) and "speed (px/s)" in texts(fig)
+    tracks = show.trajectories(clip, points=[(50, 32), (55, 20)]).data
+    moved = tracks.groupby("point").x.agg(lambda x: x.iloc[-1] - x.iloc[0])
+    assert moved.tolist() == pytest.approx([-7 * speed] * 2, rel=0.15)  # the image runs left under a camera that goes right
+
+
+def test_the_legend_stands_beside_the_data(clip: Any) -> None:
+    fig = show.stepwise(clip)
+    fig.canvas.draw()
+    (ax,) = fig.axes
+    assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1
+
+
+def test_pairs_that_could_not_be_measured_are_marked(clip: Any) -> None:
+    table = motion.measure(clip.frames)
+    assert "could not be measured" not in show.stepwise(table.assign(abstained=False)).footer
+    assert "could not be measured" in show.stepwise(table.assign(abstained=table.pair == 2)).footer
+
+
+def test_speed_can_be_drawn_on_the_users_axes() -> None:
+    own = Figure()
+    axes = own.subplots(1, 2)
+    assert show.stepwise(np.zeros((3, 32, 32, 3), np.float32), ax=axes[0]) is own
+    assert axes[0].lines and not axes[1].lines and isinstance(own.data, pd.DataFrame)  # type: ignore[attr-defined]
+
+
+def test_a_slice_is_the_images_own_row_or_column(clip: Any) -> None:
+    fig = show.xt_slice(clip, row=20)
+    shown = drawn_in(fig, fig.axes[0])
+    assert np.abs(shown - scaled(motion.xt_slice(clip.frames, row=20), shown.shape[:2]) * 255.0).max() <= 1
+    fig = show.xt_slice(clip, column=20)
+    shown = drawn_in(fig, fig.axes[0])
+    column = motion.xt_slice(clip.frames, column=20).transpose(1, 0, 2)
+    assert np.abs(shown - scaled(column, shown.shape[:2]) * 255.0).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda c: show.flow(c, pairs=[7]), "frame pairs 0"),
+        (lambda c: show.flow(c, fastest=0), "above 0"),
+        (lambda c: show.flow(np.full((2, 32, 32, 2), np.nan)), "NaN"),
+        (lambda c: show.trajectories(c, points=[(64, 3)]), "x from 0 to 63"),
+        (lambda c: show.xt_slice(c, row=64), "64"),
+        (lambda c: show.stepwise(pd.DataFrame({"pair": [0]})), "lacks"),
+    ],
+)
+def test_bad_input_is_named(call: Any, message: str, clip: Any) -> None:
+    with pytest.raises(InputError, match=message):
+        call(clip)
