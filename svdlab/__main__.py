@@ -234,8 +234,9 @@ def doctor(
     from svdlab.pipeline import doctor as checks
 
     table = checks.accept(run, local_files_only=offline, **given) if run else checks.report(checkpoint, online=not offline)
+    wide = table["check"].str.len().max()
     for check, status, found, advice in table[["check", "status", "found", "advice"]].to_numpy().tolist():
-        print(f"{status:<8} {check:<11} {found}" + (f"\n{'':<20} {advice}" if advice else ""))
+        print(f"{status:<8} {check:<{wide}} {found}" + (f"\n{'':<{wide + 9}} {advice}" if advice else ""))
     raise typer.Exit(checks.exit_code(table))
 
 

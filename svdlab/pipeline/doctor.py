@@ -25,6 +25,7 @@ import pandas as pd
 import psutil
 import torch
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
+from packaging.requirements import Requirement
 
 from svdlab.errors import InputError, SvdlabError
 from svdlab.pipeline.checkpoints import explain, load_pipeline, locate
@@ -33,7 +34,7 @@ from svdlab.pipeline.generate import ProbePipeline, generate, generate_batch
 from svdlab.pipeline.hooks import branch, trace
 
 OK, WARN, FAIL = "ok", "warning", "failed"
-PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "huggingface_hub", "numpy")
+SHOWN = ("torch", "diffusers", "transformers", "huggingface_hub", "numpy")
 GB = 1e9
 # Allowed: largest difference over the spread (max - min) of what is compared.
 ALLOWED = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -93,20 +94,17 @@ def _machine() -> Iterator[tuple[str, str, str, str]]:
 
 
 def _packages() -> tuple[list[str], list[str]]:
-    """Installed versions, and what is wrong with them by svdlab's own requirements."""
-    from packaging.requirements import Requirement
-
-    needs = {r.name: r.specifier for r in map(Requirement, metadata.requires("svdlab") or []) if r.marker is None}
+    """The main packages' versions, and what is wrong by svdlab's own requirements."""
     found, wrong = [], []
-    for name in PACKAGES:
-        try:
-            version = metadata.version(name).split("+")[0]
-        except metadata.PackageNotFoundError:
-            wrong.append(f"{name} is not installed")
-            continue
-        found.append(f"{name} {version}")
-        if name in needs and not needs[name].contains(version, prereleases=True):
-            wrong.append(f"{name} {version} is not {needs[name]}")
+    here = any(metadata.distributions(name="svdlab"))  # not where it runs from a clone without being installed
+    for need in map(Requirement, (metadata.requires("svdlab") or []) if here else []):
+        version = next((d.version.split("+")[0] for d in metadata.distributions(name=need.name)), None)
+        if need.marker is None and version is None:
+            wrong.append(f"{need.name} is not installed")
+        elif need.marker is None and not need.specifier.contains(str(version), prereleases=True):
+            wrong.append(f"{need.name} {version} is not {need.specifier}")
+        elif need.name in SHOWN:
+            found.append(f"{need.name} {version}")
     return found, wrong
 
 

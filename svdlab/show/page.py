@@ -41,7 +41,8 @@ table { border-collapse: collapse; margin: 1rem 0; font-size: 0.9rem; display: b
 td, th { text-align: left; vertical-align: top; padding: 0.25rem 0.75rem 0.25rem 0; border-bottom: 1px solid #ddd; }
 figure { display: inline-block; margin: 0.5rem 0.75rem 0.5rem 0; } img, video { max-width: 100%; height: auto; }
 blockquote { color: #666; font-style: italic; margin: 0; } .label { background: #f3e9d2; padding: 0.25rem 0.5rem; }
-h2 { margin-top: 2.5rem; } pre { white-space: pre-wrap; } figcaption, footer { font-size: 0.85rem; color: #555; }
+h2 { margin-top: 2.5rem; } pre { white-space: pre-wrap; } figcaption, footer { font-size: 0.85rem; }
+video { width: 24rem; }
 </style></head><body><h1>{{ title }}</h1>{% if label %}<p><span class="label">{{ label }}</span></p>{% endif %}
 {% for heading, blocks in sections.items() %}
 <section id="{{ heading }}">{% if heading %}<h2>{{ heading }}</h2>{% endif %}

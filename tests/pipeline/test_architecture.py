@@ -14,7 +14,6 @@ import pytest
 import torch
 
 import svdlab
-from svdlab.errors import InputError
 from svdlab.pipeline import modules
 from tests import full_size as architecture
 
@@ -38,17 +37,12 @@ def test_the_published_counts(full):
     assert count(full.vae) == 97_742_847
     assert count(full.image_encoder) == 632_076_800  # OpenCLIP's ViT-H/14, its vision half with the projection
     assert all(p.device.type == "meta" for part in (full.unet, full.vae, full.image_encoder) for p in part.parameters())
-    with pytest.raises(InputError, match="SVD, SVD_XT, SVD_1_1"):
-        architecture.build("SVD3")
 
 
 def test_its_numbers_are_the_pipelines(full):
-    """Six channels of thought: three embeddings of 256 make the vector of 768; the frame is an eighth of the picture."""
     assert full.unet.config.projection_class_embeddings_input_dim == 3 * full.unet.config.addition_time_embed_dim
-    assert full.vae_scale_factor == 8
+    assert (full.vae_scale_factor, full.source.height, full.source.width) == (8, 576, 1024)
     assert full.unet.config.cross_attention_dim == full.image_encoder.config.projection_dim
-    assert (full.source.height, full.source.width) == (576, 1024)
-    assert full.scheduler.config.sigma_max == 700.0 and full.scheduler.config.prediction_type == "v_prediction"
     assert [architecture.build(name).unet.config.num_frames for name in ("SVD", "SVD_1_1")] == [14, 25]
 
 
@@ -70,12 +64,6 @@ def test_every_module_that_is_named_anywhere_exists_in_the_real_unet(full):
     wrong = {path: lost for path, text in prose().items() if (lost := missing(text, names))}
     assert wrong == {}
     assert sum(len(NAMED.findall(text)) for text in prose().values()) > 10
-
-
-def test_a_name_that_does_not_exist_would_be_found(full):
-    names = modules.module_names(full)
-    assert missing("see unet.mid_block.attentions.0 and unet.up_blocks.9.resnets.0.", names) == ["unet.up_blocks.9.resnets.0"]
-    assert missing("unet.mid_block*, unet.up_blocks.*.attn1, unet.down_blocks.7*", names) == ["unet.down_blocks.7*"]
 
 
 @pytest.mark.full
@@ -117,7 +105,5 @@ def test_the_full_size_loads_sweeps_traces_edits_and_saves(tmp_path):
     assert not torch.equal(edited.latents, clip.latents)
     assert torch.equal(svdlab.branch(pipe, tr, 1).latents, clip.latents)
     assert svdlab.Trace.load(tr.save(tmp_path / "trace.safetensors")).latents.shape == tr.latents.shape
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    assert most < 20e9, f"{most / 1e9:.1f} GB"
-    print(f"most memory at once: {most / 1e9:.1f} GB")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < 20e9
     shutil.rmtree(folder)

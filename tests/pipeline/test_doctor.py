@@ -32,9 +32,10 @@ def test_a_healthy_machine(checkpoint: Path) -> None:
 def test_what_is_missing_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     table = doctor.report(str(tmp_path), online=False)
     assert doctor.exit_code(table) == 1 and "model_index.json" in table.iloc[-1]["advice"]
-    monkeypatch.setattr(doctor, "PACKAGES", ("torch", "no-such-package"))
+    monkeypatch.setattr("importlib.metadata.requires", lambda name: ["torch", "no-such-package>=1", "numpy<1"])
     packages = rows(online=False)["packages"]
-    assert packages.status == "failed" and "no-such-package is not installed" in packages.advice
+    assert packages.status == "failed" and "torch" in packages.found
+    assert "no-such-package is not installed; numpy 2" in packages.advice and "is not <1" in packages.advice
 
 
 def test_the_hub_the_token_and_the_licence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoint: Path) -> None:
