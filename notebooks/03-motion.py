@@ -32,6 +32,7 @@ import pandas as pd
 import svdlab
 from svdlab import motion, show
 from svdlab.measure import calibrate
+from svdlab.organism import world
 from svdlab.stats.response import dose_response, variance_shares
 
 # %% [markdown]
@@ -105,11 +106,11 @@ shares.round(2)
 #
 # ## How wrong is this instrument?
 #
-# Photographs moved by known amounts, at two sizes: what the instrument says against what was done. `bar` is what it has to
+# Photographs moved by known amounts, at two sizes: what the instrument says against what was done. `threshold` is what it has to
 # reach. This is the quick calibration; `svdlab motion calibrate` runs the whole one.
 
 # %%
-calibration = calibrate.run(quick=True, out=Path(out, "calibration.csv"))
+calibration = calibrate.run(quick=True, world=world, out=Path(out, "calibration.csv"))
 calibration
 
 # %% [markdown]

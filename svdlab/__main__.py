@@ -294,17 +294,28 @@ def organism_verify(
 
 @motion_app.command("calibrate")
 def motion_calibrate(quick: Quick = False, out: Out = None) -> None:
-    """Compare the motion instrument with known motion; --out: a CSV for the table.
+    """Compare the motion instrument with known motion, a line per claim as it comes; --out: a CSV for the table.
 
     Exits with 1 where it misses a threshold.
 
     \b
     Example: svdlab motion calibrate --quick --out results/motion/calibration.csv
     """
-    from svdlab.measure import calibrate
+    import pandas as pd
 
-    table = calibrate.run(quick=quick, out=out)
-    raise typer.Exit(int((table["passed"] == False).any()))  # noqa: E712 - rows without a threshold hold None
+    from svdlab.measure import calibrate
+    from svdlab.measure.files import write_whole
+    from svdlab.organism import world
+
+    rows = []
+    for row in calibrate.rows(quick, world):
+        rows.append(row)
+        mark = {None: "", True: "ok", False: "MISSED"}[row["passed"]]
+        typer.echo("{what:<58} {size:<9} {measured:9.3f} {unit:<4} {threshold:<8} ".format(**row) + mark)
+    if out is not None:
+        with write_whole(out) as part:
+            pd.DataFrame(rows).to_csv(part, index=False)
+    raise typer.Exit(int(any(row["passed"] is False for row in rows)))
 
 
 def _values(words: list[str] | None, text: Any = ()) -> dict[str, Any]:

@@ -1,0 +1,81 @@
+"""Known motion is what it says, and the instrument meets its thresholds on it."""
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from svdlab.measure import calibrate
+from svdlab.measure.calibrate import degrade, moving
+from svdlab.organism import world
+
+TOOLS = Path(__file__).parents[2] / "tools"
+
+
+def test_a_whole_pixel_shift_is_a_copy():
+    clip = moving("cat", size=(64, 64), frames=2, pan=-3, tilt=2)  # content goes right by 3 and down by 2
+    assert clip.frames[1, 2:, 3:] == pytest.approx(clip.frames[0, :-2, :-3], abs=1e-5)
+    assert clip.flow[0, 5, 5].tolist() == [3, 2]
+
+
+def test_zoom_and_roll_keep_the_centre_and_turn_as_they_say():
+    clip = moving("cat", size=(65, 65), frames=2, zoom=10, roll=90)
+    assert clip.flow[0, 32, 32] == pytest.approx([0, 0], abs=1e-6)
+    # The camera turns clockwise, so what was right of the centre goes up, 1.1 times as far.
+    assert clip.flow[0, 32, 42] == pytest.approx([-10, -11], abs=1e-5)
+    turned = moving("cat", size=(65, 65), frames=2, roll=90)
+    assert turned.frames[1, ..., 0] == pytest.approx(np.rot90(turned.frames[0, ..., 0]), abs=1e-4)
+
+
+def test_a_body_has_its_area_and_its_speed():
+    clip = moving("cat", size=(128, 128), frames=3, pan=1, body=(4.0, -2.0), area=0.2)
+    assert clip.mask.mean((1, 2)) == pytest.approx(0.2, rel=0.02)
+    assert (clip.flow[0][clip.mask[0]] == (4, -2)).all() and (clip.flow[0][~clip.mask[0]] == (-1, 0)).all()
+    assert (clip.mask[1, :-2, 4:] == clip.mask[0, 2:, :-4]).all()
+
+
+def test_an_unknown_move_is_refused():
+    with pytest.raises(TypeError, match="dolly"):
+        moving("cat", size=(64, 64), frames=2, dolly=1)
+
+
+def test_degrading_changes_what_it_says():
+    frames = moving("cat", size=(64, 64), frames=4, pan=1).frames
+    assert np.array_equal(degrade(frames), frames)
+    assert np.std(degrade(frames, noise=0.05) - frames) == pytest.approx(0.05, rel=0.1)
+    gains = degrade(frames, flicker=0.05).mean((1, 2, 3)) / frames.mean((1, 2, 3))
+    assert 0.005 < np.std(gains) < 0.15
+    poor, good = (np.abs(degrade(frames, crf=crf) - frames).mean() for crf in (40, 18))
+    assert 0 < good < poor
+
+
+def test_the_instrument_meets_its_thresholds(tmp_path):
+    table = calibrate.run(quick=True, world=world, out=tmp_path / "new" / "table.csv")
+    missed = table[table.passed == False]  # noqa: E712  (None where there is no threshold)
+    assert missed.empty, missed.to_string()
+    assert table.passed.notna().sum() > 20 and tuple(table) == calibrate.COLUMNS
+    assert len(pd.read_csv(tmp_path / "new" / "table.csv")) == len(table)
+    assert table.what.str.startswith("organism's world").sum() == 10
+
+
+def test_a_claim_fails_where_its_threshold_is_missed():
+    claims = [
+        ("a", (64, 96), 0.0, 4.0, "%", "<= 3", 1),
+        ("b", "all", 100.0, 97.0, "%", ">= 97", 9),
+        ("c", "all", 0, 1, "", "", 2),
+    ]
+    assert [(r["size"], r["passed"]) for r in map(calibrate.judge, claims)] == [("96x64", False), ("all", True), ("all", None)]
+
+
+@pytest.mark.validate
+def test_the_camera_class_agrees_where_the_eye_was_sure():
+    pytest.importorskip("skvideo")
+    spec = importlib.util.spec_from_file_location("calibrate_film", TOOLS / "calibrate_film.py")
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    table = tool.agreement()
+    assert set(table.camera) <= set(calibrate.CLASSES) and (table.film == "bigbuckbunny").sum() >= 20
+    sure = table[(table.film == "bigbuckbunny") & (table.confidence == "clear")]
+    assert (sure.camera == sure.measured).mean() >= 0.9

@@ -1,0 +1,76 @@
+"""Files are written whole or not at all; hashes and plain values do not depend on what holds them."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from svdlab.errors import OutputError
+from svdlab.measure.files import hash_facts, hash_file, plain, write_whole
+
+
+def test_a_file_is_written_whole_under_its_own_suffix_and_nothing_else_is_left(tmp_path):
+    target = tmp_path / "new" / "table.csv"
+    with write_whole(target) as part:
+        assert part.name == "table.csv" and not target.exists()
+        part.write_text("a,b")
+    assert target.read_text() == "a,b" and os.listdir(target.parent) == ["table.csv"]
+
+
+def test_what_fails_leaves_the_old_file_and_no_part(tmp_path):
+    target = tmp_path / "table.csv"
+    target.write_text("old")
+    with pytest.raises(ZeroDivisionError), write_whole(target) as part:
+        part.write_text("half")
+        1 / 0  # noqa: B018
+    assert target.read_text() == "old" and os.listdir(tmp_path) == ["table.csv"]
+
+
+def test_the_part_is_private_and_follows_no_link(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("mine")
+    (tmp_path / "link").symlink_to(victim)
+    with write_whole(tmp_path / "link") as part:
+        assert part.parent.stat().st_mode & 0o777 == 0o700
+        part.write_text("new")
+    assert victim.read_text() == "mine" and (tmp_path / "link").read_text() == "new"
+    assert not (tmp_path / "link").is_symlink()
+
+
+def test_a_disk_that_refuses_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot be written"), write_whole(tmp_path / "file" / "x"):
+        pass
+    with pytest.raises(OutputError, match=r"x\.bin"), write_whole(tmp_path / "x.bin"):
+        pass  # nothing was written
+
+
+def test_hashes(tmp_path):
+    (tmp_path / "f").write_bytes(b"abc" * 100_000)
+    assert hash_file(tmp_path / "f") == hashlib.sha256(b"abc" * 100_000).hexdigest()
+    assert hash_facts({"fps": 7, "seed": 0}) == hash_facts({"seed": np.int64(0), "fps": 7}) != hash_facts({"fps": 7})
+    assert len(hash_facts({})) == 24 and int(hash_facts({}), 16)
+
+
+def test_plain_values_survive_json():
+    cells = {
+        "numpy": (np.float32(0.5), np.int64(3), np.bool_(True), np.array([1.0, np.nan])),
+        "pandas": pd.Series([1, 2]).iloc[0],
+        "torch": torch.tensor([1, 2]),
+        "path": Path("a/b"),
+        "nothing": (None, math_nan := float("nan"), float("inf")),
+    }
+    assert math_nan != math_nan
+    assert plain(cells) == {
+        "numpy": [0.5, 3, True, [1.0, None]],
+        "pandas": 1,
+        "torch": [1, 2],
+        "path": "a/b",
+        "nothing": [None, None, None],
+    }
+    assert json.loads(json.dumps(plain(cells))) == plain(cells)
