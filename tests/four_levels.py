@@ -11,10 +11,10 @@ from diffusers import (
     EulerDiscreteScheduler,
     UNetSpatioTemporalConditionModel,
 )
-from svdlab.organism.model import SVD_SCHEDULER
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from svdlab.pipeline.generate import ProbePipeline, Source
+from tests.full_size import SCHEDULER as SVD_SCHEDULER
 
 FRAMES, SIZE = 4, 64  # a multiple of 8 * 2**3
 

@@ -14,8 +14,7 @@ import html
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -23,23 +22,32 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils.memory import should_reduce_batch_size
-from diffusers import StableVideoDiffusionPipeline
-from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import (
-    StableVideoDiffusionPipelineOutput,
-    retrieve_timesteps,
-)
-from diffusers.utils.torch_utils import randn_tensor
+from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import retrieve_timesteps
 from PIL import Image
 
-from svdlab.errors import BrokenClipError, InputError, OutOfMemoryError, SvdlabError
+from svdlab.errors import BrokenClipError, InputError
 from svdlab.measure import video
 from svdlab.measure.files import plain
 from svdlab.pipeline.conditions import Conditions, UnusualConditionWarning
 from svdlab.pipeline.images import FLIPS, image_hash, prepare_image
-from svdlab.pipeline.sampler import SIGMA_MAX, Denoising, Step, steps_of
+from svdlab.pipeline.pipeline import ProbePipeline, Source, resolve
+from svdlab.pipeline.sampler import SIGMA_MAX, VE, WORKING, Denoising, Step, steps_of
+from svdlab.pipeline.vae import decode_latents, encode, room, vae_in_float32
 
-SVD_SIZE = (576, 1024)  # height, width of Stability's checkpoints, whatever unet.config.sample_size says
+__all__ = [
+    "Call",
+    "Clip",
+    "ProbePipeline",
+    "Source",
+    "decode_clip",
+    "decode_latents",
+    "encode",
+    "flipped",
+    "generate",
+    "generate_batch",
+    "resolve",
+]
+
 REFUSED = {
     "generator": "the noise comes from seed=, or give noise= or latents=",
     "callback_on_step_end": "use svdlab.trace to look into the steps, svdlab.edit to change them",
@@ -48,27 +56,7 @@ REFUSED = {
 }
 
 
-class VaeOverflowWarning(UserWarning):
-    """Frames that float16 could not decode, and float32 did."""
-
-
 # --- what made a clip -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a pipeline's weights come from, and the frame size they are made for. label: what figures must say. stimuli:
-    the set of images (`svdlab.probes.Stimuli`) that this checkpoint is meant for. variant: of the weight files."""
-
-    checkpoint: str = ""
-    revision: str | None = None
-    weights_hash: str | None = None
-    height: int = SVD_SIZE[0]
-    width: int = SVD_SIZE[1]
-    label: str = ""
-    licence: str = ""
-    stimuli: str = "photographs"
-    variant: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +71,7 @@ class Call:
     conditions: Conditions
     seed: int
     image: str
-    source: Source = Source()
+    source: Source = field(default_factory=Source)
     start: dict[str, Any] = field(default_factory=dict)
     edits: tuple[str, ...] = ()
     intervention: str | None = None
@@ -141,122 +129,6 @@ class Clip:
             raise InputError(f"{path}: a clip is saved as .mp4 (its frames bit for bit: svdlab.measure.video.write_frames).")
         video.write_preview(path, self.frames, playback_fps=self.playback_fps, facts=video.describe(self.call.asdict()))
         return path
-
-
-# --- the pipeline -----------------------------------------------------------------------------------------------------
-
-
-class ProbePipeline(StableVideoDiffusionPipeline):
-    """diffusers' pipeline on svdlab's sampler: the same call with the same results, which `trace` and `edit` can look into.
-
-    >>> pipe = ProbePipeline.from_pipe(stock)                  # on the same weights
-
-    Its one own default: without height and width, frames have the checkpoint's own size (`pipe.source`), not 576x1024. Where
-    the VAE is float32, one pipeline serves several threads.
-    """
-
-    source: Source = Source()
-
-    @classmethod
-    def from_pipe(cls, pipeline: Any, **kwargs: Any) -> ProbePipeline:
-        """On another pipeline's parts, in the dtype that they have (diffusers would cast them to float32)."""
-        dtype = {} if {"dtype", "torch_dtype"} & set(kwargs) else {"torch_dtype": pipeline.unet.dtype}
-        pipe = super().from_pipe(pipeline, **dtype, **kwargs)
-        pipe.source = getattr(pipeline, "source", cls.source)
-        return pipe
-
-    @torch.no_grad()
-    def __call__(
-        self,
-        image: Any,
-        height: int | None = None,
-        width: int | None = None,
-        num_frames: int | None = None,
-        num_inference_steps: int = 25,
-        sigmas: list[float] | None = None,
-        min_guidance_scale: float = 1.0,
-        max_guidance_scale: float = 3.0,
-        fps: int = 7,
-        motion_bucket_id: int = 127,
-        noise_aug_strength: float = 0.02,
-        decode_chunk_size: int | None = None,
-        num_videos_per_prompt: int | None = 1,
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        latents: torch.Tensor | None = None,
-        output_type: str | None = "pil",
-        callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
-        callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' own
-        return_dict: bool = True,
-    ) -> Any:
-        """As diffusers documents it for `StableVideoDiffusionPipeline`."""
-        height, width = height or self.source.height, width or self.source.width
-        num_frames = num_frames if num_frames is not None else self.unet.config.num_frames
-        self.check_inputs(image, height, width)
-        batch, each, device = (
-            1 if isinstance(image, Image.Image) else len(image),
-            num_videos_per_prompt or 1,
-            self._execution_device,
-        )
-        embeddings = self._encode_image(image, device, each, False)
-        pixels = self.video_processor.preprocess(image, height=height, width=width).to(device)
-        pixels = pixels + noise_aug_strength * randn_tensor(pixels.shape, generator, device, pixels.dtype)
-        with _vae_in_float32(self):
-            picture = self._encode_vae_image(pixels, device, each, False).to(embeddings.dtype)
-        ids = self._get_add_time_ids(fps - 1, motion_bucket_id, noise_aug_strength, embeddings.dtype, batch, each, False)
-        scheduler = copy.deepcopy(self.scheduler)
-        retrieve_timesteps(scheduler, num_inference_steps, device, None, sigmas)
-        n, side = batch * each, self.vae_scale_factor
-        if isinstance(generator, list) and len(generator) != n:
-            raise ValueError(f"{len(generator)} generators for {n} videos: give one for each, or a single one.")
-        if latents is None:
-            shape = (n, num_frames, self.unet.config.in_channels // 2, height // side, width // side)
-            latents = randn_tensor(shape, generator, device, embeddings.dtype)
-        latents = latents.to(device) * scheduler.init_noise_sigma
-        scale = torch.linspace(min_guidance_scale, max_guidance_scale, num_frames).to(device, latents.dtype)
-        scale = scale[None, :, None, None, None].repeat(n, 1, 1, 1, 1)
-        self._guidance_scale, self._num_timesteps = scale, len(scheduler.timesteps)
-
-        def on_step_end(values: dict[str, Any]) -> torch.Tensor:
-            assert callback_on_step_end is not None
-            wanted = {name: values[name] for name in callback_on_step_end_tensor_inputs}
-            return callback_on_step_end(self, values["i"], values["t"], wanted).pop("latents", values["latents"])
-
-        run = Denoising(
-            self,
-            scheduler,
-            latents,
-            ids.to(device),
-            embeddings,
-            picture[:, None].repeat(1, num_frames, 1, 1, 1),
-            (lambda step: self._guidance_scale if callback_on_step_end else scale) if scale.max() > 1 else None,
-        )
-        frames = run.run(on_step_end if callback_on_step_end else None)
-        if output_type != "latent":
-            frames = self.decode_latents(frames, num_frames, decode_chunk_size or num_frames)
-            frames = self.video_processor.postprocess_video(video=frames, output_type=output_type)
-        self.maybe_free_model_hooks()
-        return StableVideoDiffusionPipelineOutput(frames=frames) if return_dict else frames
-
-
-def resolve(pipe: StableVideoDiffusionPipeline, conditions: Conditions) -> Conditions:
-    """Conditions with the checkpoint's own number of frames and size where they were None; raises InputError where
-    the size does not suit the model's levels."""
-    source = getattr(pipe, "source", Source())
-    frames = conditions.num_frames or pipe.unet.config.num_frames
-    filled = conditions.replace(
-        num_frames=frames,
-        height=conditions.height or source.height,
-        width=conditions.width or source.width,
-        decode_chunk_size=conditions.decode_chunk_size or frames,
-    )
-    levels = len(pipe.unet.config.block_out_channels)
-    least = max(pipe.vae_scale_factor * 2 ** (levels - 1), 8)
-    if filled.height % least or filled.width % least:
-        raise InputError(
-            f"{filled.width}x{filled.height} px: both sides must be multiples of {least} "
-            f"(the VAE divides by {pipe.vae_scale_factor}, the UNet's {levels} levels by {2 ** (levels - 1)})."
-        )
-    return filled
 
 
 # --- generate ---------------------------------------------------------------------------------------------------------
@@ -382,7 +254,7 @@ def _sample(
     if key not in cache:
         pixels = pipe.video_processor.preprocess(image, height=image.height, width=image.width).to(device)
         pixels = pixels + c.noise_aug_strength * own.to(pixels)
-        with _vae_in_float32(pipe):
+        with vae_in_float32(pipe):
             _put(cache, key, pipe._encode_vae_image(pixels, device, 1, False))
     ids = pipe._get_add_time_ids(c.fps_id, c.motion_bucket_id, c.noise_aug_strength, embedding.dtype, 1, 1, False)
     return embedding, cache[key], ids.to(device), z.to(embedding)
@@ -437,7 +309,7 @@ def _scheduler(pipe: ProbePipeline, steps: int, levels: list[float] | None) -> A
         retrieve_timesteps(scheduler, None if levels else steps, pipe._execution_device, None, levels)
         found = steps_of(scheduler)
     except Exception as error:
-        raise InputError(f"{kind} cannot make this schedule ({error}): use SVD's own EulerDiscreteScheduler.") from error
+        raise InputError(f"{kind} cannot make this schedule ({error}): {WORKING}.") from error
     top, told = found[0].sigma, found[0].timestep
     wanted = levels[0] if levels else float(scheduler.config.get("sigma_max") or SIGMA_MAX)
     odd = [f"it starts at sigma {top:.4g} instead of {wanted:.4g}"] if abs(top / wanted - 1) > 0.01 else []
@@ -513,6 +385,9 @@ def _check_finite(pipe: Any, run: Denoising) -> None:
         return
     i = int((~flags.all(1)).nonzero()[0])
     step, dtype = run.steps[run.first + i], str(pipe.unet.dtype).removeprefix("torch.")
+    kind = type(run.scheduler).__name__
+    if flags[i, 0] and kind not in VE and not run.edits:
+        raise InputError(f"{kind} gives NaN or infinity at step {step.index} by itself: {WORKING}.")
     if flags[i, 0]:
         why = "though the model's output is finite there: look at edits, guidance and given latents."
     elif dtype == "float16":
@@ -522,36 +397,6 @@ def _check_finite(pipe: Any, run: Denoising) -> None:
     raise BrokenClipError(f"NaN or infinity from step {step.index} of {len(run.steps)} (sigma {step.sigma:.3g}) on, {why}")
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """torch's and accelerate's ways of saying it, and oneDNN's, which cannot create a primitive."""
-    known = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or should_reduce_batch_size(error)
-    words = ("out of memory", "can't allocate memory", "could not create a primitive")
-    return known or (isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words))
-
-
-@contextmanager
-def room(pipe: Any, conditions: Sequence[Conditions]) -> Iterator[None]:
-    """Around what takes memory: OutOfMemoryError says what would help, where torch says only how much was asked for."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if isinstance(error, SvdlabError) or not is_out_of_memory(error):
-            raise
-        c, n = conditions[0], len(conditions)
-        help = (
-            "Make fewer clips at a time"
-            if n > 1
-            else "Load with offload='model', or choose a smaller decode_chunk_size, fewer frames or a smaller size"
-        )
-        raise OutOfMemoryError(
-            f"{n} clip(s) of {c.num_frames} frames of {c.width}x{c.height} px did not fit into memory. {help}. "
-            f"({next(iter(str(error).splitlines()), type(error).__name__)})"
-        ) from error
-
-
-# --- decode and encode ------------------------------------------------------------------------------------------------
-
-
 def decode_clip(pipe: ProbePipeline, clip: Clip) -> Clip:
     """Fill in the frames of a clip from its latents; raises BrokenClipError for NaN or black frames."""
     start = time.perf_counter()
@@ -559,68 +404,3 @@ def decode_clip(pipe: ProbePipeline, clip: Clip) -> Clip:
         clip.frames = decode_latents(pipe, clip.latents, clip.conditions.decode_chunk_size or len(clip.latents))
     clip.seconds["decoding"] = time.perf_counter() - start
     return clip
-
-
-@torch.no_grad()
-def decode_latents(pipe: Any, latents: torch.Tensor, decode_chunk_size: int) -> np.ndarray:
-    """Latents "f c h w" of one clip to frames, float32 "f h w c" in [0, 1], by the pipeline's own methods.
-
-    Where the VAE overflows in float16, the clip is decoded again in float32, with a warning. Raises BrokenClipError for NaN
-    and for frames that are black throughout, which is how half precision fails otherwise.
-    """
-    if not torch.isfinite(latents).all():
-        raise BrokenClipError("the latents hold NaN or infinities: try dtype=torch.bfloat16 or float32.")
-    decode = lambda: pipe.decode_latents(
-        latents[None].to(pipe._execution_device, pipe.vae.dtype), len(latents), decode_chunk_size
-    )
-    frames = decode()
-    if pipe.vae.dtype == torch.float16 and not torch.isfinite(frames).all():
-        text = "the VAE overflows in float16 here: this clip is decoded in float32, which takes twice the memory and time."
-        warnings.warn(text, VaeOverflowWarning, stacklevel=2)
-        with _vae_in_float32(pipe, always=True):
-            frames = decode()
-    video = pipe.video_processor.postprocess_video(video=frames, output_type="np")[0]
-    pipe.maybe_free_model_hooks()
-    if not np.isfinite(video).all() or video.max() <= 1 / 255:
-        raise BrokenClipError(
-            f"the decoded frames are NaN or black, by the VAE in {str(pipe.vae.dtype).removeprefix('torch.')}, from "
-            f"latents that are finite: load with dtype='bfloat16' or 'float32', and look at edits, if there are any."
-        )
-    return np.asarray(video, dtype=np.float32)
-
-
-@torch.no_grad()
-def encode(pipe: Any, video: Any) -> torch.Tensor:
-    """Frames "f h w c", uint8 or in [0, 1], or one "h w c", to latents "f c h w" as denoising works on them: the inverse of
-    `decode_latents`. Each frame by itself, the mode of the VAE's distribution times its scaling factor; float32, on the CPU.
-
-    >>> encode(pipe, clip.frames).shape == clip.latents.shape
-    True
-    """
-    frames = np.asarray(video)
-    frames = frames[None] if frames.ndim == 3 else frames
-    side = pipe.vae_scale_factor
-    if frames.ndim != 4 or frames.shape[3] != 3 or frames.shape[1] % side or frames.shape[2] % side:
-        raise InputError(f'video has shape {np.shape(video)}: give "f h w 3", with sides that are multiples of {side} px.')
-    x = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
-    x = (x / 255 if x.dtype == torch.uint8 else x.float()) * 2 - 1
-    if not x.abs().max() <= 1:
-        raise InputError("video has values outside [0, 1], or NaN: give uint8, or floats in [0, 1].")
-    with _vae_in_float32(pipe):
-        latents = [pipe._encode_vae_image(chunk, pipe._execution_device, 1, False) for chunk in x.split(8)]
-    pipe.maybe_free_model_hooks()
-    return (torch.cat(latents) * pipe.vae.config.scaling_factor).float().cpu()
-
-
-@contextmanager
-def _vae_in_float32(pipe: Any, *, always: bool = False) -> Iterator[None]:
-    """The VAE in float32 where its float16 overflows, as diffusers has it for encoding."""
-    dtype = pipe.vae.dtype
-    if not always and not (dtype == torch.float16 and pipe.vae.config.force_upcast):
-        yield
-        return
-    pipe.vae.to(dtype=torch.float32)
-    try:
-        yield
-    finally:
-        pipe.vae.to(dtype=dtype)

@@ -26,6 +26,7 @@ from svdlab.errors import InputError, TraceError
 INPUTS = ("added_time_ids", "image_embeddings", "image_latents")
 EDITABLE = ("latents", *INPUTS, "cond", "uncond", "guidance", "model_output", "denoised")
 SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 700.0, 7.0  # svd_xt_1_1.yaml, EDMDiscretization
+WORKING = "use SVD's own EulerDiscreteScheduler, or DDIMScheduler"
 VE = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")  # whose step is taken from x towards D as SVD defines it
 
 
@@ -138,7 +139,7 @@ class Denoising:
         if self.guided:  # the unconditional half: the same numbers, no image
             ids = torch.cat([ids, ids])
             embeddings, picture = (torch.cat([torch.zeros_like(y), y]) for y in (embeddings, picture))
-        if self.first:
+        if self.seeds and hasattr(scheduler, "set_begin_index"):  # or some begin at the second of two equal timesteps
             scheduler.set_begin_index(self.first)
         token = _RUNNING.set(self)
         try:
@@ -170,7 +171,7 @@ class Denoising:
                         v = uncond + at("guidance", scale) * (cond - uncond)
                     v = at("model_output", v)
                     v = self._towards_edited(x, v)
-                    out = scheduler.step(v, t, x, **self._noise(step))
+                    out = self._scheduler_step(v, t, x, step)
                     x = out.prev_sample
                     self.tell("pred_original_sample", getattr(out, "pred_original_sample", None))
                     self.tell("next_latents", x)
@@ -210,12 +211,22 @@ class Denoising:
             self.tell("model_output", v)
         return v
 
-    def _noise(self, step: Step) -> dict[str, Any]:
+    def _scheduler_step(self, v: torch.Tensor, t: torch.Tensor, x: torch.Tensor, step: Step) -> Any:
         """The scheduler's own noise, if it draws any, is determined by each sample's seed and the step."""
-        if not self.seeds or "generator" not in inspect.signature(self.scheduler.step).parameters:
-            return {}
-        digests = [hashlib.sha256(f"{seed} {step.index}".encode()).digest() for seed in self.seeds]
-        return {"generator": [torch.Generator().manual_seed(int.from_bytes(d[:7], "big")) for d in digests]}
+        noise: dict[str, Any] = {}
+        if self.seeds and "generator" in inspect.signature(self.scheduler.step).parameters:
+            digests = [hashlib.sha256(f"{seed} {step.index}".encode()).digest() for seed in self.seeds]
+            noise["generator"] = [torch.Generator().manual_seed(int.from_bytes(d[:7], "big")) for d in digests]
+        fresh = [g.get_state() for g in noise.get("generator", ())] if any("flip_noise" in c.start for c in self.calls) else []
+        try:
+            out = self.scheduler.step(v, t, x, **noise)
+        except (IndexError, AssertionError, AttributeError, NotImplementedError, TypeError, ValueError) as error:
+            raise InputError(f"{type(self.scheduler).__name__} fails on SVD's schedule ({error!r}): {WORKING}.") from error
+        if any(not torch.equal(g.get_state(), state) for g, state in zip(noise.get("generator", ()), fresh, strict=False)):
+            raise InputError(
+                f"{type(self.scheduler).__name__} draws noise of its own, which flip_noise cannot turn: {WORKING}."
+            )
+        return out
 
 
 def steps_of(scheduler: Any) -> list[Step]:

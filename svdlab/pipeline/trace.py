@@ -26,8 +26,9 @@ from safetensors.torch import save_file
 
 from svdlab.errors import OutputError, TraceError
 from svdlab.measure.files import write_whole
-from svdlab.pipeline.generate import Call, decode_latents
+from svdlab.pipeline.generate import Call
 from svdlab.pipeline.sampler import Step
+from svdlab.pipeline.vae import decode_latents
 
 if TYPE_CHECKING:
     import xarray

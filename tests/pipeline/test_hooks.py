@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler, StableVideoDiffusionPipeline
-from svdlab.organism.model import SVD_SCHEDULER
 
 import svdlab
 from svdlab.errors import InputError, SvdlabError, TraceError
@@ -21,6 +20,7 @@ from svdlab.pipeline import hooks
 from svdlab.pipeline import sampler as schedule
 from svdlab.pipeline.generate import ProbePipeline, generate_batch
 from tests.four_levels import four_levels
+from tests.full_size import SCHEDULER as SVD_SCHEDULER
 
 STEPS = 4
 TEMPORAL = "unet.mid_block.attentions.0.temporal_transformer_blocks.0.attn1"

@@ -15,7 +15,8 @@ import svdlab
 from svdlab.errors import BrokenClipError, OutputError, TraceError
 from svdlab.pipeline import hooks
 from svdlab.pipeline.generate import generate_batch
-from svdlab.pipeline.trace import KEEP, decode_latents
+from svdlab.pipeline.trace import KEEP
+from svdlab.pipeline.vae import decode_latents
 
 MID = "unet.mid_block"
 TEMPORAL = "unet.mid_block.attentions.0.temporal_transformer_blocks.0.attn1"

@@ -1,0 +1,175 @@
+"""The sampler: every scheduler or a clear refusal, all noise by the seed, threads apart, nothing left behind."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import EulerDiscreteScheduler, LCMScheduler
+
+import svdlab
+from svdlab.errors import InputError, TraceError
+from svdlab.pipeline import sampler
+from svdlab.pipeline.conditions import UnusualConditionWarning
+from svdlab.pipeline.generate import ProbePipeline, generate_batch
+from tests.four_levels import four_levels
+from tests.full_size import SCHEDULER
+
+CLASSES = sorted(EulerDiscreteScheduler(**SCHEDULER).compatibles, key=lambda c: c.__name__)
+ONE_STEP = ("DDIMScheduler", "DDPMScheduler", "EDMEulerScheduler", "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler")
+TEMPORAL = "unet.mid_block.attentions.0.temporal_transformer_blocks.0.attn1"
+
+
+@pytest.fixture(scope="module")
+def four() -> ProbePipeline:
+    return four_levels()
+
+
+def with_scheduler(pipe: Any, kind: Any) -> ProbePipeline:
+    try:
+        scheduler = kind.from_config(pipe.scheduler.config)
+    except ImportError as error:
+        pytest.skip(str(error))
+    own = ProbePipeline(**{**pipe.components, "scheduler": scheduler})
+    own.source = pipe.source
+    own.set_progress_bar_config(disable=True)
+    return own
+
+
+def make(pipe: Any, seed: int = 0, image: str = "scene-1", **overrides: Any) -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UnusualConditionWarning)
+        conditions = svdlab.Conditions(**{"num_inference_steps": 3, **overrides})
+        return generate_batch(pipe, [image], [conditions], [seed], decode=False)[0].latents
+
+
+# --- schedulers -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [*CLASSES, LCMScheduler], ids=lambda kind: kind.__name__)
+def test_every_scheduler_makes_the_same_clip_of_the_same_seed_or_is_refused(four: Any, kind: Any) -> None:
+    pipe = with_scheduler(four, kind)
+    try:
+        with svdlab.trace(pipe, keep=("latents", "next_latents")) as tr:
+            clip = make(pipe)
+    except InputError as error:
+        assert "EulerDiscreteScheduler" in str(error) and kind.__name__ not in ONE_STEP
+        return
+    assert clip.isfinite().all() and torch.equal(clip, make(pipe)) and not torch.equal(clip, make(pipe, seed=1))
+    assert torch.equal(tr["next_latents"][-1], clip)
+    torch.manual_seed(99)  # the global generator has no say
+    with svdlab.trace(pipe, keep=("latents",)):
+        assert torch.equal(make(pipe), clip)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if kind.__name__ in ONE_STEP or kind is LCMScheduler:
+            assert all(torch.equal(svdlab.branch(pipe, tr, k, decode=False).latents, clip) for k in range(3))
+        else:
+            with pytest.raises(TraceError, match="earlier steps"):
+                svdlab.branch(pipe, tr, 1)
+
+
+@pytest.mark.parametrize("kind", ["EulerAncestralDiscreteScheduler", "DDPMScheduler"])
+def test_a_batch_draws_each_samples_own_noise(pipe: Any, kind: str) -> None:
+    own = with_scheduler(pipe, next(c for c in CLASSES if c.__name__ == kind))
+    c = svdlab.Conditions(num_inference_steps=3)
+    with pytest.warns(UnusualConditionWarning, match=f"{kind} does not make the checkpoint's schedule"):
+        both = generate_batch(own, ["scene-2", "scene-1"], [c, c], [5, 0], decode=False)
+    alone = make(own)
+    assert (both[1].latents - alone).norm() < 1e-3 * alone.norm()
+
+
+def test_noise_of_the_schedulers_own_cannot_be_flipped(four: Any) -> None:
+    own, c = with_scheduler(four, LCMScheduler), svdlab.Conditions(num_inference_steps=2)
+    with pytest.raises(InputError, match="noise of its own"), pytest.warns(UnusualConditionWarning):
+        generate_batch(own, ["scene-1"], [c], [0], flip_noise=["left_right"], decode=False)
+
+
+def test_levels_of_ones_own_need_a_scheduler_that_takes_them(four: Any) -> None:
+    own = with_scheduler(four, next(c for c in CLASSES if c.__name__ == "DDIMScheduler"))
+    with pytest.raises(InputError, match="EulerDiscreteScheduler"):
+        svdlab.generate(own, "scene-1", sigmas=[5.0, 1.0])
+
+
+def test_karras_levels_are_the_schedulers() -> None:
+    for n in (1, 2, 6, 25):
+        scheduler = EulerDiscreteScheduler(**SCHEDULER)
+        scheduler.set_timesteps(n)
+        ours = sampler.karras(n)
+        np.testing.assert_allclose(ours, scheduler.sigmas.numpy(), rtol=1e-5)
+        assert np.allclose(np.diff(ours[:-1] ** (1 / 7), 2), 0, atol=1e-12)  # even in their seventh root
+        steps = sampler.steps_of(scheduler)
+        assert [s.timestep for s in steps] == pytest.approx([0.25 * np.log(s.sigma) for s in steps], abs=1e-5)
+    for wrong in ((0,), (5, -1.0), (5, 2.0, 1.0), (5, 0.0)):
+        with pytest.raises(InputError, match="sigma_min"):
+            sampler.karras(*wrong)
+
+
+def test_a_perfect_v_gives_the_clean_latents_back() -> None:
+    """v = (n - s * x0) / sqrt(s^2 + 1) for x = x0 + s * n: the definition of v in EDM's scale."""
+    x0, n = np.random.default_rng(0).normal(size=(2, 50))
+    for s in (0.002, 0.1, 1.0, 30.0, 700.0):
+        v = (n - s * x0) / np.sqrt(s**2 + 1)
+        np.testing.assert_allclose(sampler.v_to_denoised(x0 + s * n, v, s), x0, atol=1e-9)
+        np.testing.assert_allclose(sampler.denoised_to_v(x0 + s * n, x0, s), v, atol=1e-9)
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+
+def test_one_pipeline_serves_several_threads(pipe: Any) -> None:
+    """Conditions, schedules, traces and edits of each thread are its own."""
+    jobs = [dict(seed=i, num_inference_steps=2 + i % 3, motion_bucket_id=40 * i, max_guidance_scale=1.0 + i) for i in range(6)]
+    alone = [make(pipe, **job) for job in jobs]
+
+    def work(i: int) -> tuple[torch.Tensor, svdlab.Trace]:
+        with svdlab.trace(pipe, keep=("next_latents",), modules=TEMPORAL) as tr:
+            if i == 3:
+                with svdlab.edit(pipe, TEMPORAL, lambda value, step: 0 * value):
+                    return make(pipe, **jobs[i]), tr
+            return make(pipe, **jobs[i]), tr
+
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(work, range(len(jobs))))
+    for i, (clip, tr) in enumerate(together):
+        assert torch.equal(clip, alone[i]) == (i != 3)
+        assert len(tr) == jobs[i]["num_inference_steps"] and torch.equal(tr["next_latents"][-1], clip)
+        assert (tr[TEMPORAL].abs().max() == 0) == (i == 3)
+
+
+def test_a_block_acts_in_the_thread_that_opened_it_unless_its_context_is_taken_along(pipe: Any) -> None:
+    plain, found = make(pipe), {}
+    with svdlab.edit(pipe, "cond", lambda value, step: 0 * value), svdlab.trace(pipe) as tr:
+        thread = threading.Thread(target=lambda: found.update(other=make(pipe)))
+        thread.start()
+        thread.join()
+        assert torch.equal(found["other"], plain) and not tr.steps
+        thread = threading.Thread(target=contextvars.copy_context().run, args=[lambda: found.update(same=make(pipe))])
+        thread.start()
+        thread.join()
+    assert not torch.equal(found["same"], plain) and len(tr) == 3
+
+
+def test_a_listener_hears_every_place_in_order_and_may_stop_the_call(four: Any) -> None:
+    heard: list[tuple[str, Any]] = []
+
+    def hear(name: str, value: Any, run: sampler.Denoising) -> Any:
+        heard.append((name, run.step and run.step.index))
+        if heard[-1] == ("next_latents", 1):
+            raise KeyboardInterrupt
+        return value
+
+    plain = make(four)
+    with pytest.raises(KeyboardInterrupt), sampler.listen(four, hear):
+        make(four)
+    places = ["latents", *sampler.INPUTS, "uncond", "cond", "guidance", "model_output", "pred_original_sample", "next_latents"]
+    assert heard == [("start", None)] + [(place, i) for i in (0, 1) for place in places]
+    assert sampler.open_edits(four) == () and torch.equal(make(four), plain)
+    with svdlab.edit(four, "cond", lambda value, step: None), svdlab.trace(four):
+        assert sampler.open_edits(four) == ("cond",)
