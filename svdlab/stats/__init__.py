@@ -42,17 +42,16 @@ from svdlab.stats.intervals import (
     proportion,
     proportion_bound,
     smallest_p,
-    standardised,
     t_interval,
     variation,
 )  # fmt: skip
-from svdlab.stats.response import DoseResponse, dose_response, mean_squares, saturation, variance_shares
+from svdlab.stats.response import DoseResponse, dose_response, variance_shares
 
 __all__ = [
     "DESCRIPTIVE", "EFFECT", "EQUIVALENT", "INCONCLUSIVE", "LEAST_IMAGES", "TOO_FEW", "DoseResponse", "Effect", "Estimate",
     "as_table", "bootstrap", "clustered_proportion", "corrected", "decidable", "descriptive", "detectable", "difference",
-    "dose_response", "equivalent_mean", "equivalent_proportion", "exact", "fdr", "mean", "mean_interval", "mean_squares",
+    "dose_response", "equivalent_mean", "equivalent_proportion", "exact", "fdr", "mean", "mean_interval",
     "numbers", "paired", "paired_shares", "per_image", "permutation_interval", "permutation_p", "power", "proportion",
-    "proportion_bound", "quantity", "ratio", "saturation", "share", "smallest_p", "standardised", "t_interval",
+    "proportion_bound", "quantity", "ratio", "share", "smallest_p", "t_interval",
     "variance_shares", "variation",
 ]  # fmt: skip

@@ -14,13 +14,12 @@ was fixed beforehand. "inconclusive" is no evidence either way. Logic uses `key`
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from svdlab.errors import InputError
 from svdlab.stats import intervals
@@ -67,7 +66,7 @@ class Effect:
     @property
     def d(self) -> float:
         """The value over the standard deviation of the units."""
-        return intervals.standardised(self.value, self.sd)
+        return self.value / self.sd if self.sd else math.copysign(math.inf, self.value) if self.value else 0.0
 
     @property
     def label(self) -> str:
@@ -83,28 +82,25 @@ class Effect:
         """
         number = quantity(self.value, self.unit)
         text = self.what.replace("{}", number) if "{}" in self.what else f"{self.what}: {number}"
-        sample = f"{_count(self.n, self.of)}, {_count(self.seeds, 'seed')}"
+        sample = f"{self.n} {self.of}{'s' * (self.n != 1)}, {self.seeds} seed{'s' * (self.seeds != 1)}"
         if math.isfinite(self.low) and math.isfinite(self.high):
             ends = f"{quantity(self.low, self.unit, bare=True)} to {quantity(self.high, self.unit)}"
             sample = f"{100 * (1 - self.alpha):g} % CI {ends}; {sample}"
-        return f"{text[:1].upper()}{text[1:]} ({sample}).{self._verdict_in_words()}"
+        return f"{text[:1].upper()}{text[1:]} ({sample}).{self._reason()}"
 
-    def _verdict_in_words(self) -> str:
-        limit = quantity(self.margin, self.unit)
-        q = f" (q {self.q:.2g})" if math.isfinite(self.q) else ""
+    def _reason(self) -> str:
+        """The verdict in words, and what it rests on."""
+        q, limit = f"q {self.q:.2g}", quantity(self.margin, self.unit)
+        against, name = (self.margin, f"the {limit} threshold") if self.threshold else (self.null, f"{self.null:g}")
+        inside, known = self.low <= against <= self.high, math.isfinite(self.q)
         if self.verdict == EFFECT:
-            where = f"lies above the {limit} threshold" if self.threshold else f"excludes {self.null:g}"
-            return f" Effect: the interval {where}{q}."
+            where = f"lies above {name}" if self.threshold else f"excludes {name}"
+            return f" Effect: {q}." if inside else f" Effect: the interval {where}{f' ({q})' * known}."
         if self.verdict == EQUIVALENT:
-            where = f": the interval lies below the {limit} threshold" if self.threshold else f" of {limit}"
-            return f" Equivalent within the margin{where}."
+            return f" Equivalent within the margin{f': the interval lies below {name}' if self.threshold else f' of {limit}'}."
         if self.verdict == INCONCLUSIVE:
-            if self.threshold and self.low <= self.margin <= self.high:
-                return f" Inconclusive: the interval contains the {limit} threshold."
-            if not self.threshold and self.low <= self.null <= self.high:
-                beyond = f" and exceeds the margin of {limit}" if math.isfinite(self.margin) else ""
-                return f" Inconclusive: the interval contains {self.null:g}{beyond}."
-            return f" Inconclusive after correction for all tests{q}."
+            beyond = f" and exceeds the margin of {limit}" if math.isfinite(self.margin) and not self.threshold else ""
+            return f" Inconclusive: {f'the interval contains {name}{beyond}' if inside else f'{q} after correction'}."
         return f" Too few {self.of}s for a verdict." if self.verdict == TOO_FEW else ""
 
 
@@ -130,10 +126,9 @@ def mean(
     Rows whose value is NaN (the instrument abstained) are left out, and images without any other. never_negative: for sizes
     and distances, which any change at all puts above 0: then the margin is a threshold, which an effect must exceed.
     """
-    values = per_image(table, column or key)
+    values, seeds = per_image(table, column or key), seeds_of(table, column or key)
     threshold = never_negative and margin is not None
-    blank = Effect(key, what, NAN, NAN, NAN, unit, len(values), seeds_of(table, column or key), _nan(margin))
-    return _judged(replace(blank, null=_nan(null), threshold=threshold), values.to_numpy())
+    return _judged(values, intervals.mean_interval, (key, what, unit, seeds), margin, null=_nan(null), threshold=threshold)
 
 
 def share(key: str, what: str, table: pd.DataFrame, column: str | None = None, *, margin: float | None = None) -> Effect:
@@ -144,19 +139,9 @@ def share(key: str, what: str, table: pd.DataFrame, column: str | None = None, *
 
     See `stats.clustered_proportion`. The margin is a threshold: "effect" where the interval begins above it.
     """
-    column = column or key
-    per_image(table, column)  # the columns are there
-    seen = table.dropna(subset=[column])
-    rates = per_image(seen.assign(**{column: seen[column].astype(float)}), column).to_numpy()
-    seeds = seeds_of(seen, column)
-    blank = Effect(key, what, NAN, NAN, NAN, "share", len(rates), seeds, _nan(margin), null=NAN, threshold=margin is not None)
-    if not len(rates):
-        return replace(blank, verdict=TOO_FEW)
-    found, n = intervals.clustered_proportion(rates, len(rates) * max(1, seeds))
-    p = NAN
-    if margin is not None and len(rates) >= LEAST_IMAGES and 0 < margin < 1:  # the score test, which Wilson's interval inverts
-        p = 2 * float(stats.norm.sf(abs(found.value - margin) / math.sqrt(margin * (1 - margin) / n)))
-    return _with_verdict(_filled(blank, found, p, float(rates.std(ddof=1)) if len(rates) > 1 else NAN))
+    rates, seeds = per_image(table, column or key), seeds_of(table, column or key)
+    interval = lambda x: intervals.clustered_proportion(x, len(x) * max(1, seeds))
+    return _judged(rates, interval, (key, what, "share", seeds), margin, null=NAN, threshold=margin is not None, least=1)
 
 
 def difference(
@@ -185,14 +170,12 @@ def difference(
         if len(levels) < 2:
             raise InputError(f"{what}: {by} has {len(levels)} value(s) in the table, and a difference needs two.")
         a, b = levels[-1], levels[0]
-    absent = [v for v in (a, b) if not (table[by] == v).any()]
-    if absent:
+    if absent := [v for v in (a, b) if not (table[by] == v).any()]:
         raise InputError(f"{what}: the table has no rows with {by} = {absent[0]!r}.")
     one, two = (per_image(table[table[by] == v], column or key) for v in (a, b))
-    values = (one - two).dropna().to_numpy()
     seeds = seeds_of(table[table[by].isin([a, b])], column or key)
-    blank = Effect(key, what, NAN, NAN, NAN, unit, len(values), seeds, _nan(margin))
-    return _judged(blank, values, of_shares=unit == "share")
+    interval = intervals.paired_shares if unit == "share" else intervals.mean_interval
+    return _judged((one - two).dropna(), interval, (key, what, unit, seeds), margin)
 
 
 def ratio(key: str, what: str, table: pd.DataFrame, column: str | None = None, *, unit: str, margin: float) -> Effect:
@@ -203,13 +186,9 @@ def ratio(key: str, what: str, table: pd.DataFrame, column: str | None = None, *
 
     The margin is a threshold. A ratio of 0 counts as 1e-6.
     """
-    values = np.log(per_image(table, column or key).clip(lower=1e-6)).to_numpy()
-    blank = Effect(
-        key, what, NAN, NAN, NAN, unit, len(values), seeds_of(table, column or key), math.log(margin), threshold=True
-    )
-    logs = _judged(blank, values)
-    value, low, high = (math.exp(v) if math.isfinite(v) else v for v in (logs.value, logs.low, logs.high))
-    return replace(logs, value=value, low=low, high=high, margin=margin, null=NAN)
+    values, seeds = np.log(per_image(table, column or key).clip(lower=1e-6)), seeds_of(table, column or key)
+    logs = _judged(values, intervals.mean_interval, (key, what, unit, seeds), math.log(margin), threshold=True)
+    return replace(logs, margin=margin, value=math.exp(logs.value), low=math.exp(logs.low), high=math.exp(logs.high))
 
 
 def paired(
@@ -234,27 +213,27 @@ def paired(
     NaN differences are left out. shares: of differences of shares that are all 0, TOST's p is the chance that so many pairs
     show none although a share `margin` of pairs differs. Pass the effects of one study through `corrected` together.
     """
-    x = np.asarray(differences, np.float64)
-    x = x[np.isfinite(x)]
-    blank = Effect(key, what, NAN, NAN, NAN, unit, len(x), seeds, _nan(margin), alpha=alpha, of=of, method="permutation")
-    if len(x) < 2:
-        return replace(blank, value=float(x.mean()) if len(x) else NAN, verdict=TOO_FEW)
     if interval not in ("t", "permutation"):
         raise InputError(f'got interval={interval!r}: "t" or "permutation".')
+    x = np.asarray(differences, np.float64)
+    x = x[np.isfinite(x)]
+    value = float(x.mean()) if len(x) else NAN
+    blank = Effect(key, what, value, NAN, NAN, unit, len(x), seeds, _nan(margin), alpha=alpha, of=of, method="permutation")
+    if len(x) < 2:
+        return replace(blank, verdict=TOO_FEW)
     if interval == "t":
         found = intervals.t_interval(x, confidence=1 - alpha)
     else:
         found = intervals.permutation_interval(x, confidence=1 - alpha, resamples=resamples)
-    value, sd = float(x.mean()), float(x.std(ddof=1))
-    p, same = intervals.permutation_p(x, resamples=resamples), NAN
-    if margin:
-        if sd:
-            same = intervals.equivalent_mean(x, -margin, margin, alpha=alpha).p
-        elif shares and not value:
-            same = (1 - min(margin, 1.0)) ** len(x)
-        else:  # the mean is what it is
-            same = 0.0 if abs(value) < margin else 1.0
-    return _tested(replace(blank, value=value, low=found.low, high=found.high, sd=sd, p=p, p_equivalent=same), 1)
+    sd, same = float(x.std(ddof=1)), NAN
+    if margin and sd:
+        same = intervals.equivalent_mean(x, -margin, margin, alpha=alpha).p
+    elif margin and shares and not value:
+        same = (1 - min(margin, 1.0)) ** len(x)
+    elif margin:  # the mean is what it is
+        same = 0.0 if abs(value) < margin else 1.0
+    p = intervals.permutation_p(x, resamples=resamples)
+    return _tested(replace(blank, low=found.low, high=found.high, sd=sd, p=p, p_equivalent=same), 1)
 
 
 def exact(key: str, what: str, value: float, unit: str, table: pd.DataFrame) -> Effect:
@@ -264,8 +243,14 @@ def exact(key: str, what: str, value: float, unit: str, table: pd.DataFrame) -> 
 
 def descriptive(effect: Effect) -> Effect:
     """An effect that was picked among several for its size: its interval promises too much, so it carries no claim."""
-    claims = effect.verdict in (EFFECT, EQUIVALENT, INCONCLUSIVE)
-    return replace(effect, verdict=DESCRIPTIVE if claims else effect.verdict, margin=NAN, p=NAN, q=NAN, threshold=False)
+    verdict = TOO_FEW if effect.verdict == TOO_FEW else DESCRIPTIVE
+    return replace(effect, verdict=verdict, margin=NAN, p=NAN, q=NAN, threshold=False)
+
+
+def bounded(effect: Effect, low: float, high: float) -> Effect:
+    """An effect whose interval stays within the values that are possible, where a t interval of few images does not."""
+    ends = np.clip([effect.low, effect.high], low, high)
+    return replace(effect, low=float(ends[0]), high=float(ends[1]))
 
 
 def corrected(effects: Iterable[Effect], *, least_tests: int | None = None) -> list[Effect]:
@@ -284,10 +269,9 @@ def corrected(effects: Iterable[Effect], *, least_tests: int | None = None) -> l
 
 
 def as_table(effects: Iterable[Effect]) -> pd.DataFrame:
-    """A row per effect, with `d` and its sentence."""
-    listed = list(effects)
-    columns = [*Effect.__dataclass_fields__, "label", "d", "sentence"]
-    return pd.DataFrame([{**asdict(e), "label": e.label, "d": e.d, "sentence": e.sentence} for e in listed], columns=columns)
+    """A row per effect, with its label, `d` and sentence."""
+    rows = [{**asdict(e), "label": e.label, "d": e.d, "sentence": e.sentence} for e in effects]
+    return pd.DataFrame(rows, columns=[*Effect.__dataclass_fields__, "label", "d", "sentence"])
 
 
 # --- from clips to images ---------------------------------------------------------------------------------------------
@@ -299,9 +283,8 @@ def per_image(table: pd.DataFrame, column: str) -> pd.Series:
     >>> per_image(pd.DataFrame({"stimulus": ["a", "a", "b"], "x": [1, 3, None]}), "x").to_dict()
     {'a': 2.0}
     """
-    for name in ("stimulus", column):
-        if name not in table:
-            raise InputError(f"no column {name!r}: the table has {', '.join(map(str, table.columns))}.")
+    if absent := [name for name in ("stimulus", column) if name not in table]:
+        raise InputError(f"no column {absent[0]!r}: the table has {', '.join(map(str, table.columns))}.")
     values = numbers(table[column])
     return values.where(np.isfinite(values)).groupby(table["stimulus"]).mean().dropna()
 
@@ -325,64 +308,48 @@ def quantity(value: float, unit: str = "", *, bare: bool = False) -> str:
     >>> quantity(0.188, "share"), quantity(1.2345, "px/frame"), quantity(0.004, "share", bare=True)
     ('19 %', '1.23 px/frame', '0.4')
     """
+    text = f"{value:.3g}"
     if unit == "share":
-        percent = 100 * value
-        text, unit = (f"{percent:.0f}" if abs(percent) >= 1 or not percent else f"{percent:.1g}"), "%"
-    else:
-        text = f"{value:.3g}"
+        text, unit = (f"{100 * value:.0f}" if abs(value) >= 0.01 or not value else f"{100 * value:.1g}"), "%"
     return text if bare else f"{text} {unit}".rstrip()
 
 
 # --- verdicts ---------------------------------------------------------------------------------------------------------
 
 
-def _judged(blank: Effect, x: np.ndarray, of_shares: bool = False) -> Effect:
-    """The effect with the mean of one value per image, its interval, its p and its verdict."""
-    if len(x) < 2:
-        return replace(blank, value=float(x.mean()) if len(x) else NAN, verdict=TOO_FEW)
-    found = intervals.paired_shares(x) if of_shares else intervals.mean_interval(x)
-    sd, p = float(x.std(ddof=1)), NAN
-    tested = blank.margin if blank.threshold else blank.null
-    if len(x) >= LEAST_IMAGES and math.isfinite(tested):
-        if of_shares:
-            more = np.append(x, [1.0, -1.0])
-            p = 2 * float(stats.norm.sf(abs(more.mean()) * math.sqrt(len(more)) / more.std()))
-        elif sd:
-            p = float(stats.ttest_1samp(x, tested).pvalue)
-        else:
-            p = 1.0 if found.value == tested else 0.0
-    return _with_verdict(_filled(blank, found, p, sd))
-
-
-def _filled(blank: Effect, found: Estimate, p: float, sd: float) -> Effect:
-    return replace(blank, value=found.value, low=found.low, high=found.high, p=p, sd=sd, method=found.method)
-
-
-def _with_verdict(e: Effect) -> Effect:
-    """By the interval: against a threshold, or about the null."""
+def _judged(
+    values: pd.Series, interval: Callable[[np.ndarray], Estimate], words: tuple[str, str, str, int], margin: float | None,
+    *, null: float = 0.0, threshold: bool = False, least: int = 2,
+) -> Effect:  # fmt: skip
+    """The mean of one value per image, its p of the interval's own test, and the verdict that the interval gives."""
+    (key, what, unit, seeds), x, bar = words, values.to_numpy(), _nan(margin)
+    mean, sd = (float(x.mean()) if len(x) else NAN), (float(x.std(ddof=1)) if len(x) > 1 else NAN)
+    blank = Effect(key, what, mean, NAN, NAN, unit, len(x), seeds, bar, verdict=TOO_FEW, null=null, threshold=threshold, sd=sd)
+    if len(x) < least:
+        return blank
+    found = interval(x)
+    e = replace(blank, value=found.value, low=found.low, high=found.high, method=found.method)
     if e.n < LEAST_IMAGES:
-        return replace(e, verdict=TOO_FEW)
-    if e.threshold:
-        return replace(e, verdict=EFFECT if e.low > e.margin else EQUIVALENT if e.high < e.margin else INCONCLUSIVE)
-    if math.isnan(e.null):
+        return e
+    against = margin if threshold else null
+    if against is None or math.isnan(against):
         return replace(e, verdict=DESCRIPTIVE)
-    if e.null - e.margin < e.low and e.high < e.null + e.margin:
+    e = replace(e, p=intervals.p_of(found, x, against))
+    if threshold:
+        return replace(e, verdict=EFFECT if e.low > bar else EQUIVALENT if e.high < bar else INCONCLUSIVE)
+    if null - bar < e.low and e.high < null + bar:
         return replace(e, verdict=EQUIVALENT)
-    return replace(e, verdict=INCONCLUSIVE if e.low <= e.null <= e.high else EFFECT)
+    return replace(e, verdict=INCONCLUSIVE if e.low <= null <= e.high else EFFECT)
 
 
 def _tested(e: Effect, tests: int) -> Effect:
-    """By the tests, of which there are so many: q where it is known, else p."""
+    """The verdict of the tests, of which there are so many: of q where it is known, else of p."""
     q, same = (v if math.isfinite(v) else w for v, w in ((e.q, e.p), (e.q_equivalent, e.p_equivalent)))
     if e.method == "permutation":
         if e.n < 2 or not intervals.decidable(e.n, tests=tests, alpha=e.alpha):
             return replace(e, verdict=TOO_FEW)
         return replace(e, verdict=EQUIVALENT if same < e.alpha else EFFECT if q < e.alpha else INCONCLUSIVE)
     return replace(e, verdict=INCONCLUSIVE) if e.verdict == EFFECT and not q < e.alpha else e
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def _nan(value: float | None) -> float:

@@ -30,13 +30,14 @@ FEW = 20  # units: below that a BCa bootstrap interval covers too little, and a 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval, the number of units behind it and how the interval was made."""
+    """A number with its interval, the number of units, and how the interval was made."""
 
     value: float
     low: float
     high: float
     n: int
     method: str
+    effective: float = math.nan
 
     def __str__(self) -> str:
         return f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g})"
@@ -165,15 +166,6 @@ def decidable(pairs: int, *, tests: int = 1, alpha: float = 0.05) -> bool:
     return smallest_p(pairs) <= alpha / tests
 
 
-def standardised(effect: float, spread: float) -> float:
-    """An effect over a standard deviation; signed infinity where an effect has no spread, 0 where there is neither.
-
-    >>> standardised(1.0, 2.0)
-    0.5
-    """
-    return effect / spread if spread else math.copysign(math.inf, effect) if effect else 0.0
-
-
 def equivalent_mean(values: Any, low: float, high: float, *, alpha: float = 0.05) -> Equivalence:
     """TOST that a mean lies between low and high: statsmodels' DescrStatsW.ttost_mean.
 
@@ -185,6 +177,21 @@ def equivalent_mean(values: Any, low: float, high: float, *, alpha: float = 0.05
     describe = DescrStatsW(x)
     p, inner = float(describe.ttost_mean(low, high)[0]), describe.tconfint_mean(alpha=2 * alpha)
     return Equivalence(float(x.mean()), float(inner[0]), float(inner[1]), p, len(x), p < alpha)
+
+
+def p_of(found: Estimate, values: np.ndarray, null: float) -> float:
+    """The two-sided p whose test the interval inverts: z for shares (Wilson, Bonett-Price), t for means; of BCa about t's.
+
+    >>> round(p_of(t_interval([1, 2, 3]), np.array([1, 2, 3]), 0.0), 3)
+    0.074
+    """
+    if found.method == "Wilson":
+        error = math.sqrt(null * (1 - null) / found.effective)
+        return 2 * float(stats.norm.sf(abs(found.value - null) / error)) if error else math.nan
+    if found.method == "Bonett-Price":
+        more = np.append(values, [1.0, -1.0])
+        return 2 * float(stats.norm.sf(abs(more.mean() - null) * math.sqrt(len(more)) / more.std()))
+    return float(stats.ttest_1samp(values, null).pvalue) if np.ptp(values) else float(found.value == null)
 
 
 # --- shares -----------------------------------------------------------------------------------------------------------
@@ -229,10 +236,10 @@ def proportion_bound(count: int, n: int, *, confidence: float = 0.95) -> float:
     return float(proportion_confint(count, n, alpha=2 * (1 - confidence), method="beta")[0])
 
 
-def clustered_proportion(rates: Any, clips: int, *, confidence: float = 0.95) -> tuple[Estimate, float]:
-    """The mean of each image's own rate, with Wilson's interval at the effective number of clips, and that number.
+def clustered_proportion(rates: Any, clips: int, *, confidence: float = 0.95) -> Estimate:
+    """The mean of each image's own rate, with Wilson's interval at the effective number of clips.
 
-    >>> clustered_proportion([0.0, 1.0, 0.0, 1.0], 8)[1]             # an image's two seeds always agree
+    >>> clustered_proportion([0.0, 1.0, 0.0, 1.0], 8).effective      # an image's two seeds always agree
     4.0
 
     The effective number lies between that of images and that of clips, by how much clips of one image are alike (Korn and
@@ -245,7 +252,7 @@ def clustered_proportion(rates: Any, clips: int, *, confidence: float = 0.95) ->
     if spread and rate not in (0.0, 1.0):
         n = float(np.clip(rate * (1 - rate) / (spread / images), images, clips))
     low, high = proportion_confint(rate * n, n, alpha=1 - confidence, method="wilson")
-    return Estimate(rate, float(low), float(high), images, "Wilson"), n
+    return Estimate(rate, float(low), float(high), images, "Wilson", n)
 
 
 def equivalent_proportion(count: int, n: int, low: float, high: float, *, alpha: float = 0.05) -> Equivalence:
