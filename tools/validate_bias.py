@@ -108,7 +108,7 @@ def planted_rows(study: bias.BiasResult) -> list[dict[str, Any]]:
             threshold = "found: right sign, q < 0.05"
         else:
             passed, threshold = row.verdict == EQUIVALENT, f"equivalent within {planted.MARGINS[law.measure]}"
-        what = f"{row.contrast}: {row.label}"
+        what = str(row.what)
         rows.append(_row(what, row.value, row.low, row.high, int(row.n), threshold, bool(passed), law.effect))
     return rows
 

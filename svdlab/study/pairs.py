@@ -123,7 +123,7 @@ def confounds(manifest: pd.DataFrame) -> pd.DataFrame:
         pairs = pairs_of(manifest, contrast)
         for what, unit in CONFOUNDS.items():
             a, b = (seen[what].loc[pairs[side]].to_numpy(float) for side in "ab")
-            e = paired(what, f"{contrast}: {what} of the images", a - b, unit=unit)
+            e = paired(what, f"{what} of the images, {contrast.a} minus {contrast.b} ({contrast.scheme})", a - b, unit=unit)
             outside = e.low > 0 or e.high < 0 or (e.n < 2 and e.value != 0)
             apart = (outside and abs(e.value) > 1e-9) or (what in ("width", "height") and bool((a != b).any()))
             facts.append({**vars(contrast), "mean_a": a.mean(), "mean_b": b.mean(), "flagged": apart})

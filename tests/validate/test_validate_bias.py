@@ -98,7 +98,7 @@ def test_the_small_validation_runs_on_the_organism(pipe: Any, tmp_path: Path) ->
     table = bv.validate(pipe, tmp_path, counts={"hue": 3, "shape": 3}, steps=2, studies=15, progress=False)
     table = table.set_index("what")
     assert (tmp_path / "bias-validity.csv").is_file() and (tmp_path / "plan.json").is_file()
-    assert table.planted["hue, warm minus cool: subject speed"] == pytest.approx(-planted.SPEED / 2)
-    assert table.planted["shape, square minus disc: subject speed"] == 0
+    assert table.planted["subject speed, warm minus cool (hue)"] == pytest.approx(-planted.SPEED / 2)
+    assert table.planted["subject speed, square minus disc (shape)"] == 0
     rates = table[table.index.str.contains("null") | table.index.str.contains("studies")]
     assert len(rates) == 5 and rates.passed.all()

@@ -98,7 +98,7 @@ def compare(
             known, margin = measure_of(name), (margins or {}).get(name)
             wide = None if margin is None else margin_of(margin, np.concatenate([a[there], b[there]]))
             how: dict[str, Any] = dict(alpha=alpha, interval=interval, resamples=resamples, shares=known.of_clips)
-            what = f"{contrast}: {known.says}"
+            what = f"{known.says}, {contrast.a} minus {contrast.b} ({contrast.scheme})"
             key = f"{contrast.scheme}/{contrast.a}/{contrast.b}/{name}"
             seeds = clips["seed"].nunique() if "seed" in clips else 1
             effects.append(paired(key, what, a - b, unit=known.unit, margin=wide, seeds=seeds, **how))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,17 @@ def test_what_departs_from_the_plan_is_reported_and_the_plan_stays(
     assert "margins, object_px: planned 15 %, done None." in other.departures
     assert "sample, planned and not done: hue/hue-0001/" in said
     assert all(line in other.report() for line in other.departures)
+
+
+def test_clips_that_are_older_than_the_plan_are_a_departure(
+    pipe: Any, images: Path, study: tuple[bias.BiasResult, Path], tmp_path: Path
+) -> None:
+    _, out = study
+    shutil.copytree(out, tmp_path / "late")
+    plan = json.loads((tmp_path / "late" / PLAN).read_text())
+    (tmp_path / "late" / PLAN).write_text(json.dumps(plan | {"written": "2999-01-01T00:00:00+00:00"}))
+    late = bias.run(pipe, design(images), tmp_path / "late", progress=False)
+    assert late.departures == ["16 clip(s) were made before the plan was written (2999-01-01T00:00:00+00:00)."]
 
 
 def test_a_manifest_with_faults_stops_the_study_before_a_model_is_there(images: Path) -> None:
