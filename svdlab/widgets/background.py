@@ -140,6 +140,7 @@ class Job(ipywidgets.VBox):
                     result = work()
             finally:
                 turn.release()
+            self.halt.disabled = True  # nothing is left to stop
             self._end("success", status(self._done(result)))
         except Cancelled:
             self._end("warning", status(f"stopped after {self.bar.value} steps"))

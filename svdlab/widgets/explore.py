@@ -93,6 +93,7 @@ class Explorer(Panel):
         super().__init__([head, wrapping(*self.panes), self.two, self.tabs], out=out)
         for pane in self.panes:
             pane.go(0)
+            pane.play()  # the hidden one, too: a browser complains of a video without bytes
 
     def _dropdown(self, description: str, columns: Sequence[str], chosen: str | None) -> ipywidgets.Dropdown:
         if chosen is not None and chosen not in columns:
@@ -251,11 +252,12 @@ class Pane(ipywidgets.VBox):
         self._alt, self.caption.value = f"Clip at {text}, looping", status(text)
         (self.caption.add_class if run is None else self.caption.remove_class)("svdlab-missing")
         visible(self.near, run is None)
-        visible(self.job, run is None and self.panel.pipe is not None)
+        running = not self.job.halt.disabled  # for a point that was left meanwhile
+        visible(self.job, running or (run is None and self.panel.pipe is not None))
         self.panel.refresh(restart=True)
 
     def play(self) -> None:
-        """The video from its beginning. Where there is none the old one is only hidden: a browser complains of empty bytes."""
+        """The video from its beginning. Where there is none the old one is hidden, and keeps its bytes."""
         self._starts += 1
         if self._mp4:
             put(self.video, self._mp4 + EMPTY_BOX * (self._starts % 2), self._alt)

@@ -131,6 +131,8 @@ def test_a_missing_point_is_made_from_here(pipe: Any, results: pd.DataFrame) -> 
     seen: list[int] = []
     pane.job.bar.observe(lambda change: seen.append(change["new"]), "value")
     pane.job.go.click()
-    assert pane.job.join(60)
+    panel.select(seed=0)
+    assert pane.job.layout.display == ""  # it can still be cancelled
+    assert pane.job.join(60) and pane.job.layout.display == "none"
     assert pane.place == 3 and panel.current[0]["status"] == "done" and len(pane.video.value) > 1000
     assert seen and max(seen) == 2 and pane.walk.max == 3
