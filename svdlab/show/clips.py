@@ -139,7 +139,7 @@ def filmstrip(
     for i in chosen:
         if not 0 <= i < shortest:
             raise InputError(f"frame {i}: the clips have frames 0 to {shortest - 1}.")
-    alone = hasattr(clips, "frames") or isinstance(clips, np.ndarray)
+    alone = isinstance(clips, np.ndarray) or (hasattr(clips, "frames") and not isinstance(clips, pd.DataFrame))
     columns = ["input"] * given + [f"frame {i}" for i in chosen]
     room = WIDTH - (0 if alone else 6 * max(map(len, texts)))
     size = fitted(arrays[0].shape[1:], columns=len(columns), width=room)

@@ -34,7 +34,7 @@ def test_step_through_has_a_view_for_everything_that_was_kept(traced: Any) -> No
         for step in (0, 2):
             panel.step.value = step
             seen.add(bytes(panel.image.value))
-        assert panel.figure().alt and len(panel.video().frames) == 3
+        assert panel.figure().title and len(panel.video().frames) == 3
     assert len(seen) == 2 * len(panel.what.options) == 8
 
 
