@@ -30,9 +30,9 @@ _HOME = {
     "transplant": "pipeline.hooks",
     "module_names": "pipeline.hooks",
     "Trace": "pipeline.trace",
-    "grid": "study.sweeps",
-    "sweep": "study.sweeps",
-    "load_results": "study.sweeps",
+    "grid": "study.sweep",
+    "sweep": "study.sweep",
+    "load_results": "study.sweep",
     "sample_image": "pipeline.images",
 }
 _MODULES = {
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from svdlab.pipeline.hooks import branch, edit, module_names, trace, transplant
     from svdlab.pipeline.images import sample_image
     from svdlab.pipeline.trace import Trace
-    from svdlab.study.sweeps import grid, load_results, sweep
+    from svdlab.study.sweep import grid, load_results, sweep
 
 
 def __getattr__(name: str) -> Any:

@@ -32,7 +32,7 @@ from svdlab.pipeline.generate import ProbePipeline
 from svdlab.probes.findings import Finding
 from svdlab.probes.stimuli import Stimuli
 from svdlab.study import plans
-from svdlab.study.sweeps import sweep
+from svdlab.study.sweep import sweep
 
 
 @dataclass(frozen=True)

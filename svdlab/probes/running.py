@@ -23,9 +23,10 @@ from svdlab.probes import findings as rules
 from svdlab.probes.base import Check, Cost, Probe, ProbeResult, Shown, Study
 from svdlab.probes.findings import Finding
 from svdlab.probes.stimuli import Stimuli
-from svdlab.study import folders, sweeps
+from svdlab.study import ledger
 from svdlab.study.plans import CONDITIONS
-from svdlab.study.runs import describe_device
+from svdlab.study.sweep import missing
+from svdlab.study.workers import device_name
 
 # In the order of the card's sentences. Each module has one PROBE.
 PROBES = {
@@ -80,7 +81,7 @@ def run(
     """
     study = _study(name, pipe, out, images, seeds, quick, conditions, progress, options)
     probe = study.probe
-    folders.prepare(study.out)
+    ledger.prepare(study.out)
     cost = _cost(study)
     if progress:
         print(f"probe {name}: {cost}", file=sys.stderr)
@@ -246,7 +247,7 @@ def _seeds(seeds: int | Iterable[int] | None, quick: bool) -> tuple[int, ...]:
 
 
 def _cost(study: Study, timed: bool = True) -> Cost:
-    plan, device = study.plan, describe_device()
+    plan, device = study.plan, device_name()
     if not len(plan):
         return Cost(0, 0, 0.0, device)
     missing = _missing(study)
@@ -263,11 +264,10 @@ def _missing(study: Study) -> int:
     """Clips that the ledger lacks; a plan's column `label_intervention` says in which edits its rows are made."""
     plan = study.plan
     if "label_intervention" not in plan:
-        return sweeps.missing(study.pipe, plan, study.out)
+        return missing(study.pipe, plan, study.out)
     parts = plan.groupby("label_intervention", dropna=False)
     return sum(
-        sweeps.missing(study.pipe, rows, study.out, intervention=name if isinstance(name, str) else None)
-        for name, rows in parts
+        missing(study.pipe, rows, study.out, intervention=name if isinstance(name, str) else None) for name, rows in parts
     )
 
 

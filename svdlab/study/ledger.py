@@ -1,204 +1,258 @@
-"""The folder that holds runs: the truth on disk, whatever happens to the process that writes it.
+"""The folder of a study: one folder for each run, whole or absent, whatever happens to the process that writes it.
 
-    results/<study>/runs/<run id>/   run.json                what made the clip, and what was measured on it
+    results/<study>/runs/<run id>/   run.json                what made the clip, and what was measured
                                      frames.mkv              8-bit frames, lossless (FFV1)
                                      preview.mp4             the same for a browser
                                      latents.safetensors     the final latents, "f c h w"
                                      trace.safetensors       where it was asked for
-    results/<study>/index.parquet    a copy of all run.json as one table, rebuilt whenever it is missing or behind
+    results/<study>/models/<id>.json what the model computed, see `svdlab.study.identity`
 
-A run is written to a temporary sibling, fsynced and renamed: it exists whole or not at all. `run.json` records the size
-and the sha256 of every file, and its own. Sizes are checked whenever a sweep looks for what is missing; hashes on
-reading and by `check`. Any number of processes may share a ledger: who makes a run holds its lock, which the
-operating system takes back when the process dies.
+A run is written to a temporary sibling, synced and renamed. `run.json` records the size and SHA-256 of every file, and its
+own. Sizes are checked whenever runs are looked for; hashes on reading and by `check`. Any number of processes may share a
+study: who makes a run holds its lock, which the operating system takes back when the process dies.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
 import os
+import re
 import shutil
+import stat
 import uuid
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from svdlab.errors import InputError, OutputError
 from svdlab.measure import video
-from svdlab.measure.video import read_frames as _read_video
-from svdlab.study.folders import (
-    FRAMES,
-    LATENTS,
-    PREVIEW,
-    RECORD,
-    TRACE,
-    check_id,
-    damage,
-    existing,
-    read_file,
-    read_record,
-    run_folder,
-    run_ids,
-)
+from svdlab.measure.files import hash_file, write_whole
 
 if TYPE_CHECKING:
     from svdlab.pipeline.trace import Trace
 
-INDEX = "index.parquet"
+RECORD = "run.json"
+FRAMES, PREVIEW, LATENTS, TRACE = "frames.mkv", "preview.mp4", "latents.safetensors", "trace.safetensors"
 FILES = {"frames": FRAMES, "preview": PREVIEW, "latents": LATENTS, "trace": TRACE}  # column of the table -> file
-COLUMNS = ("latents_id", "weights", "_stat", "_files", "_state")  # an index without one of them was written by an older svdlab
-NOTHING = pd.DataFrame({name: [] for name in COLUMNS}, index=pd.Index([], name="run_id"))
+SCHEMA: dict[str, dict[str, type]] = {  # of run.json and its parts: what is read of them
+    "": dict(run_id=str, latents_id=str, status=str, reason=str, image_name=str, seconds=dict, measures=dict, files=dict),
+    "call": dict(conditions=dict, seed=int, image=str, source=dict, start=dict),
+    "model": dict(weights=str, dtype=str, versions=dict),
+    "measure": dict(identity=str, values=dict),
+    "file": dict(bytes=int, sha256=str),
+}
+_ID = re.compile(r"[0-9a-f]{24}")
 
 
 class DamagedRunWarning(UserWarning):
     """A run whose files are not what its record says; it counts as missing, and the next sweep makes it again."""
 
 
-def survey(out: str | Path, ids: Iterable[str] | None = None) -> pd.DataFrame:
-    """The whole runs, one row each, indexed by run_id: from the index where it is up to date, from run.json elsewhere.
-
-    ids: look at these only (those that do not exist are left out). Presence and size of every file are checked, which
-    takes a directory listing per run and no reading; what is damaged is named in a warning and left out.
-    """
-    table = _read_index(out)
-    known = dict(zip(table.index.tolist(), zip(table["_stat"].tolist(), table["_files"].tolist(), strict=True), strict=True))
-    parsed: dict[str, dict[str, int]] = {}
-    current, fresh, broken = [], [], []
-    runs = os.path.join(str(out), "runs", "")  # text: for 100,000 runs, a Path each would take longer than the disk
-    for run_id in run_ids(out) if ids is None else dict.fromkeys(ids):
-        found = _listing(runs + check_id(run_id))
-        if found is None:
-            continue
-        stamp, sizes = found
-        stat, text = known.get(run_id, ("", ""))
-        if stat == stamp and text not in parsed:
-            parsed[text] = json.loads(text)
-        if stat == stamp and all(sizes.get(name) == size for name, size in parsed[text].items()):
-            current.append(run_id)
-        elif damage(run_folder(out, run_id), hashes=False):
-            broken.append(run_id)
-        else:
-            fresh.append({**_row(read_record(run_folder(out, run_id))), "_stat": stamp})
-    if broken:
-        warnings.warn(
-            f"{len(broken)} damaged run(s) in {out}, to be made again: {', '.join(broken[:5])}",
-            DamagedRunWarning,
-            stacklevel=3,
-        )
-    rows = table if len(current) == len(table) else table.loc[current]
-    if fresh:
-        added = _table(fresh)
-        rows = pd.concat([rows, added]) if len(rows) else added
-        keep = table.loc[~table.index.isin(added.index)]
-        _write_index(out, rows if ids is None else pd.concat([keep, added]) if len(keep) else added)
-    elif ids is None and len(rows) != len(table):
-        _write_index(out, rows)
-    return rows
+# --- places -----------------------------------------------------------------------------------------------------------
 
 
-def state(record: dict[str, Any]) -> dict[str, Any]:
-    """What must be known of a run to tell whether a sweep needs more of it: frames (has it any), kept (arguments of
-    its trace), measures (name -> version), failed (names of measures that raised)."""
-    measures = record["measures"]
-    return {
-        "frames": FRAMES in record["files"],
-        "kept": record["kept"],
-        "measures": {name: entry["version"] for name, entry in measures.items()},
-        "failed": [name for name, entry in measures.items() if "error" in entry],
-    }
+def run_folder(out: str | Path, run_id: str) -> Path:
+    """The folder of a run. Raises InputError for what is no id, so that no path is made of anything else."""
+    if not isinstance(run_id, str) or not _ID.fullmatch(run_id):
+        raise InputError(f"{run_id!r} is no run id: they are 24 hex digits, as in the column run_id.")
+    return Path(out, "runs", run_id)
 
 
-def states(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """`state` of each run in a survey, by id."""
-    texts = table["_state"].tolist()
-    parsed = {text: json.loads(text) for text in set(texts)}
-    return {run_id: parsed[text] for run_id, text in zip(table.index.tolist(), texts, strict=True)}
-
-
-def donors(table: pd.DataFrame) -> dict[str, str]:
-    """For each latents id of a survey, a run that has the latents."""
-    if not len(table):
-        return {}
-    return {
-        z: run for z, run, files in zip(table["latents_id"], table.index, table["_files"], strict=True) if LATENTS in files
-    }
-
-
-def _listing(folder: str) -> tuple[str, dict[str, int]] | None:
-    """What is in a run's folder: the record's size and time of change, and the size of every file; None for no folder."""
-    sizes, stamp = {}, ""
+def run_ids(out: str | Path) -> list[str]:
+    """The ids of all run folders, whole or not."""
     try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                facts = entry.stat(follow_symlinks=False)
-                sizes[entry.name] = facts.st_size
-                if entry.name == RECORD:
-                    stamp = f"{facts.st_size}:{facts.st_mtime_ns}"
+        return sorted(name for name in os.listdir(Path(out, "runs")) if _ID.fullmatch(name))
     except OSError:
-        return None
-    return stamp, sizes
+        return []
 
 
-def _row(record: dict[str, Any]) -> dict[str, Any]:
-    """A run's record as one flat row of plain values."""
-    call, source = record["call"], record["source"]
-    row = {
-        "run_id": record["run_id"],
-        "latents_id": record["latents_id"],
-        "status": record["status"],
-        "reason": record["reason"],
-    }
-    row |= {k: json.dumps(v) if isinstance(v, list) else v for k, v in call["conditions"].items()}
-    row |= {"fps_id": call["fps_id"], "seed": call["seed"], "image": call["image_name"], "image_hash": call["image"]}
-    row["flip_noise"] = call.get("flip_noise") or ""
-    row |= {"checkpoint": source["checkpoint"], "weights": call["weights"][:12], "label": source["label"]}
-    row["intervention"] = call["intervention"] or ""
-    row |= {f"seconds_{k}": v for k, v in record["seconds"].items()}
-    for measured in record["measures"].values():
-        row |= measured["values"]
-    row["_files"] = json.dumps({k: v["bytes"] for k, v in record["files"].items()})
-    row["_state"] = json.dumps(state(record))
-    return row
+def existing(out: str | Path) -> Path:
+    """The study's path; InputError where there is none."""
+    if not Path(out, "runs").is_dir():
+        raise InputError(f"{out} is no study: it has no folder runs/. A sweep makes one.")
+    return Path(out)
 
 
-def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    return pd.DataFrame(rows).set_index("run_id")
-
-
-def _read_index(out: str | Path) -> pd.DataFrame:
-    """The index as it was last written; an empty table where it is missing, damaged or of another format."""
+def prepare(out: str | Path) -> Path:
+    """Make the study's folders, see that they can be written to, and remove what killed processes left behind."""
+    runs = Path(out, "runs")
     try:
-        table = pd.read_parquet(Path(out) / INDEX)
-    except (OSError, ValueError):  # pyarrow's errors are ValueErrors
-        return NOTHING
-    usable = table.index.name == "run_id" and set(NOTHING.columns) <= set(table.columns)
-    return table if usable and table.index.is_unique else NOTHING
-
-
-def _write_index(out: str | Path, table: pd.DataFrame) -> None:
-    """Replace the index in one move. It is only a copy: where the disk refuses it, the runs are there all the same."""
-    temporary = Path(out) / f".{INDEX}.{uuid.uuid4().hex[:8]}"
-    try:
-        table.to_parquet(temporary)
-        os.replace(temporary, Path(out) / INDEX)
+        runs.mkdir(parents=True, exist_ok=True)
+        probe = runs / f".probe-{uuid.uuid4().hex}"
+        probe.write_bytes(b"svdlab")
+        probe.unlink()
     except OSError as error:
-        warnings.warn(f"{Path(out) / INDEX} could not be written ({error}); the runs themselves are whole.", stacklevel=3)
+        raise OutputError(f"{out} cannot be written to: {error}. Give a folder that can, as out=.") from error
+    if not runs.resolve().is_relative_to(Path(out).resolve()):
+        raise InputError(f"{runs} leads out of {out}, to {runs.resolve()}: refused.")
+    for run_id in {p.name.split(".")[1] for kind in ("lock", "tmp", "old") for p in runs.glob(f".*.{kind}")}:
+        if lock := claim(out, run_id):  # nobody is making it
+            for remains in [*runs.glob(f".{run_id}.*.tmp"), *runs.glob(f".{run_id}.*.old")]:
+                shutil.rmtree(remains, ignore_errors=True)
+            release(lock)
+    return Path(out)
+
+
+def claim(out: str | Path, run_id: str) -> FileLock | None:
+    """The right to make a run, or None where another process has it. It ends with the process, however that ends."""
+    lock = FileLock(Path(out, "runs", f".{run_id}.lock"), thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    except OSError as error:
+        raise OutputError(f"{lock.lock_file} cannot be locked: {error}") from error
+    return lock
+
+
+def release(lock: FileLock) -> None:
+    """Give the right back. The file goes first, while it is held: whoever waits for it looks again at what is there."""
+    with suppress(OSError):
+        os.unlink(lock.lock_file)
+    lock.release()
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def new_run(out: str | Path, run_id: str, record: dict[str, Any]) -> Iterator[Path]:
+    """A temporary folder to fill with files, published with the record when the block ends without an error.
+
+    An earlier folder of the same id, damaged or poorer, is replaced. On an error nothing stays; what the disk refused is
+    raised as OutputError.
+    """
+    target, unique = run_folder(out, run_id), uuid.uuid4().hex[:8]
+    folder, old = (target.with_name(f".{run_id}.{unique}.{kind}") for kind in ("tmp", "old"))
+    try:
+        folder.mkdir(parents=True)
+        yield folder
+        for path in folder.iterdir():
+            path.chmod(folder.stat().st_mode & 0o666)  # some writers make files that only their owner can read
+            _sync(path)
+        files = {p.name: {"bytes": p.stat().st_size, "sha256": hash_file(p)} for p in sorted(folder.iterdir())}
+        write_record(folder, {**record, "run_id": run_id, "files": files})
+        if target.exists():
+            target.rename(old)
+        folder.rename(target)
+        _sync(target.parent)
+    except OSError as error:
+        raise OutputError(_disk_says(target, error)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    try:
+        with write_whole(folder / RECORD) as part:
+            part.write_text(record_text(record))
+    except OSError as error:
+        raise OutputError(_disk_says(folder, error)) from error
+
+
+def record_text(record: dict[str, Any]) -> str:
+    """The text of run.json, whose last entry is the SHA-256 of what stands before it."""
+    text = json.dumps(record, indent=1).removesuffix("\n}")
+    return f'{text},\n "sha256": "{hashlib.sha256(text.encode()).hexdigest()}"\n}}\n'
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _disk_says(target: Path, error: OSError) -> str:
+    free = ""
+    with suppress(OSError):
+        free = f" ({shutil.disk_usage(target.parent).free / 1e6:.0f} MB free)"
+    return (
+        f"{target} could not be written: {error}{free}. Every run already in the study is whole; make room and start the "
+        f"same sweep again, which goes on from here."
+    )
+
+
+def pending_latents(out: str | Path, run_id: str) -> Path:
+    """Where latents wait for their run to be decoded and published: denoised is dear, and the rest may fail."""
+    return Path(out, "runs", f".{run_id}.latents")
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """A run's record, checked against its own hash and SCHEMA. Raises OutputError where it is missing, cut off or altered."""
+    path = os.path.join(folder, RECORD)
+    try:
+        with open(path, "rb") as file:
+            text, _, end = file.read().rpartition(b',\n "sha256": "')
+        record = dict(json.loads(text + b"\n}"))
+        parts = [("", record), ("call", record["call"]), ("model", record["model"])]
+        parts += [(kind, entry) for kind in ("measure", "file") for entry in record[f"{kind}s"].values()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise OutputError(f"{path} cannot be read: {error}") from error
+    if end != hashlib.sha256(text).hexdigest().encode() + b'"\n}\n' or record.get("run_id") != os.path.basename(folder):
+        raise OutputError(f"{path} was altered: it does not match the hash in it.")
+    for part, held in parts:
+        for name, kind in SCHEMA[part].items():
+            if not isinstance(held, dict) or not isinstance(held.get(name), kind):
+                raise OutputError(f"{path} has no usable {part} {name}: another version of svdlab wrote it.")
+    if odd := record["files"].keys() - set(FILES.values()):
+        raise OutputError(f"{path} names files that no run has: {', '.join(odd)}.")
+    return record
+
+
+def inspect(folder: str | Path, *, hashes: bool = True) -> tuple[dict[str, Any], dict[str, str]]:
+    """A run's record, and what is wrong with the run, file by file: {} for a whole one. hashes=False: sizes only."""
+    if os.path.islink(folder):
+        return {}, {os.path.basename(folder): f"is a link to {os.readlink(folder)}, which is not followed"}
+    try:
+        record = read_record(folder)
+    except OutputError as error:
+        return {}, {RECORD: str(error)}
+    wrong = {}
+    for name, facts in record["files"].items():
+        path = os.path.join(folder, name)
+        found = os.lstat(path) if os.path.lexists(path) else None
+        if found is None or not stat.S_ISREG(found.st_mode):
+            wrong[name] = "is missing"
+        elif found.st_size != facts["bytes"]:
+            wrong[name] = f"has {found.st_size} bytes instead of {facts['bytes']}"
+        elif hashes and hash_file(path) != facts["sha256"]:
+            wrong[name] = "does not match its recorded sha256"
+    return record, wrong
+
+
+def read_file(out: str | Path, run_id: str, name: str) -> Path:
+    """The path of one of a run's files, its hash checked. Raises OutputError where it is missing or altered."""
+    folder = run_folder(out, run_id)
+    record, wrong = inspect(folder)
+    if problem := wrong.get(name) or wrong.get(RECORD):
+        raise OutputError(
+            f"{folder / name} {problem}: `svdlab ledger check {out}` sets it aside, and the sweep makes it again."
+        )
+    if name not in record["files"]:
+        raise OutputError(f"run {run_id} has no {name}: it holds {', '.join(record['files']) or 'no files'}.")
+    return folder / name
 
 
 def read_frames(out: str | Path, run_id: str) -> np.ndarray:
     """A run's frames, uint8 "f h w c", hash checked; OutputError where they are missing or damaged.
 
-    >>> read_frames("results/fps", table.run_id[0]).shape
+    >>> read_frames(Path(results.frames[0]).parents[2], results.run_id[0]).shape
     (8, 64, 64, 3)
     """
-    return _read_video(read_file(out, run_id, FRAMES))
+    return video.read_frames(read_file(out, run_id, FRAMES))
 
 
 def read_trace(out: str | Path, run_id: str) -> Trace:
@@ -208,36 +262,70 @@ def read_trace(out: str | Path, run_id: str) -> Trace:
     return Trace.load(read_file(out, run_id, TRACE))
 
 
-# --- svdlab ledger check | rebuild | export ---------------------------------------------------------------------------
+# --- all runs ---------------------------------------------------------------------------------------------------------
+
+
+def survey(out: str | Path, ids: Iterable[str] | None = None) -> Iterator[dict[str, Any]]:
+    """The records of the whole runs, one by one; of `ids` only, where they are given and exist. Damaged runs are left out,
+    and named in a DamagedRunWarning at the end."""
+    damaged, runs = [], os.path.join(str(out), "runs", "")
+    for run_id in run_ids(out) if ids is None else dict.fromkeys(ids):
+        record, wrong = inspect(runs + run_id, hashes=False)
+        if not wrong:
+            yield record
+        elif os.path.lexists(runs + run_id):
+            damaged.append(run_id)
+    if damaged:
+        text = f"{len(damaged)} damaged run(s) in {out}, to be made again: {', '.join(damaged[:5])}"
+        warnings.warn(text, DamagedRunWarning, stacklevel=3)
+
+
+def table(out: str | Path, records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """Records as a table, a row each, indexed by run_id: conditions, seed, image, measures, and the paths of the files."""
+    columns: dict[str, list[Any]] = {}
+    ids: list[str] = []
+    runs = os.path.join(str(out), "runs", "")
+    for n, record in enumerate(records):  # column by column: 100,000 rows as dicts would take a gigabyte
+        ids.append(record["run_id"])
+        row = _row(record, runs)
+        columns |= {name: [np.nan] * n for name in row if name not in columns}
+        for name, column in columns.items():
+            column.append(row.get(name, np.nan))
+    order = sorted(columns, key=lambda name: name in FILES)  # paths last
+    return pd.DataFrame({name: columns[name] for name in order}, index=pd.Index(ids, name="run_id"))
+
+
+def _row(record: dict[str, Any], runs: str) -> dict[str, Any]:
+    call, source = record["call"], record["call"]["source"]
+    row = {name: record[name] for name in ("latents_id", "status", "reason")}
+    row |= {k: json.dumps(v) if isinstance(v, list) else v for k, v in call["conditions"].items()}
+    row |= {"fps_id": call["conditions"]["fps"] - 1, "seed": call["seed"], "image": record["image_name"]}
+    row |= {"image_hash": call["image"], "flip_noise": call["start"].get("flip_noise") or ""}
+    row |= {"checkpoint": source["checkpoint"], "weights": record["model"]["weights"][:12], "label": source["label"]}
+    row |= {"licence": source["licence"], "intervention": record["model"]["intervention"] or ""}
+    row |= {f"seconds_{k}": v for k, v in record["seconds"].items()}
+    for measured in record["measures"].values():
+        row |= measured["values"]
+    held, folder = record["files"], f"{runs}{record['run_id']}{os.sep}"
+    return row | {column: folder + name if name in held else "" for column, name in FILES.items()}
 
 
 def check(out: str | Path, *, set_aside: bool = True) -> pd.DataFrame:
     """Every file of every run against its recorded hash: a row for each that is damaged, none where all is well.
 
-    >>> check("results/study")
-    Empty DataFrame
-    Columns: [run_id, file, problem]
+    >>> check(Path(results.frames[0]).parents[2]).empty
+    True
 
     set_aside: move damaged runs to `<out>/damaged/`, so that the next sweep makes them again; nothing is deleted.
     """
-    existing(out)
     found = []
-    for run_id in run_ids(out):
-        folder = run_folder(out, run_id)
-        wrong = damage(folder)
+    for run_id in run_ids(existing(out)):
+        _, wrong = inspect(run_folder(out, run_id))
         found += [{"run_id": run_id, "file": name, "problem": problem} for name, problem in wrong.items()]
         if wrong and set_aside:
-            place = Path(out) / "damaged"
-            place.mkdir(exist_ok=True)
-            os.rename(folder, place / f"{run_id}-{uuid.uuid4().hex[:8]}")
+            Path(out, "damaged").mkdir(exist_ok=True)
+            os.rename(run_folder(out, run_id), Path(out, "damaged", f"{run_id}-{uuid.uuid4().hex[:8]}"))
     return pd.DataFrame(found, columns=["run_id", "file", "problem"])
-
-
-def rebuild(out: str | Path) -> pd.DataFrame:
-    """Throw the index away and make it again from the folders."""
-    existing(out)
-    (Path(out) / INDEX).unlink(missing_ok=True)
-    return survey(out)
 
 
 def export(out: str | Path, to: str | Path) -> Path:
@@ -246,68 +334,34 @@ def export(out: str | Path, to: str | Path) -> Path:
     Each preview says that a model made it, which one and under which licence: in tags, and in a JSON file beside it.
     Raises InputError where `to` already holds something else.
     """
-    existing(out)
-    table, to = public_table(out, survey(out)), Path(to)
+    records = {record["run_id"]: record for record in survey(existing(out))}
+    to, results = Path(to), table(out, records.values())
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"{to} is there already and not empty: give a new folder.")
     try:
         (to / "previews").mkdir(parents=True)
         names = []
-        for n, (run_id, row) in enumerate(table.iterrows()):
-            name = f"previews/{n:05d}-{str(run_id)[:8]}.mp4"
-            if row["preview"]:
-                _export_preview(Path(row["preview"]), to / name)
-            names.append(name if row["preview"] else "")
-        table = table.drop(columns=[c for c in FILES if c in table]).assign(preview=names)
-        table.to_csv(to / "results.csv")
-        table.to_parquet(to / "results.parquet")
-        (to / "README.txt").write_text(_readme(out, table))
+        for n, (run_id, record) in enumerate(records.items()):
+            names.append(f"previews/{n:05d}-{run_id[:8]}.mp4" if PREVIEW in record["files"] else "")
+            if names[-1]:
+                shutil.copyfile(run_folder(out, run_id) / PREVIEW, to / names[-1])
+                video.write_sidecar(to / names[-1], video.describe(record["call"], run_id=run_id))
+        results = results.drop(columns=[c for c in FILES if c in results]).assign(preview=names)
+        results.to_csv(to / "results.csv")
+        results.to_parquet(to / "results.parquet")
+        (to / "README.txt").write_text(_readme(out, results))
         (to / "NOTICE").write_text(video.notice())
     except OSError as error:
         raise OutputError(f"{to} could not be written: {error}") from error
     return to
 
 
-def _export_preview(preview: Path, target: Path) -> None:
-    record = read_record(preview.parent)
-    facts = video.describe({"source": record["source"], **record["call"]}, run_id=record["run_id"])
-    shutil.copyfile(preview, target)
-    if not video.read_tags(target):  # made before previews were
-        video.tag_mp4(target, facts)
-    video.write_sidecar(target, facts)
-
-
-def _readme(out: str | Path, table: pd.DataFrame) -> str:
-    labels = ", ".join(sorted(set(table["label"]) - {""})) if len(table) else ""
-    return "\n".join(
-        [
-            f"{len(table)} clips from the study {Path(out).name}, made with svdlab. {labels}",
-            "results.csv, results.parquet: one row for each clip, with its conditions, its seed and what was measured.",
-            "previews/: the clips (H.264), made by a generative model; the column `preview` names each row's file, and the",
-            ".json beside it says which model, from what, and under which licence. NOTICE goes with them.",
-            "fps is diffusers' argument; fps_id = fps - 1 is what the model saw; playback_fps is the player's.",
-            f"Columns: {', '.join(table.columns)}",
-            "",
-        ]
-    )
-
-
-def public_table(out: str | Path, table: pd.DataFrame) -> pd.DataFrame:
-    """The survey as users see it: the paths of each run's files instead of the columns that svdlab keeps for itself."""
-    held = list(zip(table.index.tolist(), table["_files"].tolist(), strict=True))
-    runs = os.path.join(str(out), "runs", "")
-    paths = {
-        column: [f"{runs}{run_id}{os.sep}{name}" if f'"{name}"' in files else "" for run_id, files in held]
-        for column, name in FILES.items()
-    }
-    return table.drop(columns=[c for c in table if str(c).startswith("_")]).assign(**paths)
-
-
-def plain(value: Any) -> Any:
-    """A measured value as JSON holds it: numpy's numbers as Python's, NaN and infinities as null."""
-    value = value.item() if hasattr(value, "item") else value
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, (bool, int, float, str)) or value is None:
-        return value
-    raise InputError(f"a measure gave {type(value).__name__} {value!r}: give numbers, strings, truth values or None.")
+def _readme(out: str | Path, results: pd.DataFrame) -> str:
+    labels = ", ".join(sorted(set(results.get("label", [])) - {""}))
+    return f"""{len(results)} clips from the study {Path(out).name}, made with svdlab. {labels}
+results.csv, results.parquet: one row for each clip, with its conditions, its seed and what was measured.
+previews/: the clips (H.264), made by a generative model; the column `preview` names each row's file, and the
+.json beside it says which model, from what, and under which licence. NOTICE goes with them.
+fps is diffusers' argument; fps_id = fps - 1 is what the model saw; playback_fps is the player's.
+Columns: {", ".join(map(str, results.columns))}
+"""

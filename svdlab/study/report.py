@@ -28,7 +28,7 @@ from svdlab.measure.files import write_whole
 from svdlab.show.labels import axis, name, number
 from svdlab.show.page import Folded, Media, page
 from svdlab.study.plans import CONDITIONS
-from svdlab.study.sweeps import load_results
+from svdlab.study.sweep import load_results
 
 CLIPS = 36  # of the ledger that are put into the page
 ROOM = 10e6  # bytes for them

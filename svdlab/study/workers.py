@@ -1,398 +1,497 @@
-"""What makes runs: batches through one pipeline or several, while a thread of its own (`writer`) measures and writes.
+"""What makes runs: one queue, threads that denoise and decode batches on one pipeline, and one that measures and writes.
 
-`make` serves the pipelines of this process, each in a thread of its own; `make_elsewhere` is what an executor's workers run,
-each with a pipeline of its own. All write into the ledger and skip what they find there, so that whoever is killed leaves
-nothing to repair.
+`make` serves this process; `make_elsewhere` is what an executor's workers run. All write into the study's folder and skip what
+they find there, so that whoever is killed leaves nothing to repair.
 """
 
 from __future__ import annotations
 
+import contextvars
 import gc
+import hashlib
+import json
 import math
+import os
+import socket
 import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
-from safetensors.torch import load_file
+from filelock import FileLock
+from safetensors.torch import load, load_file, save
 
+from svdlab import __version__
 from svdlab.errors import BrokenClipError, CheckpointError, OutOfMemoryError, OutputError
+from svdlab.measure import video
+from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.generate import Call, Clip, ProbePipeline, decode_clip, generate_batch
 from svdlab.pipeline.hooks import trace
-from svdlab.pipeline.memory import offload_of
 from svdlab.pipeline.temporal import quick_convolutions
 from svdlab.pipeline.trace import Trace
-from svdlab.study import folders, ledger
-from svdlab.study.runs import How, Job, lacks, weights_hash
-from svdlab.study.writer import Unit, Writer
+from svdlab.study import identity, ledger
+from svdlab.study.measures import Measure, measure_clip, missing_measures
 
 BUSY_WAIT = 0.2  # s between looks at runs that another process is making
+CLIPS_IN_MEMORY = 2  # decoded: one being measured and written, one being decoded or waiting
 
 
-class FewerThreadsWarning(UserWarning):
-    """Memory did not do for all threads; those that are left make what is left."""
+@dataclass(frozen=True)
+class How:
+    """How a sweep makes its runs, the same for all. model: `identity.facts`; fingerprint: what that model computes.
+    kept: arguments of `svdlab.trace`, or None for no trace."""
+
+    model: dict[str, Any]
+    measures: tuple[Measure, ...] = ()
+    kept: dict[str, Any] | None = None
+    batch_size: int = 1
+    retry_failed: bool = False
+    fingerprint: dict[str, list[float]] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to make. conditions: nothing left to fill in. image: hash of the prepared image. start: how it begins, where
+    that is not the seed's noise: "flip_noise", hashes of "latents" or "noise"."""
+
+    run_id: str
+    latents_id: str
+    conditions: Conditions
+    seed: int
+    image: str
+    image_name: str
+    start: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def batch_key(self) -> tuple:
+        """What clips of one batch must agree in."""
+        c = self.conditions
+        given = "latents" in self.start, "noise" in self.start
+        return (c.num_frames, c.height, c.width, c.num_inference_steps, c.guided, *given)
+
+
+def lacks(record: Mapping[str, Any], how: How) -> str:
+    """What a whole run still lacks of what a sweep asks for: "clip", "measures", or "" for nothing.
+
+    A clip that came out broken lacks nothing, because it would again, unless failures are to be tried again.
+    """
+    if ledger.FRAMES not in record["files"]:
+        return "clip" if how.retry_failed else ""
+    if how.kept is not None and record.get("kept") != plain_arguments(how.kept):
+        return "clip"
+    return "measures" if missing_measures(record, how.measures, retry_failed=how.retry_failed) else ""
+
+
+def plain_arguments(kept: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The arguments of `trace` as plain JSON, for the record and for comparison."""
+
+    def text(value: Any) -> Any:
+        return list(value) if isinstance(value, Iterable) else getattr(value, "__qualname__", repr(value))
+
+    return None if kept is None else json.loads(json.dumps(kept, default=text))
+
+
+def device_name() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
 
 
 def make(
     pipe: ProbePipeline,
     jobs: Sequence[Job],
-    pictures: dict[str, Image.Image],
+    inputs: Mapping[str, Any],
     out: Path,
     how: How,
     *,
-    twins: Sequence[ProbePipeline] = (),
-    done: Callable[[Job], None] = lambda job: None,
+    threads: int = 1,
+    done: Callable[[], Any] = lambda: None,
     stop: Callable[[], bool] = lambda: False,
-) -> int:
-    """Make every job's run that the ledger does not have by then; returns the batch size that memory allowed.
+) -> None:
+    """Make every job's run that the study does not have by then. Neighbours that agree in `batch_key` share a batch.
 
-    Neighbours in `jobs` that agree in `batch_key` share a batch. twins: further pipelines, which make batches in threads of
-    their own meanwhile, all with their share of torch's threads. done: called (from any thread) for each whole run. stop:
-    asked between batches. Raises OutputError where the disk refuses, OutOfMemoryError where not even one clip fits; what was
-    made until then is kept.
+    inputs: prepared images and given tensors, by hash. done: called for each whole run. stop: asked between batches. Raises
+    OutputError where the disk refuses, OutOfMemoryError where not even one clip fits; what was made until then is kept.
     """
-    with Writer(out, how, pictures, done) as writer:
-        line = _Line(deque(_units(jobs)), how.batch_size, 1 + len(twins), stop, writer)
-        with _beside(line, twins):
-            line.work(pipe)
-        if line.short:
-            warnings.warn("memory did not do for all threads: some ended early.", FewerThreadsWarning, stacklevel=3)
-            line.working = 1
-            line.work(pipe)  # what was given back after the others had ended, with nothing beside it
-    return line.size
+    _Making(pipe, deque(jobs), inputs, out, how, done, stop).run(threads)
 
 
-class _Line:
-    """The units that wait to be made, and what every thread that makes them has to know."""
+class _Abandoned(BaseException):
+    """Ends a thread's batch in the middle, after another thread failed or was interrupted."""
 
-    def __init__(self, queue: deque[Unit], size: int, threads: int, stop: Callable[[], bool], writer: Writer) -> None:
-        self.queue, self.size, self.threads, self.stop, self.writer = queue, size, threads, stop, writer
-        self.mutex = threading.Lock()
-        self.working = threads  # that have not ended
-        self.error: BaseException | None = None  # what ended a twin's thread; the others end after the batch in hand
-        self.short = False  # of memory for a clip beside those of other threads
-        self.given_up = False  # twins end at once, in the middle of a batch
 
-    def ending(self) -> bool:
-        return self.stop() or self.error is not None
+@dataclass(eq=False)
+class _Making:
+    pipe: ProbePipeline
+    queue: deque[Job]
+    inputs: Mapping[str, Any]
+    out: Path
+    how: How
+    done: Callable[[], Any]
+    stop: Callable[[], bool]
 
-    def work(self, pipe: ProbePipeline) -> None:
+    def run(self, threads: int) -> None:
+        self.size, self.threads, self.working = self.how.batch_size, threads, threads
+        self.claims: dict[str, FileLock] = {}  # of runs that are not yet written
+        self.encodings: dict[Any, torch.Tensor] = {}  # each image is encoded once
+        self.room, self.mutex = threading.Semaphore(CLIPS_IN_MEMORY), threading.Lock()
+        self.error: BaseException | None = None  # the first of another thread; the others end after the batch in hand
+        self.abandoned = threading.Event()
+        try:
+            with (
+                ThreadPoolExecutor(1, "svdlab-writer") as self.writer,
+                quick_convolutions(self.pipe),
+                self._beside(threads - 1),
+            ):
+                self._work()
+            if self.queue and not self._over():
+                self.working = 1
+                self._work()  # what was given back after the others had ended
+        finally:
+            for lock in self.claims.values():
+                ledger.release(lock)
+        if self.error is not None:
+            raise self.error
+
+    @contextmanager
+    def _beside(self, count: int) -> Iterator[None]:
+        """While the block runs, so many more threads work, all with their share of torch's own, in copies of this context."""
+
+        def work() -> None:
+            torch.set_num_threads(share)  # of this thread
+            try:
+                self._work()
+            except _Abandoned:
+                pass
+            except BaseException as error:
+                self.error = self.error or error
+
+        def check(*args: Any) -> None:
+            if self.abandoned.is_set():
+                raise _Abandoned
+
+        before = torch.get_num_threads()
+        share = max(1, before // (1 + count))
+        others = [
+            threading.Thread(target=contextvars.copy_context().run, args=(work,), name=f"svdlab-{n + 2}", daemon=True)
+            for n in range(count)
+        ]
+        hooks = [part.register_forward_pre_hook(check) for part in (self.pipe.unet, self.pipe.vae.decoder) if count]
+        try:
+            torch.set_num_threads(share)
+            for thread in others:
+                thread.start()
+            yield
+            for thread in others:
+                thread.join()
+        except BaseException:
+            self.abandoned.set()
+            raise
+        finally:
+            for thread in others:
+                thread.join()
+            for hook in hooks:
+                hook.remove()
+            torch.set_num_threads(before)
+
+    def _over(self) -> bool:
+        return self.stop() or self.error is not None or self.abandoned.is_set()
+
+    def _work(self) -> None:
         """Make batches until none is left, or until not even one clip fits beside those of other threads."""
         try:
-            with quick_convolutions(pipe):
-                while self.queue and not self.ending():
-                    with self.mutex:
-                        batch = _take(self.queue, self._next_size(), self.writer, self.ending)
-                    if self.ending():
-                        self._free(batch)
-                    elif not batch and self.queue:
-                        time.sleep(BUSY_WAIT)  # all that is left is being made by others
-                    elif batch and not self._made(pipe, batch):
+            while self.queue and not self._over():
+                batch, measured = self._take()
+                for job in measured:
+                    self.room.acquire()
+                    self._hand_over(job, self._measure_again, job)
+                if batch and not self._over():
+                    if not self._made(batch):
                         return
+                elif not batch and not measured and self.queue:
+                    time.sleep(BUSY_WAIT)  # all that is left is being made by others
         finally:
             with self.mutex:
                 self.working -= 1
 
-    def _next_size(self) -> int:
-        """Clips for the next call: fewer towards the end, so that no thread is left with the last batch alone."""
-        if self.threads == 1 or len(self.queue) >= 2 * self.threads * self.size:
-            return self.size
-        return max(1, min(self.size, math.ceil(len(self.queue) / (2 * self.threads))))
-
-    def _made(self, pipe: ProbePipeline, batch: list[Unit]) -> bool:
-        """Whether this thread can go on."""
-        alone, again = self.working == 1, []
-        try:
-            _make_batch(pipe, batch, self.writer)
-        except _TooLarge as error:
-            self.size, again = max(1, min(self.size, len(error.units) // 2)), error.units
-        except OutOfMemoryError as error:
-            self._end(batch, at_once=alone)
-            if alone:
-                raise
-            self.short, error.__traceback__ = True, None  # which would keep the tensors alive
-            self._give_back([unit for unit in batch if unit.left])
-            return False
-        except BaseException:
-            self._end(batch, at_once=True)
-            raise
-        self._give_back(again)
-        return True
-
-    def _end(self, batch: list[Unit], at_once: bool) -> None:
-        """What of a broken batch was handed over is written, before others may make the rest."""
-        self.given_up |= at_once
-        self.writer.drain()
-        self._free(batch)
-
-    def _give_back(self, units: list[Unit]) -> None:
-        self._free(units)
+    def _take(self) -> tuple[list[Job], list[Job]]:
+        """The next jobs for one call, and those that lack measures only. Those that another process makes go to the end."""
+        batch: list[Job] = []
+        measured: list[Job] = []
         with self.mutex:
-            self.queue.extendleft(reversed(units))
+            size = self.size  # fewer towards the end, so that no thread is left with the last batch alone
+            if self.threads > 1:
+                size = max(1, min(size, math.ceil(len(self.queue) / (2 * self.threads))))
+            for _ in range(len(self.queue)):
+                other = batch and batch[0].batch_key != self.queue[0].batch_key
+                if other or len(batch) + len(measured) >= size or self._over():
+                    break
+                job = self.queue.popleft()
+                if job.run_id not in self.claims:
+                    lock = ledger.claim(self.out, job.run_id)
+                    if lock is None:
+                        self.queue.append(job)
+                        continue
+                    self.claims[job.run_id] = lock
+                lack = self._lack(job)
+                if lack:
+                    (batch if lack == "clip" else measured).append(job)
+                else:
+                    self._finished(job)
+        return batch, measured
 
-    def _free(self, units: list[Unit]) -> None:
-        for unit in units:
-            self.writer.free(unit)
+    def _lack(self, job: Job) -> str:
+        folder = ledger.run_folder(self.out, job.run_id)
+        record, wrong = ledger.inspect(folder, hashes=False)
+        lack = "clip" if wrong else lacks(record, self.how)
+        return "clip" if lack == "measures" and ledger.inspect(folder)[1] else lack
 
-
-class _GivenUp(BaseException):
-    """Ends a twin's batch in the middle."""
-
-
-@contextmanager
-def _beside(line: _Line, twins: Sequence[ProbePipeline]) -> Iterator[None]:
-    """While the block runs the twins work, too; it ends when they have nothing left to make, or at once where it fails."""
-    before = torch.get_num_threads()
-    share = max(1, before // (1 + len(twins)))
-
-    def check(module: Any, args: Any) -> None:
-        if line.given_up:
-            raise _GivenUp
-
-    def work(pipe: ProbePipeline) -> None:
-        torch.set_num_threads(share)  # of this thread
-        for part in (pipe.unet, pipe.vae):
-            for name, module in part.named_modules():
-                if name.count(".") < 2:  # its blocks: several times in each call
-                    module.register_forward_pre_hook(check)
+    def _made(self, batch: list[Job]) -> bool:
+        """Whether this thread can go on. What a failed batch did not hand over goes back to the queue."""
+        fits, asked = True, len(batch)
         try:
-            line.work(pipe)
-        except _GivenUp:
-            pass
-        except BaseException as error:
-            line.error = line.error or error
+            self._make(batch)
+        except OutOfMemoryError as error:
+            if asked == 1 and self.working == 1:
+                raise
+            fits = asked > 1
+            error.__traceback__ = None  # which would keep the tensors alive
+        if batch:
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            with self.mutex:
+                self.size = max(1, min(self.size, asked // 2))
+                self.queue.extendleft(reversed(batch))
+        if not fits:
+            warnings.warn("memory did not suffice for all threads: one ended early.", stacklevel=2)
+        return fits
 
-    threads = [threading.Thread(target=work, args=(pipe,), name=f"svdlab-{n}", daemon=True) for n, pipe in enumerate(twins, 2)]
-    try:
-        torch.set_num_threads(share)
-        for thread in threads:
-            thread.start()
-        yield
-        for thread in threads:
-            thread.join()
-    except BaseException:
-        line.given_up = True
-        for thread in threads:
-            thread.join()
-        raise
-    finally:
-        torch.set_num_threads(before)
-    if line.error is not None:
-        raise line.error
-
-
-def _units(jobs: Sequence[Job]) -> list[Unit]:
-    shared: dict[str, list[Job]] = {}
-    for job in jobs:
-        shared.setdefault(job.latents_id, []).append(job)
-    return [Unit(group) for group in shared.values()]
-
-
-def _take(queue: deque[Unit], size: int, writer: Writer, stop: Callable[[], bool]) -> list[Unit]:
-    """The next units that fit into one call. Those that somebody else is making go to the end of the queue; those that
-    somebody has made are settled, and those that lack measures only are handed to the writer."""
-    batch: list[Unit] = []
-    try:
-        for _ in range(len(queue)):
-            full = len(batch) == size or (batch and queue[0].jobs[0].batch_key != batch[0].jobs[0].batch_key)
-            if full or stop():
-                break
-            batch.append(queue.popleft())
-            batch[-1].lock = folders.claim(writer.out, batch[-1].jobs[0].latents_id)
-            if batch[-1].lock is None:
-                queue.append(batch.pop())
-            elif not _lacks_clip(batch[-1], writer):
-                batch.pop()
-    except BaseException:
-        for unit in batch:
-            writer.free(unit)
-        raise
-    return batch
-
-
-def _make_batch(pipe: ProbePipeline, batch: list[Unit], writer: Writer) -> None:
-    """Denoise what must be denoised in one call, then decode clip by clip; raises _TooLarge where memory does not do."""
-    noisy = []
-    for unit in batch:
-        lent = _lent_latents(unit, writer)
-        if lent is None:
-            noisy.append(unit)
-        else:
-            clip = _empty_clip(pipe, unit.jobs[0], writer, lent)
-            _decode(pipe, unit, clip, None, 1, writer)
-    if noisy:
-        _make_noisy(pipe, noisy, writer)
-
-
-def _make_noisy(pipe: ProbePipeline, units: list[Unit], writer: Writer) -> None:
-    """Units that must be denoised, in one call; where one of them breaks it, by halves, down to the one that does."""
-    too_large, broken = False, ""
-    try:
-        clips, traces = _denoise(pipe, [unit.jobs[0] for unit in units], writer)
-    except OutOfMemoryError:
-        if len(units) == 1:
-            raise
-        too_large = True
-    except BrokenClipError as error:
-        broken = str(error)
-    if too_large:  # outside the except block, whose traceback would keep the tensors alive
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        raise _TooLarge(units)
-    if broken and len(units) > 1:
-        first, second = units[: len(units) // 2], units[len(units) // 2 :]
+    def _make(self, batch: list[Job]) -> None:
+        """Denoise a batch in one call, then decode clip by clip; jobs leave `batch` when the writer has them."""
+        for job in list(batch):
+            if (clip := self._pending(job)) is not None:
+                self._decode(job, clip, None, 1, batch)
+        if not batch:
+            return
+        jobs = list(batch)
         try:
-            _make_noisy(pipe, first, writer)
-        except _TooLarge as error:
-            raise _TooLarge(error.units + second) from None
-        _make_noisy(pipe, second, writer)
-    elif broken:
-        for job in units[0].jobs:
-            writer.wait_for_room()
-            writer.write(units[0], job, _empty_clip(pipe, job, writer), None, 1, broken)
-    else:
-        for unit, clip, tr in zip(units, clips, traces, strict=True):
-            _decode(pipe, unit, clip, tr, len(units), writer)
+            clips, traces = self._denoise(jobs)
+        except BrokenClipError as error:
+            if len(jobs) > 1:  # one by one, to find which
+                for job in jobs:
+                    alone = [job]
+                    batch.remove(job)
+                    try:
+                        self._make(alone)
+                    finally:
+                        batch += alone
+                return
+            self.room.acquire()
+            batch.clear()
+            self._hand_over(jobs[0], self._write, jobs[0], self._empty(jobs[0]), None, 1, str(error), device_name())
+            return
+        for job, clip in zip(jobs, clips, strict=True):
+            self._keep_latents(job, clip)
+        for job, clip, tr in zip(jobs, clips, traces, strict=True):
+            self._decode(job, clip, tr, len(jobs), batch)
 
+    def _denoise(self, jobs: list[Job]) -> tuple[list[Clip], list[Trace | None]]:
+        given = {
+            name: torch.stack([self.inputs[job.start[name]] for job in jobs]) if name in jobs[0].start else None
+            for name in ("latents", "noise")
+        }
+        with nullcontext() if self.how.kept is None else trace(self.pipe, **self.how.kept) as tr:
+            clips = generate_batch(
+                self.pipe,
+                [self.inputs[job.image] for job in jobs],
+                [job.conditions for job in jobs],
+                [job.seed for job in jobs],
+                latents=given["latents"],
+                noise=None if given["noise"] is None else (None, given["noise"]),
+                flip_noise=[job.start.get("flip_noise") for job in jobs],
+                encodings=self.encodings,
+                decode=False,
+            )
+        for clip in clips:
+            clip.call = replace(clip.call, intervention=self.how.model["intervention"])
+        return clips, [None if tr is None else tr[i] for i in range(len(clips))]
 
-def _empty_clip(pipe: ProbePipeline, job: Job, writer: Writer, latents: torch.Tensor | None = None) -> Clip:
-    """A clip without frames, and maybe without latents."""
-    latents = torch.zeros(0) if latents is None else latents
-    call = Call(job.conditions, job.seed, job.image, pipe.source, {"flip_noise": job.flip_noise} if job.flip_noise else {})
-    return Clip(np.zeros(0, np.float32), call, writer.pictures[job.image], latents)
-
-
-class _TooLarge(Exception):
-    """The units of a batch that did not fit into memory; nothing was made of them."""
-
-    def __init__(self, units: list[Unit]) -> None:
-        super().__init__(f"a batch of {len(units)} does not fit")
-        self.units = units
-
-
-def _lacks_clip(unit: Unit, writer: Writer) -> bool:
-    """Leaves the unit's jobs whose clip must be made; hands on what lacks measures only, settles what lacks nothing."""
-    unit.left = len(unit.jobs)
-    clipless = []
-    for job in list(unit.jobs):
-        record = _whole_record(folders.run_folder(writer.out, job.run_id))
-        lack = "clip" if record is None else lacks(ledger.state(record), writer.how)
-        if lack == "measures" and record is not None and not folders.damage(folders.run_folder(writer.out, job.run_id)):
-            writer.measure_again(unit, job, record)
-        elif lack == "":
-            writer.settled(unit, job)
-        else:
-            clipless.append(job)
-    unit.jobs = clipless or unit.jobs
-    return bool(clipless)
-
-
-def _whole_record(folder: Path) -> dict[str, Any] | None:
-    return None if folders.damage(folder, hashes=False) else folders.read_record(folder)
-
-
-def _lent_latents(unit: Unit, writer: Writer) -> torch.Tensor | None:
-    """Latents that another run of the ledger has; a trace cannot be had that way."""
-    donor = unit.jobs[0].donor
-    if donor is None or writer.how.kept is not None:
-        return None
-    try:
-        return load_file(folders.read_file(writer.out, donor, folders.LATENTS))["latents"]
-    except OutputError:  # gone or damaged meanwhile
-        return None
-
-
-def _denoise(pipe: ProbePipeline, jobs: list[Job], writer: Writer) -> tuple[list[Clip], list[Trace | None]]:
-    pictures, conditions = [writer.pictures[job.image] for job in jobs], [job.conditions for job in jobs]
-    kept = writer.how.kept
-    with nullcontext() if kept is None else trace(pipe, **kept) as tr:
-        flips = [job.flip_noise for job in jobs]
-        seeds = [job.seed for job in jobs]
-        more: dict[str, Any] = dict(flip_noise=flips, encodings=writer.encodings, decode=False)
-        clips = generate_batch(pipe, pictures, conditions, seeds, **more)
-    return clips, [None if tr is None else tr[i] for i in range(len(clips))]
-
-
-def _decode(pipe: ProbePipeline, unit: Unit, clip: Clip, tr: Trace | None, batch_size: int, writer: Writer) -> None:
-    for job in unit.jobs:
-        call = replace(clip.call, conditions=job.conditions)
-        own, reason = replace(clip, call=call, seconds=dict(clip.seconds)), ""
-        writer.wait_for_room()
+    def _decode(self, job: Job, clip: Clip, tr: Trace | None, batch_size: int, batch: list[Job]) -> None:
+        self.room.acquire()
         try:
-            decode_clip(pipe, own)
+            decode_clip(self.pipe, clip)
+            reason = ""
         except BrokenClipError as error:
             reason = str(error)
         except BaseException:
-            writer.leave()
+            self.room.release()
             raise
-        writer.write(unit, job, own, tr, batch_size, reason)
+        batch.remove(job)
+        self._hand_over(job, self._write, job, clip, tr, batch_size, reason, device_name())
+
+    def _empty(self, job: Job, latents: torch.Tensor | None = None) -> Clip:
+        """A clip without frames, and maybe without latents."""
+        intervention = self.how.model["intervention"]
+        call = Call(job.conditions, job.seed, job.image, self.pipe.source, dict(job.start), intervention=intervention)
+        return Clip(np.zeros(0, np.float32), call, self.inputs[job.image], torch.zeros(0) if latents is None else latents)
+
+    # --- latents that wait for their decoding -------------------------------------------------------------------------
+
+    def _keep_latents(self, job: Job, clip: Clip) -> None:
+        """No sync: a file that does not match its hash is not used."""
+        data, path = save({"latents": clip.latents.contiguous()}), ledger.pending_latents(self.out, job.run_id)
+        try:
+            path.write_bytes(hashlib.sha256(data).digest() + data)
+        except OSError as error:
+            raise OutputError(f"{path} could not be written: {error}. Make room and start the same sweep again.") from error
+
+    def _pending(self, job: Job) -> Clip | None:
+        """A clip that was denoised and not decoded; a trace cannot be had that way."""
+        path = ledger.pending_latents(self.out, job.run_id)
+        if self.how.kept is not None or not path.exists():
+            return None
+        content = path.read_bytes()
+        if hashlib.sha256(content[32:]).digest() != content[:32]:
+            return None
+        return self._empty(job, load(content[32:])["latents"])
+
+    # --- the writer's thread ------------------------------------------------------------------------------------------
+
+    def _hand_over(self, job: Job, work: Callable[..., None], *args: Any) -> None:
+        def act() -> None:
+            try:
+                work(*args)
+                self._finished(job)
+            except BaseException as error:
+                self.error = self.error or error
+            finally:
+                self.room.release()
+
+        self.writer.submit(act)
+
+    def _finished(self, job: Job) -> None:
+        ledger.release(self.claims.pop(job.run_id))
+        self.done()
+
+    def _write(self, job: Job, clip: Clip, tr: Trace | None, batch_size: int, reason: str, device: str) -> None:
+        record = self._record(job, clip, batch_size, device)
+        with ledger.new_run(self.out, job.run_id, record) as folder:
+            if reason:
+                record.update(status="failed", reason=reason)
+                return
+            frames = video.as_bytes(clip.frames)
+            clip.frames = frames.astype(np.float32) / 255  # what the file holds: measuring that again gives the same
+            record["measures"] = measure_clip(clip, self.how.measures, self.pipe)
+            _settle(record)
+            # Through Python's own file: on a full disk safetensors' writer raises a class of its own.
+            (folder / ledger.LATENTS).write_bytes(save({"latents": clip.latents.contiguous()}))
+            video.write_frames(folder / ledger.FRAMES, frames, playback_fps=clip.playback_fps)
+            facts = video.describe(record["call"], run_id=job.run_id)
+            video.write_preview(folder / ledger.PREVIEW, frames, playback_fps=clip.playback_fps, facts=facts)
+            if tr is not None:
+                tr.save(folder / ledger.TRACE)
+        with suppress(OSError):
+            os.unlink(ledger.pending_latents(self.out, job.run_id))
+
+    def _record(self, job: Job, clip: Clip, batch_size: int, device: str) -> dict[str, Any]:
+        return {
+            "run_id": job.run_id,
+            "latents_id": job.latents_id,
+            "status": "done",
+            "reason": "",
+            "made": datetime.now(UTC).isoformat(timespec="seconds"),
+            "svdlab": __version__,
+            "call": clip.call.asdict(),
+            "image_name": job.image_name,
+            "model": self.how.model,
+            "device": device,
+            "process": f"{socket.gethostname()}:{os.getpid()}",
+            "batch_size": batch_size,
+            "seconds": {k: round(v, 4) for k, v in clip.seconds.items()},
+            "measures": {},
+            "kept": plain_arguments(self.how.kept),
+        }
+
+    def _measure_again(self, job: Job) -> None:
+        folder = ledger.run_folder(self.out, job.run_id)
+        record = ledger.read_record(folder)
+        frames = video.read_frames(folder / ledger.FRAMES).astype(np.float32) / 255
+        latents = load_file(folder / ledger.LATENTS)["latents"]
+        clip = Clip(frames, Call.read(record["call"]), self.inputs[job.image], latents, record["seconds"])
+        missing = missing_measures(record, self.how.measures, retry_failed=self.how.retry_failed)
+        record["measures"] |= measure_clip(clip, missing, self.pipe)
+        _settle(record)
+        ledger.write_record(folder, record)
+
+
+def _settle(record: dict[str, Any]) -> None:
+    """Status and reason of a record by how its measures went."""
+    errors = [f"measure {name}: {entry['error']}" for name, entry in record["measures"].items() if "error" in entry]
+    record.update(status="failed" if errors else "done", reason="; ".join(errors))
 
 
 # --- other processes --------------------------------------------------------------------------------------------------
 
+_LOADING = threading.Lock()  # transformers patches torch.nn while it loads
+
 
 @dataclass(frozen=True)
 class Task:
-    """What a worker is sent: arguments of `load_pipeline`, and a few batches of jobs with their pictures."""
+    """What a worker is sent: arguments of `load_pipeline`, and a few batches of jobs with their images."""
 
     load: dict[str, Any]
     jobs: tuple[Job, ...]
-    pictures: dict[str, Image.Image]
+    inputs: dict[str, Any]
     out: str
     how: How
-
-
-_LOADING = threading.Lock()  # transformers patches torch.nn while it loads
-_OWN = threading.local()  # two threads on one pipeline would break it
 
 
 def load_arguments(pipe: ProbePipeline) -> dict[str, Any]:
     """Arguments of `load_pipeline` that load another pipeline like this one, as plain JSON."""
     source = pipe.source
     checkpoint = str(Path(source.checkpoint).resolve()) if Path(source.checkpoint).is_dir() else source.checkpoint
+    moved_by = type(getattr(pipe.unet, "_hf_hook", None)).__name__
     return {
         "checkpoint": checkpoint,
         "revision": source.revision if checkpoint == source.checkpoint else None,
         "device": pipe._execution_device.type,
         "dtype": str(pipe.unet.dtype).removeprefix("torch."),
         "variant": source.variant,
-        "offload": offload_of(pipe),
+        "offload": {"CpuOffload": "model", "AlignDevicesHook": "sequential"}.get(moved_by),
     }
 
 
-def load_same(load: dict[str, Any], how: How) -> ProbePipeline:
-    """A pipeline of this process's own; raises CheckpointError where its weights are not those of the sweep."""
+def make_elsewhere(task: Task) -> int:
+    """Make a task's runs with this worker's pipeline, which its first task loads; returns how many."""
+    with _LOADING:
+        pipe = _loaded(*map(json.dumps, (task.load, task.how.model, task.how.fingerprint)))
+    make(pipe, task.jobs, task.inputs, Path(task.out), task.how)
+    return len(task.jobs)
+
+
+@lru_cache(maxsize=1)
+def _loaded(load: str, model: str, fingerprint: str) -> ProbePipeline:
+    """A worker's pipeline. Raises CheckpointError where it is not what the sweep's is, by weights, settings or behaviour."""
     from svdlab.pipeline.checkpoints import load_pipeline
 
-    pipe = load_pipeline(**load)
-    if weights_hash(pipe) != how.facts["weights"]:
+    pipe, wanted = load_pipeline(**json.loads(load)), json.loads(model)
+    own = identity.facts(pipe)
+    other = sorted(name for name in own if own[name] != wanted[name])
+    if not other:
+        other = identity.different(json.loads(fingerprint), identity.fingerprint(pipe), own["dtype"])[:3]
+    if other:
         raise CheckpointError(
-            f"the worker's {load['checkpoint']!r} has other weights than the notebook's: it was changed after "
-            f"loading, or another version lies on the worker's disk. Save the changed pipeline "
-            f"(pipe.save_pretrained) and load that."
+            f"the worker's {pipe.source.checkpoint!r} differs from the sweep's pipeline in {', '.join(other)}: that was "
+            f"changed after loading, or another version lies on the worker's disk. Save the changed pipeline "
+            f"(pipe.save_pretrained) and load that, or sweep without executor=."
         )
     return pipe
-
-
-def make_elsewhere(task: Task) -> list[str]:
-    """Make a task's runs with this worker's own pipeline, loaded with its first task; returns their ids."""
-    make(_own_pipeline(task), task.jobs, task.pictures, Path(task.out), task.how)
-    return [job.run_id for job in task.jobs]
-
-
-def _own_pipeline(task: Task) -> ProbePipeline:
-    key = (sorted(task.load.items(), key=str), task.how.facts["weights"])
-    if getattr(_OWN, "key", None) != key:
-        with _LOADING:
-            _OWN.pipe = load_same(task.load, task.how)
-            _OWN.key = key
-    return _OWN.pipe

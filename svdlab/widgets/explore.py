@@ -19,7 +19,7 @@ from svdlab.measure.video import read_frames
 from svdlab.show.clips import Video
 from svdlab.show.figure import Figure
 from svdlab.show.labels import about, axis, name, number
-from svdlab.study.sweeps import sweep
+from svdlab.study.sweep import sweep
 from svdlab.widgets.background import Job, Latest
 from svdlab.widgets.export import row_of_run
 from svdlab.widgets.panel import (

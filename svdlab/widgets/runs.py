@@ -19,7 +19,7 @@ import pandas as pd
 from svdlab.errors import InputError
 from svdlab.measure.files import plain
 from svdlab.study.plans import CONDITIONS
-from svdlab.study.sweeps import load_results
+from svdlab.study.sweep import load_results
 
 AXES = ("checkpoint", "weights", "intervention", "image", *CONDITIONS, "seed")  # what a sweep may vary, in the order shown
 NO_MEASURE = (*AXES, "noise", "fps_id", "seconds_denoising", "seconds_decoding", "abstained")  # numbers, but not of a clip

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import svdlab
-from svdlab.study import folders, ledger
+from svdlab.study import ledger
 from tests.small import save_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -72,8 +72,8 @@ def start(checkpoint: Path, out: Path, plan: list[dict[str, Any]], **how: Any) -
 def stamps(out: Path) -> dict[str, int]:
     """When each published run's frames were written: a run made again has another."""
     found = {}
-    for run_id in folders.run_ids(out):
-        path = out / "runs" / run_id / folders.FRAMES
+    for run_id in ledger.run_ids(out):
+        path = out / "runs" / run_id / ledger.FRAMES
         if path.exists():
             found[run_id] = path.stat().st_ino
     return found
@@ -127,10 +127,10 @@ def test_two_sweeps_of_one_plan_share_the_work(checkpoint: Path, tmp_path: Path)
         for process in (first, second):
             said, wrong = process.communicate(timeout=300)
             assert "done" in said, wrong
-    made = folders.run_ids(out)
+    made = ledger.run_ids(out)
     assert len(made) == 24 and ledger.check(out).empty
     assert sorted(p.name for p in (out / "runs").iterdir()) == made
-    makers = {folders.read_record(out / "runs" / run)["process"] for run in made}
+    makers = {ledger.read_record(out / "runs" / run)["process"] for run in made}
     assert len(makers) == 2, "one of them made everything"
 
 
@@ -177,7 +177,7 @@ import json, resource, sys, threading, time, warnings
 warnings.simplefilter("ignore")
 import torch, svdlab
 from pathlib import Path
-from svdlab.study import folders
+from svdlab.study import ledger
 checkpoint, out, allowed, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 def used():
     return int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
@@ -196,7 +196,7 @@ if allowed:
 table = svdlab.sweep(pipe, rows, out, image="cat", measure=(), batch_size=16, threads=threads, progress=False)
 resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 over.set()
-records = [folders.read_record(Path(out) / "runs" / run) for run in table.run_id]
+records = [ledger.read_record(Path(out) / "runs" / run) for run in table.run_id]
 print(json.dumps([seen[0], max(record["batch_size"] for record in records), sorted(set(table.status))]))
 """
 
@@ -235,7 +235,7 @@ def test_the_rows_of_a_killed_dask_worker_are_made_by_another(checkpoint: Path, 
     ):
 
         def kill_soon() -> None:
-            while len(folders.run_ids(tmp_path / "study")) < 6:
+            while len(ledger.run_ids(tmp_path / "study")) < 6:
                 time.sleep(0.02)
             pid = next(iter(client.run(os.getpid).values()))
             os.kill(pid, signal.SIGKILL)
@@ -254,5 +254,5 @@ def test_the_rows_of_a_killed_dask_worker_are_made_by_another(checkpoint: Path, 
             progress=False,
         )
         killer.join()
-    assert killed and set(table.status) == {"done"} and len(folders.run_ids(tmp_path / "study")) == 32
+    assert killed and set(table.status) == {"done"} and len(ledger.run_ids(tmp_path / "study")) == 32
     assert ledger.check(tmp_path / "study").empty

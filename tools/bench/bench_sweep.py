@@ -13,11 +13,8 @@ import sys
 import tempfile
 import time
 import warnings
-from collections import Counter
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from tools.bench import Row
 
@@ -98,7 +95,6 @@ def against_stock(pipe: Any, count: int) -> list[Row]:
     import torch
 
     import svdlab
-    from svdlab.study import folders
 
     plan, threads = rows(count), torch.get_num_threads()
     how: dict[str, Any] = dict(image="cat", measure="motion", keep=("latents",), progress=False)
@@ -111,24 +107,31 @@ def against_stock(pipe: Any, count: int) -> list[Row]:
         svdlab.sweep(pipe, plan, out, **how)
         ours = time.perf_counter() - start
         theirs += stock_loop(pipe, plan[count // 2 :], Path(folder), threads)
-        makers = Counter(folders.read_record(out / "runs" / run)["thread"] for run in folders.run_ids(out))
         start = time.perf_counter()
         svdlab.sweep(pipe, plan[: count // 3], Path(folder, "alone"), threads=1, **how)
         alone = (time.perf_counter() - start) * 3
-    shares = " and ".join(map(str, sorted(makers.values())))
     print(f"  {count} clips of {STEPS} steps on {threads} threads: stock loop {theirs:.1f} s, sweep {ours:.1f} s")
-    print(f"  ({shares} clips by thread; with one batch at a time it would be {alone:.1f} s)")
+    print(f"  (with one batch at a time it would be {alone:.1f} s)")
     return [Row(f"sweep of {count} rows over the stock loop, wall time", ours / theirs, 0.5, "x")]
 
 
 def beside_the_model(pipe: Any, count: int) -> list[Row]:
-    """With one batch at a time: a clock hung on the model is a hook, and keeps the sweep to that."""
+    """With one batch at a time: a clock hung on the model is read by one thread."""
     import svdlab
 
     clock, handles = model_seconds(pipe)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        svdlab.sweep(pipe, rows(count), Path(folder, "ours"), image="cat", measure="motion", keep=("latents",), progress=False)
+        svdlab.sweep(
+            pipe,
+            rows(count),
+            Path(folder, "ours"),
+            image="cat",
+            measure="motion",
+            keep=("latents",),
+            threads=1,
+            progress=False,
+        )
         wall = time.perf_counter() - start
     for handle in handles:
         handle.remove()
@@ -243,24 +246,23 @@ def memory() -> list[Row]:
 
 
 def finished(pipe: Any, count: int, allowed: float) -> list[Row]:
-    """A finished sweep of `count` rows, found complete. Its runs are real ones but for the few bytes in their files."""
-    from svdlab.study import folders, ledger, sweeps
-    from svdlab.study.runs import How, facts
+    """A finished sweep of `count` rows, found complete. Its runs are copies of a real one but for the bytes in their files."""
+    from svdlab.study import identity, ledger, sweep
 
-    plan = sweeps.grid(
-        motion_bucket_id=range(100), noise_aug_strength=[0.01 * n for n in range(10)], seed=range(count // 1000)
-    )
-    given = facts(pipe)
-    jobs, _ = sweeps._jobs(pipe, plan, "cat", given)
+    plan = sweep.grid(motion_bucket_id=range(100), noise_aug_strength=[0.01 * n for n in range(10)], seed=range(count // 1000))
     root = Path(tempfile.mkdtemp(dir=os.environ.get("SVDLAB_BENCH_TMP")))
     try:
-        out = folders.prepare(root / "study")
-        how = How(given, sweeps.as_measures("motion"))
-        for job in jobs:
-            _fake_run(out, job, how, pipe.source)
-        ledger.survey(out)  # whoever made them has written the index
+        how: dict[str, Any] = dict(image="cat", measure="motion", progress=False)
+        (run_id,) = sweep.sweep(pipe, [{"num_inference_steps": 1}], root / "one", **how).run_id
+        real = ledger.read_record(ledger.run_folder(root / "one", run_id))
+        out = ledger.prepare(root / "study")
+        for job in sweep._jobs(pipe, plan, "cat", identity.facts(pipe))[0]:
+            call = {**real["call"], "seed": job.seed, "conditions": job.conditions.asdict()}
+            _copied(
+                ledger.run_folder(out, job.run_id), {**real, "run_id": job.run_id, "latents_id": job.latents_id, "call": call}
+            )
         start = time.perf_counter()
-        table = sweeps.sweep(pipe, plan, out, image="cat", measure="motion", progress=False)
+        table = sweep.sweep(pipe, plan, out, **how)
         seconds = time.perf_counter() - start
     finally:
         shutil.rmtree(root)
@@ -268,27 +270,15 @@ def finished(pipe: Any, count: int, allowed: float) -> list[Row]:
     return [Row(f"a finished sweep of {count:,} rows: planned, hashed, found", seconds, allowed, "s")]
 
 
-def _fake_run(out: Path, job: Any, how: Any, source: Any) -> None:
+def _copied(folder: Path, record: dict[str, Any]) -> None:
     """What `new_run` publishes, without the fsyncs that would take an hour for 100,000 of them."""
-    from svdlab.pipeline.generate import Call, Clip
-    from svdlab.study import folders
-    from svdlab.study.runs import new_record
+    from svdlab.study import ledger
 
-    folder = folders.run_folder(out, job.run_id)
     folder.mkdir()
-    call = Call(job.conditions, job.seed, job.image, source)
-    record = new_record(job, Clip(np.zeros(0), call, None, None, {"denoising": 1.0}), how, 8)  # type: ignore[arg-type]
-    record["measures"] = {
-        "motion": {"version": how.measures[0].version, "values": {"flow_px": job.seed / 7, "camera": "static"}}
-    }
-    record["files"] = {name: {"bytes": 4, "sha256": "0" * 64} for name in (folders.FRAMES, folders.PREVIEW, folders.LATENTS)}
+    record["files"] = {name: {"bytes": 4, "sha256": "0" * 64} for name in (ledger.FRAMES, ledger.PREVIEW, ledger.LATENTS)}
     for name in record["files"]:
         (folder / name).write_bytes(b"clip")
-    before, folders._fsync = folders._fsync, lambda path: None
-    try:
-        folders._write_record(folder, {**record, "format": folders.FORMAT, "run_id": job.run_id, "latents_id": job.latents_id})
-    finally:
-        folders._fsync = before
+    (folder / ledger.RECORD).write_text(ledger.record_text(record))
 
 
 def main() -> list[Row]:

@@ -41,9 +41,9 @@ from svdlab.probes.running import base_conditions
 from svdlab.show.forest import forest
 from svdlab.show.page import Sections, Strong, markdown
 from svdlab.stats.effects import EFFECT, VERDICTS, numbers
+from svdlab.study.identity import weights_hash
 from svdlab.study.pairs import confounds, contrasts, pairs_of, read_manifest
-from svdlab.study.runs import weights_hash
-from svdlab.study.sweeps import sweep
+from svdlab.study.sweep import sweep
 
 LIMITS = """What such a study can and cannot show: it compares the groups that the manifest names, on these images, at these
 conditions. Labels are the manifest's; images within a pair may differ in more than the group (see the confounds). An effect

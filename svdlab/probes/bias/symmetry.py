@@ -29,7 +29,7 @@ from svdlab.probes.controls import still, through_autoencoder
 from svdlab.probes.running import base_conditions
 from svdlab.stats.effects import as_table, corrected, numbers, paired
 from svdlab.study.pairs import mirror
-from svdlab.study.sweeps import sweep
+from svdlab.study.sweep import sweep
 
 RIGHT = {"pan_px": "camera to the right", "object_dx": "subject to the right"}
 UPRIGHT = {"tilt_px": "camera upwards", "object_dy": "subject downwards"}

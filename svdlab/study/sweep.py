@@ -1,0 +1,382 @@
+"""Plans into runs: `sweep`, and `load_results` for what is there.
+
+>>> plan = grid(motion_bucket_id=[1, 255], seed=[0, 1], num_inference_steps=2)
+>>> table = sweep(pipe, plan, "results/first-look", image="scene-3", progress=False)
+>>> table.groupby("motion_bucket_id").flow_px.mean().shape
+(2,)
+
+Runs go into the study `out` (see `svdlab.ledger`), each under a hash of everything that determines it. Start the same sweep
+again after whatever stopped it, and it makes what is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, as_completed
+from contextlib import contextmanager
+from dataclasses import replace
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from svdlab.errors import InputError, OutputError, SvdlabError, SweepInterrupted, WorkerError
+from svdlab.measure.files import hash_facts
+from svdlab.pipeline.conditions import Conditions, UnusualConditionWarning
+from svdlab.pipeline.generate import ProbePipeline, resolve
+from svdlab.pipeline.images import FLIPS, image_hash, prepare_image
+from svdlab.pipeline.sampler import open_edits
+from svdlab.pipeline.trace import KEEP
+from svdlab.study import identity, ledger, plans, workers
+from svdlab.study.measures import Measure, as_measures
+from svdlab.study.plans import grid, random_plan, read_plan
+from svdlab.study.workers import How, Job, lacks
+
+__all__ = ["grid", "load_results", "missing", "random_plan", "read_plan", "sweep"]
+
+# Latent sites over all frames up to which more clips in one call were faster: for the organism four clips, which on one
+# thread take 0.85 of the time that they take one by one; eight or sixteen gain no more.
+BATCH_SITES = 2**13
+LARGEST_BATCH = 8
+MOST_THREADS = 4  # beyond which nothing was tried
+TASK_BATCHES = 4  # batches in one task for an executor: enough that writing overlaps with denoising,
+TASKS = 8  # but no fewer tasks than this, where there are so many batches, or some workers would end long before others
+
+
+def sweep(
+    pipe: ProbePipeline,
+    plan: Any,
+    out: str | Path,
+    *,
+    image: Any = None,
+    measure: str | Measure | Callable[..., Any] | Sequence[str | Measure | Callable[..., Any]] = ("motion", "fidelity"),
+    keep: Sequence[str] | Mapping[str, Any] = (),
+    batch_size: int | str = "auto",
+    executor: Any = None,
+    threads: int | str = "auto",
+    progress: bool = True,
+    retry_failed: bool = False,
+    intervention: str | None = None,
+) -> pd.DataFrame:
+    """Make a clip for each row of a plan, measure it, and file it in the study `out`; what is there is not made again.
+
+    >>> table = sweep(pipe, [{"num_inference_steps": 2}], "results/one", image="scene-3", keep=("denoised",), progress=False)
+    >>> table.status.tolist()
+    ['done']
+
+    plan: see `svdlab.study.plans`; a DataFrame, a list of rows, or a file. out: the study's folder. image: for the rows where
+    the plan has no column `image`. measure: "motion", "fidelity", "published", functions of a `Clip` that return a number or
+    a dict, or `functools.partial`s of them (see `svdlab.study.measures`). keep: names that `svdlab.trace` keeps, or a dict of
+    its arguments. batch_size: clips in one call; halved where memory runs out. executor: any `concurrent.futures.Executor`;
+    its workers load pipelines of their own from where this one came. threads: that make batches side by side, with a share
+    of torch's threads each; "auto" takes on a CPU as many as torch has, up to four. retry_failed: make rows again that came
+    out broken. intervention: a name for what was done to the model, which tells its runs from those of the model itself.
+
+    Returns the plan's rows in their order and with their index: `run_id`, `status` ("done" or "failed", with `reason`),
+    every condition with its default filled in, `seed`, `image`, what was measured, and the paths `frames`,
+    `preview`, `latents`, `trace`. A row whose clip is NaN or black is failed, and the others go on.
+    Ctrl-C finishes what is in hand and raises SweepInterrupted. Raises InputError before any clip is made, also where the
+    model computes something else than for the study's runs of the same id; OutputError where the disk refuses,
+    OutOfMemoryError where not even one clip fits; everything made until then is kept.
+    """
+    plan = plans.as_plan(plan)
+    how = How(identity.facts(_usable(pipe, executor, intervention), intervention), as_measures(measure), _kept(keep))
+    jobs, inputs = _jobs(pipe, plan, image, how.model)
+    size, several = _batch_size(batch_size, pipe, jobs), _threads(threads, pipe, executor, len(jobs))
+    out = ledger.prepare(out)
+    how = replace(how, batch_size=size, retry_failed=retry_failed, fingerprint=identity.check(pipe, out, how.model))
+    results, lacking = _found(out, jobs, how)
+    wanted = len({job.run_id for job in jobs})
+    if lacking:
+        todo, inputs_of = _in_order(lacking), inputs
+        bar = tqdm(total=wanted, initial=wanted - len(todo), desc="sweep", unit="clip", disable=not progress)
+        with bar, _interruptible(executor is None) as pressed:
+            if executor is not None:
+                _scatter(executor, pipe, todo, inputs_of, out, how, bar.update, pressed.is_set)
+            else:
+                workers.make(pipe, todo, inputs_of, out, how, threads=several, done=bar.update, stop=pressed.is_set)
+        results, lacking = _found(out, jobs, replace(how, retry_failed=False))
+        if lacking and pressed.is_set():
+            raise SweepInterrupted(
+                f"stopped: {wanted - len(lacking)} of {wanted} clips are whole in {out}. Run the same sweep again to go on."
+            )
+        if lacking:
+            raise OutputError(f"{len(lacking)} of {wanted} runs are not in {out}: was it moved or changed meanwhile?")
+    return _results(plan, jobs, results)
+
+
+def load_results(out: str | Path) -> pd.DataFrame:
+    """Every whole run in a study: a row each, with the columns that `sweep` returns.
+
+    >>> load_results("results/first-look").query("status == 'done'").groupby("seed").flow_px.mean().shape
+    (2,)
+
+    Raises InputError where `out` is no study; damaged runs are left out with a DamagedRunWarning.
+    """
+    return ledger.table(out, ledger.survey(ledger.existing(out))).reset_index()
+
+
+def missing(pipe: ProbePipeline, plan: Any, out: str | Path, *, image: Any = None, intervention: str | None = None) -> int:
+    """How many clips of a plan the study `out` lacks: what a sweep of it would have to make.
+
+    >>> missing(pipe, [{"num_inference_steps": 2}], "results/one", image="scene-3")
+    0
+    """
+    jobs, _ = _jobs(pipe, plans.as_plan(plan), image, identity.facts(pipe, intervention))
+    ids = {job.run_id for job in jobs}
+    return len(ids) - sum(1 for _ in ledger.survey(out, ids))
+
+
+# --- from rows to jobs ------------------------------------------------------------------------------------------------
+
+
+def _usable(pipe: Any, executor: Any, intervention: str | None) -> ProbePipeline:
+    if not isinstance(pipe, ProbePipeline):
+        raise InputError(f"pipe is a {type(pipe).__name__}: load it with svdlab.load_pipeline.")
+    if open_edits(pipe) and intervention is None:
+        raise InputError(
+            f"this sweep runs inside svdlab.edit of {', '.join(open_edits(pipe))}. An edited model's clips need ids of their "
+            f"own: name what is done to it, as in sweep(..., intervention='no temporal attention')."
+        )
+    if executor is not None and intervention is not None:
+        raise InputError(
+            "an intervention lives in this process and does not reach an executor's workers: leave executor= out."
+        )
+    if executor is not None and not hasattr(executor, "submit"):
+        raise InputError(
+            f"executor is a {type(executor).__name__}: give a concurrent.futures.Executor, as dask's Client.get_executor() is."
+        )
+    if executor is not None and not pipe.source.checkpoint:
+        raise InputError("an executor's workers load the checkpoint themselves: sweep with a pipe from svdlab.load_pipeline.")
+    return pipe
+
+
+def _kept(keep: Any) -> dict[str, Any] | None:
+    if isinstance(keep, Mapping):
+        return dict(keep)
+    if isinstance(keep, str) or any(name not in KEEP for name in keep):
+        raise InputError(f"keep={keep!r}: give a tuple of {', '.join(KEEP)}, or a dict of svdlab.trace's arguments.")
+    return {"keep": tuple(keep)} if len(keep) else None
+
+
+def _threads(asked: Any, pipe: ProbePipeline, executor: Any, jobs: int) -> int:
+    """How many batches are made side by side. Raises InputError for more than one where they would disturb each other."""
+    parts: list[Any] = [getattr(part, "_orig_mod", part) for part in (pipe.unet, pipe.vae, pipe.image_encoder)]
+    moved = any(hasattr(m, "_hf_hook") or getattr(m, "_diffusers_hook", None) for part in parts for m in part.modules())
+    reasons = {
+        "executor= brings workers of its own": executor is not None,
+        f"the pipeline is on {pipe._execution_device.type}": pipe._execution_device.type != "cpu",
+        "its UNet is compiled": parts[0] is not pipe.unet,
+        "hooks of accelerate or diffusers change its weights while it runs": moved,
+        "its VAE is float16, and changes to float32 and back": pipe.vae.dtype == torch.float16,
+        "autocast holds for one thread": torch.is_autocast_enabled(pipe._execution_device.type),
+    }
+    reason = next((text for text, holds in reasons.items() if holds), "")
+    if asked == "auto":
+        return 1 if reason else max(1, min(torch.get_num_threads(), MOST_THREADS, jobs))
+    if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
+        raise InputError(f"threads={asked!r}: give a whole number of at least 1, or 'auto'.")
+    if asked > 1 and reason:
+        raise InputError(f"threads={asked}: this sweep cannot be shared out among threads: {reason}.")
+    return min(asked, jobs)
+
+
+def _batch_size(asked: Any, pipe: ProbePipeline, jobs: list[Job]) -> int:
+    if asked != "auto":
+        if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
+            raise InputError(f"batch_size={asked!r}: give a whole number of at least 1, or 'auto'.")
+        return asked
+    sides = [(job.conditions.num_frames or 0) * (job.conditions.height or 0) * (job.conditions.width or 0) for job in jobs]
+    sites = max(sides) // pipe.vae_scale_factor**2
+    return max(1, min(LARGEST_BATCH, BATCH_SITES // sites))
+
+
+def _jobs(pipe: ProbePipeline, plan: pd.DataFrame, image: Any, model: dict[str, Any]) -> tuple[list[Job], dict[str, Any]]:
+    """A job for each row, and the prepared images and given tensors by hash. Whatever recurs is checked and hashed once."""
+
+    def column(name: str, default: Any = None) -> list[Any]:
+        cells = plan[name].tolist() if name in plan else [None] * len(plan)
+        return [default if _empty(cell) else cell for cell in cells]
+
+    inputs: dict[str, Any] = {}
+    prepared: dict[tuple, tuple[str, str]] = {}
+    filled: dict[tuple, Conditions] = {}
+    unusual: dict[str, None] = {}
+    jobs, model_id = [], hash_facts(model)
+    cells = zip(column("image", image), column("seed", 0), *map(column, plans.STARTS), strict=True)
+    for label, row, (picture, seed, *starts) in zip(plan.index, plans.condition_rows(plan), cells, strict=True):
+        try:
+            if row not in filled:
+                filled[row] = resolve(pipe, Conditions(**dict(zip(plans.CONDITIONS, row, strict=True))))
+                unusual.update(dict.fromkeys(filled[row].unusual((pipe.source.height, pipe.source.width))))
+            conditions = filled[row]
+            key = (picture if isinstance(picture, (str, Path)) else id(picture), conditions.height, conditions.width)
+            if key not in prepared:
+                prepared[key] = _prepare(picture, conditions, inputs)
+            start = {plans.STARTS[k]: _start(k, v, inputs) for k, v in zip(plans.STARTS, starts, strict=True) if v is not None}
+            jobs.append(_job(conditions, _seed(seed), *prepared[key], start, model_id))
+        except InputError as error:
+            raise type(error)(f"row {label!r} of the plan: {error}") from error
+    for message in unusual:
+        warnings.warn(f"{message}: results may suffer.", UnusualConditionWarning, stacklevel=3)
+    return jobs, inputs
+
+
+def _job(conditions: Conditions, seed: int, image: str, image_name: str, start: dict[str, str], model_id: str) -> Job:
+    """Two ids: of the latents, and of the run, which has the decoding in it too. playback_fps changes no pixel, but px/s and
+    the video files."""
+    values = {name: getattr(conditions, name) for name in plans.CONDITIONS}
+    decoding = {name: values.pop(name) for name in ("decode_chunk_size", "playback_fps")}
+    facts = {"model": model_id, "conditions": values, "seed": seed, "image": image, "start": start}
+    latents_id = hash_facts(facts)
+    return Job(hash_facts({"latents": latents_id, **decoding}), latents_id, conditions, seed, image, image_name, start)
+
+
+def _prepare(picture: Any, conditions: Conditions, inputs: dict[str, Any]) -> tuple[str, str]:
+    if picture is None:
+        raise InputError("no image: give sweep(..., image=...) or a column 'image' (path or sample's name).")
+    prepared = prepare_image(picture, height=conditions.height or 0, width=conditions.width or 0)
+    digest = image_hash(prepared)
+    inputs[digest] = prepared
+    return digest, str(picture) if isinstance(picture, (str, Path)) else f"image-{digest[:8]}"
+
+
+def _start(column: str, value: Any, inputs: dict[str, Any]) -> str:
+    """A flip's name as it is; the hash of a tensor to start from."""
+    if column == "flip_noise":
+        if value not in FLIPS:
+            raise InputError(f"flip_noise={value!r}: leave it empty, or give one of {', '.join(FLIPS)}.")
+        return str(value)
+    if not isinstance(value, (torch.Tensor, np.ndarray)) or value.ndim != 4:
+        raise InputError(f'{column} is a {type(value).__name__}: give a tensor "f c h w", or leave it empty.')
+    tensor = torch.as_tensor(value).detach().cpu().contiguous()
+    digest = hashlib.sha256(tensor.flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
+    inputs[digest] = tensor
+    return digest
+
+
+def _empty(cell: Any) -> bool:
+    return cell is None or cell is pd.NA or (isinstance(cell, float) and cell != cell) or (isinstance(cell, str) and not cell)
+
+
+def _seed(seed: Any) -> int:
+    whole = isinstance(seed, Integral) or (isinstance(seed, Real) and float(seed).is_integer())  # pandas may make it a float
+    if isinstance(seed, bool) or not whole or not 0 <= int(seed) < 2**63:
+        raise InputError(f"seed={seed!r}: must be a whole number from 0 to 2**63 - 1.")
+    return int(seed)
+
+
+def _found(out: Path, jobs: list[Job], how: How) -> tuple[pd.DataFrame, list[Job]]:
+    """The runs that are there as a table, and the jobs, each once, whose run is missing or lacks something."""
+    lacking = {job.run_id: job for job in jobs}
+
+    def seen() -> Iterator[dict[str, Any]]:
+        for record in ledger.survey(out, list(lacking)):
+            if not lacks(record, how):
+                del lacking[record["run_id"]]
+            yield record
+
+    return ledger.table(out, seen()), list(lacking.values())
+
+
+def _in_order(jobs: list[Job]) -> list[Job]:
+    """Neighbours that share a batch, an image's embedding and its encoding; within these, in the plan's order."""
+    firsts: list[dict[Any, int]] = [{}, {}, {}]
+    ranks = []
+    for job in jobs:
+        keys = (job.batch_key, job.image, (job.image, job.seed))
+        ranks.append([first.setdefault(key, len(first)) for first, key in zip(firsts, keys, strict=True)])
+    return [jobs[n] for n in sorted(range(len(jobs)), key=lambda n: (*ranks[n], jobs[n].conditions.noise_aug_strength))]
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def _scatter(
+    executor: Any,
+    pipe: ProbePipeline,
+    jobs: list[Job],
+    inputs: dict[str, Any],
+    out: Path,
+    how: How,
+    tell: Callable[[int], Any],
+    interrupted: Callable[[], bool],
+) -> None:
+    """The jobs as tasks for an executor's workers; `tell` hears how many runs each finished task made."""
+    load = workers.load_arguments(pipe)
+    futures: list[Future] = []
+    try:
+        batches = max(1, min(TASK_BATCHES, len(jobs) // (how.batch_size * TASKS)))
+        for chunk in _chunks(jobs, how.batch_size * batches):
+            own = {key: inputs[key] for job in chunk for key in (job.image, *job.start.values()) if key in inputs}
+            task = workers.Task(load, tuple(chunk), own, str(out.resolve()), how)
+            futures.append(executor.submit(workers.make_elsewhere, task))
+        for future in as_completed(futures):
+            if future.cancelled():
+                continue
+            tell(future.result())
+            if interrupted():
+                for other in futures:
+                    other.cancel()  # those that run already go on to their end
+    except SvdlabError:
+        raise
+    except Exception as error:  # whatever an executor raises where its workers die
+        raise WorkerError(
+            f"a worker failed ({type(error).__name__}: {error}). What was made is kept in {out}: "
+            f"run the same sweep again to go on."
+        ) from error
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _chunks(jobs: list[Job], size: int) -> Iterator[list[Job]]:
+    """Tasks of neighbours that share a batch."""
+    chunk: list[Job] = []
+    for job in jobs:
+        if chunk and (len(chunk) >= size or job.batch_key != chunk[0].batch_key):
+            yield chunk
+            chunk = []
+        chunk.append(job)
+    yield chunk
+
+
+@contextmanager
+def _interruptible(own: bool) -> Iterator[threading.Event]:
+    """Ctrl-C sets the yielded flag; a second one stops at once. Signals reach the main thread only."""
+    pressed = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: Any) -> None:
+        pressed.set()
+        signal.signal(signal.SIGINT, before if callable(before) else signal.default_int_handler)
+        what = "the clips in hand" if own else "the tasks that run"
+        print(f"\nfinishing {what}, then stopping; interrupt again to stop at once", file=sys.stderr, flush=True)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _results(plan: pd.DataFrame, jobs: list[Job], results: pd.DataFrame) -> pd.DataFrame:
+    ids = [job.run_id for job in jobs]
+    table = results.reindex(ids)
+    table.index = plan.index
+    carried = {str(name): plan[name] for name in plan if name == "noise" or str(name).startswith("label_")}
+    front = pd.DataFrame({"run_id": ids, **carried}, index=plan.index)
+    # The names that this plan gives its images, which an earlier one may have called otherwise.
+    return pd.concat([front, table.assign(image=[job.image_name for job in jobs])], axis=1)

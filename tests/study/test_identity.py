@@ -1,0 +1,265 @@
+"""A row never shows a clip that another model made: what the pipeline is, and does, is in its id, or the sweep refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from diffusers import EulerAncestralDiscreteScheduler
+from diffusers.hooks import HookRegistry, ModelHook
+from diffusers.models.attention_processor import AttnProcessor
+from safetensors.torch import load_file
+
+import svdlab
+from svdlab.errors import CheckpointError, InputError
+from svdlab.study import identity
+from tests.small import save_checkpoint
+
+pytestmark = pytest.mark.filterwarnings("ignore::svdlab.pipeline.images.CropWarning", "ignore:__array__ implementation")
+ROWS = [{"num_inference_steps": 2, "seed": seed} for seed in range(4)]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(tmp_path_factory.mktemp("checkpoint") / "small")
+
+
+@pytest.fixture
+def small(checkpoint: Path) -> Any:
+    return svdlab.load_pipeline(checkpoint, device="cpu")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "study"
+
+
+def sweep(pipe: Any, out: Path, rows: Any = ROWS[:1], **how: Any) -> pd.DataFrame:
+    return svdlab.sweep(pipe, rows, out, **{"image": "cat", "measure": (), "progress": False, **how})
+
+
+def latents(table: pd.DataFrame) -> torch.Tensor:
+    return torch.stack([load_file(path)["latents"] for path in table.latents])
+
+
+# --- what can be read from the pipeline -------------------------------------------------------------------------------
+
+
+def lora(pipe: Any) -> Any:
+    peft = pytest.importorskip("peft")
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=4, init_lora_weights=False, target_modules=["to_q", "to_k", "to_v"])
+    peft.inject_adapter_in_model(config, pipe.unet, adapter_name="style")
+    return [module for module in pipe.unet.modules() if hasattr(module, "scaling")]
+
+
+def lora_scale(pipe: Any) -> None:
+    for layer in lora(pipe):
+        layer.set_scale("style", 0.1)
+
+
+def lora_disabled(pipe: Any) -> None:
+    for layer in lora(pipe):
+        layer.enable_adapters(False)
+
+
+def weight(pipe: Any) -> None:
+    next(pipe.unet.parameters()).data.mul_(1.5)
+
+
+def buffer(pipe: Any) -> None:
+    pipe.image_encoder.register_buffer("extra", torch.ones(1))
+
+
+def scheduler_class(pipe: Any) -> None:
+    pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
+
+
+READABLE = {
+    "LoRA": lora,
+    "LoRA scale": lora_scale,
+    "LoRA disabled": lora_disabled,
+    "processor": lambda pipe: pipe.unet.set_attn_processor(AttnProcessor()),
+    "VAE config": lambda pipe: pipe.vae.register_to_config(scaling_factor=0.5),
+    "UNet config": lambda pipe: pipe.unet.register_to_config(num_frames=3),
+    "scheduler config": lambda pipe: pipe.scheduler.register_to_config(sigma_max=80.0),
+    "scheduler class": scheduler_class,
+    "feature extractor": lambda pipe: setattr(pipe.feature_extractor, "image_mean", [0.0, 0.0, 0.0]),
+    "weight": weight,
+    "buffer": buffer,
+    "attribute": lambda pipe: setattr(pipe.unet.mid_block.resnets[0].spatial_res_block.norm1, "eps", 0.1),
+    "dtype": lambda pipe: pipe.to(torch.bfloat16),
+    "fp8 storage": lambda pipe: pipe.unet.enable_layerwise_casting(torch.float8_e4m3fn, torch.float32),
+}
+
+
+@pytest.mark.parametrize("change", READABLE.values(), ids=READABLE)
+def test_what_can_be_read_from_the_pipeline_is_in_the_id(checkpoint: Path, change: Callable) -> None:
+    """Cases A3 and A4."""
+    pipe = svdlab.load_pipeline(checkpoint, device="cpu")
+    before = identity.facts(pipe)
+    assert identity.facts(pipe) == before and before == identity.facts(svdlab.load_pipeline(checkpoint, device="cpu"))
+    change(pipe)
+    assert identity.facts(pipe) != before
+
+
+def test_states_of_one_adapter_have_ids_of_their_own(small: Any) -> None:
+    """Case A3: a LoRA at another scale is another model, and the same scale the same one."""
+    layers, seen = lora(small), []
+    for scale in (1.0, 0.1, 8.0, 1.0):
+        for layer in layers:
+            layer.set_scale("style", scale)
+        seen.append(identity.facts(small)["config"])
+    for layer in layers:
+        layer.enable_adapters(False)
+    seen.append(identity.facts(small)["config"])
+    assert seen[0] == seen[3] and len(set(seen)) == 4
+
+
+def test_a_pipeline_is_the_same_wherever_its_checkpoint_lies(small: Any, tmp_path: Path) -> None:
+    small.save_pretrained(tmp_path / "copy")
+    copy = svdlab.load_pipeline(tmp_path / "copy", device="cpu")
+    assert identity.facts(copy) == identity.facts(small)
+    svdlab.generate(small, "cat", num_inference_steps=1, height=32, width=32)
+    assert identity.facts(copy) == identity.facts(small)  # and after it was used
+
+
+def test_new_settings_make_new_runs_and_old_settings_find_the_old_ones(small: Any, out: Path) -> None:
+    plain = sweep(small, out)
+    factor = small.vae.config.scaling_factor
+    small.vae.register_to_config(scaling_factor=0.5 * factor)
+    changed = sweep(small, out)
+    small.vae.register_to_config(scaling_factor=factor)
+    assert changed.run_id[0] != plain.run_id[0] == sweep(small, out).run_id[0]
+
+
+# --- what only its behaviour shows ------------------------------------------------------------------------------------
+
+
+class Dimmed(ModelHook):
+    def post_forward(self, module: Any, output: Any) -> Any:
+        return 0.5 * output
+
+
+def forward_of(module: Any, factor: float) -> None:
+    plain = module.forward
+    module.forward = lambda *args, **kwargs: factor * plain(*args, **kwargs)
+
+
+ATTENTION = "mid_block.attentions.0.temporal_transformer_blocks.0.attn1"
+BEHAVIOUR = {
+    "UNet block's forward": lambda pipe: forward_of(pipe.unet.get_submodule(ATTENTION), 0.0),
+    "VAE decoder's forward": lambda pipe: forward_of(pipe.vae.decoder, 0.9),
+    "CLIP hook": lambda pipe: pipe.image_encoder.visual_projection.register_forward_hook(lambda m, args, out: 0 * out),
+    "VAE hook": lambda pipe: pipe.vae.encoder.conv_in.register_forward_hook(lambda m, args, out: 0.9 * out),
+    "pre-hook": lambda pipe: pipe.unet.conv_in.register_forward_pre_hook(lambda m, args: (0.9 * args[0],)),
+    "HookRegistry": lambda pipe: HookRegistry.check_if_exists_or_initialize(pipe.unet.get_submodule(ATTENTION)).register_hook(
+        Dimmed(), "dimmed"
+    ),
+    "scaled a little": lambda pipe: pipe.unet.get_submodule(ATTENTION).register_forward_hook(lambda m, args, out: 1.02 * out),
+    "preprocessing": lambda pipe: setattr(
+        pipe, "_encode_image", lambda *args, **k: 0 * type(pipe)._encode_image(pipe, *args, **k)
+    ),
+}
+
+
+@pytest.mark.parametrize("change", BEHAVIOUR.values(), ids=BEHAVIOUR)
+def test_a_model_that_computes_something_else_needs_a_name(small: Any, out: Path, change: Callable) -> None:
+    """Cases A1, A2, A4: the rows that are there would otherwise be taken for the changed model's."""
+    plain = sweep(small, out)
+    change(small)
+    with pytest.raises(InputError, match=r"intervention='name of the change'"):
+        sweep(small, out)
+    named = sweep(small, out, intervention="changed")
+    assert named.run_id[0] != plain.run_id[0] and named.intervention[0] == "changed"
+    assert sweep(small, out, intervention="changed").run_id[0] == named.run_id[0]
+
+
+@pytest.mark.parametrize("name", ["UNet block's forward", "CLIP hook", "HookRegistry"])
+def test_every_row_is_the_changed_models_on_any_number_of_threads(small: Any, tmp_path: Path, name: str) -> None:
+    """Cases A1, A2."""
+    BEHAVIOUR[name](small)
+    expected = [svdlab.generate(small, "cat", **row).latents for row in ROWS]
+    for threads in (1, 2):
+        try:
+            table = sweep(small, tmp_path / str(threads), ROWS, threads=threads, batch_size=1)
+        except InputError as error:
+            assert threads == 2 and "hooks" in str(error)
+            continue
+        for own, z in zip(expected, latents(table), strict=True):
+            assert (own - z).abs().max() < 1e-3 * own.abs().max()
+
+
+UNREPRODUCED = BEHAVIOUR | {name: change for name, change in READABLE.items() if name != "dtype"}  # which loading sets
+
+
+@pytest.mark.parametrize("change", UNREPRODUCED.values(), ids=UNREPRODUCED)
+def test_an_executors_workers_reproduce_the_pipeline_or_refuse(small: Any, out: Path, change: Callable) -> None:
+    """Case A6: their pipelines come from the checkpoint."""
+    change(small)
+    with ThreadPoolExecutor(1) as executor, pytest.raises((CheckpointError, InputError)):
+        sweep(small, out, executor=executor)
+    assert not list(out.glob("runs/*/frames.mkv"))
+
+
+def test_a_hook_that_only_looks_changes_nothing(small: Any, out: Path) -> None:
+    plain, seen = sweep(small, out), []
+    small.unet.conv_in.register_forward_hook(lambda *args: seen.append(1))
+    assert sweep(small, out).run_id[0] == plain.run_id[0] and seen
+
+
+def test_one_name_for_two_changes_is_refused(small: Any, out: Path) -> None:
+    handle = small.unet.conv_in.register_forward_hook(lambda m, args, out: 0.5 * out)
+    sweep(small, out, intervention="dimmed")
+    handle.remove()
+    small.unet.conv_in.register_forward_hook(lambda m, args, out: 0.25 * out)
+    with pytest.raises(InputError, match=r"unet.*something else"):
+        sweep(small, out, intervention="dimmed")
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_fingerprint_is_the_same_on_other_threads_and_kernels(checkpoint: Path, dtype: str) -> None:
+    from svdlab.pipeline.temporal import quick_convolutions
+
+    pipe = svdlab.load_pipeline(checkpoint, device="cpu", dtype=dtype)
+    first = identity.fingerprint(pipe)
+    with threads(2):
+        assert identity.different(first, identity.fingerprint(pipe), dtype) == []
+    with quick_convolutions(pipe):
+        assert identity.different(first, identity.fingerprint(pipe), dtype) == []
+    assert len(first) > 50 and all(np.isfinite(values).all() for values in first.values())
+    assert not any(m._forward_hooks for part in (pipe.unet, pipe.vae, pipe.image_encoder) for m in part.modules())
+
+
+def test_a_kept_fingerprint_that_is_damaged_is_written_again(small: Any, out: Path) -> None:
+    sweep(small, out)
+    (path,) = (out / "models").iterdir()
+    for text in ("", "[]", '{"fingerprint": 1}', '{"fingerprint": {"unet": "x"}}'):
+        path.write_text(text)
+        sweep(small, out)
+        assert "fingerprint" in path.read_text() and len(path.read_text()) > 1000
+
+
+def test_used_and_fresh_pipelines_agree_after_a_change_of_the_encoder(checkpoint: Path, small: Any) -> None:
+    """Case A5."""
+    svdlab.generate(small, "cat", num_inference_steps=1)
+    BEHAVIOUR["CLIP hook"](small)
+    fresh = svdlab.load_pipeline(checkpoint, device="cpu")
+    BEHAVIOUR["CLIP hook"](fresh)
+    one, other = (svdlab.generate(pipe, "cat", num_inference_steps=1).latents for pipe in (small, fresh))
+    assert torch.equal(one, other)

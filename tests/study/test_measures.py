@@ -1,0 +1,171 @@
+"""A measure is its instrument's source and its parameters: these change its identity, and nothing else does."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import svdlab
+from svdlab.errors import InputError
+from svdlab.study.measures import Measure, as_measures, measure_clip, missing_measures
+
+ROOT = Path(__file__).parents[2]
+CLIP: Any = SimpleNamespace(frames=np.linspace(0, 1, 4 * 8 * 8 * 3).reshape(4, 8, 8, 3), playback_fps=None)
+
+
+def mean_of(clip: Any, frame: int = 0) -> float:
+    return float(clip.frames[frame].mean())
+
+
+def several(clip: Any, pipe: Any = None) -> dict[str, Any]:
+    return {"low": np.float32(clip.frames.min()), "by_frame": clip.frames.mean(axis=(1, 2, 3)), "pipe": pipe}
+
+
+def identity(measure: Any) -> str:
+    (found,) = as_measures(measure)
+    return found.identity
+
+
+def test_a_parameter_is_part_of_the_identity_and_a_default_is_one() -> None:
+    assert identity(mean_of) == identity(partial(mean_of, frame=0)) == identity(Measure(mean_of, "mean_of", {"frame": 0}))
+    assert len({identity(mean_of), identity(partial(mean_of, frame=1)), identity(several)}) == 3
+
+
+def module(tmp_path: Path, text: str) -> Callable[..., Any]:
+    """The function `measure` of a module with this text, freshly imported."""
+    (tmp_path / "own_measure.py").write_text(text)
+    sys.modules.pop("own_measure", None)
+    importlib.invalidate_caches()
+    return importlib.import_module("own_measure").measure
+
+
+def test_the_whole_module_of_a_function_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    text = "LIMIT = 3\ndef helper(x):\n    return x\ndef measure(clip):\n    return helper(LIMIT)\n"
+    first = identity(module(tmp_path, text))
+    assert identity(module(tmp_path, text)) == first
+    assert identity(module(tmp_path, text.replace("= 3", "= 4"))) != first
+    assert identity(module(tmp_path, text.replace("return x", "return 2 * x"))) != first
+
+
+ASK = """
+import sys
+from svdlab.study.measures import as_measures
+import svdlab
+def mine(clip):
+    return svdlab.motion.summary(clip.frames)["flow_px"]
+print(*[m.identity for m in as_measures(["motion", "fidelity"])])
+"""
+
+
+def ask(root: Path) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", ASK], cwd=root, env={"PYTHONPATH": str(root)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_a_corrected_instrument_measures_again_and_a_new_version_of_svdlab_does_not(tmp_path: Path) -> None:
+    """Case A8."""
+    import shutil
+
+    shutil.copytree(ROOT / "svdlab", tmp_path / "svdlab", ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))
+
+    def change(name: str, old: str, new: str) -> None:
+        path = tmp_path / "svdlab" / name
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    motion, fidelity = ask(tmp_path)
+    change("__init__.py", '__version__ = "', '__version__ = "9.')
+    assert ask(tmp_path) == [motion, fidelity]
+    change("measure/fidelity.py", '"""', '"""Corrected. ')
+    now = ask(tmp_path)
+    assert now[0] == motion and now[1] != fidelity
+    change("measure/flow.py", '"""', '"""Corrected. ')  # which both use
+    assert ask(tmp_path)[0] != motion
+
+
+def in_a_cell(text: str) -> Callable[..., Any]:
+    """The function `measure` of a notebook's cell: no module has its source."""
+    import linecache
+
+    space: dict[str, Any] = {"__name__": "__main__", "svdlab": svdlab}
+    name = f"<cell {abs(hash(text))}>"
+    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+    exec(compile(text, name, "exec"), space)
+    return space["measure"]
+
+
+def test_of_a_notebooks_cell_what_the_function_names_counts() -> None:
+    text = "LIMIT = 3\nOTHER = 1\ndef helper(x):\n    return x\ndef measure(clip):\n    return helper(LIMIT)\n"
+    first = identity(in_a_cell(text))
+    assert identity(in_a_cell(text.replace("OTHER = 1", "OTHER = 2"))) == first
+    assert identity(in_a_cell(text.replace("= 3", "= 4"))) != first
+    assert identity(in_a_cell(text.replace("return x", "return 2 * x"))) != first
+
+
+@pytest.mark.parametrize(
+    ("measure", "said"),
+    [
+        ("speed", "unknown measure 'speed'"),
+        (lambda clip: 1, "a name of its own"),
+        (CLIP, "SimpleNamespace: give motion, fidelity"),
+        (partial(mean_of, CLIP), "by name"),
+        (partial(mean_of, frame=CLIP), "frame is a SimpleNamespace"),
+        (partial(mean_of, frame={1}), "frame is a set"),
+        (Measure(mean_of, "status"), "would overwrite the column 'status'"),
+        (Measure(mean_of, "fps"), "would overwrite the column 'fps'"),
+        (Measure(mean_of, "seed"), "would overwrite the column 'seed'"),
+        (Measure(mean_of, "label_arm"), "would overwrite"),
+        ([mean_of, partial(mean_of, frame=1)], "two measures are called 'mean_of'"),
+        (abs, "a name of its own"),
+    ],
+)
+def test_what_is_no_measure_is_refused(measure: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        as_measures(measure)
+
+
+def test_values_are_filed_under_the_measures_name_as_plain_values() -> None:
+    found = measure_clip(CLIP, as_measures([partial(mean_of, frame=3), several]), pipe=None)
+    assert found["mean_of"]["values"] == {"mean_of": pytest.approx(CLIP.frames[3].mean())}
+    values = found["several"]["values"]
+    assert values["several_by_frame"] == pytest.approx(CLIP.frames.mean(axis=(1, 2, 3))) and values["several_low"] == 0
+    assert type(values["several_low"]) is float and type(values["several_by_frame"]) is list
+
+
+def test_the_pipeline_is_given_to_whoever_asks_for_it() -> None:
+    assert measure_clip(CLIP, as_measures(several), pipe="the pipeline")["several"]["values"]["several_pipe"] == "the pipeline"
+
+
+def odd(clip: Any) -> Any:
+    return CLIP
+
+
+def several_low(clip: Any) -> float:
+    return 1.0
+
+
+def test_a_value_that_cannot_be_filed_is_this_measures_failure() -> None:
+    found = measure_clip(CLIP, as_measures([several, odd, several_low, mean_of]), pipe=None)
+    assert "give numbers" in found["odd"]["error"] and "is a column already" in found["several_low"]["error"]
+    assert "error" not in found["mean_of"] and found["several"]["values"]["several_low"] == 0
+
+
+def test_what_a_run_lacks() -> None:
+    asked = as_measures([mean_of, several, odd])
+    held = measure_clip(CLIP, as_measures([partial(mean_of, frame=1), odd, several]), pipe=None)
+    record = {"measures": held}
+    assert [m.name for m in missing_measures(record, asked)] == ["mean_of"]
+    assert [m.name for m in missing_measures(record, asked, retry_failed=True)] == ["mean_of", "odd"]
