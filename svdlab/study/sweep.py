@@ -29,7 +29,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from svdlab.errors import InputError, OutputError, SvdlabError, SweepInterrupted, WorkerError
+from svdlab.errors import InputError, OutputError, RunError, SvdlabError, SweepInterrupted
 from svdlab.measure.files import hash_facts
 from svdlab.pipeline.conditions import Conditions, UnusualConditionWarning
 from svdlab.pipeline.generate import ProbePipeline, resolve
@@ -330,7 +330,7 @@ def _scatter(
     except SvdlabError:
         raise
     except Exception as error:  # whatever an executor raises where its workers die
-        raise WorkerError(
+        raise RunError(
             f"a worker failed ({type(error).__name__}: {error}). What was made is kept in {out}: "
             f"run the same sweep again to go on."
         ) from error

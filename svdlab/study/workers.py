@@ -352,7 +352,10 @@ class _Making:
         try:
             path.write_bytes(hashlib.sha256(data).digest() + data)
         except OSError as error:
-            raise OutputError(f"{path} could not be written: {error}. Make room and start the same sweep again.") from error
+            path.unlink(missing_ok=True)
+            raise OutputError(
+                f"{path} could not be written: {error}. Make room and start the same sweep again, which goes on from here."
+            ) from error
 
     def _pending(self, job: Job) -> Clip | None:
         """A clip that was denoised and not decoded; a trace cannot be had that way."""
