@@ -17,7 +17,6 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, as_completed
 from contextlib import contextmanager
 from dataclasses import replace
 from numbers import Integral, Real
@@ -29,17 +28,18 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from svdlab.errors import InputError, OutputError, RunError, SvdlabError, SweepInterrupted
+from svdlab.errors import InputError, OutputError, SweepInterrupted
 from svdlab.measure.files import hash_facts
 from svdlab.pipeline.conditions import Conditions, UnusualConditionWarning
 from svdlab.pipeline.generate import ProbePipeline, resolve
 from svdlab.pipeline.images import FLIPS, image_hash, prepare_image
 from svdlab.pipeline.sampler import open_edits
 from svdlab.pipeline.trace import KEEP
-from svdlab.study import identity, ledger, plans, workers
+from svdlab.study import identity, ledger, plans
+from svdlab.study.executors import make_by
 from svdlab.study.measures import Measure, as_measures
 from svdlab.study.plans import grid, random_plan, read_plan
-from svdlab.study.workers import How, Job, lacks
+from svdlab.study.workers import How, Job, lacks, make
 
 __all__ = ["grid", "load_results", "missing", "random_plan", "read_plan", "sweep"]
 
@@ -48,8 +48,6 @@ __all__ = ["grid", "load_results", "missing", "random_plan", "read_plan", "sweep
 BATCH_SITES = 2**13
 LARGEST_BATCH = 8
 MOST_THREADS = 4  # beyond which nothing was tried
-TASK_BATCHES = 4  # batches in one task for an executor: enough that writing overlaps with denoising,
-TASKS = 8  # but no fewer tasks than this, where there are so many batches, or some workers would end long before others
 
 
 def sweep(
@@ -97,13 +95,13 @@ def sweep(
     results, lacking = _found(out, jobs, how)
     wanted = len({job.run_id for job in jobs})
     if lacking:
-        todo, inputs_of = _in_order(lacking), inputs
+        todo = _in_order(lacking)
         bar = tqdm(total=wanted, initial=wanted - len(todo), desc="sweep", unit="clip", disable=not progress)
         with bar, _interruptible(executor is None) as pressed:
             if executor is not None:
-                _scatter(executor, pipe, todo, inputs_of, out, how, bar.update, pressed.is_set)
+                make_by(executor, pipe, todo, inputs, out, how, bar.update, pressed.is_set)
             else:
-                workers.make(pipe, todo, inputs_of, out, how, threads=several, done=bar.update, stop=pressed.is_set)
+                make(pipe, todo, inputs, out, how, threads=several, done=bar.update, stop=pressed.is_set)
         results, lacking = _found(out, jobs, replace(how, retry_failed=False))
         if lacking and pressed.is_set():
             raise SweepInterrupted(
@@ -299,55 +297,6 @@ def _in_order(jobs: list[Job]) -> list[Job]:
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
-
-
-def _scatter(
-    executor: Any,
-    pipe: ProbePipeline,
-    jobs: list[Job],
-    inputs: dict[str, Any],
-    out: Path,
-    how: How,
-    tell: Callable[[int], Any],
-    interrupted: Callable[[], bool],
-) -> None:
-    """The jobs as tasks for an executor's workers; `tell` hears how many runs each finished task made."""
-    load = workers.load_arguments(pipe)
-    futures: list[Future] = []
-    try:
-        batches = max(1, min(TASK_BATCHES, len(jobs) // (how.batch_size * TASKS)))
-        for chunk in _chunks(jobs, how.batch_size * batches):
-            own = {key: inputs[key] for job in chunk for key in (job.image, *job.start.values()) if key in inputs}
-            task = workers.Task(load, tuple(chunk), own, str(out.resolve()), how)
-            futures.append(executor.submit(workers.make_elsewhere, task))
-        for future in as_completed(futures):
-            if future.cancelled():
-                continue
-            tell(future.result())
-            if interrupted():
-                for other in futures:
-                    other.cancel()  # those that run already go on to their end
-    except SvdlabError:
-        raise
-    except Exception as error:  # whatever an executor raises where its workers die
-        raise RunError(
-            f"a worker failed ({type(error).__name__}: {error}). What was made is kept in {out}: "
-            f"run the same sweep again to go on."
-        ) from error
-    finally:
-        for future in futures:
-            future.cancel()
-
-
-def _chunks(jobs: list[Job], size: int) -> Iterator[list[Job]]:
-    """Tasks of neighbours that share a batch."""
-    chunk: list[Job] = []
-    for job in jobs:
-        if chunk and (len(chunk) >= size or job.batch_key != chunk[0].batch_key):
-            yield chunk
-            chunk = []
-        chunk.append(job)
-    yield chunk
 
 
 @contextmanager

@@ -22,7 +22,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +31,14 @@ from filelock import FileLock
 from safetensors.torch import load, load_file, save
 
 from svdlab import __version__
-from svdlab.errors import BrokenClipError, CheckpointError, OutOfMemoryError, OutputError
+from svdlab.errors import BrokenClipError, OutOfMemoryError, OutputError
 from svdlab.measure import video
 from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.generate import Call, Clip, ProbePipeline, decode_clip, generate_batch
 from svdlab.pipeline.hooks import trace
 from svdlab.pipeline.temporal import quick_convolutions
 from svdlab.pipeline.trace import Trace
-from svdlab.study import identity, ledger
+from svdlab.study import ledger
 from svdlab.study.measures import Measure, measure_clip, missing_measures
 
 BUSY_WAIT = 0.2  # s between looks at runs that another process is making
@@ -146,15 +145,12 @@ class _Making:
         self.error: BaseException | None = None  # the first of another thread; the others end after the batch in hand
         self.abandoned = threading.Event()
         try:
-            with (
-                ThreadPoolExecutor(1, "svdlab-writer") as self.writer,
-                quick_convolutions(self.pipe),
-                self._beside(threads - 1),
-            ):
-                self._work()
-            if self.queue and not self._over():
-                self.working = 1
-                self._work()  # what was given back after the others had ended
+            with ThreadPoolExecutor(1, "svdlab-writer") as self.writer, quick_convolutions(self.pipe):
+                with self._beside(threads - 1):
+                    self._work()
+                if self.queue and not self._over():
+                    self.working = 1
+                    self._work()  # what was given back after the others had ended
         finally:
             for lock in self.claims.values():
                 ledger.release(lock)
@@ -440,61 +436,3 @@ def _settle(record: dict[str, Any]) -> None:
     """Status and reason of a record by how its measures went."""
     errors = [f"measure {name}: {entry['error']}" for name, entry in record["measures"].items() if "error" in entry]
     record.update(status="failed" if errors else "done", reason="; ".join(errors))
-
-
-# --- other processes --------------------------------------------------------------------------------------------------
-
-_LOADING = threading.Lock()  # transformers patches torch.nn while it loads
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a worker is sent: arguments of `load_pipeline`, and a few batches of jobs with their images."""
-
-    load: dict[str, Any]
-    jobs: tuple[Job, ...]
-    inputs: dict[str, Any]
-    out: str
-    how: How
-
-
-def load_arguments(pipe: ProbePipeline) -> dict[str, Any]:
-    """Arguments of `load_pipeline` that load another pipeline like this one, as plain JSON."""
-    source = pipe.source
-    checkpoint = str(Path(source.checkpoint).resolve()) if Path(source.checkpoint).is_dir() else source.checkpoint
-    moved_by = type(getattr(pipe.unet, "_hf_hook", None)).__name__
-    return {
-        "checkpoint": checkpoint,
-        "revision": source.revision if checkpoint == source.checkpoint else None,
-        "device": pipe._execution_device.type,
-        "dtype": str(pipe.unet.dtype).removeprefix("torch."),
-        "variant": source.variant,
-        "offload": {"CpuOffload": "model", "AlignDevicesHook": "sequential"}.get(moved_by),
-    }
-
-
-def make_elsewhere(task: Task) -> int:
-    """Make a task's runs with this worker's pipeline, which its first task loads; returns how many."""
-    with _LOADING:
-        pipe = _loaded(*map(json.dumps, (task.load, task.how.model, task.how.fingerprint)))
-    make(pipe, task.jobs, task.inputs, Path(task.out), task.how)
-    return len(task.jobs)
-
-
-@lru_cache(maxsize=1)
-def _loaded(load: str, model: str, fingerprint: str) -> ProbePipeline:
-    """A worker's pipeline. Raises CheckpointError where it is not what the sweep's is, by weights, settings or behaviour."""
-    from svdlab.pipeline.checkpoints import load_pipeline
-
-    pipe, wanted = load_pipeline(**json.loads(load)), json.loads(model)
-    own = identity.facts(pipe)
-    other = sorted(name for name in own if own[name] != wanted[name])
-    if not other:
-        other = identity.different(json.loads(fingerprint), identity.fingerprint(pipe), own["dtype"])[:3]
-    if other:
-        raise CheckpointError(
-            f"the worker's {pipe.source.checkpoint!r} differs from the sweep's pipeline in {', '.join(other)}: that was "
-            f"changed after loading, or another version lies on the worker's disk. Save the changed pipeline "
-            f"(pipe.save_pretrained) and load that, or sweep without executor=."
-        )
-    return pipe
