@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, as_completed
 from functools import lru_cache
@@ -18,7 +19,7 @@ from typing import Any
 from svdlab.errors import CheckpointError, RunError, SvdlabError
 from svdlab.pipeline.generate import ProbePipeline
 from svdlab.study import identity
-from svdlab.study.workers import How, Job, make
+from svdlab.study.workers import How, Job, Making
 
 TASK_BATCHES = 4  # batches in one task: enough that writing overlaps with denoising,
 TASKS = 8  # but no fewer tasks than this, where there are so many batches, or some workers would end long before others
@@ -95,7 +96,7 @@ def make_elsewhere(load: dict[str, Any], jobs: list[Job], inputs: dict[str, Any]
     """Make jobs' runs with this worker's pipeline, which its first task loads; returns how many."""
     with _LOADING:
         pipe = _loaded(*map(json.dumps, (load, how.model, how.fingerprint)))
-    make(pipe, jobs, inputs, Path(out), how)
+    Making(pipe, deque(jobs), inputs, Path(out), how).run()
     return len(jobs)
 
 

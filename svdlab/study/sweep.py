@@ -16,6 +16,7 @@ import signal
 import sys
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -39,7 +40,7 @@ from svdlab.study import identity, ledger, plans
 from svdlab.study.executors import make_by
 from svdlab.study.measures import Measure, as_measures
 from svdlab.study.plans import grid, random_plan, read_plan
-from svdlab.study.workers import How, Job, lacks, make
+from svdlab.study.workers import How, Job, Making, lacks
 
 __all__ = ["grid", "load_results", "missing", "random_plan", "read_plan", "sweep"]
 
@@ -101,7 +102,7 @@ def sweep(
             if executor is not None:
                 make_by(executor, pipe, todo, inputs, out, how, bar.update, pressed.is_set)
             else:
-                make(pipe, todo, inputs, out, how, threads=several, done=bar.update, stop=pressed.is_set)
+                Making(pipe, deque(todo), inputs, out, how, bar.update, pressed.is_set).run(several)
         results, lacking = _found(out, jobs, replace(how, retry_failed=False))
         if lacking and pressed.is_set():
             raise SweepInterrupted(

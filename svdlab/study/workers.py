@@ -1,7 +1,7 @@
 """What makes runs: one queue, threads that denoise and decode batches on one pipeline, and one that measures and writes.
 
-`make` serves this process; `make_elsewhere` is what an executor's workers run. All write into the study's folder and skip what
-they find there, so that whoever is killed leaves nothing to repair.
+Any number of processes may do that for one study: all skip what they find there, and whoever is killed leaves nothing to
+repair.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -104,102 +104,69 @@ def device_name() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
 
 
-def make(
-    pipe: ProbePipeline,
-    jobs: Sequence[Job],
-    inputs: Mapping[str, Any],
-    out: Path,
-    how: How,
-    *,
-    threads: int = 1,
-    done: Callable[[], Any] = lambda: None,
-    stop: Callable[[], bool] = lambda: False,
-) -> None:
-    """Make every job's run that the study does not have by then. Neighbours that agree in `batch_key` share a batch.
-
-    inputs: prepared images and given tensors, by hash. done: called for each whole run. stop: asked between batches. Raises
-    OutputError where the disk refuses, OutOfMemoryError where not even one clip fits; what was made until then is kept.
-    """
-    _Making(pipe, deque(jobs), inputs, out, how, done, stop).run(threads)
-
-
 class _Abandoned(BaseException):
     """Ends a thread's batch in the middle, after another thread failed or was interrupted."""
 
 
 @dataclass(eq=False)
-class _Making:
+class Making:
+    """Makes every job's run that the study does not have by then. Neighbours that agree in `batch_key` share a batch.
+
+    inputs: prepared images and given tensors, by hash. done: called for each whole run. stop: asked between batches.
+    """
+
     pipe: ProbePipeline
     queue: deque[Job]
     inputs: Mapping[str, Any]
     out: Path
     how: How
-    done: Callable[[], Any]
-    stop: Callable[[], bool]
+    done: Callable[[], Any] = lambda: None
+    stop: Callable[[], bool] = lambda: False
 
-    def run(self, threads: int) -> None:
+    def run(self, threads: int = 1) -> None:
+        """Raises OutputError where the disk refuses, OutOfMemoryError where not even one clip fits; what was made is kept."""
         self.size, self.threads, self.working = self.how.batch_size, threads, threads
         self.claims: dict[str, FileLock] = {}  # of runs that are not yet written
         self.encodings: dict[Any, torch.Tensor] = {}  # each image is encoded once
         self.room, self.mutex = threading.Semaphore(CLIPS_IN_MEMORY), threading.Lock()
-        self.error: BaseException | None = None  # the first of another thread; the others end after the batch in hand
-        self.abandoned = threading.Event()
+        self.error: BaseException | None = None  # the writer's first; the batches in hand are finished
+        self.abandoned = False
         try:
             with ThreadPoolExecutor(1, "svdlab-writer") as self.writer, quick_convolutions(self.pipe):
-                with self._beside(threads - 1):
-                    self._work()
-                if self.queue and not self._over():
+                if threads > 1:
+                    self._work_together(threads)
                     self.working = 1
-                    self._work()  # what was given back after the others had ended
+                self._work()  # alone; or what was given back when memory did not suffice for all threads
         finally:
             for lock in self.claims.values():
                 ledger.release(lock)
         if self.error is not None:
             raise self.error
 
-    @contextmanager
-    def _beside(self, count: int) -> Iterator[None]:
-        """While the block runs, so many more threads work, all with their share of torch's own, in copies of this context."""
-
-        def work() -> None:
-            torch.set_num_threads(share)  # of this thread
-            try:
-                self._work()
-            except _Abandoned:
-                pass
-            except BaseException as error:
-                self.error = self.error or error
+    def _work_together(self, threads: int) -> None:
+        """Several threads, with a share of torch's own each, in copies of this context; where one fails, all end at once."""
 
         def check(*args: Any) -> None:
-            if self.abandoned.is_set():
+            if self.abandoned:
                 raise _Abandoned
 
-        before = torch.get_num_threads()
-        share = max(1, before // (1 + count))
-        others = [
-            threading.Thread(target=contextvars.copy_context().run, args=(work,), name=f"svdlab-{n + 2}", daemon=True)
-            for n in range(count)
-        ]
-        hooks = [part.register_forward_pre_hook(check) for part in (self.pipe.unet, self.pipe.vae.decoder) if count]
+        share = max(1, torch.get_num_threads() // threads)
+        hooks = [part.register_forward_pre_hook(check) for part in (self.pipe.unet, self.pipe.vae.decoder)]
         try:
-            torch.set_num_threads(share)
-            for thread in others:
-                thread.start()
-            yield
-            for thread in others:
-                thread.join()
-        except BaseException:
-            self.abandoned.set()
-            raise
+            with ThreadPoolExecutor(threads, "svdlab", torch.set_num_threads, (share,)) as pool:
+                try:
+                    works = [pool.submit(contextvars.copy_context().run, self._work) for _ in range(threads)]
+                    for work in as_completed(works):
+                        work.result()
+                except BaseException:
+                    self.abandoned = True
+                    raise
         finally:
-            for thread in others:
-                thread.join()
             for hook in hooks:
                 hook.remove()
-            torch.set_num_threads(before)
 
     def _over(self) -> bool:
-        return self.stop() or self.error is not None or self.abandoned.is_set()
+        return self.stop() or self.error is not None or self.abandoned
 
     def _work(self) -> None:
         """Make batches until none is left, or until not even one clip fits beside those of other threads."""
