@@ -112,7 +112,7 @@ def h264(frames: np.ndarray, *, fps: float = PLAYBACK_FPS, crf: int = 18) -> byt
 def read_frames(path: str | Path) -> np.ndarray:
     """Read all frames of a video file, uint8 "f h w 3". Raises OutputError where it is missing or damaged."""
     try:  # PPM says its own size in each frame's header: "P6\n{w} {h}\n255\n"
-        data = _ffmpeg(["-i", str(path), "-map", "0:v:0", "-vsync", "vfr", "-f", "image2pipe", "-vcodec", "ppm", "-"])
+        data = _ffmpeg(["-i", str(path), "-map", "0:v:0", "-fps_mode", "vfr", "-f", "image2pipe", "-vcodec", "ppm", "-"])
         _, size, _, _ = data[:64].split(b"\n", 3)
         w, h = map(int, size.split())
         frames = np.frombuffer(data, np.uint8).reshape(-1, len(f"P6\n{w} {h}\n255\n") + h * w * 3)

@@ -1,4 +1,4 @@
-"""Faces through clips: vanished, blurred and trembling ones are recovered at the size at which they were made so."""
+"""Faces through clips: vanished, blurred and shaken ones are recovered at the size at which they were made so."""
 
 import math
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::svdlab.pipeline.images.CropWarn
 SIDE = 256
 
 
-def picture(name, side=SIDE):
+def image(name, side=SIDE):
     return np.asarray(prepare_image(sample_image(name), height=side, width=side), np.float32) / 255
 
 
@@ -29,7 +29,7 @@ def steady(frames=10):
     return np.stack([shifted(FACE, 1.5 * t, 0.5 * t) for t in range(frames)])
 
 
-FACE = picture("astronaut")
+FACE = image("astronaut")
 STEADY = steady()
 HIDDEN = dict(x=slice(60, 190), y=slice(0, 110))  # more than the head, wherever it is in STEADY
 
@@ -37,10 +37,10 @@ HIDDEN = dict(x=slice(60, 190), y=slice(0, 110))  # more than the head, wherever
 @pytest.mark.parametrize("side", [64, 128, 256, 512])
 def test_photographs_of_people_have_a_face_and_others_none(side):
     for name in ("astronaut", "grace_hopper", "camera"):
-        found = faces.detect(picture(name, side))
+        found = faces.detect(image(name, side))
         assert len(found) == 1 and found[0].score > 0.75, name
     for name in ("cat", "coffee", "rocket"):
-        assert faces.detect(picture(name, side)) == [], name
+        assert faces.detect(image(name, side)) == [], name
 
 
 def test_landmarks_are_where_they_are_called():
@@ -49,7 +49,7 @@ def test_landmarks_are_where_they_are_called():
     assert right_eye[0] < nose[0] < left_eye[0] and mouth_right[0] < mouth_left[0]  # her right is on our left
     assert max(right_eye[1], left_eye[1]) < nose[1] < min(mouth_right[1], mouth_left[1])
     assert np.abs(face.landmarks - face.centre).max() < face.size
-    larger = faces.detect(picture("astronaut", 512))[0]
+    larger = faces.detect(image("astronaut", 512))[0]
     assert larger.size / face.size == pytest.approx(2, rel=0.1)
 
 
@@ -75,7 +75,7 @@ def test_a_face_that_vanishes_in_known_frames_is_missed_in_these():
     assert found["score"] == pytest.approx(0.6 * table.score[table.found].mean())
 
 
-def test_a_trembling_face_trembles_as_much_as_it_was_made_to():
+def test_a_shaken_face_has_the_jitter_it_was_given():
     rng = np.random.default_rng(3)
     shakes = rng.normal(0, 1.5, (40, 2))
     clip = np.stack([shifted(FACE, *shake) for shake in shakes])
@@ -109,7 +109,7 @@ def test_a_growing_and_a_blurring_face():
 
 
 def test_another_face_is_not_taken_for_the_first():
-    left, right = picture("astronaut", 128), picture("grace_hopper", 128)
+    left, right = image("astronaut", 128), image("grace_hopper", 128)
     both = np.concatenate([left, right], axis=1)
     only_right = np.concatenate([np.full_like(left, 0.5), right], axis=1)
     start = faces.detect(left)[0]
@@ -122,7 +122,7 @@ def test_another_face_is_not_taken_for_the_first():
 
 def test_without_a_face_there_is_nothing_to_follow():
     with pytest.raises(InputError, match="no face"):
-        faces.track(picture("coffee")[None].repeat(3, 0))
+        faces.track(image("coffee")[None].repeat(3, 0))
 
 
 def test_the_detector_is_loaded_once():

@@ -11,7 +11,7 @@ from svdlab.measure.calibrate import degrade, moving
 PLATE = text.make_plate("RIVER", (256, 256), height=28, background=moving("coffee", size=(256, 256), frames=1).frames[0])
 
 
-def filmed(plate, poses):
+def seen(plate, poses):
     """The plate under a camera: dx, dy, scale for each frame."""
     middle = (np.array(plate.image.shape[1::-1]) - 1) / 2
     frames = []
@@ -72,7 +72,7 @@ def test_a_clean_plate_is_all_there_and_another_one_is_not():
     ids=["pan", "zoom in", "zoom out and drift"],
 )
 def test_a_plate_is_followed_through_known_motion(path):
-    table = text.correlation(PLATE, filmed(PLATE, path))
+    table = text.correlation(PLATE, seen(PLATE, path))
     pose = table.groupby("frame")[["dx", "dy", "scale"]].first().to_numpy()
     assert np.abs(pose[:, :2] - np.array(path)[:, :2]).max() < 1.0  # px
     assert np.abs(pose[:, 2] - np.array(path)[:, 2]).max() < 0.012
@@ -80,7 +80,7 @@ def test_a_plate_is_followed_through_known_motion(path):
 
 
 def test_dropped_letters_are_found_where_they_were_dropped_and_nowhere_else():
-    clip = filmed(PLATE, [(0.0, 0.0, 1.0)] * 6)
+    clip = seen(PLATE, [(0.0, 0.0, 1.0)] * 6)
     spoilt = without(PLATE, clip, letters=(1, 3), where=(2, 4))
     table = text.correlation(PLATE, spoilt)
     gone = {(f, i) for f, i in table.loc[table.dropped, ["frame", "letter"]].to_numpy().tolist()}
@@ -119,7 +119,7 @@ def test_reading_finds_dropped_letters():
     assert text.read_clip(spoilt, "RIVER").error_rate.tolist() == pytest.approx([0, 0.2, 0])
 
 
-def test_the_reading_machine_is_loaded_once_and_keeps_no_switches():
+def test_the_ocr_engine_is_loaded_once_and_keeps_no_switches():
     """rapidocr remembers what one call switched off; a call of ours must not care what came before."""
     text.engine()(np.zeros((64, 64, 3), np.uint8), use_det=False)
     assert text.read(PLATE.image).text == "RIVER"

@@ -1,4 +1,4 @@
-"""What is written into pictures and films can be read back, by others' readers too, and changes no pixel."""
+"""Videos keep their frames; what is written into files is read back, by others' readers too, and changes no pixel."""
 
 from __future__ import annotations
 
@@ -17,6 +17,43 @@ from svdlab.measure import video
 IPTC = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}"
 MADE_BY_A_MODEL = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 AWKWARD = 'a "label" <with> marks & = ; # \\ and ünïcode'
+
+
+FRAMES = np.random.default_rng(0).integers(0, 256, (5, 33, 47, 3), dtype=np.uint8)  # odd sides, nothing that compresses
+
+
+def test_ffv1_keeps_every_bit(tmp_path):
+    video.write_frames(tmp_path / "frames.mkv", FRAMES, playback_fps=5.5)
+    assert (video.read_frames(tmp_path / "frames.mkv") == FRAMES).all()
+    video.write_frames(tmp_path / "frames.mkv", FRAMES[::-1] / 255)  # floats, over what was there
+    assert (video.read_frames(tmp_path / "frames.mkv") == FRAMES[::-1]).all()
+    assert [p.name for p in tmp_path.iterdir()] == ["frames.mkv"]
+
+
+def test_a_preview_plays_in_a_browser(tmp_path):
+    video.write_preview(tmp_path / "preview.mp4", FRAMES, playback_fps=5)
+    facts = next(imageio_ffmpeg.read_frames(tmp_path / "preview.mp4"))
+    assert facts["codec"] == "h264" and facts["pix_fmt"].startswith("yuv420p") and facts["fps"] == 5
+    shown = video.read_frames(tmp_path / "preview.mp4")
+    assert shown.shape == (5, 8 * 33, 8 * 47, 3)  # eightfold, to 256 px or more
+    grey, true = shown[:, 4::8, 4::8].mean(-1), FRAMES.mean(-1)
+    assert np.abs(grey - true).mean() < 12 and np.corrcoef(grey.ravel(), true.ravel())[0, 1] > 0.95
+
+
+def test_h264_takes_odd_sides_and_costs_less_at_a_higher_crf(tmp_path):
+    good, poor = (video.h264(FRAMES, fps=7, crf=crf) for crf in (10, 40))
+    assert len(poor) < len(good)
+    (tmp_path / "odd.mp4").write_bytes(good)
+    assert video.read_frames(tmp_path / "odd.mp4").shape == FRAMES.shape
+
+
+def test_what_is_no_video_is_named(tmp_path):
+    (tmp_path / "text.mp4").write_text("text")
+    for name in ("text.mp4", "missing.mkv"):
+        with pytest.raises(OutputError, match=name):
+            video.read_frames(tmp_path / name)
+    with pytest.raises(OutputError, match="cannot be written"):
+        video.write_frames(tmp_path / "text.mp4" / "x.mkv", FRAMES)
 
 
 @pytest.fixture
@@ -83,10 +120,10 @@ def test_an_mp4_has_tags_and_a_sidecar(tmp_path, facts):
 def test_what_cannot_be_tagged_stays_as_it_is(tmp_path, facts):
     for name, tag in (("a.png", video.tag_png), ("a.mp4", video.tag_mp4)):
         path = tmp_path / name
-        path.write_bytes(b"neither picture nor film")
+        path.write_bytes(b"neither image nor video")
         with pytest.raises(OutputError, match=name):
             tag(path, facts)
-        assert path.read_bytes() == b"neither picture nor film"
+        assert path.read_bytes() == b"neither image nor video"
         with pytest.raises(OutputError, match="cannot be read"):
             video.read_tags(path)
     assert len(list(tmp_path.iterdir())) == 2
