@@ -71,7 +71,7 @@ class Folded(str):
 FORMS: dict[type, tuple[str, str]] = {  # of a text: in HTML, in Markdown
     Strong: ("<p><strong>{}</strong></p>", "**{}**"),
     Quote: ("<blockquote>{}</blockquote>", "> {}"),
-    Folded: ("<details><summary>show</summary><pre>{}</pre></details>", "{}"),
+    Folded: ("<details><summary>details</summary><pre>{}</pre></details>", "{}"),
     str: ("<p>{}</p>", "{}"),
 }
 

@@ -165,13 +165,12 @@ def _shown(output: Any) -> Iterator[Any]:
     data = output.get("data", {})
     if output.output_type == "stream" and output.name == "stdout":
         yield Markup("<pre>{}</pre>").format(re.sub(r"\x1b\[[0-9;]*m", "", output.text))
-    elif "image/png" in data:
-        alt = output.metadata.get("image/png", {}).get("alt", "figure")
-        yield Media(base64.b64decode(data["image/png"]), alt)
-    elif WIDGET in data:
-        return
     elif "text/html" in data:
         yield _cleaned(data["text/html"])
+    elif "image/png" in data:
+        yield Media(base64.b64decode(data["image/png"]), output.metadata.get("image/png", {}).get("alt", "figure"))
+    elif WIDGET in data:
+        return
     elif "text/markdown" in data:
         yield _prose(data["text/markdown"])
     elif "text/plain" in data:
