@@ -76,6 +76,8 @@ test-full: setup  ## the full-size architecture with random weights: up to 20 GB
 	$(call marked,full,,full)
 
 validate: setup  ## the tables behind the claims, measured again: hours
+	$(BIN)/python tools/validate_organism.py
+	$(BIN)/python tools/validate_bias.py
 	$(call marked,validate,,validate)
 
 bench: setup  ## times and memory, against what is promised
