@@ -63,14 +63,6 @@ def test_everything_but_torch_is_locked_with_hashes() -> None:
     assert list(TORCH) == ["torch"] and "torch" not in LOCK
 
 
-@pytest.mark.parametrize(
-    "line", ["numpy>=2", "numpy==2.*", "numpy", "numpy @ https://example.invalid/numpy.whl", "numpy==2 --hash=sha256:0"]
-)
-def test_a_loose_line_in_a_lock_would_be_seen(line: str) -> None:
-    with pytest.raises(ValueError):
-        pins(line)
-
-
 def test_the_lock_answers_every_requirement() -> None:
     extras = PROJECT["optional-dependencies"]
     wanted = [
@@ -196,22 +188,24 @@ def test_a_wheel_holds_the_package_with_its_weights_and_nothing_else(tmp_path: P
 # --- guards ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("code", "rule"),
-    [
-        ("import pickle\n", "TID251"),
-        ("import torch\n\ntorch.load('weights.bin')\n", "TID251"),
-        ("import pandas\n\npandas.read_pickle('table.pkl')\n", "TID251"),
-        ("import yaml\n\nyaml.load('a: 1')\n", "S506"),
-        ("eval('1')\n", "S307"),
-        ("import subprocess\n\nsubprocess.run('ls', shell=True)\n", "S602"),
-    ],
-)
-def test_the_linter_refuses_what_runs_foreign_code(code: str, rule: str) -> None:
+UNSAFE = {
+    "import pickle\n": "TID251",
+    "import torch\n\ntorch.load('weights.bin')\n": "TID251",
+    "import pandas\n\npandas.read_pickle('table.pkl')\n": "TID251",
+    "import yaml\n\nyaml.load('a: 1')\n": "S506",
+    "eval('1')\n": "S307",
+    "import subprocess\n\nsubprocess.run('ls', shell=True)\n": "S602",
+}
+
+
+def test_the_linter_refuses_what_runs_foreign_code(tmp_path: Path) -> None:
+    for number, code in enumerate(UNSAFE):
+        (tmp_path / f"x{number}.py").write_text(code)
     done = run(
-        sys.executable, "-m", "ruff", "check", "--output-format", "concise", "--stdin-filename", "svdlab/x.py", "-", stdin=code
+        sys.executable, "-m", "ruff", "check", "--config", ROOT / "pyproject.toml", "--output-format", "concise", tmp_path
     )
-    assert done.returncode == 1 and rule in done.stdout, done.stdout + done.stderr
+    for number, rule in enumerate(UNSAFE.values()):
+        assert any(f"x{number}.py" in line and rule in line for line in done.stdout.splitlines()), done.stdout
 
 
 def test_tests_reach_loopback_only() -> None:
