@@ -212,8 +212,8 @@ def effect_rows(clips: pd.DataFrame, quick: bool) -> list[tuple]:
         ("left half against right", "x < 32", "x >= 32"),
         ("upper half against lower", "y < 32", "y >= 32"),
     ):
-        halves = (cool.query(part).measured.to_numpy() for part in (a, b))
-        rows.append(_equal_means(f"planted null: {what}", *halves, 0.30 if quick else 0.15))
+        one, other = (cool.query(part).measured.to_numpy() for part in (a, b))
+        rows.append(_equal_means(f"planted null: {what}", one, other, 0.30 if quick else 0.15))
     rows.append(
         _share_row("planted 2: share of pans to the right", *pans_right(clips), world.PAN_RIGHT, 0.25 if quick else 0.08)
     )
@@ -274,7 +274,8 @@ def guided_rows(clips: pd.DataFrame) -> list[tuple]:
 def embedding_rows(pipe: ProbePipeline, n: int, *, noise_aug_strength: float = 0.02) -> list[tuple]:
     """What the image embedding alone does: each clip again with its neighbour's embedding, latents and noise kept."""
     images = [open_image(frame) for frame in scenes_for("swap", n).video[:, 0]]
-    changed, between = [], []
+    changed: list[float] = []
+    between: list[float] = []
     for first in range(0, n, BATCH):
         some = images[first : first + BATCH]
         conditions = [Conditions(fps=7, noise_aug_strength=noise_aug_strength, max_guidance_scale=1.0)] * len(some)
