@@ -1,7 +1,8 @@
 """Statistics: effects with intervals and verdicts, intervals and tests by name, dose-response.
 
->>> svdlab.stats.mean("flow_px", "mean flow", results.assign(stimulus=results.image), unit="px/frame", null=None).verdict
-'descriptive'
+>>> clips = pd.DataFrame({"stimulus": range(8), "seed": 0, "flow_px": np.linspace(1, 2, 8)})
+>>> svdlab.stats.mean("flow_px", "mean flow", clips, unit="px/frame").verdict
+'effect'
 """
 
 from svdlab.stats.effects import (

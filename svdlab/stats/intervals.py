@@ -1,9 +1,7 @@
 """Intervals, tests and power by name: thin calls of scipy.stats and statsmodels, with checked input.
 
-    >>> print(t_interval([1, 2, 3]))
-    2 (-0.484 to 4.48)
-    >>> print(proportion(8, 10))
-    0.8 (0.49 to 0.943)
+    >>> print(t_interval([1, 2, 3]), proportion(8, 10), sep=", ")
+    2 (-0.484 to 4.48), 0.8 (0.49 to 0.943)
 
 The unit is what was sampled independently, most often the image: average seeds over it first. Intervals are two-sided with
 confidence 0.95 unless told otherwise. `seed` makes resampling repeatable. InputError is raised for empty or non-finite input.
@@ -15,7 +13,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -44,26 +42,18 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Equivalence:
-    """Two one-sided tests: p, the interval of confidence 1 - 2 alpha, and whether p is below alpha."""
+class Equivalence(Estimate):
+    """Two one-sided tests: the interval of confidence 1 - 2 alpha, p, and whether p is below alpha."""
 
-    value: float
-    low: float
-    high: float
-    p: float
-    n: int
-    equivalent: bool
+    p: float = math.nan
+    equivalent: bool = False
 
 
 # --- means ------------------------------------------------------------------------------------------------------------
 
 
 def t_interval(values: Any, *, confidence: float = 0.95) -> Estimate:
-    """The mean with its t interval.
-
-    >>> print(t_interval([1, 2, 3]))
-    2 (-0.484 to 4.48)
-    """
+    """The mean with its t interval."""
     x = finite(values, "values", least=2)
     low, high = DescrStatsW(x).tconfint_mean(alpha=1 - confidence)
     return Estimate(float(x.mean()), float(low), float(high), len(x), "t")
@@ -83,9 +73,8 @@ def bootstrap(
     value = float(statistic(x))
     if np.ptp(x) == 0:  # no spread to resample; scipy would give NaN
         return Estimate(value, value, value, len(x), "BCa")
-    rng = np.random.default_rng(seed)
-    found = stats.bootstrap((x,), statistic, confidence_level=confidence, method="BCa", n_resamples=resamples, rng=rng)
-    limits = found.confidence_interval
+    how: dict[str, Any] = dict(confidence_level=confidence, n_resamples=resamples, rng=np.random.default_rng(seed))
+    limits = stats.bootstrap((x,), statistic, method="BCa", **how).confidence_interval
     return Estimate(value, float(limits.low), float(limits.high), len(x), "BCa")
 
 
@@ -176,7 +165,7 @@ def equivalent_mean(values: Any, low: float, high: float, *, alpha: float = 0.05
     _ordered(low, high)
     describe = DescrStatsW(x)
     p, inner = float(describe.ttost_mean(low, high)[0]), describe.tconfint_mean(alpha=2 * alpha)
-    return Equivalence(float(x.mean()), float(inner[0]), float(inner[1]), p, len(x), p < alpha)
+    return Equivalence(float(x.mean()), float(inner[0]), float(inner[1]), len(x), "TOST", p=p, equivalent=p < alpha)
 
 
 def p_of(found: Estimate, values: np.ndarray, null: float) -> float:
@@ -216,11 +205,7 @@ def paired_shares(differences: Any, *, confidence: float = 0.95) -> Estimate:
 
 
 def proportion(count: int, n: int, *, confidence: float = 0.95) -> Estimate:
-    """A proportion with Wilson's interval.
-
-    >>> print(proportion(8, 10))
-    0.8 (0.49 to 0.943)
-    """
+    """A proportion with Wilson's interval."""
     _counts(count, n)
     low, high = proportion_confint(count, n, alpha=1 - confidence, method="wilson")
     return Estimate(count / n, float(low), float(high), n, "Wilson")
@@ -265,7 +250,7 @@ def equivalent_proportion(count: int, n: int, low: float, high: float, *, alpha:
     _ordered(low, high)
     p = float(binom_tost(count, n, low, high)[0])
     inner = proportion(count, n, confidence=1 - 2 * alpha)
-    return Equivalence(count / n, inner.low, inner.high, p, n, p < alpha)
+    return Equivalence(count / n, inner.low, inner.high, n, "TOST", p=p, equivalent=p < alpha)
 
 
 # --- many tests, power, spread ----------------------------------------------------------------------------------------
@@ -320,8 +305,7 @@ def detectable(n: int, *, alpha: float = 0.05, power: float = 0.8) -> float:
     return float(brentq(lambda effect: _power(effect, n, alpha=alpha) - power, 0.0, high))
 
 
-@dataclass(frozen=True)
-class Variation:
+class Variation(NamedTuple):
     """Standard deviations: between units, and within a unit from repeat to repeat (NaN where nothing was repeated)."""
 
     between: float
@@ -363,11 +347,11 @@ def finite(values: Any, name: str, *, least: int = 1) -> np.ndarray:
     return array
 
 
-def _ordered(low: float, high: float) -> None:
-    if not low < high:
-        raise InputError(f"got a margin from {low} to {high}: the lower end comes first.")
-
-
 def _counts(count: int, n: int) -> None:
     if not 0 <= count <= n or n < 1:
         raise InputError(f"got {count} of {n}: a count lies between 0 and n, and n is at least 1.")
+
+
+def _ordered(low: float, high: float) -> None:
+    if not low < high:
+        raise InputError(f"got a margin from {low} to {high}: the lower end comes first.")

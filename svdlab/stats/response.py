@@ -1,10 +1,9 @@
 """Dose and response: how a measure answers to one condition, and what else it depends on.
 
-    >>> found = dose_response(table, "motion_bucket_id", "object_px")
-    >>> print(found.sentence)
-    object_px rises with motion_bucket_id: from 0.21 (0.18 to 0.24) at 10 to 3.1 (2.9 to 3.3) at 200 ...
-    >>> found.curve                                      # a row per level: mean, low, high
-    >>> variance_shares(table, "object_px", ["motion_bucket_id", "image", "seed"])
+    found = dose_response(results, "motion_bucket_id", "object_px")
+    print(found.sentence)                            # object_px rises with motion_bucket_id: 0.21 (0.18 to 0.24) at 10, ...
+    found.curve                                      # a row per level: mean, low, high
+    variance_shares(results, "object_px", ["motion_bucket_id", "image", "seed"])
 
 Plans cross conditions with images and with seeds (common random numbers), so the image is what is resampled: all
 levels of one image stay together. With a single image the seed takes its place, and the sentence says so.
@@ -76,8 +75,7 @@ def dose_response(
 ) -> DoseResponse:
     """The response curve of a measure over one condition, from a tidy table of runs.
 
-    >>> dose_response(results, "fps", "object_px").unit
-    'image'
+    dose_response(results, "fps", "object_px").curve
 
     Rows of the same unit and level are averaged first, over everything else in the table. Units that lack a level, and rows
     whose measure is NaN (the instrument abstained), are left out; the sentence counts the units that remain. Raises InputError
@@ -126,7 +124,7 @@ def variance_shares(
 ) -> pd.DataFrame:
     """How much of a measure's variance goes with each factor and each pair of factors: balanced ANOVA components.
 
-    >>> variance_shares(results, "object_px", ["motion_bucket_id", "image", "seed"])
+    variance_shares(results, "object_px", ["motion_bucket_id", "image", "seed"])
 
     A row per source ("a", "a x b", ..., "rest"): `variance` (units squared), `share` (0 to 1), and the interval `low`, `high`
     of the share from resampling whole images. Expected mean squares of the crossed random model (Searle, Casella and McCulloch

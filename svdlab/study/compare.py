@@ -1,8 +1,8 @@
 """Two checkpoints, one plan: where they differ, by how much, and how sure that is.
 
-    >>> a = svdlab.sweep(svdlab.load_pipeline("organism"), plan, "results/a")
-    >>> b = svdlab.sweep(svdlab.load_pipeline("organism-fixed"), plan, "results/b")
-    >>> compare({"organism": a, "organism-fixed": b}, ["object_px"], by=["fps", "motion_bucket_id"])
+    a = svdlab.sweep(svdlab.load_pipeline("organism"), plan, "results/a")
+    b = svdlab.sweep(svdlab.load_pipeline("organism-fixed"), plan, "results/b")
+    compare({"organism": a, "organism-fixed": b}, ["object_px"], by=["fps", "motion_bucket_id"])
 
 Runs are paired by image, conditions and seed. Seeds are brought together within an image first, and the image is the unit,
 because images are what was sampled independently.
@@ -44,9 +44,9 @@ def compare(
 ) -> pd.DataFrame:
     """The second checkpoint minus the first: an effect for each measure and each value of `by`.
 
-    >>> compare(tables, ["object_px"], by=["fps"]).query("q < 0.05")
-    >>> compare(tables, ["object_px"], within="spread")                            # does it vary less over seeds?
-    >>> compare(tables, ["object_px"], within=slope_against("motion_bucket_id"))   # does it respond to the bucket more?
+    compare(tables, ["object_px"], by=["fps"]).query("q < 0.05")
+    compare(tables, ["object_px"], within="spread")                            # does it vary less over seeds?
+    compare(tables, ["object_px"], within=slope_against("motion_bucket_id"))   # does it respond to the bucket more?
 
     tables: two results of `svdlab.sweep` of the same plan, by name. within: what becomes of the runs of one image: their
     "mean", their "spread" (standard deviation; give `by` so that only seeds differ), or a function of the runs and the
@@ -91,7 +91,7 @@ def compare(
 def slope_against(condition: str) -> Within:
     """For `compare(within=...)`: the least-squares slope of a measure on a condition, over the runs of one image.
 
-    >>> compare(tables, ["object_px"], within=slope_against("motion_bucket_id"))       # px/frame per bucket
+    compare(tables, ["object_px"], within=slope_against("motion_bucket_id"))       # px/frame per bucket
     """
 
     def slope(runs: pd.DataFrame, measure: str) -> float:

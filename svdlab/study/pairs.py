@@ -62,7 +62,7 @@ class Contrast:
 def read_manifest(source: Any, *, folder: str | Path | None = None) -> pd.DataFrame:
     """A manifest from a CSV or Parquet file or a DataFrame, whole and checked.
 
-    >>> manifest = read_manifest("pairs/manifest.csv")
+    manifest = read_manifest("pairs/manifest.csv")
 
     folder: what paths are relative to; by default the file's own folder. A manifest that was read before, or a part of it, may
     be given again. Adds the columns `file` (the path as it is opened), `image_hash`, `width` and `height` (px). Raises

@@ -1,10 +1,10 @@
 """Bias studies: does the model degrade some inputs more than others? Paired images, compared in many measures at once.
 
->>> from svdlab.probes import bias
->>> design = bias.Design("people.csv", margins={"object_px": "15 %"})
->>> result = bias.run(pipe, design, "results/people")
->>> print(result.report())
->>> bias.slopes(result, result.table.iloc[0])
+from svdlab.probes import bias
+design = bias.Design("people.csv", margins={"object_px": "15 %"})
+result = bias.run(pipe, design, "results/people")
+print(result.report())
+bias.slopes(result, result.table.iloc[0])
 """
 
 from svdlab.probes.bias import planted, symmetry

@@ -1,7 +1,7 @@
 """Two groups of images compared in many measures at once, pair by pair: an effect each, all tests one family.
 
-    >>> table = compare(clips, manifest, ["object_px", "blur_slope"], margins={"object_px": "15 %"})
-    >>> print(table.sentence[0])
+    table = compare(clips, manifest, ["object_px", "blur_slope"], margins={"object_px": "15 %"})
+    print(table.sentence[0])
 
 The unit is the pair: seeds are averaged first. Statistics are `svdlab.stats.effects`; the measures are in MEASURES.
 """

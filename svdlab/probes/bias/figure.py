@@ -1,8 +1,8 @@
 """Figures of a bias study: the pairs themselves, each pair as a line, and the pairs that differ most as videos.
 
->>> pairs(result.manifest)
->>> slopes(result, result.table.iloc[0])
->>> worst_pairs(result, result.table.iloc[0]).save("results/worst.mp4")
+pairs(result.manifest)
+slopes(result, result.table.iloc[0])
+worst_pairs(result, result.table.iloc[0]).save("results/worst.mp4")
 """
 
 from __future__ import annotations

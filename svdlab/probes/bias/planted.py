@@ -1,6 +1,6 @@
 """Pairs of the organism's world, whose planted effects and nulls are known: what a bias study is tried on first.
 
-    >>> result = study(pipe, "results/bias-planted", counts=dict(hue=24, mirror=24, shape=24))
+    result = study(pipe, "results/bias-planted", counts=dict(hue=24, mirror=24, shape=24))
     >>> PLANTED[0].says
     'warm sprites move at half the speed'
 

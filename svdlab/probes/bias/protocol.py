@@ -1,8 +1,8 @@
 """plan.json: what a bias study decided before its first clip, what that can show, and where the study departed from it.
 
->>> planned = write_protocol(protocol, "results/people")         # the first one stays, whatever comes later
->>> print(planned.expectation)
->>> departures(planned, protocol)
+planned = write_protocol(protocol, "results/people")         # the first one stays, whatever comes later
+print(planned.expectation)
+departures(planned, protocol)
 """
 
 from __future__ import annotations

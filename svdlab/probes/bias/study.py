@@ -1,10 +1,10 @@
 """Does the model degrade some inputs more than others, and how sure is that? Pairs of images, compared.
 
-    >>> design = Design("people.csv", margins={"object_px": "15 %"}, seeds=range(4))
-    >>> print(register(pipe, design, "results/people").expectation)  # writes plan.json: what so many pairs can and cannot show
-    >>> result = run(pipe, design, "results/people")
-    >>> result.table[["scheme", "measure", "value", "low", "high", "q", "verdict"]]
-    >>> print(result.report())
+    design = Design("people.csv", margins={"object_px": "15 %"}, seeds=range(4))
+    print(register(pipe, design, "results/people").expectation)  # writes plan.json: what so many pairs can and cannot show
+    result = run(pipe, design, "results/people")
+    result.table[["scheme", "measure", "value", "low", "high", "q", "verdict"]]
+    print(result.report())
 
 In image-to-video the person and the place are in the input, so the question is not who the model draws but whether it gives
 some inputs less motion, faster loss of the image, more blur, or a preferred direction. The pair is the unit, seeds are
@@ -56,7 +56,7 @@ of harm."""
 class Design:
     """What a study will do.
 
-    >>> Design("people.csv", measures=["still"], margins={"still": 0.1}, seeds=range(4))
+    Design("people.csv", measures=["still"], margins={"still": 0.1}, seeds=range(4))
 
     manifest: a file or a DataFrame (see `study.pairs`); it is read and checked at once. measures: names of MEASURES; default
     all that can be measured here. margins: by measure, in its unit, or as "15 %" of the mean. seeds: of every image.
@@ -176,7 +176,7 @@ def register(pipe: ProbePipeline, design: Design, out: str | Path) -> Protocol:
 def run(pipe: ProbePipeline, design: Design, out: str | Path, *, progress: bool = True) -> BiasResult:
     """The whole study: plan.json, clips, comparison, confounds, and where it departed from its plan.
 
-    >>> print(run(pipe, Design("people.csv"), "results/people").verdict)
+    print(run(pipe, Design("people.csv"), "results/people").verdict)
 
     out: folder of the runs, of plan.json and of what `BiasResult.save` writes. Started again, it makes what is missing.
     """

@@ -1,7 +1,7 @@
 """Does the model prefer a direction, and does a flipped image give the flipped clip?
 
-    >>> result = run(pipe, ["cat", "coffee", "rocket"], "results/symmetry", seeds=range(4))
-    >>> result.table[["flip", "measure", "value", "low", "high", "q", "verdict"]]
+    result = run(pipe, ["cat", "coffee", "rocket"], "results/symmetry", seeds=range(4))
+    result.table[["flip", "measure", "value", "low", "high", "q", "verdict"]]
 
 An image and its flipped self are a pair, and so are their clips: the flipped one is made with both of its noises flipped too.
 With u the motion of the clip and u' that of the flipped one, each in its own frame, the direction bias is the mean of
