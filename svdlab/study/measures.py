@@ -68,7 +68,13 @@ def fidelity(clip: Any) -> dict[str, Any]:
     return fidelity.summary(clip.frames, clip.image)
 
 
-MEASURES = {f.__name__: Measure(f, f.__name__, own=f"svdlab.measure.{f.__name__}") for f in (motion, fidelity)}
+def published(clip: Any) -> dict[str, Any]:
+    from svdlab.measure import published, video
+
+    return published.summary(clip.frames, clip.image, playback_fps=clip.playback_fps or video.PLAYBACK_FPS)
+
+
+MEASURES = {f.__name__: Measure(f, f.__name__, own=f"svdlab.measure.{f.__name__}") for f in (motion, fidelity, published)}
 
 
 def as_measures(wanted: Any) -> tuple[Measure, ...]:
