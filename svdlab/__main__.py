@@ -107,15 +107,16 @@ def sweep(
     from svdlab.study import plans
 
     plan = plans.read_plan(grid)  # before the model is loaded
-    import svdlab
+    from svdlab.pipeline.checkpoints import load_pipeline
+    from svdlab.study import sweep as sweeps
 
     if image and Path(image).expanduser().is_dir():
         from svdlab.pipeline.images import images_in
 
-        plan = plan.merge(svdlab.grid(image=images_in(image))[["image"]], how="cross")
+        plan = plan.merge(plans.grid(image=images_in(image))[["image"]], how="cross")
         image = None
     given: dict[str, Any] = {k: v for k, v in dict(batch_size=batch_size, threads=threads).items() if v is not None}
-    table = svdlab.sweep(svdlab.load_pipeline(checkpoint), plan, out, image=image, **given)
+    table = sweeps.sweep(load_pipeline(checkpoint), plan, out, image=image, **given)
     failed = int((table["status"] == "failed").sum())
     print(f"{len(table)} runs in {out}" + (f", {failed} of them failed: see the columns status and reason" if failed else ""))
     print(f"the table: svdlab.load_results({str(out)!r})")
@@ -147,8 +148,8 @@ def probe(
     or:      svdlab probe stillness --checkpoint SVD_1_1 --images my-images/ --seeds 4 -p motion_bucket_id "[20, 250]"
     or:      svdlab probe bias --manifest people.csv -p margins "{still: 0.1}"
     """
-    import svdlab
     from svdlab import probes
+    from svdlab.pipeline.checkpoints import load_pipeline
     from svdlab.pipeline.conditions import conditions_of
     from svdlab.study.plans import CONDITIONS
 
@@ -163,7 +164,7 @@ def probe(
     out = out or Path("results/limitations")
     if name != "all":
         probes.find(name)  # before the model is loaded
-    pipe = svdlab.load_pipeline(checkpoint)
+    pipe = load_pipeline(checkpoint)
     given = dict(images=images, seeds=seeds, quick=quick, conditions=conditions, **options)
     results = probes.run_all(pipe, out, **given) if name == "all" else {name: probes.run(name, pipe, out, **given)}
     print(*results.values(), sep="\n")
@@ -175,17 +176,17 @@ def _bias(
     checkpoint: str, out: Path, manifest: Path | None, seeds: int, quick: bool, conditions: Any, options: dict[str, Any]
 ) -> None:
     """`svdlab probe bias`: a study of a manifest, or of planted pairs."""
-    import svdlab
+    from svdlab.pipeline.checkpoints import load_pipeline
     from svdlab.probes import bias
 
     if unknown := sorted(set(options) - {"measures", "margins", "alpha", "interval"}):
         raise InputError(f"bias has no option {', '.join(unknown)}: it has measures, margins, alpha, interval.")
     given: dict[str, Any] = {"seeds": range(seeds), "conditions": conditions, **options}
     if manifest is None:
-        result = bias.planted.study(svdlab.load_pipeline(checkpoint), out, quick=quick, **given)
+        result = bias.planted.study(load_pipeline(checkpoint), out, quick=quick, **given)
     else:
         design = bias.Design(manifest, **given)  # faults are named before the model is loaded
-        result = bias.run(svdlab.load_pipeline(checkpoint), design, out)
+        result = bias.run(load_pipeline(checkpoint), design, out)
     print(result.report())
     bias.save_figures(result, out)
     print(*sorted(out.glob("figures/*")), sep="\n")

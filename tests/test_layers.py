@@ -19,7 +19,6 @@ LAYERS = {
 FREE = ("__version__",)  # of the package itself
 # Upward imports that the rebuild has still to remove. Nothing may be added.
 OPEN = {
-    ("svdlab/__main__.py", ""),
     ("svdlab/show/probes.py", "probes"),
 }
 

@@ -89,10 +89,8 @@ def write(folder: str | Path, out: str | Path | None = None) -> Path:
 def _facts(path: Path) -> dict[str, Any]:
     """What a run recorded of its model and machine, flat."""
     record = json.loads(path.read_text(encoding="utf-8"))
-    call, model = record["call"], record.get("model", record["call"])
-    source = record.get("source") or call["source"]
-    own = dict(svdlab=record["svdlab"], device=record["device"], made=record["made"][:10])
-    return {**source, **model["versions"], "dtype": model["dtype"], "weights": model["weights"], **own}
+    model, own = record["model"], dict(svdlab=record["svdlab"], device=record["device"], made=record["made"][:10])
+    return {**record["call"]["source"], **model["versions"], "dtype": model["dtype"], "weights": model["weights"], **own}
 
 
 def _listed(facts: list[dict[str, Any]], key: str) -> str:

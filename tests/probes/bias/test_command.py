@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from svdlab import __main__ as cli
+from svdlab.pipeline import checkpoints
 from svdlab.probes.bias import planted
 
 
@@ -37,7 +38,7 @@ def test_a_study_of_a_manifest(manifest: Path, tmp_path: Path, capsys: pytest.Ca
 def test_a_manifest_with_faults_is_answered_before_the_model_is_loaded(
     manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("svdlab.load_pipeline", lambda *args, **kwargs: pytest.fail("the model was loaded"), raising=False)
+    monkeypatch.setattr(checkpoints, "load_pipeline", lambda *args, **kwargs: pytest.fail("the model was loaded"))
     table = pd.read_csv(manifest, dtype=str, keep_default_na=False)
     table["path"] = [str(manifest.parent / name) for name in table.path]
     table.loc[1, "label_source"] = ""
@@ -57,6 +58,6 @@ def test_a_manifest_with_faults_is_answered_before_the_model_is_loaded(
 def test_words_that_do_not_fit_are_refused(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("svdlab.load_pipeline", lambda *args, **kwargs: pytest.fail("the model was loaded"), raising=False)
+    monkeypatch.setattr(checkpoints, "load_pipeline", lambda *args, **kwargs: pytest.fail("the model was loaded"))
     assert run(*words) == 1
     assert said in capsys.readouterr().err
