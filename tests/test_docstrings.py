@@ -42,7 +42,19 @@ def names(pipe: Any, image: Any, tmp_path_factory: pytest.TempPathFactory) -> di
     plan = svdlab.grid(motion_bucket_id=[40, 200], fps=[6, 12], seed=[0], num_inference_steps=2)
     results = svdlab.sweep(pipe, plan, folder / "study", image="scene-27", progress=False)
     clip.frames.flags.writeable = False
-    found = dict(svdlab=svdlab, np=np, pd=pd, torch=torch, Path=Path, pipe=pipe, image=image, scene=scene, clip=clip, tr=tr)
+    found = dict(
+        svdlab=svdlab,
+        show=svdlab.show,
+        np=np,
+        pd=pd,
+        torch=torch,
+        Path=Path,
+        pipe=pipe,
+        image=image,
+        scene=scene,
+        clip=clip,
+        tr=tr,
+    )
     found |= dict(frames=clip.frames, video=clip.frames, plan=plan, results=results, table=results, out=str(folder / "study"))
     return found | dict(folder=folder)
 

@@ -3,8 +3,8 @@
     >>> from svdlab import show
     >>> show.video(clip)                                             # loops
     >>> show.denoising(tr, frame=4)                                  # columns titled by sigma
-    >>> show.sheet(results, rows="motion_bucket_id", columns="fps", note="flow_px")
-    >>> show.save(show.flow(clip), "results/flow")                   # .png, .pdf, and .csv of its data
+    >>> show.sheet(results, rows="motion_bucket_id", columns="fps", note="object_px")
+    >>> fig = show.save(show.flow(clip), "results/flow")             # .png, .pdf, and .csv of its data
 
 No model runs here. Every figure names at its foot the checkpoint, conditions and seeds that it shows, and carries the
 table behind it as `.data`. Small images are enlarged by whole factors without smoothing.

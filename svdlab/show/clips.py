@@ -1,9 +1,9 @@
 """Clips side by side: as a looping video, as a strip of frames, and a sweep as a contact sheet.
 
 >>> show.video(clip)
->>> show.video([slow, fast], labels=["bucket 30", "bucket 200"]).save("results/compare.mp4")
->>> show.filmstrip([slow, fast])
->>> show.sheet(results, rows="motion_bucket_id", columns="fps", note="flow_px")
+>>> show.video([clip, clip], labels=["bucket 30", "bucket 200"]).save("results/compare.mp4")
+>>> show.filmstrip([clip, clip])
+>>> show.sheet(results, rows="motion_bucket_id", columns="fps", note="object_px")
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from PIL import Image
 from svdlab.errors import InputError
 from svdlab.measure import video as files
 from svdlab.measure.frames import as_frames
-from svdlab.show.figure import DPI, GREY, INK, LABEL, WIDTH, Figure, broken, draw, facts_of, fitted, images, scaled
-from svdlab.show.labels import axis, caption, name, number
+from svdlab.show.figure import DPI, GREY, INK, LABEL, WIDTH, Figure, broken, chosen, draw, facts_of, fitted, images, scaled
+from svdlab.show.labels import axis, caption, name, number, ordered
 
 CRF = 16  # of H.264: no visible loss
 
@@ -83,7 +83,7 @@ def video(
     """One clip, or several side by side and in step, looping.
 
     >>> show.video(clip)
-    >>> show.video({"slow": slow, "fast": fast}, fps=7)
+    >>> show.video({"slow": clip, "fast": clip.frames[::2]}, fps=7)
 
     clips: a Clip, frames "f h w c" in [0, 1] or uint8, a list of either, a dict from label to either, or rows of the table
     that `svdlab.sweep` returns. labels: by default the conditions of each. fps: of the player; default the clip's
@@ -125,7 +125,7 @@ def filmstrip(
 ) -> Figure:
     """Frames from left to right, a row for each clip.
 
-    >>> show.filmstrip({"truth": scenes.video[0], "model": clip})
+    >>> show.filmstrip({"model": clip, "real": frames}, given=False)
 
     clips and labels: as in `show.video`. frames: which ones; default `most` of them, evenly spread, first and last
     included. given: begin with the image that each Clip was made from. Raises InputError for no clips, or a frame
@@ -134,27 +134,23 @@ def filmstrip(
     arrays, texts, one_by_one = named(clips, labels)
     if given and not all(hasattr(c, "image") for c in one_by_one):
         raise InputError("given=True needs Clips, which know the image that they were made from.")
-    shortest = min(map(len, arrays))
-    chosen = list(frames) if frames is not None else np.linspace(0, shortest - 1, min(most, shortest)).round().astype(int)
-    for i in chosen:
-        if not 0 <= i < shortest:
-            raise InputError(f"frame {i}: the clips have frames 0 to {shortest - 1}.")
-    alone = isinstance(clips, np.ndarray) or (hasattr(clips, "frames") and not isinstance(clips, pd.DataFrame))
-    columns = ["input"] * given + [f"frame {i}" for i in chosen]
+    shown = chosen(frames, min(map(len, arrays)), most, "frame")
+    alone = len(arrays) == 1
+    columns = ["input"] * given + [f"frame {i}" for i in shown]
     room = WIDTH - (0 if alone else 6 * max(map(len, texts)))
     size = fitted(arrays[0].shape[1:], columns=len(columns), width=room)
-    title = title or f"Frames {chosen[0]} to {chosen[-1]}" + (f": {texts[0]}" if alone and texts[0] else "")
+    title = title or f"Frames {shown[0]} to {shown[-1]}" + (f": {texts[0]}" if alone and texts[0] else "")
     fig, axes = images(size=size, of=clips, title=title, row_labels=[""] if alone else texts, column_labels=columns)
     for row, clip, array in zip(axes, one_by_one, arrays, strict=True):
         inputs = [np.asarray(clip.image) / np.float32(255)] if given else []
-        for ax, image in zip(row, [*inputs, *array[chosen]], strict=True):
+        for ax, image in zip(row, [*inputs, *array[shown]], strict=True):
             draw(ax, scaled(image, size))
     return fig.finish(
         pd.DataFrame(
             {"clip": text, "frame": i}
             | dict(zip(("red", "green", "blue"), array[i].reshape(-1, 3).mean(0, dtype=float), strict=True))
             for array, text in zip(arrays, texts, strict=True)
-            for i in chosen
+            for i in shown
         )
     )
 
@@ -171,7 +167,7 @@ def sheet(
 ) -> Figure:
     """A sweep as a contact sheet: one frame of the clip at each pair of conditions, under shared labels.
 
-    >>> show.sheet(results, rows="motion_bucket_id", columns="fps", note="flow_px")
+    >>> show.sheet(results, rows="motion_bucket_id", columns="fps", note="object_px")
     >>> show.sheet(results.query("seed == 0"), rows="seed", columns="max_guidance_scale", frame=4)
 
     results: the table that `svdlab.sweep` returns, narrowed to one run a cell (of several, the first is shown).
@@ -190,7 +186,7 @@ def sheet(
     if shape is None:
         found = ", ".join(map(str, table["status"].unique()))
         raise InputError(f"none of the {len(table)} runs has frames: their status is {found}.")
-    down, across = (sorted(table[c].unique(), key=_order) for c in (rows, columns))
+    down, across = ordered(table[rows]), ordered(table[columns])
     size = fitted(shape, columns=len(across), width=860, most=240)
     which = {-1: "Last frame", 0: "First frame"}.get(frame, f"Frame {frame}")
     fig, axes = images(
@@ -210,11 +206,10 @@ def sheet(
             text = "not run" if hit.empty else "failed"
             ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=LABEL, color=GREY)
             continue
-        if not -len(array) <= frame < len(array):
-            raise InputError(f"frame {frame}: the clip has frames 0 to {len(array) - 1}.")
-        draw(ax, scaled(array[frame], size))
+        draw(ax, scaled(array[chosen(frame, len(array), 1, "frame")[0]], size))
         if note:
-            ax.set_xlabel(_value(hit[note].iloc[0]), fontsize=LABEL - 1, color=INK, labelpad=2)
+            value = hit[note].iloc[0]
+            ax.set_xlabel("no value" if pd.isna(value) else number(value), fontsize=LABEL - 1, color=INK, labelpad=2)
         shown.append(hit.drop(columns="_clip"))
     kept = [c for c in dict.fromkeys([rows, columns, note, "seed", "run_id"]) if c in results.columns]
     several = len(table) < len(results)
@@ -261,18 +256,3 @@ def _frames_of(results: pd.DataFrame, i: int, clips: Sequence[Any] | None) -> np
         return as_frames(getattr(clips[i], "frames", clips[i]))
     path = results.iloc[i].get("frames")
     return as_frames(files.read_frames(path)) if isinstance(path, str) and path else None
-
-
-def _value(value: Any) -> str:
-    if _is_number(value):
-        return number(round(float(value), 2)) if np.isfinite(value) else "no value"
-    return "no value" if value is None else str(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-
-
-def _order(value: Any) -> tuple[bool, Any]:
-    """Numbers by size, then the rest by name."""
-    return (not _is_number(value), value if _is_number(value) else str(value))

@@ -262,6 +262,19 @@ def scaled(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return image.repeat(size[0] // h, axis=0).repeat(size[1] // w, axis=1)
 
 
+def chosen(asked: Any, count: int, most: int, what: str) -> list[int]:
+    """Positions to show: the asked ones (negative from the end), else `most` of them evenly spread, first and last included.
+
+    Raises InputError for none, or one that is not there.
+    """
+    even = np.linspace(0, count - 1, min(most, count)).round()
+    picked = [int(i) for i in (even if asked is None else np.atleast_1d(asked))]
+    wrong = [i for i in picked if not -count <= i < count]
+    if wrong or not picked:
+        raise InputError(f"{what} {wrong[0] if wrong else picked}: there are {what}s 0 to {count - 1}.")
+    return [i % count for i in picked]
+
+
 def broken(text: str, size: float, width: float, *, bold: bool = False) -> str:
     """Text of `size` pt in lines of at most `width` px, by the mean width of a letter; the same at every resolution.
 
@@ -285,8 +298,8 @@ def save(
 ) -> AnyFigure:
     """Write a figure as path.png and path.pdf, and the table behind it as path.csv; returns the figure.
 
-    >>> show.save(show.denoising(tr, frame=4), "results/denoising")
-    >>> show.save(fig, "paper/figure-2", formats=("pdf",), width=3.3, title=False, footer=False)      # a journal's column
+    >>> fig = show.save(show.denoising(tr, frame=4), "results/denoising")
+    >>> fig = show.save(fig, "paper/figure-2", formats=("pdf",), width=3.3, title=False, footer=False)  # a journal
 
     path: without ending. formats: of png, svg, pdf, csv; a figure without a table has no CSV. width: in inches. The file of a
     figure that a model's output is in says so in IPTC's terms, with checkpoint and licence. Raises InputError for an unknown

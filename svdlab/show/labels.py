@@ -3,7 +3,7 @@
 >>> axis("object_px"), number(0.123456)
 ('subject speed (px/frame)', '0.1235')
 >>> about(clip)
-'organism · fps 7, motion bucket 180, noise 0.02, guidance 1 to 3, 25 steps · seed 0 · model organism, not SVD'
+'organism · fps 7, motion bucket 127, noise 0.02, guidance 1 to 3, 4 steps · seed 0 · model organism, not SVD'
 """
 
 from __future__ import annotations
@@ -14,20 +14,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-NAMES = {  # column or condition -> its name in a figure
-    "fps": "fps",
+NAMES = {  # column or condition -> its name in a figure, where that is not the column's with spaces
     "motion_bucket_id": "motion bucket",
     "noise_aug_strength": "noise augmentation",
     "min_guidance_scale": "min. guidance",
     "max_guidance_scale": "max. guidance",
-    "guidance_curve": "guidance curve",
-    "guidance_interval": "guidance interval",
     "num_inference_steps": "steps",
-    "playback_fps": "playback fps",
-    "checkpoint": "checkpoint",
-    "seed": "seed",
-    "image": "image",
-    "camera": "camera",
 }
 SHORT = {"fps": "fps", "motion_bucket_id": "motion bucket", "noise_aug_strength": "noise"}
 UNITS = {  # ending of a measure's column -> its unit
@@ -42,15 +34,13 @@ UNITS = {  # ending of a measure's column -> its unit
 STEMS = {"object": "subject speed", "camera": "camera speed", "flow": "mean flow"}  # measures without their unit
 STARTS = {"sigmas": "other noise levels", "flip_noise": "mirrored noise", "latents": "given latents", "noise": "given noise"}
 SOURCE = ("checkpoint", "label", "licence")
+COLUMNS = (*SHORT, "min_guidance_scale", "max_guidance_scale", "num_inference_steps", "seed", *SOURCE, "intervention")
 
 
 def name(column: str) -> str:
     """A condition or measure in words, without its unit."""
-    ending = next((e for e in UNITS if column.endswith(e)), "")
-    if column in NAMES or not ending:
-        return NAMES.get(column, column.replace("_", " "))
-    stem = column.removesuffix(ending)
-    return STEMS.get(stem, stem.replace("_", " "))
+    stem = column.removesuffix(next((e for e in UNITS if column.endswith(e)), ""))
+    return NAMES.get(column) or STEMS.get(stem, stem.replace("_", " "))
 
 
 def unit(column: str) -> str:
@@ -68,6 +58,12 @@ def number(value: Any) -> str:
     if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
         return f"{float(value):.4g}"
     return str(value)
+
+
+def ordered(values: Iterable[Any]) -> list[Any]:
+    """Every value once: numbers by size, then the rest by name."""
+    plain = lambda v: isinstance(v, (int, float, np.number)) and not isinstance(v, bool)
+    return sorted(dict.fromkeys(values), key=lambda v: (not plain(v), v if plain(v) else str(v)))
 
 
 def caption(clip: Any) -> str:
@@ -119,7 +115,7 @@ def records(*things: Any) -> list[dict[str, Any]]:
         if isinstance(thing, str):
             found += [{"label": thing}] if thing else []
         elif isinstance(thing, pd.DataFrame):
-            keys = [c for c in (*NAMES, *SOURCE[1:], "intervention") if c in thing.columns]
+            keys = [c for c in COLUMNS if c in thing.columns]
             rows = thing.loc[~thing[keys].astype(str).duplicated(), keys].itertuples(index=False)
             found += [dict(zip(keys, row, strict=True)) for row in rows]
         elif isinstance(thing, pd.Series):

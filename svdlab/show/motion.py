@@ -30,6 +30,7 @@ from svdlab.show.figure import (
     PALE,
     SMALL,
     Figure,
+    chosen,
     draw,
     finished,
     fitted,
@@ -58,29 +59,26 @@ def flow(
     """Optical flow of frame pairs: hue is the direction, paler is slower; arrows show the same without colour.
 
     >>> show.flow(clip)
-    >>> show.flow(scenes.flow[0], label="ground truth")
+    >>> show.flow(np.ones((7, 64, 64, 2)), label="ground truth")
 
     clip: a Clip, frames "f h w c", or a flow "t h w 2" in px (x right, y down). pairs: which, default `most` evenly
     spread. fastest: px/frame at full colour, default the 99.5th percentile. All pairs share one key. label: for the footer.
     """
     field = _field(clip)
-    chosen = list(pairs) if pairs is not None else np.linspace(0, len(field) - 1, min(most, len(field))).round().astype(int)
-    for i in chosen:
-        if not 0 <= i < len(field):
-            raise InputError(f"pair {i}: there are frame pairs 0 (from frame 0 to 1) to {len(field) - 1}.")
+    picked = chosen(pairs, len(field), most, "frame pair")
     speed = np.linalg.norm(field, axis=-1)
-    full = fastest if fastest is not None else max(0.5, float(np.percentile(speed[chosen], 99.5)))
+    full = fastest if fastest is not None else max(0.5, float(np.percentile(speed[picked], 99.5)))
     if not full > 0:
         raise InputError(f"fastest={fastest}: px/frame at full colour must be above 0.")
-    size = fitted(field.shape[1:3], columns=len(chosen), width=760)
-    title, names = title or "Optical flow (px/frame)", [_pair(i) for i in chosen]
+    size = fitted(field.shape[1:3], columns=len(picked), width=760)
+    title, names = title or "Optical flow (px/frame)", [_pair(i) for i in picked]
     fig, axes = images(size=size, of=clip, title=title, column_labels=names, column_title="from frame to frame")
-    for ax, i in zip(axes[0], chosen, strict=True):
+    for ax, i in zip(axes[0], picked, strict=True):
         draw(ax, scaled(flow_colours(field[i], full), size))
         _arrows(ax, field[i], size, threshold=0.15 * full)
     _disc(axes[0, -1], full)
     means = {"mean_speed_px": speed, "mean_dx_px": field[..., 0], "mean_dy_px": field[..., 1]}
-    table = pd.DataFrame({"pair": i} | {key: values[i].mean() for key, values in means.items()} for i in chosen)
+    table = pd.DataFrame({"pair": i} | {key: values[i].mean() for key, values in means.items()} for i in picked)
     return fig.finish(table, label)
 
 
@@ -141,7 +139,7 @@ def stepwise(clip: Any, *, playback_fps: float | None = None, ax: Axes | None = 
     """How fast things move from each frame to the next: the camera, and the subject against the background.
 
     >>> show.stepwise(clip)
-    >>> show.stepwise(motion.measure(frames))
+    >>> show.stepwise(svdlab.motion.measure(frames))
 
     clip: a Clip, frames "f h w c", or the table of `motion.measure`. In px/frame, or px/s with playback_fps. ax: where to
     draw, default a new figure. Pairs that could not be measured are marked, not drawn as zero.

@@ -1,8 +1,8 @@
 """Tables as figures: a measure against a condition, and numbers as colours.
 
->>> show.dose_response(results, x="motion_bucket_id", y="flow_px", by="fps")
->>> table = pd.DataFrame(tr["guidance_pressure"].mean((2, 3)), index=tr.sigmas)
->>> show.heat(table, tr, title="Guidance pressure by step and frame", key="|cond - uncond|", rows="sigma", columns="frame")
+>>> show.dose_response(results, x="motion_bucket_id", y="object_px", by="fps")
+>>> pressure = pd.DataFrame((tr["cond"] - tr["uncond"]).abs().mean((2, 3, 4)), index=tr.sigmas)
+>>> show.heat(pressure, tr, title="Guidance pressure by step and frame", key="|cond - uncond|", rows="sigma", columns="frame")
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 
 from svdlab.errors import InputError
 from svdlab.show.figure import COLOURS, GREY, INK, LABEL, PALE, SMALL, WIDTH, Figure, finished, graphs, on
-from svdlab.show.labels import axis, name, number
+from svdlab.show.labels import axis, name, number, ordered
 from svdlab.stats.intervals import mean_interval
 
 WRITTEN = 60  # cells: with more of them, their numbers are left out
@@ -37,7 +37,7 @@ def dose_response(
 ) -> Any:
     """A measure against a condition: each run a point, runs of one seed joined, the mean with its interval.
 
-    >>> show.dose_response(results, x="motion_bucket_id", y="flow_px", by="fps")
+    >>> show.dose_response(results, x="motion_bucket_id", y="object_px", by="fps")
 
     by: a column for small multiples side by side, on shared axes. The band is the 95 % interval of the mean over images
     where there are several, else over seeds (`svdlab.stats.mean_interval`), drawn from three of them up. reference: a
@@ -93,9 +93,8 @@ def dose_response(
 
 def _places(values: pd.Series) -> dict[Any, float]:
     """Where each value stands on the axis: numbers at themselves, others side by side."""
-    distinct = sorted(values.unique(), key=lambda v: (isinstance(v, str), v))
     numeric = pd.api.types.is_numeric_dtype(values)
-    return {v: float(v) if numeric else float(i) for i, v in enumerate(distinct)}
+    return {v: float(v) if numeric else float(i) for i, v in enumerate(ordered(values))}
 
 
 def _roomy(at: list[float]) -> bool:
@@ -150,6 +149,7 @@ def heat(
 ) -> Figure:
     """A DataFrame as a heat map, its index downwards, its columns to the right.
 
+    >>> table = pd.DataFrame(np.eye(3), index=["image", "fps", "bucket"])
     >>> show.heat(table, clip, title="What still arrives", key="share of the change", rows="changed", columns="from step")
 
     things: clips, traces or tables that the footer names. key: what the colours mean, with the unit. rows, columns: what

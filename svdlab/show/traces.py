@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from svdlab.errors import InputError, TraceError
-from svdlab.show.figure import GREY, SMALL, Figure, draw, fitted, images, key_beside, scaled
+from svdlab.show.figure import GREY, SMALL, Figure, chosen, draw, fitted, images, scaled
 from svdlab.show.labels import number
 
 MODES = ("channels", "pca", "colours")
@@ -34,7 +34,7 @@ def denoising(
     """The denoised estimate from step to step: what the model would make of the noise if it stopped there.
 
     >>> show.denoising(tr, frame=4)
-    >>> show.denoising(tr, frame=4, steps=[0, 8, 24], decoded=tr.decode(pipe, steps=[0, 8, 24], frames=[4]))
+    >>> show.denoising(tr, frame=4, steps=[0, 2, 3], decoded=tr.decode(pipe, steps=[0, 2, 3], frames=[4]))
     >>> show.denoising(tr, frame=[0, 4], decoded=tr.decode(pipe))            # all is decoded, some of it is shown
 
     tr: a Trace of one sample with `denoised`. frame: one frame or several (a row each). steps: positions in the
@@ -43,20 +43,20 @@ def denoising(
     map, or by their first three principal components where it has none. Raises TraceError for a batch or a trace
     without `denoised`, InputError for steps or frames that are not there.
     """
-    values, chosen, rows = _values(tr, "denoised", frame, steps, most)
+    values, picked, rows = _values(tr, "denoised", frame, steps, most)
     if decoded is None:
         shown, how = _coloured(tr, values)
     else:
         shown, how = np.asarray(decoded), "decoded by the VAE"
         if shown.shape[:2] == tr.denoised.shape[:2]:
-            shown = shown[np.ix_(chosen, rows)]
-        if shown.ndim != 5 or shown.shape[:2] != (len(chosen), len(rows)):
+            shown = shown[np.ix_(picked, rows)]
+        if shown.ndim != 5 or shown.shape[:2] != (len(picked), len(rows)):
             raise InputError(
-                f'decoded has shape {shown.shape}: "s f h w 3" with {len(chosen)} steps and {len(rows)} frames is needed, '
-                f"as in tr.decode(pipe, steps={chosen}, frames={rows})."
+                f'decoded has shape {shown.shape}: "s f h w 3" with {len(picked)} steps and {len(rows)} frames is needed, '
+                f"as in tr.decode(pipe, steps={picked}, frames={rows})."
             )
     which = f"frame {rows[0]}" if len(rows) == 1 else f"frames {', '.join(map(str, rows[:-1]))} and {rows[-1]}"
-    return _by_frame(tr, shown, chosen, rows, title or f"Denoised estimate of {which}, {how}")
+    return _by_frame(tr, shown, picked, rows, title or f"Denoised estimate of {which}, {how}")
 
 
 def latents(
@@ -80,15 +80,15 @@ def latents(
     """
     if mode not in MODES:
         raise InputError(f"mode={mode!r}: give {', '.join(MODES)}.")
-    values, chosen, rows = _values(tr, name, frame, steps, most)
+    values, picked, rows = _values(tr, name, frame, steps, most)
     if name in ("latents", "next_latents"):
-        ends = [s.sigma if name == "latents" else s.sigma_next for s in (tr.steps[i] for i in chosen)]
+        ends = [s.sigma if name == "latents" else s.sigma_next for s in (tr.steps[i] for i in picked)]
         values = values / np.sqrt(np.square(ends) + 1)[:, None, None, None, None]
     what = f"{NAMES.get(name, name)} of frame {frame}"
     if mode == "channels":
-        return _by_channel(tr, values[:, 0], chosen, title or f"{what} by channel, in standard units")
+        return _by_channel(tr, values[:, 0], picked, title or f"{what} by channel, in standard units")
     shown, how = _coloured(tr, values) if mode == "colours" else (components(values), PARTS)
-    return _by_frame(tr, shown, chosen, rows, title or f"{what}, {how}")
+    return _by_frame(tr, shown, picked, rows, title or f"{what}, {how}")
 
 
 def as_colours(latents: np.ndarray, colours: np.ndarray) -> np.ndarray:
@@ -119,15 +119,9 @@ def _values(
     kept = tr[name]
     if kept.ndim != 5:
         raise InputError(f'{name!r} has shape {tuple(kept.shape)}: latents are "s f c h w".')
-    count, length = kept.shape[:2]
-    rows = [frame] if isinstance(frame, (int, np.integer)) else list(frame)
-    chosen = list(steps) if steps is not None else np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()
-    for what, asked, there in (("step", chosen, count), ("frame", rows, length)):
-        wrong = [i for i in asked if not -there <= i < there]
-        if wrong or not asked:
-            raise InputError(f"{what} {wrong[0] if wrong else asked}: the trace has {what}s 0 to {there - 1}.")
-    chosen, rows = [i % count for i in chosen], [i % length for i in rows]
-    return kept[chosen][:, rows].float().numpy(), chosen, rows
+    picked = chosen(steps, kept.shape[0], most, "step")
+    rows = chosen(frame, kept.shape[1], 1, "frame")
+    return kept[picked][:, rows].float().numpy(), picked, rows
 
 
 def _coloured(tr: Any, values: np.ndarray) -> tuple[np.ndarray, str]:
@@ -136,36 +130,36 @@ def _coloured(tr: Any, values: np.ndarray) -> tuple[np.ndarray, str]:
     return components(values), PARTS
 
 
-def _sigmas(tr: Any, chosen: list[int]) -> list[str]:
-    return [number(round(tr.steps[i].sigma, 3)) for i in chosen]
+def _sigmas(tr: Any, picked: list[int]) -> list[str]:
+    return [number(round(tr.steps[i].sigma, 3)) for i in picked]
 
 
-def _by_frame(tr: Any, shown: np.ndarray, chosen: list[int], rows: list[int], title: str) -> Figure:
+def _by_frame(tr: Any, shown: np.ndarray, picked: list[int], rows: list[int], title: str) -> Figure:
     """Images "s f h w 3", a column for each step and a row for each frame."""
-    size = fitted(shown.shape[2:], columns=len(chosen), width=880 if len(rows) > 1 else 900)
+    size = fitted(shown.shape[2:], columns=len(picked), width=880 if len(rows) > 1 else 900)
     names = [f"frame {r}" for r in rows] if len(rows) > 1 else [""]
-    fig, axes = images(size=size, of=tr, title=title, row_labels=names, column_labels=_sigmas(tr, chosen), column_title=SIGMA)
+    fig, axes = images(size=size, of=tr, title=title, row_labels=names, column_labels=_sigmas(tr, picked), column_title=SIGMA)
     for (r, s), ax in np.ndenumerate(axes):
         draw(ax, scaled(shown[s, r], size))
     return fig.finish(
         pd.DataFrame(
             {"step": tr.steps[i].index, "sigma": tr.steps[i].sigma, "frame": row}
             | dict(zip(("red", "green", "blue"), shown[s, r].reshape(-1, 3).mean(0), strict=True))
-            for s, i in enumerate(chosen)
+            for s, i in enumerate(picked)
             for r, row in enumerate(rows)
         )
     )
 
 
-def _by_channel(tr: Any, maps: np.ndarray, chosen: list[int], title: str) -> Figure:
+def _by_channel(tr: Any, maps: np.ndarray, picked: list[int], title: str) -> Figure:
     """Latents "s c h w", a column for each step and a row for each channel, all on one scale around zero."""
-    size = fitted(maps.shape[2:], columns=len(chosen), width=800)
+    size = fitted(maps.shape[2:], columns=len(picked), width=800)
     names = [f"channel {c}" for c in range(maps.shape[1])]
-    fig, axes = images(size=size, of=tr, title=title, row_labels=names, column_labels=_sigmas(tr, chosen), column_title=SIGMA)
+    fig, axes = images(size=size, of=tr, title=title, row_labels=names, column_labels=_sigmas(tr, picked), column_title=SIGMA)
     limit = float(np.percentile(np.abs(maps), 99.5)) or 1.0
     for (c, s), ax in np.ndenumerate(axes):
         drawn = draw(ax, scaled(maps[s, c], size), cmap="RdBu_r", vmin=-limit, vmax=limit)
-    key = key_beside(axes[len(axes) // 2, -1], 12, -70, 10, 140)
+    key = axes[len(axes) // 2, -1].inset_axes((1 + 12 / size[1], 0, 10 / size[1], 1))
     bar = fig.colorbar(drawn, cax=key)
     bar.outline.set_visible(False)
     key.tick_params(labelsize=SMALL + 0.5, color=GREY)
@@ -173,6 +167,6 @@ def _by_channel(tr: Any, maps: np.ndarray, chosen: list[int], title: str) -> Fig
         pd.DataFrame(
             {"step": tr.steps[i].index, "sigma": tr.steps[i].sigma, "channel": c, "mean": m.mean(), "sd": m.std()}
             for c in range(maps.shape[1])
-            for i, m in zip(chosen, maps[:, c], strict=True)
+            for i, m in zip(picked, maps[:, c], strict=True)
         )
     )

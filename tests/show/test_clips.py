@@ -71,6 +71,9 @@ def test_a_sheet_reads_the_clips_of_a_sweep(results: pd.DataFrame, tmp_path: Pat
     video.write_frames(tmp_path / "frames.mkv", np.full((3, 32, 32, 3), 90, np.uint8))
     fig = show.sheet(two.assign(frames=[str(tmp_path / "frames.mkv"), ""]), rows="seed", columns="fps")
     assert (drawn_in(fig, fig.axes[0]) == 90).all() and "failed" in texts(fig)
+    rows = two.assign(frames=str(tmp_path / "frames.mkv"))
+    strip = show.filmstrip(rows)  # a row for each run, under its conditions
+    assert len(strip.axes) == 6 and {"fps 6, motion bucket 10, seed 0"} <= set(texts(strip).split("\n"))
     with pytest.raises(InputError, match="none of the 2 runs has frames: their status is done, failed"):
         show.sheet(two.assign(frames=""), rows="seed", columns="fps")
 
