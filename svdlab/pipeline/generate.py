@@ -211,9 +211,9 @@ def generate_batch(
         parts = [_sample(pipe, *row, shape, cache) for row in zip(calls, prepared, flips, noises, strict=True)]
         embeddings, pictures, ids, z = (torch.cat(column) for column in zip(*parts, strict=True))
         if latents is None:
-            z = z * scheduler.init_noise_sigma
+            z = (z * scheduler.init_noise_sigma).to(embeddings.dtype)
         else:
-            z = latents.to(z)
+            z = latents.to(embeddings)
             for call, own in zip(calls, latents, strict=True):
                 call.start.update({"latents": _tensor_hash(own)} | ({"step": first} if first else {}))
         pictures = pictures.to(embeddings.dtype)[:, None].repeat(1, c.num_frames, 1, 1, 1)
@@ -257,7 +257,7 @@ def _sample(
         with vae_in_float32(pipe):
             _put(cache, key, pipe._encode_vae_image(pixels, device, 1, False))
     ids = pipe._get_add_time_ids(c.fps_id, c.motion_bucket_id, c.noise_aug_strength, embedding.dtype, 1, 1, False)
-    return embedding, cache[key], ids.to(device), z.to(embedding)
+    return embedding, cache[key], ids.to(device), z.to(device)
 
 
 def _put(cache: dict, key: Any, value: torch.Tensor) -> None:

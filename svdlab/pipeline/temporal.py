@@ -21,13 +21,14 @@ from torch.nn.functional import conv2d
 
 @contextmanager
 def quick_convolutions(pipe: Any) -> Iterator[None]:
-    """Inside the block, the UNet's and VAE's convolutions over time are computed in two dimensions while torch has one
-    thread on a CPU. Results agree to rounding (1e-5 of their range)."""
+    """Inside the block, the UNet's and VAE's convolutions over time are computed in two dimensions while torch has one thread
+    on a CPU. Results agree to rounding (1e-5 of their range). One block around all threads that use the pipeline; modules that
+    have hooks, a forward of their own or another class stay as they are."""
     parts = [part for part in (pipe.unet, pipe.vae) if not hasattr(part, "_orig_mod")]  # a compiled one has kernels of its own
     with ExitStack() as stack:
         for part in parts:
             for module in part.modules():
-                if _is_over_time(module) and "forward" not in vars(module):
+                if _is_over_time(module):
                     module.forward = _in_two_dimensions(module, module.forward)
                     stack.callback(vars(module).pop, "forward", None)
         yield
@@ -35,7 +36,10 @@ def quick_convolutions(pipe: Any) -> Iterator[None]:
 
 def _is_over_time(module: torch.nn.Module) -> bool:
     return (
-        isinstance(module, torch.nn.Conv3d)
+        type(module) is torch.nn.Conv3d
+        and "forward" not in vars(module)
+        and not (module._forward_hooks or module._forward_pre_hooks)
+        and module.weight.device.type == "cpu"
         and module.kernel_size[1:] == (1, 1)
         and module.padding in [(n, 0, 0) for n in range(module.kernel_size[0])]
         and module.padding_mode == "zeros"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from typing import Any
 
@@ -12,10 +11,12 @@ import torch
 from diffusers import StableVideoDiffusionPipeline
 
 import svdlab
-from svdlab.errors import BrokenClipError, InputError
+from svdlab.errors import BrokenClipError, InputError, OutOfMemoryError
+from svdlab.organism import world
 from svdlab.pipeline import sampler as schedule
-from svdlab.pipeline.generate import ProbePipeline, decode_clip, decode_latents, generate_batch, resolve
+from svdlab.pipeline.generate import ProbePipeline, decode_clip, generate_batch, resolve
 from svdlab.pipeline.images import ImageFileError
+from svdlab.pipeline.vae import VaeOverflowWarning, decode_latents, encode
 from tests.four_levels import four_levels
 
 STEPS = 2
@@ -85,34 +86,6 @@ def test_the_frames_are_the_stock_ones(pipe: Any, picture: Any) -> None:
     whole = svdlab.generate(pipe, picture, num_inference_steps=STEPS)
     assert torch.equal(whole.latents, clip.latents)
     assert not np.array_equal(whole.frames, clip.frames)  # the decoder is temporal: the chunk's size changes pixels
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        dict(num_videos_per_prompt=2),
-        dict(output_type="pt"),
-        dict(return_dict=False),
-        dict(sigmas=[80.0, 5.0, 0.0], num_inference_steps=None),
-        dict(latents=torch.ones(1, 8, 4, 16, 16)),
-        dict(fps=3, motion_bucket_id=5, noise_aug_strength=0.1, min_guidance_scale=1.5, max_guidance_scale=2.0),
-        dict(callback_on_step_end=lambda pipe, i, t, tensors: {"latents": tensors["latents"] * 0.9}),
-    ],
-)
-def test_called_directly_the_subclass_is_the_stock_pipeline(pipe: Any, picture: Any, arguments: dict[str, Any]) -> None:
-    ours, theirs = (call(p, picture, **arguments) for p in (pipe, stock(pipe)))
-    ours, theirs = (x if isinstance(x, torch.Tensor) else x.frames for x in (ours, theirs))
-    assert torch.equal(ours, theirs)
-
-
-def test_every_input_of_the_stock_call_is_taken(pipe: Any, picture: Any) -> None:
-    tensor = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
-    for image in (tensor, [picture, picture]):
-        generator = [torch.Generator().manual_seed(i) for i in range(2 if isinstance(image, list) else 1)]
-        ours = call(pipe, image, generator=[g.clone_state() for g in generator]).frames
-        assert torch.equal(ours, call(stock(pipe), image, generator=generator).frames)
-    theirs = inspect.signature(StableVideoDiffusionPipeline.__call__).parameters
-    assert list(theirs)[:4] == ["self", "image", "height", "width"]  # the three that the subclass names, in their places
 
 
 def test_the_default_size_is_the_checkpoints(pipe: Any, picture: Any) -> None:
@@ -286,7 +259,7 @@ def test_upstream_breaks_where_ours_says_why(pipe: Any, picture: Any) -> None:
     ("arguments", "message"),
     [
         (dict(fps=0), "at least 1"),
-        (dict(motion_bucket_id=-1), "0 or more"),
+        (dict(motion_bucket_id=-1), "at least 0"),
         (dict(max_guidance_scale=float("nan")), "finite"),
         (dict(num_frames=1), "at least 2"),
         (dict(motion_bucket=3), "unknown condition"),
@@ -343,3 +316,95 @@ def test_a_clip_knows_its_call(pipe: Any) -> None:
     assert (clip.conditions.num_frames, clip.conditions.height, clip.conditions.decode_chunk_size) == (8, 64, 8)
     assert type(clip.call).read(json.loads(json.dumps(clip.call.asdict()))) == clip.call
     assert clip.seconds["denoising"] > 0
+
+
+@pytest.mark.parametrize(
+    ("argument", "pointer"), [("generator", "seed="), ("callback_on_step_end", "svdlab.trace"), ("output_type", "clip.frames")]
+)
+def test_what_generate_does_not_take_is_refused_with_what_to_use(pipe: Any, argument: str, pointer: str) -> None:
+    with pytest.raises(InputError, match=f"no {argument}=: .*{pointer}"):
+        svdlab.generate(pipe, "scene-1", **{argument: None})
+
+
+def test_a_clip_starts_from_given_latents_or_noise(pipe: Any) -> None:
+    """The seed's own noise, given, makes the seed's own clip."""
+    g = torch.Generator().manual_seed(3)
+    own, z = torch.randn((3, 64, 64), generator=g), torch.randn((8, 4, 16, 16), generator=g)
+    plain = svdlab.generate(pipe, "scene-1", seed=3, num_inference_steps=STEPS)
+    given = svdlab.generate(pipe, "scene-1", seed=9, num_inference_steps=STEPS, noise=(own, z))
+    latents_only = svdlab.generate(pipe, "scene-1", seed=3, num_inference_steps=STEPS, noise=z)
+    noisy = svdlab.generate(pipe, "scene-1", seed=3, num_inference_steps=STEPS, latents=z * (700**2 + 1) ** 0.5)
+    assert torch.equal(given.latents, plain.latents) and torch.equal(latents_only.latents, plain.latents)
+    assert close(noisy.latents, plain.latents)
+    assert [set(c.call.start) for c in (plain, given, latents_only, noisy)] == [set(), {"noise"}, {"noise"}, {"latents"}]
+    assert given.call.start["noise"]["latents"] == latents_only.call.start["noise"]["latents"] != noisy.call.start["latents"]
+
+
+def test_a_clip_shows_and_saves_itself(pipe: Any, tmp_path: Any) -> None:
+    clip = svdlab.generate(pipe, "scene-1", num_inference_steps=1, fps=9)
+    assert repr(clip).startswith("Clip(8 frames of 64x64, fps 9, bucket 127") and "\n" not in repr(clip)
+    assert "model organism, not SVD" in repr(clip)
+    assert clip._repr_html_().startswith("<video") and len(clip._repr_html_()) < 200_000
+    path = clip.save(tmp_path / "clip.mp4")
+    assert path.stat().st_size > 1000 and path.read_bytes()[4:8] == b"ftyp"
+    with pytest.raises(InputError, match="mp4"):
+        clip.save(tmp_path / "clip.gif")
+
+
+def test_encode_is_the_inverse_of_decode(pipe: Any) -> None:
+    scenes = world.scenes(1, seed=4).video[0]
+    latents = encode(pipe, scenes)
+    assert latents.shape == (len(scenes), 4, 16, 16) and latents.dtype == torch.float32
+    back = decode_latents(pipe, latents, len(latents))
+    assert np.abs(back - scenes).mean() < 0.05
+    with torch.no_grad():
+        x = torch.from_numpy(scenes[3]).permute(2, 0, 1)[None] * 2 - 1
+        expected = pipe.vae.encode(x).latent_dist.mode()[0] * pipe.vae.config.scaling_factor
+    assert close(latents[3], expected)
+    assert close(encode(pipe, (scenes * 255).round().astype(np.uint8)), encode(pipe, (scenes * 255).round() / 255))
+    for wrong in (scenes * 2, scenes[:, :61], scenes[..., :2]):
+        with pytest.raises(InputError):
+            encode(pipe, wrong)
+
+
+def test_what_does_not_fit_into_memory_is_said_in_one_sentence(pipe: Any) -> None:
+    def full(module: Any, args: Any, output: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    handle = pipe.unet.register_forward_hook(full)
+    try:
+        with pytest.raises(OutOfMemoryError, match=r"8 frames of 64x64 px did not fit.*offload.*Tried to allocate"):
+            make(pipe)
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("step", [0, 2])
+def test_nan_names_the_step_and_whether_the_unet_made_it(pipe: Any, step: int) -> None:
+    calls: list[int] = []
+
+    def overflow(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return output * float("inf") if len(calls) > step else output
+
+    handle = pipe.unet.conv_out.register_forward_hook(overflow)
+    try:
+        with pytest.raises(BrokenClipError, match=f"from step {step} of 4 .* in the UNet's output; in float32"):
+            make(pipe, num_inference_steps=4)
+    finally:
+        handle.remove()
+    broken = svdlab.edit(pipe, "latents", lambda value, s: value * float("nan") if s.index == step else None)
+    with broken, pytest.raises(BrokenClipError, match=f"from step {step} of 4"):
+        make(pipe, num_inference_steps=4)
+
+
+def test_a_vae_that_overflows_in_float16_decodes_in_float32(checkpoint: Any) -> None:
+    """Weights scaled so that an inner activation passes 65504 while the image stays finite in float32."""
+    pipe, exact = svdlab.load_pipeline(checkpoint, dtype=torch.float16), svdlab.load_pipeline(checkpoint)
+    latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    pipe.vae.decoder.conv_in.weight.data.mul_(3e4)  # normalised away by the layers that follow, where the numbers can hold it
+    with pytest.warns(VaeOverflowWarning, match="decoded in float32"):
+        frames = decode_latents(pipe, latents, 2)
+    assert frames.max() > 0.02 and pipe.vae.dtype == torch.float16
+    exact.vae.decoder.conv_in.weight.data.copy_(pipe.vae.decoder.conv_in.weight)
+    assert abs(frames - decode_latents(exact, latents, 2)).max() < 0.02

@@ -710,3 +710,47 @@ def test_module_names(each: Any) -> None:
     mixers = svdlab.module_names(each, "time_mixer")
     assert mixers
     assert all(hasattr(each.unet.get_submodule(name[5:]), "mix_factor") for name in mixers)
+
+
+@pytest.mark.parametrize("where", [*hooks.EDITABLE, TEMPORAL])
+def test_a_change_in_place_counts_where_it_is_returned_and_is_refused_where_it_is_not(pipe: Any, where: str) -> None:
+    def double(value: torch.Tensor, step: Any) -> torch.Tensor:
+        return value.mul_(0.5)
+
+    def forgetful(value: torch.Tensor, step: Any) -> None:
+        value.mul_(0.5)
+
+    with svdlab.edit(pipe, where, double):
+        changed = make(pipe, num_inference_steps=2)
+    with svdlab.edit(pipe, where, lambda value, step: value * 0.5):
+        assert torch.equal(make(pipe, num_inference_steps=2).latents, changed.latents)
+    with pytest.raises(TraceError, match="return value"), svdlab.edit(pipe, where, forgetful):
+        make(pipe, num_inference_steps=2)
+
+
+def test_other_attention_processors_give_maps_or_are_refused() -> None:
+    from diffusers.models.attention_processor import AttnProcessor, FusedAttnProcessor2_0
+
+    pipe = four_levels()
+    attn = pipe.unet.mid_block.attentions[0].temporal_transformer_blocks[0].attn1
+
+    def maps() -> torch.Tensor:
+        with svdlab.trace(pipe, keep=(), attention=TEMPORAL) as tr:
+            make(pipe, num_inference_steps=1)
+        return tr[TEMPORAL + ".weights"]
+
+    plain = maps()
+    attn.set_processor(AttnProcessor())
+    assert torch.allclose(maps(), plain, atol=1e-5)
+    with torch.no_grad():
+        attn.fuse_projections()
+    attn.set_processor(FusedAttnProcessor2_0())
+    assert torch.allclose(maps(), plain, atol=1e-5)
+
+    class Own:
+        def __call__(self, attn: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+            return hidden_states
+
+    attn.set_processor(Own())
+    with pytest.raises(TraceError, match="set_default_attn_processor"):
+        maps()

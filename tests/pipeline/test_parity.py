@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import re
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import svdlab
 from svdlab.errors import InputError
 from svdlab.pipeline import checkpoints
 from svdlab.pipeline.conditions import PRESETS, Conditions, UnusualConditionWarning
-from svdlab.pipeline.generate import resolve
+from svdlab.pipeline.pipeline import ProbePipeline, resolve
 from tests import full_size as architecture
 
 TABLE = (Path(__file__).parents[2] / "docs/parity.md").read_text()
@@ -131,3 +133,73 @@ _own_size = dict(num_frames=25, height=576, width=1024, decode_chunk_size=25)
 def test_every_line_of_the_table_has_all_five_columns():
     lines = [line for line in TABLE.split("## To reproduce")[0].splitlines() if line.startswith("|")]
     assert len(lines) > 12 and {len(re.split(r"(?<!\\)\|", line)) for line in lines} == {7}
+
+
+# --- the stock call, bit for bit ---------------------------------------------------------------------------------------
+
+
+def halve(pipe, i, t, tensors):
+    assert set(tensors) == {"latents"} and tensors["latents"].isfinite().all()
+    return {"latents": tensors["latents"] * (0.9 if i == 0 else 1.0)}
+
+
+def peek(pipe, i, t, tensors):
+    assert i < pipe.num_timesteps == 2 and {"latents", "image_embeddings"} == set(tensors)
+    return {}
+
+
+IMAGES = {
+    "tensor": lambda: torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(1)),
+    "list": lambda: [svdlab.sample_image("scene-1"), svdlab.sample_image("scene-2")],
+    "PIL": lambda: svdlab.sample_image("scene-1"),
+}
+CALLS = {
+    "defaults": {},
+    "conditions": dict(fps=3, motion_bucket_id=5, noise_aug_strength=0.1, min_guidance_scale=1.5, max_guidance_scale=2.0),
+    "unguided": dict(max_guidance_scale=1.0),
+    "no image noise": dict(noise_aug_strength=0),
+    "two videos": dict(num_videos_per_prompt=2),
+    "two videos, two generators": dict(num_videos_per_prompt=2, generator=2),
+    "list": dict(image="list", generator=2),
+    "list, one generator": dict(image="list"),
+    "tensor": dict(image="tensor"),
+    "latents": dict(latents=torch.ones(1, 8, 4, 16, 16)),
+    "sigmas": dict(sigmas=[80.0, 5.0, 0.0], num_inference_steps=None),
+    "frames": dict(num_frames=3, height=48, width=80),
+    "a callback that changes": dict(callback_on_step_end=halve),
+    "a callback that reads": dict(
+        callback_on_step_end=peek, callback_on_step_end_tensor_inputs=["latents", "image_embeddings"]
+    ),
+    "np in chunks": dict(output_type="np", decode_chunk_size=3),
+    "pt": dict(output_type="pt"),
+    "pil": dict(output_type="pil"),
+    "a tuple": dict(return_dict=False),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("what", CALLS)
+def test_the_call_is_the_stock_call(tiny, what, dtype):
+    own = ProbePipeline.from_pipe(StableVideoDiffusionPipeline(**copy.deepcopy(tiny.components)).to(dtype))
+    stock = StableVideoDiffusionPipeline(**own.components)
+    found = []
+    for pipe in (stock, own):
+        arguments = dict(height=64, width=64, num_inference_steps=2, output_type="latent") | CALLS[what]
+        if "latents" in arguments:
+            arguments["latents"] = arguments["latents"].to(dtype)
+        count, image = arguments.pop("generator", 1), IMAGES[arguments.pop("image", "PIL")]()
+        generators = [torch.Generator().manual_seed(i) for i in range(count)]
+        pipe.set_progress_bar_config(disable=True)
+        out = pipe(image, **arguments, generator=generators if count > 1 else generators[0])
+        found.append(out if isinstance(out, (torch.Tensor, np.ndarray)) else getattr(out, "frames", out))
+        assert type(pipe.scheduler) is type(tiny.scheduler) and pipe.unet.dtype == dtype
+    one, two = (np.asarray(x.float() if isinstance(x, torch.Tensor) else x) for x in found)
+    assert type(found[0]) is type(found[1]) and one.shape == two.shape and one.dtype == two.dtype
+    assert np.array_equal(one, two)
+
+
+def test_the_signature_is_the_stock_ones():
+    ours, theirs = (inspect.signature(c.__call__).parameters for c in (ProbePipeline, StableVideoDiffusionPipeline))
+    assert list(ours) == list(theirs)
+    differing = [name for name in theirs if ours[name].default != theirs[name].default]
+    assert differing == ["height", "width"]  # the checkpoint's own, where diffusers has 576 and 1024

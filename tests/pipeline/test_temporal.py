@@ -45,7 +45,7 @@ def test_clips_are_the_same_and_nothing_stays(untrained: Any) -> None:
     plain = generate_batch(untrained, ["scene-3"], [c], [0])[0]
     with quick_convolutions(untrained), quick_convolutions(untrained):  # a second one finds nothing to do
         quick = generate_batch(untrained, ["scene-3"], [c], [0])[0]
-    assert (quick.latents - plain.latents).abs().max() <= 1e-4 * plain.latents.abs().max()
+    assert (quick.latents - plain.latents).abs().max() <= 1e-3 * plain.latents.abs().max()
     assert abs(quick.frames - plain.frames).max() <= 1e-3
     with pytest.raises(ZeroDivisionError), quick_convolutions(untrained):
         _ = 1 / 0
