@@ -1,8 +1,8 @@
 """Ready-made edits: interventions that come up again and again, each one `with` block and each made of few parts.
 
-    >>> with edits.motion_bucket_per_frame(pipe, [20, 20, 20, 20, 200, 200, 200, 200]):
+    >>> with svdlab.edits.motion_bucket_per_frame(pipe, [20, 20, 20, 20, 200, 200, 200, 200]):
     ...     clip = svdlab.generate(pipe, image)
-    >>> with edits.silence_temporal_attention(pipe, "unet.mid_block*"), svdlab.trace(pipe) as tr:
+    >>> with svdlab.edits.silence_temporal_attention(pipe, "unet.mid_block*"), svdlab.trace(pipe) as tr:
     ...     clip = svdlab.generate(pipe, image)
 
 They nest with `svdlab.edit` and `svdlab.trace`, take the same `steps=`, and like those leave nothing behind.
@@ -40,8 +40,8 @@ def guidance(
 ) -> AbstractContextManager[None]:
     """Another guidance scale per frame, at some steps or all; the run must be guided, so that both halves are computed.
 
-    >>> with edits.guidance(pipe, "triangle", 1.0, 3.0, period=0.5): ...
-    >>> with edits.guidance(pipe, "constant", high=1.0, steps=(10.0, 700.0)): ...          # none while the noise is strong
+    >>> with svdlab.edits.guidance(pipe, "triangle", 1.0, 3.0, period=0.5): pass
+    >>> with svdlab.edits.guidance(pipe, "constant", high=1.0, steps=(10.0, 700.0)): pass  # none while noise is strong
 
     curve, low, high, period, fuse: as `svdlab.conditions.guidance_curve`, the numbers of Stability's guiders; or one number
     per frame. To leave guidance out from the start, and save its cost, use the condition guidance_interval instead.
@@ -67,7 +67,7 @@ def guidance(
 def image_embedding(pipe: ProbePipeline, image: Any, *, steps: Any = None) -> AbstractContextManager[Any]:
     """The image encoder's view of another picture, while the VAE's latents stay those of the clip's own.
 
-    >>> with edits.image_embedding(pipe, "cat"):
+    >>> with svdlab.edits.image_embedding(pipe, "cat"):
     ...     clip = svdlab.generate(pipe, "astronaut")          # what CLIP says of the cat, the pixels of the astronaut
 
     image: as for `generate`, cropped to the checkpoint's own aspect. The unconditional half keeps its zeros. The image
@@ -93,7 +93,7 @@ def silence_temporal_attention(
 ) -> AbstractContextManager[None]:
     """Temporal self-attention adds `scale` times what it would: 0 for nothing, so that frames no longer see each other there.
 
-    >>> with edits.silence_temporal_attention(pipe, "*up_blocks*", steps=range(10)): ...
+    >>> with svdlab.edits.silence_temporal_attention(pipe, "*up_blocks*", steps=range(10)): pass
 
     Frames still exchange something through the temporal convolutions (see `mix_factor`).
     """
@@ -105,8 +105,8 @@ def silence_temporal_attention(
 def mix_factor(pipe: ProbePipeline, scale: float, blocks: Any = None, *, steps: Any = None) -> Iterator[None]:
     """Scale the learned mix_factor of each block's time_mixer m, of which sigmoid(m) is the share of the spatial branch.
 
-    >>> with edits.mix_factor(pipe, 0.0): ...         # every block: half spatial, half temporal
-    >>> with edits.mix_factor(pipe, 2.0, "unet.up_blocks*"): ...
+    >>> with svdlab.edits.mix_factor(pipe, 0.0): pass         # every block: half spatial, half temporal
+    >>> with svdlab.edits.mix_factor(pipe, 2.0, "unet.up_blocks*"): pass
 
     The parameter itself is not touched: only what this pipeline's own run reads from it.
     """
@@ -140,7 +140,7 @@ def mix_factor(pipe: ProbePipeline, scale: float, blocks: Any = None, *, steps: 
 def motion_bucket_per_frame(pipe: ProbePipeline, motion_bucket_id: Sequence[float], *, steps: Any = None) -> Iterator[None]:
     """A motion bucket for each frame; Stability's code builds one condition vector per frame, diffusers repeats one.
 
-    >>> with edits.motion_bucket_per_frame(pipe, np.linspace(0, 255, 8)):
+    >>> with svdlab.edits.motion_bucket_per_frame(pipe, np.linspace(0, 255, 8)):
     ...     clip = svdlab.generate(pipe, image)
 
     motion_bucket_id: one number per frame, each 0 or more. Raises InputError, for a wrong count when the run begins.

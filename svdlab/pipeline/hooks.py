@@ -344,8 +344,8 @@ def _checked(where: Any, fn: Fn, wanted: Callable[[Step], bool]) -> Callable[[to
 def branch(pipe: ProbePipeline, trace: Trace, step: int, *, decode: bool = True, **changes: Any) -> Clip:
     """Start again from the latents before a step, with some conditions changed.
 
-    >>> clip = branch(pipe, tr, 12, motion_bucket_id=30)
-    >>> clip = branch(pipe, tr, 12, image="cat")            # another image from here on
+    >>> clip = branch(pipe, tr, 2, motion_bucket_id=30)
+    >>> clip = branch(pipe, tr, 2, image="scene-3")         # another image from here on
 
     step: number of a traced step, from 0. changes: conditions by name, or `image`. decode=False leaves `frames` empty.
     Without changes the original clip comes back, bit for bit on a CPU; the branch's steps keep their numbers. Raises
@@ -365,7 +365,7 @@ def transplant(
     """The same change made from each of several steps on: what is decided when.
 
     >>> clips = transplant(pipe, tr, motion_bucket_id=200)
-    >>> {step: motion.summary(clip.frames)["object_px"] for step, clip in clips.items()}
+    >>> {step: svdlab.motion.summary(clip.frames)["object_px"] for step, clip in clips.items()}
 
     steps: numbers of traced steps, None for all. A branch only computes the steps that are left, so that all n of them cost
     (n + 1) / (2 n) of what n runs from the start would: 0.52 for 25 steps. Raises as `branch`, for all steps before the first.

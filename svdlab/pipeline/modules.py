@@ -2,9 +2,10 @@
 
     >>> module_names(pipe, "time_mixer")[0]
     'unet.down_blocks.0.resnets.0.time_mixer'
-    >>> with svdlab.trace(pipe, attention="temporal") as tr: ...
+    >>> with svdlab.trace(pipe, attention="temporal") as tr:
+    ...     clip = svdlab.generate(pipe, image, num_inference_steps=4)
     >>> tr["unet.mid_block.attentions.0.temporal_transformer_blocks.0.attn1.weights"].shape     # "s half query key"
-    torch.Size([25, 2, 8, 8])
+    torch.Size([4, 2, 8, 8])
 
 Temporal attention is frames by frames at each site of the image: the mean over sites and heads is kept. Spatial attention is
 sites by sites in each frame, tens of GB at full size: it is kept for a few query positions. Attention to the image (attn2)

@@ -1,7 +1,7 @@
 """Convolutions over time on one CPU thread, as fast as on several.
 
     >>> with quick_convolutions(pipe):
-    ...     generate_batch(pipe, images, conditions, seeds)
+    ...     clip = svdlab.generate(pipe, image, num_inference_steps=2)
 
 SVD's temporal layers convolve three frames at each site: Conv3d with a kernel of 3x1x1. With several threads torch hands
 them to oneDNN; with one it takes an old routine of its own, which is about half as fast (torch 2.13: `use_mkldnn` in

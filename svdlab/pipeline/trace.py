@@ -129,7 +129,7 @@ class Trace:
     def decode(self, pipe: Any, *, steps: Any = None, frames: Any = None, name: str = "denoised") -> np.ndarray:
         """Frames of the denoised estimates by the pipeline's own VAE, float32 "s f h w c" in [0, 1].
 
-        >>> tr.decode(pipe, steps=[0, 12, 24], frames=[4])
+        >>> stills = tr.decode(pipe, steps=[0, 3], frames=[4])
 
         steps: positions in this trace, None for all; frames: frame numbers, None for all. Neighbouring frames are
         decoded with each chosen one where all frames are asked for; a single frame is decoded by itself, which
@@ -207,8 +207,7 @@ class Trace:
     def to_xarray(self) -> xarray.Dataset:
         """A Dataset with a variable for each thing kept, and coordinates step, sigma, timestep and half.
 
-        >>> tr.to_xarray()["denoised"].sel(step=10, frame=0)
-        >>> tr.to_xarray()["unet.mid_block"].sel(half="cond")
+        >>> still = tr.to_xarray()["denoised"].sel(step=2, frame=0)
 
         Dimensions are called what they are: step, sample (of a batch), half, frame, channel, y, x, site, query, key. Where
         two variables differ in the size of one, its size is added (channel_64, y_8). Steps at which a thing was not kept
