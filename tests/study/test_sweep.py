@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 import svdlab
 from svdlab.errors import BrokenClipError, CheckpointError, InputError, OutOfMemoryError, OutputError, SweepInterrupted
 from svdlab.measure import fidelity, motion, video
-from svdlab.study import identity, ledger, workers
+from svdlab.study import executors, identity, ledger, workers
 from svdlab.study.sweep import sweep as _sweep
 from tests.small import FRAMES, SIDE, save_checkpoint
 
@@ -426,7 +426,9 @@ def test_two_threads_on_one_pipeline_make_the_same_clips(small: Any, tmp_path: P
     assert calls.pop("MainThread") == 0 and len(calls) == 2 and min(calls.values()) >= 4  # batches of two steps
     assert {ledger.read_record(tmp_path / "two/runs" / run)["device"] for run in two.run_id} == {"cpu, 1 threads"}
     assert sorted(p.name for p in (tmp_path / "two/runs").iterdir()) == sorted(two.run_id)  # no lock, no temporary folder
+    torch.set_num_threads(1)
     one = sweep(small, plan, tmp_path / "one", threads=1, **how)
+    torch.set_num_threads(2)
     assert one.run_id.tolist() == two.run_id.tolist()
     for read in (lambda row: load_file(row.latents)["latents"], lambda row: svdlab.Trace.load(row.trace).denoised):
         a, b = (np.stack([np.asarray(read(row)) for row in table.itertuples()]) for table in (one, two))
@@ -603,7 +605,7 @@ def test_no_token_reaches_the_ledger(checkpoint: Path, out: Path, tmp_path: Path
         table = sweep(pipe, plan, out, keep=("denoised",), executor=executor)
     assert table.status.tolist() == ["done", "failed"]
     ledger.export(out, tmp_path / "export")
-    task = repr(workers.load_arguments(pipe))
+    task = repr(executors.load_arguments(pipe))
     written = [p.read_bytes() for folder in (out, tmp_path / "export") for p in folder.rglob("*") if p.is_file()]
     assert len(written) > 8
     for secret in secrets:
