@@ -97,6 +97,9 @@ def prepare(out: str | Path) -> Path:
             for remains in [*runs.glob(f".{run_id}.*.tmp"), *runs.glob(f".{run_id}.*.old")]:
                 shutil.rmtree(remains, ignore_errors=True)
             release(lock)
+    for latents in runs.glob(".*.latents"):
+        if (runs / latents.name.split(".")[1] / FRAMES).exists():  # decoded and published
+            latents.unlink(missing_ok=True)
     return Path(out)
 
 

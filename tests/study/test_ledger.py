@@ -82,6 +82,14 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
         ledger.prepare(tmp_path / "file" / "study")
 
 
+def test_latents_wait_until_their_run_is_there(out: Path) -> None:
+    done, waiting = (ledger.pending_latents(out, run_id) for run_id in (write_run(out, 1).name, RUN_ID))
+    for path in (done, waiting):
+        path.write_bytes(b"latents")
+    ledger.prepare(out)
+    assert not done.exists() and waiting.exists()
+
+
 def test_what_is_no_study_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
     for act in (ledger.check, lambda p: ledger.export(p, tmp_path / "x")):
         with pytest.raises(InputError, match="no study"):
