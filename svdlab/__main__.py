@@ -155,17 +155,17 @@ def probe(
 
     options = _values(parameter)
     changes = {key: options.pop(key) for key in list(options) if key in CONDITIONS and not isinstance(options[key], list)}
-    conditions = conditions_of(checkpoint).replace(**changes) if changes else None
     if name == "bias":
+        conditions = conditions_of(checkpoint).replace(**changes) if changes else None
         _bias(checkpoint, out or Path("results/bias"), manifest, seeds or (1 if quick else 2), quick, conditions, options)
         return
     if manifest:
         raise InputError(f"--manifest belongs to svdlab probe bias, and not to {name}.")
     out = out or Path("results/limitations")
-    if name != "all":
-        probes.find(name)  # before the model is loaded
+    chosen = [probes.find(each) for each in (probes.PROBES if name == "all" else [name])]
+    probes.options_of(chosen, options)  # before the model is loaded
     pipe = load_pipeline(checkpoint)
-    given = dict(images=images, seeds=seeds, quick=quick, conditions=conditions, **options)
+    given = dict(images=images, seeds=seeds, quick=quick, conditions=changes or None, **options)
     results = probes.run_all(pipe, out, **given) if name == "all" else {name: probes.run(name, pipe, out, **given)}
     print(*results.values(), sep="\n")
     print(*probes.card.write(results, out if name == "all" else out / name).values(), sep="\n")

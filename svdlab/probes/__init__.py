@@ -5,31 +5,32 @@
     >>> print(result.verdict)
     >>> result.figure()
     >>> results = probes.run_all(pipe, "results/limitations", quick=True)
+    >>> probes.card.write(results, "results/limitations")
 
-Each probe first audits its instrument on cases whose answer is known; where that fails it gives numbers and no verdict.
-Clips lie in one ledger, so what was made is not made again. `svdlab.probes.card` writes all results together.
+Each probe first audits its instrument on cases with a known answer; where that fails there are numbers and no verdict. Clips
+lie in one study folder, so what was made is not made again. `svdlab.probes.probe` states how to write a probe of your own.
 """
 
 from svdlab.probes import card
-from svdlab.probes.base import Check, Cost, Panel, Probe, ProbeResult, Shown, Study
-from svdlab.probes.findings import Finding
-from svdlab.probes.running import PROBES, estimate, find, run, run_all
+from svdlab.probes.probe import Check, Example, Graph, Probe, Study
+from svdlab.probes.running import PROBES, Cost, Result, estimate, find, options_of, prepare, run, run_all
 from svdlab.probes.stimuli import Stimuli
 
 __all__ = [
     "PROBES",
     "Check",
     "Cost",
-    "Finding",
-    "Panel",
+    "Example",
+    "Graph",
     "Probe",
-    "ProbeResult",
-    "Shown",
+    "Result",
     "Stimuli",
     "Study",
     "card",
     "estimate",
     "find",
+    "options_of",
+    "prepare",
     "run",
     "run_all",
 ]

@@ -1,34 +1,33 @@
-"""Clips whose answer is known, made from a probe's own stimuli: what audits and recovery tests hold the instruments against.
+"""Clips with a known answer, made from a probe's own images: audits and recovery tests measure these first.
 
-    >>> through_autoencoder(pipe, still(picture, 8))     # nothing moves, at the checkpoint's size and codec
-    >>> panned(picture, 8, px=1.0)                       # the camera goes right by 1 px a frame
-    >>> fading(frames, blur=0.3, shift=0.01)             # blurs and drifts in colour by known amounts a frame
+    >>> through_autoencoder(pipe, still(image, 8))       # nothing moves, at the checkpoint's size and codec
+    >>> panned(image, 8, px=1.0)                         # the camera moves right by 1 px/frame
+    >>> fading(frames, blur=0.3, shift=0.01)             # blur and colour drift of known size per frame
 
-Frames are float32 "f h w 3" in [0, 1]; nothing here knows which probe asks.
+Frames are float32 "f h w 3" in [0, 1].
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import torch
 from scipy import ndimage
 
-from svdlab.pipeline.generate import ProbePipeline, decode_latents
+from svdlab.pipeline import generate
+from svdlab.pipeline.generate import ProbePipeline
 
-FRAMES = 4  # of a control clip: enough for every measure, a sixth of SVD's cost to decode
-
-
-def still(picture: np.ndarray, frames: int = FRAMES) -> np.ndarray:
-    """One picture "h w 3", repeated."""
-    return np.repeat(picture[None], frames, axis=0).astype(np.float32)
+FRAMES = 4  # of a control clip: enough for every measure, a sixth of the cost of decoding SVD's 25
 
 
-def panned(picture: np.ndarray, frames: int = FRAMES, *, px: float) -> np.ndarray:
-    """The picture under a camera that goes right by so many px a frame; beyond its border the picture is mirrored."""
-    # Colour by colour, from spline coefficients made once: the same pictures in a sixth of the time.
-    planes = [ndimage.spline_filter(picture[..., c], order=3, mode="mirror") for c in range(picture.shape[-1])]
+def still(image: np.ndarray, frames: int = FRAMES) -> np.ndarray:
+    """One image "h w 3", repeated."""
+    return np.repeat(image[None], frames, axis=0).astype(np.float32)
+
+
+def panned(image: np.ndarray, frames: int = FRAMES, *, px: float) -> np.ndarray:
+    """The image under a camera that moves right by px per frame; beyond its border the image is mirrored."""
+    # Spline coefficients are computed once per colour: the same frames in a sixth of the time.
+    planes = [ndimage.spline_filter(image[..., c], order=3, mode="mirror") for c in range(image.shape[-1])]
     view = lambda t: [ndimage.shift(p, (0, -px * t), order=3, mode="mirror", prefilter=False) for p in planes]
     return np.clip(np.stack([np.stack(view(t), -1) for t in range(frames)]), 0, 1).astype(np.float32)
 
@@ -54,31 +53,11 @@ def through_autoencoder(pipe: ProbePipeline, frames: np.ndarray, chunk: int | No
 
 
 def encode(pipe: ProbePipeline, frames: np.ndarray) -> torch.Tensor:
-    """Latents "f c h w" in the decoder's scale, frame by frame, as the pipeline encodes its picture (the mode).
-
-    A frame that repeats the one before is not encoded again.
-    """
-    vae, dtype = pipe.vae, pipe.vae.dtype
-    overflows = dtype == torch.float16 and vae.config.force_upcast  # the pipeline casts it to encode, too
-    if overflows:
-        vae.to(dtype=torch.float32)
-    try:
-        rows: list[torch.Tensor] = []
-        device = pipe._execution_device
-        for t, frame in enumerate(frames):
-            if t and np.array_equal(frame, frames[t - 1]):
-                rows.append(rows[-1])
-                continue
-            x = torch.from_numpy(np.ascontiguousarray(frame)).permute(2, 0, 1)[None] * 2 - 1
-            with torch.no_grad():
-                rows.append(vae.encode(x.to(device=device, dtype=vae.dtype)).latent_dist.mode())
-    finally:
-        if overflows:
-            vae.to(dtype=dtype)
-    return (torch.cat(rows) * vae.config.scaling_factor).to(dtype)
+    """Latents "f c h w" as `svdlab.pipeline.generate.encode` gives them; a frame that repeats is not encoded again."""
+    new = [t == 0 or not np.array_equal(frames[t], frames[t - 1]) for t in range(len(frames))]
+    return generate.encode(pipe, frames[new])[np.cumsum(new) - 1]
 
 
-def decode(pipe: ProbePipeline, latents: Any, chunk: int | None = None) -> np.ndarray:
+def decode(pipe: ProbePipeline, latents: torch.Tensor, chunk: int | None = None) -> np.ndarray:
     """Frames of latents "f c h w", `chunk` at a time."""
-    with torch.no_grad():
-        return decode_latents(pipe, latents, chunk or len(latents))
+    return generate.decode_latents(pipe, latents, chunk or len(latents))

@@ -15,7 +15,6 @@ from svdlab.show.figure import Figure, save
 from svdlab.show.forest import forest
 from svdlab.show.labels import about
 from svdlab.show.motion import camera_path, flow, flow_colours, stepwise, trajectories, xt_slice
-from svdlab.show.probes import probe
 from svdlab.show.tables import dose_response, heat
 from svdlab.show.traces import denoising, latents
 
@@ -32,7 +31,6 @@ __all__ = [
     "forest",
     "heat",
     "latents",
-    "probe",
     "save",
     "sheet",
     "stepwise",

@@ -24,7 +24,7 @@ def verdicts(results: Any, *, out: str | Path = "results/exports") -> Verdicts:
     >>> verdicts(result)  # doctest: +SKIP
     >>> verdicts({"stillness": result, "text": other})  # doctest: +SKIP
 
-    results: a ProbeResult, several, or a dict of them by name. Raises InputError for none.
+    results: a probe's Result, several, or a dict of them by name. Raises InputError for none.
     """
     several = list(results.values()) if isinstance(results, Mapping) else results
     several = list(several) if isinstance(several, Sequence) else [several]

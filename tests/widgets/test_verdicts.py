@@ -9,14 +9,15 @@ import pandas as pd
 import pytest
 
 from svdlab import errors, widgets
-from svdlab.probes.base import Panel, ProbeResult
+from svdlab.probes import Graph, Result
+from svdlab.stats import effects
 
 
 def test_verdicts_open_to_the_probes_own_figure(tmp_path: Path, decoded: Any) -> None:
-    table = pd.DataFrame({"bucket": [1, 2, 3], "share": [0.1, 0.5, 0.9]})
-    found = ProbeResult(
-        "stillness", "may not move", "How often <b>nothing</b> moves?", "done", "Found.",
-        panels=(Panel("Share that is still", table, "bucket", "share"),),
+    clips = pd.DataFrame({"stimulus": [1, 2, 3], "bucket": [1, 2, 3], "share": [0.1, 0.5, 0.9]})
+    found = Result(
+        "stillness", "may not move", "How often <b>nothing</b> moves?", "done", "Found.", clips,
+        effects=(effects.mean("share", "share", clips, unit=""),), graphs=(Graph("Share that is still", "bucket", "share"),),
     )  # fmt: skip
     panel = widgets.verdicts({"stillness": found, "other": found}, out=tmp_path)
     assert panel.lines.titles[0] == "stillness · done · Found." and "<b>nothing</b>" not in panel.texts[0].value

@@ -41,7 +41,7 @@ def main() -> list[Row]:
             "s",
         ),
         Row("off_conditions: fidelity of one, processor time", processor(lambda: fidelity.summary(scene, scene[0])), 1.0, "s"),
-        Row("duration: curves of one, processor time", processor(lambda: duration.by_frame(clip)), 0.5, "s"),  # type: ignore[arg-type]
+        Row("duration: curves of one, processor time", processor(lambda: duration.curves(clip)), 0.5, "s"),  # type: ignore[arg-type]
     ]
     pipe = svdlab.load_pipeline()
     with tempfile.TemporaryDirectory() as out:

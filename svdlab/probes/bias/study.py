@@ -30,14 +30,13 @@ from svdlab.errors import InputError
 from svdlab.measure import faces
 from svdlab.measure.fidelity import reconstruction_error
 from svdlab.measure.files import plain, write_whole
-from svdlab.pipeline.conditions import Conditions
+from svdlab.pipeline.conditions import Conditions, conditions_of
 from svdlab.pipeline.generate import Clip, ProbePipeline, resolve
 from svdlab.pipeline.images import open_image, prepare_image
 from svdlab.probes import stillness
 from svdlab.probes.bias.contrasts import MEASURES, compare, margin_of
 from svdlab.probes.bias.protocol import PLAN, Protocol, departures, read_protocol, write_protocol
 from svdlab.probes.controls import still, through_autoencoder
-from svdlab.probes.running import base_conditions
 from svdlab.show.forest import forest
 from svdlab.show.page import Sections, Strong, markdown
 from svdlab.stats.effects import EFFECT, VERDICTS, numbers
@@ -95,7 +94,7 @@ class Design:
             measures=list(self.measures or ()),
             margins=dict(self.margins),
             seeds=list(self.seeds),
-            conditions=plain((self.conditions or base_conditions(pipe)).asdict()),
+            conditions=plain((self.conditions or conditions_of(pipe.source.checkpoint)).asdict()),
             alpha=self.alpha,
             interval=self.interval,
             sample=[f"{row.group_scheme}/{row.pair_id}/{row.group}: {row.image_hash[:12]}" for row in rows],
@@ -180,7 +179,7 @@ def run(pipe: ProbePipeline, design: Design, out: str | Path, *, progress: bool 
 
     out: folder of the runs, of plan.json and of what `BiasResult.save` writes. Started again, it makes what is missing.
     """
-    conditions, manifest = design.conditions or base_conditions(pipe), design.manifest
+    conditions, manifest = design.conditions or conditions_of(pipe.source.checkpoint), design.manifest
     done = design.protocol(pipe)
     if progress and read_protocol(out) is None:  # else it was printed when the plan was written
         print(done.expectation, file=sys.stderr)
@@ -220,7 +219,7 @@ def autoencoder_loss(pipe: ProbePipeline, manifest: pd.DataFrame, conditions: Co
 
     A difference between groups here is the autoencoder's, and no denoiser can make it good.
     """
-    size = resolve(pipe, conditions or base_conditions(pipe))
+    size = resolve(pipe, conditions or conditions_of(pipe.source.checkpoint))
     loss: dict[str, float] = {}
     for file in manifest.file.unique():
         image = np.asarray(prepare_image(file, height=size.height or 0, width=size.width or 0), np.float32) / 255

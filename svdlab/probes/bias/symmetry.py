@@ -22,11 +22,10 @@ import pandas as pd
 
 from svdlab.errors import InputError
 from svdlab.measure.video import read_frames
-from svdlab.pipeline.conditions import Conditions
+from svdlab.pipeline.conditions import Conditions, conditions_of
 from svdlab.pipeline.generate import ProbePipeline, resolve
 from svdlab.pipeline.images import FLIPS, prepare_image
 from svdlab.probes.controls import still, through_autoencoder
-from svdlab.probes.running import base_conditions
 from svdlab.stats.effects import as_table, corrected, numbers, paired
 from svdlab.study.pairs import mirror
 from svdlab.study.sweep import sweep
@@ -75,7 +74,7 @@ def run(
         raise InputError(f"flips={flips!r}: a list of {', '.join(FLIPS)}.")
     if not numbered or isinstance(images, (str, Path)):
         raise InputError("give a list of images, and at least one seed.")
-    conditions = conditions or base_conditions(pipe)
+    conditions = conditions or conditions_of(pipe.source.checkpoint)
     size = resolve(pipe, conditions)
     originals = [prepare_image(image, height=size.height or 0, width=size.width or 0) for image in images]
     if not originals:

@@ -1,0 +1,372 @@
+"""What a probe is: an experiment on one limitation. Its audit measures known answers first, then clips are made and judged.
+
+    class Redness(Probe):
+        name = "redness"
+        question = "Do clips turn red, and more so with a higher motion bucket?"
+        axes = {"motion_bucket_id": (40, 200)}                    # swept; every axis is an option of `svdlab.probes.run`
+        graphs = (Graph("Red", "motion_bucket_id", "red", "mean of 1"),)
+        worst = "red"                                             # what ranks the clips that the figure shows
+
+        def measures(self, study):                                # on every clip
+            return (red,)                                         # def red(clip): return {"red": clip.frames[..., 0].mean()}
+
+        def audit(self, study):                                   # known answers, before any clip is made
+            through = study.through(lambda frames: frames[..., 0].mean(), still)[0]
+            return [near("red of a still image", through - study.each(lambda image: image[..., 0].mean()), 0.0, within=0.02)]
+
+        def findings(self, study, clips):                         # Effects, each with its key
+            yield effects.difference("bucket", "red, bucket 200 minus 40", clips, "red", by="motion_bucket_id")
+
+    >>> result = svdlab.probes.run(Redness, pipe, "results/redness")
+
+`svdlab.probes.running` drives it. All probes of a study share one folder of runs, so what two of them need is made once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from svdlab.measure.video import read_frames
+from svdlab.pipeline.conditions import Conditions
+from svdlab.pipeline.generate import ProbePipeline
+from svdlab.probes.controls import through_autoencoder
+from svdlab.probes.stimuli import Stimuli
+from svdlab.stats import effects
+from svdlab.stats.effects import Effect
+from svdlab.study import plans
+from svdlab.study.sweep import sweep
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row of an audit: what the instrument must report in a case with a known answer, and what it reported."""
+
+    check: str
+    expected: str
+    measured: str
+    passed: bool
+
+
+def most(check: str, good: Iterable[Any], *, least: float = 0.5) -> Check:
+    """True for at least a share of the cases: half of them, or all with least=1.
+
+    >>> most("a still image is reported still", [True, True, False]).passed
+    True
+    """
+    flags = [bool(g) for g in good]
+    expected = f"in all of {len(flags)}" if least == 1 else f"in at least {100 * least:g} % of {len(flags)}"
+    return Check(check, expected, f"in {sum(flags)}", bool(flags) and sum(flags) >= least * len(flags))
+
+
+def near(check: str, values: Any, true: float, *, within: float, worst: bool = False) -> Check:
+    """The median of the values (or each of them, with worst=True) within a share of the true value; of 0, within itself.
+
+    >>> near("a pan of 1 px/frame", [0.9, 1.0, 1.3], 1.0, within=0.25).measured
+    'median 1'
+    """
+    seen = _finite(values)
+    value = (seen[np.argmax(np.abs(seen - true))] if worst else np.median(seen)) if seen.size else np.nan
+    reach = within * abs(true) if true else within
+    expected = f"{true:.3g} within {100 * within:g} %" if true else f"0 within {within:g}"
+    return Check(check, expected, f"{'worst' if worst else 'median'} {value:.3g}", bool(abs(value - true) <= reach))
+
+
+def below(check: str, values: Any, limit: float) -> Check:
+    """The largest of the values is below a limit.
+
+    >>> below("colours hold in a still image", [0.001, 0.003], 0.02).measured
+    'at most 0.003'
+    """
+    seen = _finite(values)
+    value = seen.max() if seen.size else np.nan
+    return Check(check, f"below {limit:.3g}", f"at most {value:.3g}", bool(value < limit))
+
+
+def above(check: str, values: Any, limit: float) -> Check:
+    """The smallest of the values is above a limit."""
+    seen = _finite(values)
+    value = seen.min() if seen.size else np.nan
+    return Check(check, f"above {limit:.3g}", f"at least {value:.3g}", bool(value > limit))
+
+
+def _finite(values: Any) -> np.ndarray:
+    array = np.atleast_1d(np.asarray(values, float))
+    return array[np.isfinite(array)]
+
+
+# --- graphs and examples ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph of a probe's figure, by columns of the clips' table: means over images with their 95 % intervals.
+
+    kind: "curve" (y against x, a line for each value of `by`), "bars" (a point with its interval for each x), or "plane" (y as
+    colour over x and `by`). y: a column, or several, which `by` then tells apart. A column of lists holds one value per
+    frame: x is then called "frame". of: turns the clips' table into the one that is drawn. Labels carry units.
+    """
+
+    title: str
+    x: str
+    y: str | tuple[str, ...]
+    y_label: str = ""
+    x_label: str = ""
+    by: str = ""
+    kind: str = "curve"
+    of: Callable[[pd.DataFrame], pd.DataFrame] | None = None
+
+    def points(self, clips: pd.DataFrame) -> pd.DataFrame:
+        """What is drawn: `x`, `by`, `value`, `low`, `high`, a row each; low and high are NaN for fewer than two images."""
+        table = self.of(clips) if self.of else clips
+        columns = [self.y] if isinstance(self.y, str) else list(self.y)
+        keys = [c for c in ("stimulus", "seed", self.x, self.by) if c and c in table]
+        parts = []
+        for column in columns:
+            if column not in table or table[column].isna().all():
+                continue
+            part = table[[*dict.fromkeys(keys), column]].dropna(subset=[column]).rename(columns={column: "value"})
+            if isinstance(part["value"].iloc[0], (list, np.ndarray)):
+                part = part.assign(**{self.x: part["value"].map(lambda v: list(range(len(v))))}).explode([self.x, "value"])
+            parts.append(part.assign(by=part.get(self.by, column)).rename(columns={self.x: "x"}))
+        groups = pd.concat(parts).groupby(["x", "by"], sort=False, observed=True) if parts else ()
+        rows = [{"x": x, "by": by} | _mean(group) for (x, by), group in groups]
+        return pd.DataFrame(rows, columns=["x", "by", "value", "low", "high"])
+
+
+def _mean(group: pd.DataFrame) -> dict[str, float]:
+    """Mean and interval of one point; shares, of truth values, with their own interval."""
+    if "stimulus" not in group:
+        return {"value": float(group["value"].mean()), "low": np.nan, "high": np.nan}
+    if group["value"].map(lambda v: isinstance(v, (bool, np.bool_))).all():
+        effect = effects.share("value", "", group)
+    else:
+        effect = effects.mean("value", "", group, unit="", null=None)
+    return {"value": effect.value, "low": effect.low, "high": effect.high}
+
+
+@dataclass(frozen=True)
+class Example:
+    """A clip, or a row of images, that the figure shows: frames "f h w c" in [0, 1], and what they are."""
+
+    label: str
+    frames: np.ndarray
+
+
+# --- study ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Study:
+    """One probe's run in progress: what its methods work with. `svdlab.probes.prepare` makes one.
+
+    out: the folder of runs that all probes of a study share; `folder` is this probe's own. given: the images as they came.
+    stimuli: as the model is shown them. conditions: what every clip starts from. options: the probe's own, defaults
+    filled in. plan: the clips to make. notes: for the reader, printed with the verdict.
+    """
+
+    probe: Probe
+    pipe: ProbePipeline
+    out: Path
+    given: Stimuli
+    seeds: tuple[int, ...]
+    conditions: Conditions
+    options: Mapping[str, Any]
+    quick: bool = False
+    progress: bool = True
+    notes: list[str] = field(default_factory=list)
+    stimuli: Stimuli = field(init=False)
+    plan: pd.DataFrame = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stimuli = self.probe.stimuli(self)
+        self.plan = self.probe.plan(self)
+
+    @property
+    def folder(self) -> Path:
+        return self.out / self.probe.name
+
+    @property
+    def height(self) -> int:
+        return self.conditions.height or self.pipe.source.height
+
+    @property
+    def width(self) -> int:
+        return self.conditions.width or self.pipe.source.width
+
+    # before the clips
+
+    def each(self, function: Callable[[np.ndarray], Any]) -> Any:
+        """The function on every stimulus "h w 3": a Series by its name, or a DataFrame where it returns dicts."""
+        found = {name: function(self.stimuli.array(name)) for name in self.stimuli.names}
+        rows = bool(found) and isinstance(next(iter(found.values())), dict)
+        return pd.DataFrame.from_dict(found, orient="index") if rows else pd.Series(found)
+
+    def through(self, measure: Callable[[np.ndarray], Any], *makers: Callable[[np.ndarray], np.ndarray]) -> list[Any]:
+        """Every stimulus, made into a clip by each maker, through the autoencoder, measured: an `each` for every maker.
+
+        >>> rest, pan = study.through(motion.summary, still, partial(panned, px=1.0))
+        """
+        through = lambda make, image: measure(through_autoencoder(self.pipe, make(image)))
+        return [self.each(partial(through, make)) for make in makers]
+
+    def keep(self, good: pd.Series, why: str) -> None:
+        """Leave stimuli out of the plan on which the instrument fails; a note names them. Where it fails on all, all stay:
+        their numbers are then reported without a verdict.
+
+        >>> study.keep(rest.still, "on which motion cannot be measured")
+        """
+        lost = [str(name) for name, ok in good.items() if not ok]
+        if lost and len(lost) < len(good):
+            self.notes.append(f"{len(lost)} of {len(good)} images, {why}, are left out: {'; '.join(lost)}.")
+            self.plan = self.plan[~self.plan["label_stimulus"].isin(lost)]
+
+    # the clips
+
+    def grid(self, **axes: Any) -> pd.DataFrame:
+        """A plan: every stimulus with every seed under every combination of the conditions given.
+
+        >>> study.grid(motion_bucket_id=[20, 250], fps=[7, 24])
+
+        `image` holds the prepared images, `label_stimulus` their names. Other conditions are the study's own.
+        """
+        names = pd.DataFrame({"label_stimulus": self.stimuli.names, "image": pd.Series(self.stimuli.images, dtype=object)})
+        own = {k: v for k, v in self.conditions.asdict().items() if v != plans.DEFAULTS[k] and k not in axes}
+        own = {k: json.dumps(list(v)) if isinstance(v, tuple) else v for k, v in own.items()}
+        return names.merge(plans.grid(**axes, seed=list(self.seeds)).assign(**own), how="cross")
+
+    def sweep(
+        self,
+        plan: pd.DataFrame | None = None,
+        *,
+        edit: AbstractContextManager[Any] | None = None,
+        intervention: str | None = None,
+    ) -> pd.DataFrame:
+        """`svdlab.sweep` of the study's plan, or another, with the probe's measures; a row per clip.
+
+        edit: a context of `svdlab.edit` to sweep in; its runs need `intervention`, a name. Columns of the probe's own
+        measures carry no prefix; `stimulus` and what is known of each stand beside them. Failed clips are rows with `status`
+        "failed", which `svdlab.probes.run` counts and leaves out.
+        """
+        measures = self.probe.measures(self)
+        with edit or nullcontext():
+            table = sweep(
+                self.pipe,
+                self.plan if plan is None else plan,
+                self.out,
+                measure=list(measures),
+                progress=self.progress,
+                intervention=intervention,
+            )
+        own = [f"{name_of(m)}_" for m in measures if not isinstance(m, str)]
+        table = table.rename(
+            columns={c: c.removeprefix(prefix) for prefix in own for c in map(str, table) if c.startswith(prefix)}
+        )
+        table = table.rename(columns={"label_stimulus": "stimulus"}).reset_index(drop=True)
+        known = self.stimuli.table.drop(columns=[c for c in self.stimuli.table if c != "name" and c in table])
+        return table.merge(known.rename(columns={"name": "stimulus"}), on="stimulus", how="left")
+
+    def frames(self, run: Any) -> np.ndarray:
+        """The frames of a table's row, float32 "f h w c" in [0, 1]."""
+        return read_frames(run["frames"]).astype(np.float32) / 255
+
+    def beside_input(self, what: str, run: Any, count: int = 4) -> Example:
+        """An example of a table's row: its input, what the autoencoder alone makes of it, `count` frames of its clip."""
+        image, frames = self.stimuli.array(run["stimulus"]), self.frames(run)
+        through = through_autoencoder(self.pipe, image[None])
+        label = f"{what}: {run['stimulus']}, seed {run['seed']}: input, autoencoder, clip from its first to its last frame"
+        chosen = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
+        return Example(label, np.concatenate([image[None], through, chosen]))
+
+
+# --- the probe --------------------------------------------------------------------------------------------------------
+
+
+class Probe:
+    """One limitation as an experiment: see the head of this module. `audit` and `findings` have to be written.
+
+    card: the model card's sentence. axes, options: keyword arguments of `run` with their defaults; axes are swept. quick: the
+    values that replace them, and half of n_images. worst: the column that ranks the clips that the figure shows, high values
+    worst; "-column" for low ones. headline: keys of the findings that make the verdict; by default the first. extra: the
+    optional part it needs, with the modules that are looked for.
+    """
+
+    name: str = ""
+    card: str = ""
+    question: str = ""
+    axes: Mapping[str, Sequence[Any]] = {}
+    options: Mapping[str, Any] = {}
+    quick: Mapping[str, Any] = {}
+    n_images: int = 12
+    graphs: tuple[Graph, ...] = ()
+    worst: str = ""
+    headline: tuple[str, ...] = ()
+    extra: str = ""
+    modules: tuple[str, ...] = ()
+
+    def images(self, source: str, quick: bool) -> Stimuli:
+        """The images where the user gives none. source: the set that the checkpoint names, "photographs" for SVD."""
+        return Stimuli.of(source, self.n_images // 2 if quick else self.n_images)
+
+    def stimuli(self, study: Study) -> Stimuli:
+        """What the model is shown, from the images as they came."""
+        return study.given.prepared(study.height, study.width)
+
+    def plan(self, study: Study) -> pd.DataFrame:
+        """The clips to make. A column `label_intervention` names the edit under which a row is made."""
+        return study.grid(**{axis: list(study.options[axis]) for axis in self.axes})
+
+    def measures(self, study: Study) -> tuple[Any, ...]:
+        """What is measured on each clip: see `svdlab.sweep`."""
+        return ("motion", "fidelity")
+
+    def audit(self, study: Study) -> list[Check]:
+        """Checks with known answers, before any clip is made; at least one."""
+        raise NotImplementedError
+
+    def measure(self, study: Study) -> pd.DataFrame:
+        """A row per clip (or per image, where none is needed), with the column `stimulus`."""
+        return study.sweep()
+
+    def findings(self, study: Study, clips: pd.DataFrame) -> Iterator[Effect]:
+        """What follows from the clips that did not fail."""
+        raise NotImplementedError
+
+    def verdict(self, study: Study, found: Mapping[str, Effect]) -> str:
+        """The findings in a few words, by their keys."""
+        return " ".join(found[key].sentence for key in (self.headline or tuple(found)[:1]) if key in found)
+
+    def examples(self, study: Study, clips: pd.DataFrame) -> list[Example]:
+        """The typical and the worst clip by `worst`."""
+        column, rows = self.worst.removeprefix("-"), self.candidates(clips)
+        if column not in rows or rows[column].isna().all():
+            return []
+        seen = rows.dropna(subset=[column]).sort_values(column, ascending=not self.worst.startswith("-"), kind="stable")
+        chosen = {"typical": seen.iloc[(len(seen) - 1) // 2], "worst": seen.iloc[-1]}
+        return [self.example(study, clips, what, row) for what, row in chosen.items()]
+
+    def candidates(self, clips: pd.DataFrame) -> pd.DataFrame:
+        """The rows that `examples` chooses from."""
+        return clips
+
+    def example(self, study: Study, clips: pd.DataFrame, what: str, row: Any) -> Example:
+        """One of `examples`: the clip of a row, named by what was varied and by what it was chosen for."""
+        varied = [c for c in plans.CONDITIONS if c in study.plan and study.plan[c].nunique() > 1]
+        column = self.worst.removeprefix("-")
+        named = [f"seed {row['seed']}", *(f"{c} {row[c]}" for c in varied), f"{column} {row[column]:.3g}"]
+        return Example(f"{what}: {row['stimulus']}, {', '.join(named)}", study.frames(row))
+
+
+def name_of(measure: Any) -> str:
+    """The name that a sweep files a measure's numbers under: of a function, a `functools.partial` or a Measure."""
+    return str(getattr(measure, "name", "") or getattr(getattr(measure, "func", measure), "__name__", ""))

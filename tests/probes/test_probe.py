@@ -1,0 +1,95 @@
+"""The protocol: checks, graphs, what a study offers."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from svdlab import probes
+from svdlab.measure import motion
+from svdlab.probes import Graph, Study
+from svdlab.probes.controls import panned, still
+from svdlab.probes.probe import above, below, most, near
+from tests.probes.conftest import FAST
+
+CHECKS = {
+    "half": (most("x", [True, False]), True),
+    "fewer than half": (most("x", [True, False, False]), False),
+    "all": (most("x", [True, True], least=1), True),
+    "all but one": (most("x", [True, True, False], least=1), False),
+    "no case": (most("x", []), False),
+    "median": (near("x", [0.9, 1.0, 9.0], 1.0, within=0.1), True),
+    "worst": (near("x", [0.9, 1.0, 9.0], 1.0, within=0.1, worst=True), False),
+    "of zero": (near("x", [0.01], 0.0, within=0.02), True),
+    "abstained": (near("x", [np.nan], 1.0, within=0.1), False),
+    "below": (below("x", [0.1, 0.3], 0.2), False),
+    "above": (above("x", 0.3, 0.2), True),
+}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_checks(name: str) -> None:
+    check, passed = CHECKS[name]
+    assert check.passed is passed
+
+
+@pytest.fixture
+def clips() -> pd.DataFrame:
+    rows = [
+        {"stimulus": f"i{i}", "seed": s, "bucket": b, "speed": 10.0 * i + b, "curve": [float(i), float(b)], "still": i < 3}
+        for i in range(6)
+        for s in (0, 1)
+        for b in (1, 2)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_a_graph_has_the_means_over_images_with_their_intervals(clips: pd.DataFrame) -> None:
+    points = Graph("", "bucket", "speed").points(clips)
+    assert points[["x", "value"]].values.tolist() == [[1, 26.0], [2, 27.0]]
+    assert (points["low"] < points["value"]).all() and (points["high"] > points["value"]).all()
+
+
+def test_lists_are_curves_over_frames(clips: pd.DataFrame) -> None:
+    points = Graph("", "frame", "curve", by="bucket").points(clips)
+    assert points[["x", "by", "value"]].values.tolist() == [[0, 1, 2.5], [1, 1, 1.0], [0, 2, 2.5], [1, 2, 2.0]]
+
+
+def test_truth_values_are_shares_with_an_interval_of_their_own(clips: pd.DataFrame) -> None:
+    points = Graph("", "bucket", ("still", "moves")).points(clips.assign(moves=~clips["still"]))
+    assert points["by"].tolist() == ["still", "still", "moves", "moves"] and (points["value"] == 0.5).all()
+    assert points["low"].between(0, 0.5).all() and points["high"].between(0.5, 1).all()
+
+
+@pytest.fixture
+def study(pipe: Any, tmp_path: Path) -> Study:
+    """Two scenes, and an image on which nothing can be measured."""
+    images = ["scene-1", "scene-2", np.full((64, 64, 3), 0.5)]
+    return probes.prepare("stillness", pipe, tmp_path, images=images, seeds=1, quick=True, conditions=FAST, progress=False)
+
+
+def test_every_image_goes_through_the_autoencoder_as_each_clip(study: Study) -> None:
+    rest, pan = study.through(motion.summary, still, partial(panned, px=1.0))
+    assert list(rest.index) == study.stimuli.names
+    assert pan["pan_px"][["scene-1", "scene-2"]].to_numpy() == pytest.approx(1, rel=0.25)
+    assert study.each(np.mean)["image-2"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_images_on_which_the_instrument_fails_leave_the_plan(study: Study) -> None:
+    before = len(study.plan)
+    study.keep(pd.Series([True, True, False], index=study.stimuli.names), "on which nothing is seen")
+    assert set(study.plan["label_stimulus"]) == {"scene-1", "scene-2"} and len(study.plan) == before * 2 / 3
+    assert study.notes == ["1 of 3 images, on which nothing is seen, are left out: image-2."]
+    study.keep(pd.Series(False, index=study.stimuli.names), "none of which is seen")
+    assert len(study.plan) == before * 2 / 3  # numbers without a verdict are better than none
+
+
+def test_a_plan_starts_from_the_studys_conditions(study: Study) -> None:
+    plan = study.grid(fps=[7, 12])
+    assert sorted(plan["fps"].unique()) == [7, 12] and set(plan["num_inference_steps"]) == {2}
+    assert plan.groupby("label_stimulus").size().to_dict() == dict.fromkeys(study.stimuli.names, 2)

@@ -1,0 +1,108 @@
+"""Each stage is charged what it did, by its size. No model runs but in the last test."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from svdlab import probes
+from svdlab.measure.calibrate import PHOTOGRAPHS, moving
+from svdlab.measure.detail import BANDS
+from svdlab.probes import controls, realism
+from svdlab.stats.effects import EFFECT, EQUIVALENT
+from tests.probes.conftest import FEW, by_key, table_of
+
+LEVEL = 1 / 255
+
+
+def realism_of(spoil, frames=6, chunk=3):
+    """Findings for panned photographs, where `spoil` says what the stages did: through, whole, chunked, filed."""
+    rows = []
+    for photograph in PHOTOGRAPHS + PHOTOGRAPHS[:1]:
+        start = (0.0, 0.0) if len(rows) < 5 else (40.0, 20.0)
+        clip = 0.1 + 0.8 * moving(photograph, size=(96, 96), frames=frames, pan=1.0, start=start).frames
+        rows.append(realism.measures(clip[0], *spoil(clip), chunk))
+    table = table_of(rows)
+    return by_key(realism.findings(table)), table
+
+
+def test_a_faithful_clip_has_nothing_to_report():
+    found, table = realism_of(lambda clip: (controls.still(clip[0], 6), clip, clip, clip))
+    assert found["detail"].verdict == EQUIVALENT and abs(found["detail"].value) < 0.5
+    for stage in realism.STAGES:
+        assert (table[f"mse_{stage}"] == 0).all()
+    assert found["flicker"].verdict == EQUIVALENT
+    assert found["fade"].verdict == EQUIVALENT
+    assert found["seam_height"].value == 0
+    assert found["rms_mp4"].value == 0
+
+
+def test_a_blur_by_the_denoiser_is_the_denoisers():
+    sigma = 1.0
+    found, _ = realism_of(lambda clip: (controls.still(clip[0], 6), *[controls.blurred(clip, sigma)] * 3))
+    assert found["detail"].verdict == EFFECT and found["detail"].value < -3
+    assert found["detail_denoiser"].value == pytest.approx(found["detail"].value, abs=0.3)
+    assert found["detail_autoencoder"].verdict == EQUIVALENT
+    assert found["error_denoiser"].value == pytest.approx(1)
+    assert found["blur"].verdict == EFFECT
+    assert found["flicker"].verdict == EQUIVALENT
+
+
+def test_each_stage_is_charged_noise_of_its_own_size():
+    """0.01 by the autoencoder, 0.02 by the denoiser, 0.03 by the mp4: squares as 1 to 4 to 9."""
+    rng = np.random.default_rng(0)
+
+    def spoil(clip):
+        noise = [rng.normal(0, s, clip.shape).astype(np.float32) for s in (0.01, 0.02, 0.03)]
+        through = controls.still(clip[0], 6) + noise[0]
+        whole = clip + noise[0] + noise[1]
+        return through, whole, whole, np.clip(whole + noise[2], 0, 1)
+
+    found, table = realism_of(spoil)
+    for stage, size in (("autoencoder", 0.01), ("denoiser", 0.02), ("mp4", 0.03)):
+        assert np.sqrt(table[f"mse_{stage}"]).to_numpy() == pytest.approx(size, rel=0.03)
+        share = found[f"error_{stage}"].value
+        assert share == pytest.approx(size**2 / 0.0014, rel=0.05)
+    assert (table.mse_chunks == 0).all()
+    assert found["rms_mp4"].value == pytest.approx(0.03 / LEVEL, rel=0.03)
+    assert found["detail"].value > 1  # noise is detail, too, if not the right one
+    denoiser = realism.parts(table)[realism.STAGES.index("denoiser")].sum(axis=1)
+    assert BANDS[denoiser.argmax()] == "above 1/4"  # as white noise has it
+
+
+def test_seams_flicker_and_fading_are_found_at_their_size():
+    step = np.repeat([0.0, 0.02], 3)[:, None, None, None].astype(np.float32)
+    found, _ = realism_of(lambda clip: (controls.still(clip[0], 6), clip, clip + step, clip + step))
+    assert found["seam_height"].value == pytest.approx(0.02 / LEVEL, rel=0.01)
+    assert found["rms_chunks"].value == pytest.approx(0.02 / math.sqrt(2) / LEVEL, rel=0.01)
+
+    def flickering(clip):
+        whole = clip + np.where(np.arange(6) % 2, 0.005, -0.005)[:, None, None, None].astype(np.float32)
+        return controls.still(clip[0], 6), whole, whole, whole
+
+    found, table = realism_of(flickering)
+    assert found["flicker"].verdict == EFFECT
+    assert found["flicker"].value == pytest.approx(0.02 / LEVEL, rel=0.2)
+
+    def softening(clip):
+        whole = np.stack([controls.blurred(f[None], 0.2 * t)[0] if t else f for t, f in enumerate(clip)])
+        return controls.still(clip[0], 6), whole, whole, whole
+
+    found, table = realism_of(softening)
+    assert found["fade"].verdict == EFFECT
+    assert (np.diff(np.mean(table.detail_by_frame.tolist(), axis=0))[1:] < 0).all()
+
+
+def test_realism_on_the_organism(pipe, study_folder):
+    result = probes.run("realism", pipe, study_folder, quick=True, conditions=FEW, progress=False)
+    assert result.status == "done" and all(c.passed for c in result.audit)
+    assert len(result.table) == 6 and (result.table.status == "done").all()
+    sums = result.table[[f"detail_{s}" for s in realism.STAGES]].sum(axis=1)
+    assert sums.to_numpy() == pytest.approx(result.table.detail_total.to_numpy(), abs=1e-6)
+    stages = result.table[[f"mse_{s}" for s in (*realism.STAGES, "together")]].sum(axis=1)
+    assert stages.to_numpy() == pytest.approx(result.table.mse_total.to_numpy(), rel=1e-3)
+    assert (result.table[[f"mse_{s}" for s in realism.STAGES]] > 0).all().all()
+    assert all(len(e.frames) == 6 for e in result.examples)
+    result.figure()
