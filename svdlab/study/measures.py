@@ -112,6 +112,13 @@ def _as_measure(item: Any) -> Measure:
             f"measure {name or type(item).__name__}: give {', '.join(MEASURES)}, or a function with a name of its own "
             f"(def, not a lambda or a method), or functools.partial of one."
         )
+    if function.__closure__:
+        held = function.__code__.co_freevars
+        raise InputError(
+            f"measure {name} takes {', '.join(held)} from around it, so results could not be told apart when that changes. "
+            f"Make it a parameter: def {name}(clip, {', '.join(held)}): ..., and give functools.partial({name}, "
+            f"{', '.join(f'{v}={v}' for v in held)}). The pipeline comes by itself where a parameter is called pipe."
+        )
     if name in TAKEN or name.startswith("label_"):
         raise InputError(
             f"measure {name!r} would overwrite the column {name!r} of the results: give the function another name."

@@ -115,6 +115,16 @@ def test_of_a_notebooks_cell_what_the_function_names_counts() -> None:
     assert identity(in_a_cell(text.replace("return x", "return 2 * x"))) != first
 
 
+def test_a_closure_is_refused_and_the_message_shows_the_fix() -> None:
+    threshold = 0.5
+
+    def share(clip: Any) -> float:
+        return float((clip.frames > threshold).mean())
+
+    with pytest.raises(InputError, match=r"functools.partial\(share, threshold=threshold\)"):
+        as_measures(share)
+
+
 @pytest.mark.parametrize(
     ("measure", "said"),
     [
