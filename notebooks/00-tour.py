@@ -9,26 +9,26 @@
 # %% [markdown]
 # # 00 · The tour
 #
-# **Question:** what happens between one picture and one clip of Stable Video Diffusion, and what do its knobs really do?
+# **Question:** what happens between one image and one clip of Stable Video Diffusion, and what do its knobs really do?
 #
-# In a few minutes on a laptop you will see one clip being made, the picture emerging step by step from noise, what moves in
-# it and how fast, and a sweep over two of the conditions with a curve that says what they did.
+# In a few minutes on a laptop you will see one clip being made, the image emerging step by step from noise, what moves in
+# it and how fast, and a sweep over two of the conditions with a curve of their effect.
 #
 # All of it runs on the **model organism**: a tiny SVD, made of diffusers' own classes and trained on a small drawn world
-# whose laws are known. It is not SVD, and every figure says so. Name another `checkpoint` below and the same cells run on it.
+# whose laws are known. It is not SVD, and every figure is labelled so. Name another `checkpoint` below and the same cells run on it.
 
 # %% tags=["parameters"]
 checkpoint: str = "organism"  # or SVD, SVD_XT, SVD_1_1, a hub id, a local folder
 scene: str = "scene-27"  # a first frame from the organism's world: scene-0, scene-1, ...
-photograph: str = "astronaut"  # any picture: a sample's name or a path
+photograph: str = "astronaut"  # any image: a sample's name or a path
 fps: int = 7  # frames per second, as diffusers counts: the UNet sees fps - 1
 motion_bucket_id: int = 127  # how much motion is asked for, 0 to 255
 num_inference_steps: int = 25  # denoising steps
 sweep_fps: list = [6, 8, 12]  # the sweep's columns
 sweep_motion_bucket_id: list = [30, 75, 120]  # the sweep's rows
 sweep_steps: int = 12  # denoising steps in the sweep
-seeds: list = [0, 1, 2, 3]  # noises for each point of the sweep
-out: str = "../results/00-tour"  # folder for figures, films, runs and the table
+seeds: list = [0, 1, 2, 3]  # for each point of the sweep
+out: str = "../results/00-tour"  # folder for figures, videos, runs and the table
 
 # %%
 from pathlib import Path
@@ -50,17 +50,16 @@ with svdlab.trace(pipe) as tr:
     clip = svdlab.generate(pipe, image, conditions, seed=0)
 
 # %%
-film = show.video(clip)
-film.save(Path(out, "scene"))
-film
+video = show.video(clip)
+video.save(Path(out, "scene"))
+video
 
 # %%
 fig = show.filmstrip(clip, given=True)
 show.save(fig, Path(out, "filmstrip"))
-fig
 
 # %% [markdown]
-# ## How it came about
+# ## How the clip is made
 #
 # Each column is the clip that the model would settle for if it stopped there: its *denoised estimate*, before a step at
 # noise level sigma. Above as colours, by one linear map from the latents; below through the real decoder.
@@ -70,28 +69,25 @@ last = len(tr) - 1
 steps = sorted({0, last // 6, last // 3, last // 2, 2 * last // 3, 5 * last // 6, last})
 fig = show.denoising(tr, frame=clip.frames.shape[0] // 2, steps=steps)
 show.save(fig, Path(out, "denoising-latents"))
-fig
 
 # %%
 frame = clip.frames.shape[0] // 2
 decoded = tr.decode(pipe, steps=steps, frames=[frame])
 fig = show.denoising(tr, frame=frame, steps=steps, decoded=decoded)
 show.save(fig, Path(out, "denoising"))
-fig
 
 # %% [markdown]
-# **How to read it:** at high sigma the estimate is an average over everything that could follow the picture, so it is
+# **How to read it:** at high sigma the estimate is an average over everything that could follow the image, so it is
 # blurred where the future is open. Look for the column from which on a thing no longer moves: there it was decided.
 #
 # ## What moves
 #
-# Optical flow says where each pixel goes until the next frame; from it `motion` tells the camera's motion from the
-# subject's, in px per frame.
+# Optical flow is each pixel's displacement to the next frame; from it `motion` separates the camera's motion from the
+# subject's, in px/frame.
 
 # %%
 fig = show.flow(clip)
 show.save(fig, Path(out, "flow"))
-fig
 
 # %%
 summary = motion.summary(clip.frames, playback_fps=clip.playback_fps)
@@ -101,7 +97,7 @@ summary = motion.summary(clip.frames, playback_fps=clip.playback_fps)
 # ## What the knobs do
 #
 # A plan is a table with a row for each clip to make; `grid` writes one. Each run is filed in a folder of its own, so that a
-# second execution of this notebook only makes what is missing. Guidance is off here: it sharpens whatever the picture
+# second execution of this notebook only makes what is missing. Guidance is off here: it sharpens whatever the image
 # suggests, and the question is what fps and motion bucket do.
 
 # %%
@@ -115,24 +111,22 @@ results[["fps", "motion_bucket_id", "seed", "camera", "object_px", "camera_px"]]
 one_seed = results[results.seed == seeds[0]]
 fig = show.sheet(one_seed, rows="motion_bucket_id", columns="fps", note="object_px")
 show.save(fig, Path(out, "sweep"))
-fig
 
 # %%
-film = show.video(one_seed[one_seed.fps == sweep_fps[0]], title=f"Motion buckets at fps {sweep_fps[0]}")
-film.save(Path(out, "sweep"))
-film
+video = show.video(one_seed[one_seed.fps == sweep_fps[0]], title=f"Motion buckets at fps {sweep_fps[0]}")
+video.save(Path(out, "sweep"))
+video
 
 # %%
 fig = show.dose_response(results, x="motion_bucket_id", y="object_px", by="fps")
 show.save(fig, Path(out, "dose-response"))
-fig
 
 # %% [markdown]
-# **How to read it:** the world that the organism was trained on moves by `0.14 * motion_bucket_id / fps` px a frame. So
+# **How to read it:** the world that the organism was trained on moves by `0.14 * motion_bucket_id / fps` px/frame. So
 # within a panel the curve should rise, and from panel to panel it should lie lower, since a higher frame rate cuts the same
 # motion into smaller steps. What SVD itself does is for you to find out.
 #
-# ## Any picture
+# ## Any image
 #
 # Photographs, paths and arrays all work. But a model knows only what it was trained on: the organism has seen coloured
 # shapes and nothing else, so a photograph comes back as what such a world has for it. On SVD this cell shows a moving astronaut.
@@ -142,14 +136,13 @@ other = svdlab.generate(pipe, photograph, conditions, seed=0)
 show.video(other).save(Path(out, "photograph"))
 fig = show.filmstrip(other, given=True)
 show.save(fig, Path(out, "photograph"))
-fig
 
 # %% [markdown]
 # ## Try it
 #
 # The same conditions as knobs: **Generate** makes a clip while you watch its estimate sharpen, **Cancel** stops it before the
 # next step. Tries can be compared, and `knobs.to_plan()` has them as a plan for a sweep. Where no widgets run, this cell
-# shows the picture that it starts from.
+# shows the image that it starts from.
 
 # %%
 knobs = widgets.live(pipe, scene, conditions, out=Path(out, "exports"))

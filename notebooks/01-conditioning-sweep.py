@@ -12,8 +12,8 @@
 # **Question:** how do fps, motion bucket and guidance change a clip, and do they act on their own or together?
 #
 # You will see one plan over three conditions, its clips as contact sheets, one curve for each condition with its interval,
-# and a sentence that states each finding. Seeds are shared: every condition meets the same noises, so that conditions are
-# compared on equal terms.
+# and a sentence that states each finding. Seeds are shared: every condition uses the same seeds, so that the
+# comparison is paired.
 
 # %% tags=["parameters"]
 checkpoint: str = "organism"  # or SVD, SVD_XT, SVD_1_1, a hub id, a local folder
@@ -21,7 +21,7 @@ image: str = "scene-27"  # a sample's name or a path
 fps: list = [6, 12]  # frames per second, as diffusers counts: the UNet sees fps - 1
 motion_bucket_id: list = [30, 75, 120]  # how much motion is asked for
 max_guidance_scale: list = [1.0, 3.0]  # guidance at the last frame; 1 is none
-seeds: list = [0, 1, 2]  # noises, shared by all conditions
+seeds: list = [0, 1, 2]  # shared by all conditions
 num_inference_steps: int = 10  # denoising steps
 measure: str = "object_px"  # the measure on the curves: object_px, camera_px, flow_px ...
 dask: str = ""  # empty: here; a number: so many workers on this machine; or the address of a Dask scheduler
@@ -48,7 +48,7 @@ plan.nunique().rename("values").to_frame().T
 # %% [markdown]
 # ## Here, on all cores, or on a cluster
 #
-# Without more ado a sweep on a CPU makes a batch on each core, side by side, all on one set of weights.
+# By default a CPU sweep runs one batch per core; all threads share one copy of the weights.
 # `executor` takes any executor of Python's `concurrent.futures`. With Dask each worker loads its own pipeline, once, and all
 # of them file their runs in the same ledger; nothing else in this notebook changes. Two plans that we could not run here:
 # on a machine with several GPUs, `dask_cuda.LocalCUDACluster()` starts one worker for each of them; on Slurm,
@@ -80,12 +80,10 @@ guided = results[results.max_guidance_scale == results.max_guidance_scale.max()]
 layout = dict(rows="motion_bucket_id", columns="fps", note=measure)
 fig = show.sheet(unguided[unguided.seed == plan.seed[0]], **layout)
 show.save(fig, Path(out, "sheet-unguided"))
-fig
 
 # %%
 fig = show.sheet(guided[guided.seed == plan.seed[0]], **layout)
 show.save(fig, Path(out, "sheet-guided"))
-fig
 
 # %% [markdown]
 # ## The curves
@@ -95,19 +93,16 @@ fig
 # %%
 fig = show.dose_response(unguided, x="motion_bucket_id", y=measure, by="fps")
 show.save(fig, Path(out, "motion-bucket"))
-fig
 
 # %%
 fig = show.dose_response(unguided, x="fps", y=measure, by="motion_bucket_id")
 show.save(fig, Path(out, "fps"))
-fig
 
 # %%
 largest = results.motion_bucket_id.isin(plan.motion_bucket_id.unique()[-2:])
 fastest = results[(results.fps == results.fps.min()) & largest]
 fig = show.dose_response(fastest, x="max_guidance_scale", y=measure, by="motion_bucket_id")
 show.save(fig, Path(out, "guidance"))
-fig
 
 # %%
 conditions = ("motion_bucket_id", "fps", "max_guidance_scale")
@@ -128,7 +123,6 @@ for condition in varied:
 ratio = unguided.assign(**{"motion bucket / fps": unguided.motion_bucket_id / unguided.fps})
 fig = show.dose_response(ratio, x="motion bucket / fps", y=measure)
 show.save(fig, Path(out, "ratio"))
-fig
 
 # %% [markdown]
 # ## Walk over it
@@ -143,8 +137,8 @@ walk
 # %% [markdown]
 # ## Limits
 #
-# - One picture: what holds for it need not hold for others. Put several names in the plan, as `image=[...]`, to see.
-# - Intervals are over a few seeds, and say how well the mean over noises is known, not how different pictures are.
+# - One image: what holds for it need not hold for others. Put several names in the plan, as `image=[...]`, to see.
+# - Intervals are over a few seeds, and say how well the mean over seeds is known, not how different images are.
 # - On SVD, buckets above 255 and fps outside 6 to 31 are outside what Stability's own script calls usual; svdlab warns.
 # - An interval of guidance scales by frame is one choice of many: `guidance_curve` and `guidance_interval` are conditions too.
 #

@@ -9,17 +9,17 @@
 # %% [markdown]
 # # 02 · A trace of the denoising
 #
-# **Question:** what is decided when? At which noise level does the model settle on the picture, and at which on the motion?
+# **Question:** what is decided when? At which noise level does the model settle on the image, and at which on the motion?
 #
-# You will see the estimate that the model would stop at after each step, the latents behind it, how hard guidance pulls at
-# each step and frame, which frames look at the first one, and the step from which on the final motion can be told.
+# You will see the estimate that the model would stop at after each step, the latents behind it, the guidance pressure at
+# each step and frame, which frames look at the first one, and the step from which the final motion can be predicted.
 
 # %% tags=["parameters"]
 checkpoint: str = "organism"  # or SVD, SVD_XT, SVD_1_1, a hub id, a local folder
 image: str = "scene-27"  # a sample's name or a path
 fps: int = 7  # frames per second, as diffusers counts: the UNet sees fps - 1
 motion_bucket_id: int = 120  # how much motion is asked for
-seeds: list = [0, 1, 2]  # noises: each gives a clip and a curve of its own
+seeds: list = [0, 1, 2]  # each gives a clip and a curve of its own
 num_inference_steps: int = 20  # denoising steps
 agreement: float = 0.9  # flow counts as settled from the step on where it agrees that well with the clip's, up to 1
 out: str = "../results/02-denoising-trace"  # folder for figures and traces
@@ -47,13 +47,12 @@ tr.to_xarray()
 
 # %%
 middle = clip.frames.shape[0] // 2
-films = tr.decode(pipe)
-fig = show.denoising(tr, frame=[0, middle], decoded=films)
+videos = tr.decode(pipe)
+fig = show.denoising(tr, frame=[0, middle], decoded=videos)
 show.save(fig, Path(out, "denoised"))
-fig
 
 # %% [markdown]
-# **How to read it:** columns run from strong noise (large sigma) to none. Frame 0 is given by the picture, and is there
+# **How to read it:** columns run from strong noise (large sigma) to none. Frame 0 is given by the image, and is there
 # early. The middle frame has to be invented: while the noise is strong, its estimate is an average over possible futures.
 #
 # ## Step by step
@@ -61,7 +60,7 @@ fig
 # The same by hand: any step, any frame, the latents beside the estimate. The arrow keys move the slider that has the focus.
 
 # %%
-steps = widgets.step_through(tr, decoded=films, out=Path(out, "exports"))
+steps = widgets.step_through(tr, decoded=videos, out=Path(out, "exports"))
 steps
 
 # %% [markdown]
@@ -72,17 +71,15 @@ steps
 # %%
 fig = show.latents(tr, frame=middle, mode="pca")
 show.save(fig, Path(out, "latents"))
-fig
 
 # %%
 fig = show.latents(tr, frame=middle, mode="pca", name="denoised")
 show.save(fig, Path(out, "latents-denoised"))
-fig
 
 # %% [markdown]
 # ## Guidance pressure
 #
-# The distance between what the UNet says with the picture and without it. Guidance multiplies that difference, by more in
+# The distance between the UNet's output with the image and without it. Guidance multiplies that difference, by more in
 # later frames: where it is small, guidance has nothing to multiply.
 
 # %%
@@ -90,7 +87,6 @@ pressure = pd.DataFrame(tr["guidance_pressure"].mean(dim=(2, 3)).numpy(), index=
 labels = dict(key="|cond - uncond|, mean over places", rows="sigma before the step", columns="frame")
 fig = show.heat(pressure, tr, title="Guidance pressure by step and frame", **labels)
 show.save(fig, Path(out, "guidance-pressure"))
-fig
 
 # %% [markdown]
 # ## Who looks at the first frame
@@ -109,7 +105,6 @@ table = pd.DataFrame(attended, index=blocks, columns=tr.sigmas)
 labels = dict(key="mean weight", rows="block", columns="sigma before the step", centre=1 / len(clip.frames))
 fig = show.heat(table, tr, title="Temporal attention to the first frame, by block and step", **labels)
 show.save(fig, Path(out, "first-frame"))
-fig
 
 # %% [markdown]
 # ## Motion lock-in
@@ -123,7 +118,7 @@ rows = []
 for seed in seeds:
     with svdlab.trace(pipe) as one:
         svdlab.generate(pipe, image, conditions, seed=seed)
-    flows = np.stack([motion.flow(film).ravel() for film in one.decode(pipe)])
+    flows = np.stack([motion.flow(video).ravel() for video in one.decode(pipe)])
     length = np.linalg.norm(flows, axis=1) * np.linalg.norm(flows[-1])
     cosine = flows @ flows[-1] / np.maximum(length, 1e-9)
     rows += [dict(seed=seed, step=step.index, sigma=step.sigma, agreement=c) for step, c in zip(one, cosine, strict=True)]
@@ -133,7 +128,6 @@ about = dict(checkpoint=pipe.source.checkpoint, label=pipe.source.label, fps=fps
 table = pd.DataFrame(rows).assign(**about)
 fig = show.dose_response(table, x="step", y="agreement", title="Agreement of the estimate's flow with the clip's, by step")
 show.save(fig, Path(out, "lock-in"))
-fig
 
 # %%
 unsettled = table[table.agreement < agreement].groupby("seed").step.max().reindex(seeds).fillna(-1).astype(int)
@@ -143,7 +137,7 @@ pd.DataFrame(dict(step=first, sigma=tr.schedule[first]), index=pd.Index(seeds, n
 # %% [markdown]
 # ## Limits
 #
-# - An estimate is what the model would settle for, blurred where it hesitates; flow of a blurred picture underrates motion.
+# - An estimate is what the model would settle for, blurred where it hesitates; flow of a blurred image underrates motion.
 # - Agreement is with the clip's own flow: a clip that hardly moves has hardly any flow to agree with.
 # - That the motion can be read from a step on does not say that it could not be changed any more: [06-interventions](06-interventions.ipynb)
 #   tries.

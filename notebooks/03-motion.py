@@ -12,14 +12,14 @@
 # **Question:** what moves in a clip, how fast, and is it the camera or the subject? And how far can the answer be trusted?
 #
 # You will see one clip taken apart, a sweep with a finding that carries its interval, what the variance is made of, and the
-# instrument held against motion that is known.
+# instrument validated against known motion.
 
 # %% tags=["parameters"]
 checkpoint: str = "organism"  # or SVD, SVD_XT, SVD_1_1, a hub id, a local folder
 image: str = "scene-27"  # the clip to dissect: a sample's name or a path
-images: list = ["scene-27", "scene-40", "scene-58"]  # the pictures of the sweep
+images: list = ["scene-27", "scene-40", "scene-58"]  # the images of the sweep
 motion_bucket_id: list = [30, 75, 120]  # how much motion is asked for
-seeds: list = [0, 1]  # noises for each picture and bucket
+seeds: list = [0, 1]  # for each image and bucket
 fps: int = 7  # frames per second, as diffusers counts: the UNet sees fps - 1
 playback_fps: float = 7.0  # frames per second of the player: px per second are counted with it
 num_inference_steps: int = 12  # denoising steps
@@ -50,22 +50,18 @@ table.round(2)
 # %%
 fig = show.trajectories(clip)
 show.save(fig, Path(out, "trajectories"))
-fig
 
 # %%
 fig = show.stepwise(clip, playback_fps=playback_fps)
 show.save(fig, Path(out, "stepwise"))
-fig
 
 # %%
 fig = show.xt_slice(clip)
 show.save(fig, Path(out, "xt-slice"))
-fig
 
 # %%
 fig = show.camera_path(clip)
 show.save(fig, Path(out, "camera-path"))
-fig
 
 # %% [markdown]
 # **How to read it:** trajectories are flow, chained from frame to frame. In the slice, time runs downwards: what stands
@@ -80,7 +76,7 @@ pd.Series(motion.summary(clip.frames, playback_fps=playback_fps)).to_frame("valu
 # %% [markdown]
 # ## A sweep, and a sentence
 #
-# Pictures and seeds are crossed with the motion bucket, so that each answers for itself.
+# Images and seeds are crossed with the motion bucket, so that their shares of the variance can be separated.
 
 # %%
 axes = dict(motion_bucket_id=motion_bucket_id, image=images, seed=seeds)
@@ -93,7 +89,6 @@ print(found.sentence)
 # %%
 fig = show.dose_response(results, x="motion_bucket_id", y="object_px")
 show.save(fig, Path(out, "dose-response"))
-fig
 
 # %%
 shares = variance_shares(results, "object_px", ["motion_bucket_id", "image", "seed"])
@@ -101,12 +96,12 @@ shares.to_csv(Path(out, "variance.csv"), index=False)
 shares.round(2)
 
 # %% [markdown]
-# **How to read it:** the table splits the variance of the subject's speed between what was asked for, which picture it was,
-# and chance. A large share of `image` means that one picture is not enough to speak of the model.
+# **How to read it:** the table splits the variance of the subject's speed between what was asked for, which image it was,
+# and chance. A large share of `image` means that a result on one image does not generalise.
 #
 # ## How wrong is this instrument?
 #
-# Photographs moved by known amounts, at two sizes: what the instrument says against what was done. `threshold` is what it has to
+# Photographs moved by known amounts, at two sizes: the instrument's result against the ground truth. `threshold` is what it must
 # reach. This is the quick calibration; `svdlab motion calibrate` runs the whole one.
 
 # %%
@@ -117,9 +112,9 @@ calibration
 # ## Limits
 #
 # - A subject that fills most of the frame is taken for the camera; parallax shows as motion of an object.
-# - On ground without texture the instrument abstains, and says so, rather than guess.
+# - On ground without texture the instrument abstains.
 # - Speeds are in px of the frame at hand; per second they depend on `playback_fps` alone, never on the `fps` condition.
-# - On the organism the subject's speed was planted as `0.14 * motion_bucket_id / fps` px a frame; how well it learned that
-#   is in its card. What SVD does with the bucket is for you to measure.
+# - On the organism the subject's speed was planted as `0.14 * motion_bucket_id / fps` px/frame; how well it learned that
+#   is in its card. The effect of the bucket in SVD has to be measured on SVD.
 #
 # **Next:** [04-limitations](04-limitations.ipynb) measures what the model card admits.

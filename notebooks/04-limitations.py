@@ -9,19 +9,19 @@
 # %% [markdown]
 # # 04 · Limitations
 #
-# **Question:** the model card admits limitations in a few sentences. How large is each of them, how sure is that, and does the
-# instrument that says so work?
+# **Question:** the model card admits limitations in a few sentences. How large is each of them, with which uncertainty, and is the
+# instrument valid?
 #
-# You will see what there is to ask, what it costs, one probe in full (audit, clips, findings with intervals, typical and worst
+# You will see the questions, their cost, one probe in full (audit, clips, findings with intervals, typical and worst
 # case), and a limitations card that could be attached to the model.
 
 # %% tags=["parameters"]
 checkpoint: str = "organism"  # or SVD, SVD_XT, SVD_1_1, a hub id, a local folder
 probe: str = "stillness"  # duration, realism, stillness, text_control, legibility, faces, autoencoder, off_conditions
 also: list = ["autoencoder"]  # further probes for the card; the table below names them
-images: str = ""  # a folder, a manifest, photographs, world; empty for the probe's own pictures
-seeds: int = 1  # clips of each picture
-quick: bool = True  # fewer pictures, levels and steps
+images: str = ""  # a folder, a manifest, photographs, world; empty for the probe's own images
+seeds: int = 1  # clips of each image
+quick: bool = True  # fewer images, levels and steps
 out: str = "../results/04-limitations"  # folder for the card, figures, clips and tables
 
 # %%
@@ -50,8 +50,8 @@ cost[["probe", "clips", "missing", "seconds", "device", "why"]]
 # %% [markdown]
 # ## One probe
 #
-# First the audit: cases whose answer is known, made from the same pictures at the same size, after the autoencoder. Where the
-# instrument gets them wrong there are numbers, and no verdict. Then the clips, into a ledger: started again, this makes what is
+# First the audit: cases whose answer is known, made from the same images at the same size, after the autoencoder. Where the
+# instrument fails the audit, numbers are reported without a verdict. Then the clips, into a ledger: started again, this makes what is
 # missing.
 
 # %%
@@ -64,10 +64,10 @@ show.save(fig, Path(out, probe))
 fig
 
 # %% [markdown]
-# **How to read it:** each finding has an axis of its own, with its 95 % interval over pictures; grey is what the probe, before it
-# began, said should count as none. *Found*: the interval leaves out zero (a share: lies above the grey). *None within margin*: it
-# lies inside the grey, which is evidence of none. *Cannot tell*: neither, so more pictures are needed. *Measured*: a
-# quantity, such as a length in seconds, that has nothing to be tested against.
+# **How to read it:** each effect has an axis of its own, with its 95 % CI over images; grey is the margin that was fixed beforehand.
+# *Effect*: the interval excludes zero (for a share: lies above the threshold). *Equivalent within the margin*: it lies inside the
+# margin, which is evidence of no relevant effect. *Inconclusive*: neither, so more images are needed. *Descriptive*: a quantity, such
+# as a length in seconds, with nothing to test it against.
 
 # %%
 result.table.describe().T[["count", "mean", "min", "max"]].round(3)
@@ -84,7 +84,7 @@ written = probes.card.write(results, out)
 written
 
 # %% [markdown]
-# In JupyterLab each line opens to its findings and its figure.
+# In JupyterLab each line opens to its effects and its figure.
 
 # %%
 widgets.verdicts(results, out=Path(out, "exports"))
@@ -92,13 +92,13 @@ widgets.verdicts(results, out=Path(out, "exports"))
 # %% [markdown]
 # ## Limits
 #
-# - A verdict is about these pictures, seeds, conditions and bars, which the tables in the folder list. Other pictures can
-#   answer otherwise: give your own by `images`.
-# - `quick` runs with six to twelve pictures and ten steps: enough to see whether everything works, seldom enough for a verdict.
-# - The bars (what counts as still, as broken, as none) are choices. They stand at the head of each probe's module.
+# - A verdict is about these images, seeds, conditions and thresholds, which the tables in the folder list. Other images can
+#   give other results: pass your own by `images`.
+# - `quick` runs with six to twelve images and ten steps: enough to see whether everything works, seldom enough for a verdict.
+# - The thresholds (what counts as still, as broken, as none) are choices. They are constants at the top of each probe's module.
 # - On the organism the planted laws are known, and stillness has one: some scenes on dark ground do not move. The probe
-#   calls 87 % of those still that stand by a ruler which knows the scene, and 5 % of the others. Zooms, which the
-#   organism has not learned, are not among its pictures. Photographs, faces and text are outside its world. What it says about
-#   SVD is nothing.
+#   detects 87 % of the clips that are still by the ground-truth tracker, with 5 % false positives. Zooms, which the
+#   organism has not learned, are not among its images. Photographs, faces and text are outside its world. Results on the organism say
+#   nothing about SVD.
 #
-# **Next:** [05-bias](05-bias.ipynb) asks whether some pictures are served worse than others.
+# **Next:** [05-bias](05-bias.ipynb) asks whether some images are degraded more than others.

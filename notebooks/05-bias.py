@@ -9,20 +9,20 @@
 # %% [markdown]
 # # 05 · Bias
 #
-# **Question:** does the model serve some inputs worse than others (less motion, faster loss of the picture, more blur, a
+# **Question:** does the model degrade some inputs more than others (less motion, faster loss of the image, more blur, a
 # preferred direction), and can we be sure?
 #
-# In image-to-video the person and the place are in the input. So pictures are compared in pairs that differ in one respect,
+# In image-to-video the person and the place are in the input. So images are compared in pairs that differ in one respect,
 # and the answer is an effect with an interval, "no difference" within a margin that was set beforehand, or "inconclusive".
 #
-# You will see such a study on the model organism, in which effects and nulls were planted: it must find the first and call
-# the second what they are. Then the same for pictures of your own.
+# You will see such a study on the model organism, in which effects and nulls were planted: it must report the first and clear
+# the second. Then the same for images of your own.
 
 # %% tags=["parameters"]
 checkpoint: str = "organism"  # or SVD, SVD_XT, SVD_1_1, a hub id, a local folder
-manifest: str = ""  # your pictures in pairs (.csv or .parquet); empty for the planted ones
+manifest: str = ""  # your images in pairs (.csv or .parquet); empty for the planted ones
 pairs: int = 12  # planted pairs in each of three schemes
-seeds: list = [0]  # noises for each picture, averaged before pictures are compared
+seeds: list = [0]  # for each image; averaged before images are compared
 measures: list = ["object_px", "pan_px", "still", "blur_slope", "reconstruction_mse"]  # what is compared
 speed_margin: str = "15 %"  # of the mean: what counts as no difference in subject speed, set before the first clip
 num_inference_steps: int = 8  # denoising steps
@@ -42,8 +42,8 @@ from svdlab.study.pairs import read_manifest
 # ## The pairs
 #
 # Three ways to be different. `hue`: the same scene with a warm or a cool sprite; warm ones move at half the speed.
-# `mirror`: a picture and its mirror image, both noises mirrored too; the camera's pans go right three times as often as
-# left. `shape`: a square or a disc, which changes nothing. The manifest says who labelled each picture, and by what right.
+# `mirror`: an image and its mirror image, the noise mirrored too; the camera's pans go right three times as often as
+# left. `shape`: a square or a disc, which changes nothing. The manifest states who labelled each image, and under which licence.
 
 # %%
 pipe = svdlab.load_pipeline(checkpoint)
@@ -55,13 +55,12 @@ table.head(4)
 chosen = manifest or Path(out, "images", "manifest.csv")
 fig = bias.pairs(read_manifest(chosen))
 show.save(fig, Path(out, "pairs"))
-fig
 
 # %% [markdown]
 # ## Decide first
 #
-# Contrasts, measures, margins and pictures go into `plan.json` before the first clip, and the report names every departure.
-# What so many pairs can and cannot show is known beforehand, too.
+# Contrasts, measures, margins and images go into `plan.json` before the first clip, and the report names every departure.
+# The smallest effect that so many pairs can detect is computed beforehand, too.
 
 # %%
 conditions = planted.CONDITIONS.replace(num_inference_steps=num_inference_steps)
@@ -84,11 +83,10 @@ result.table[["scheme", "measure", "n", "value", "low", "high", "q", "verdict"]]
 # %%
 fig = result.figure()
 show.save(fig, Path(out, "forest"))
-fig
 
 # %% [markdown]
-# **How to read it:** an interval that stays away from zero is a difference if its q says so; a triangle is "no difference"
-# within the grey margin. Everything else is open: it is no evidence of fairness. Each row's effect stands in its own unit.
+# **How to read it:** an interval that excludes zero is an effect if q is below 0.05; a triangle is equivalent within the grey
+# margin. Everything else is inconclusive, which is no evidence of fairness. Each row has its own unit.
 #
 # ## The surest difference, pair by pair
 
@@ -96,17 +94,16 @@ fig
 surest = result.table.sort_values(["p", "d"]).iloc[0]
 fig = bias.slopes(result, surest)
 show.save(fig, Path(out, "slopes"))
-fig
 
 # %%
-film = bias.worst_pairs(result, surest, count=2)
-film.save(Path(out, "worst-pairs"))
-film
+video = bias.worst_pairs(result, surest, count=2)
+video.save(Path(out, "worst-pairs"))
+video
 
 # %% [markdown]
 # ## What was planted, and what was found
 #
-# On the organism the truth is known. `planted` is what its world's laws say; how well it learned them is in its card.
+# On the organism the truth is known. `planted` is the value by its world's laws; how well it learned them is in its card.
 
 # %%
 laws = pd.DataFrame([vars(law) for law in planted.PLANTED]).rename(columns={"effect": "planted"})
@@ -116,8 +113,8 @@ found[["scheme", "measure", "planted", "value", "low", "high", "q", "verdict"]].
 # %% [markdown]
 # ## Is left like right?
 #
-# With u the camera's motion for a picture and u' for its mirror image, each in its own frame, (u + u') / 2 is 0 for a model
-# without a preferred direction, whatever the pictures show.
+# With u the camera's motion for an image and u' for its mirror image, each in its own frame, (u + u') / 2 is 0 for a model
+# without a preferred direction, whatever the images show.
 
 # %%
 originals = result.manifest.query("group_scheme == 'mirror' and group == 'original'").file.to_list()
@@ -131,30 +128,30 @@ both.errors[["equivariance", "autoencoder", "seeds"]].mean().round(4)
 
 # %% [markdown]
 # `equivariance` is how far the mirrored clip is from the mirror image of the clip (mean absolute difference, 0 to 1),
-# `autoencoder` how much of that the autoencoder alone brings, `seeds` how far apart two seeds of one picture are.
+# `autoencoder` how much of that the autoencoder alone brings, `seeds` how far apart two seeds of one image are.
 #
 # ## The report
 #
-# Departures from the plan come first, then findings, then in what else the groups' pictures differ.
+# Departures from the plan come first, then findings, then in what else the groups' images differ.
 
 # %%
 print(result.report())
 
 # %% [markdown]
-# ## Your own pictures
+# ## Your own images
 #
 # Write a manifest with the columns `path, pair_id, group, group_scheme, label_source, licence, consent, subject_id, notes`,
-# each pair with one picture of each group, and run `svdlab notebook 05-bias -p manifest people.csv`. Labels are people's:
-# svdlab infers none. To see how the model answers to light, blur or mirroring as such, let svdlab make the pairs:
+# each pair with one image of each group, and run `svdlab notebook 05-bias -p manifest people.csv`. Labels are given by people:
+# svdlab infers none. To measure the response to light, blur or mirroring alone, let svdlab make the pairs:
 # `svdlab.study.pairs.make_pairs(["cat", "coffee"], "pairs", kinds=("exposure", "mirror"), licence="CC0")`.
 
 # %% [markdown]
 # ## Limits
 #
-# - The study compares groups in these pictures, at these conditions. It says that the model, its autoencoder or the
-#   instruments answer differently, not why; and measures of motion or blur are no measures of harm.
-# - Pictures of two people differ in more than their group: the report lists size, sharpness and light, and knows no more.
-# - "Sensitivity to exposure" is what its name says. A dimmed portrait is a dimmed portrait.
+# - The study compares groups in these images, at these conditions. It shows that the model, its autoencoder or the
+#   instruments respond differently, not why; and measures of motion or blur are no measures of harm.
+# - Images of two people differ in more than their group: the report lists size, sharpness and light, and knows no more.
+# - "Sensitivity to exposure" is the response to exposure and nothing else.
 # - Few pairs find only large effects, and fewer than the family of tests needs get no verdict at all.
 #
 # **Next:** [06-interventions](06-interventions.ipynb) changes what happens inside.

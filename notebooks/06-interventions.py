@@ -11,18 +11,18 @@
 #
 # **Question:** which parts of the model, and which steps, carry what a condition does?
 #
-# Looking tells what goes together; intervening tells what causes what. You will see conditions swapped in mid-run, temporal
-# attention silenced block by block, and the two paths by which the picture enters pulled apart.
+# Observation shows correlation; intervention shows causation. You will see conditions swapped in mid-run, temporal
+# attention silenced block by block, and the two paths by which the image enters separated.
 
 # %% tags=["parameters"]
 checkpoint: str = "organism"  # or SVD, SVD_XT, SVD_1_1, a hub id, a local folder
 image: str = "scene-27"  # a sample's name or a path
-other_image: str = "scene-4"  # another picture, to be swapped in
+other_image: str = "scene-4"  # another image, to be swapped in
 fps: int = 7  # frames per second, as diffusers counts: the UNet sees fps - 1
 motion_bucket_id: int = 120  # how much motion is asked for
 other_fps: int = 14  # swapped in
 other_motion_bucket_id: int = 20  # swapped in
-seeds: list = [0, 1, 2, 3]  # noises for the ablations
+seeds: list = [0, 1, 2, 3]  # for the ablations
 num_inference_steps: int = 10  # denoising steps
 out: str = "../results/06-interventions"  # folder for figures
 
@@ -66,7 +66,6 @@ share = table.div(table[0], axis=0)
 labels = dict(key="share of the change", rows="swapped in", columns="from step")
 fig = show.heat(share, clip, title="What still arrives of a change, by the step from which it holds", **labels)
 show.save(fig, Path(out, "branch-and-swap"))
-fig
 
 # %%
 speed = {n: [motion.summary(b.frames)["object_px"] for b in some.values()] for n, some in branches.items()}
@@ -74,17 +73,16 @@ moved = pd.DataFrame(speed, index=range(num_inference_steps)).T
 labels = dict(key="px per frame", rows="swapped in", columns="from step")
 fig = show.heat(moved, clip, title="How fast the subject moves, by the step from which the change holds", **labels)
 show.save(fig, Path(out, "branch-and-swap-speed"))
-fig
 
 # %% [markdown]
-# **How to read it:** a row that falls early belongs to a condition that is only listened to while the noise is strong. One
-# that stays high until late is listened to all the way.
+# **How to read it:** a row that falls early belongs to a condition that acts only at high noise levels. A row that stays high
+# until late belongs to a condition that acts at all levels.
 #
 # ## Silencing temporal attention, block by block
 #
 # Frames see each other in temporal attention and in temporal convolutions. Here one attention after the other adds nothing
-# (the rest of its block still does), and the motion of the clip is measured. Guidance is off, so that nothing makes up for
-# what is missing.
+# (the rest of its block still does), and the motion of the clip is measured. Guidance is off, so that it cannot
+# compensate for the ablation.
 
 # %%
 names = sorted(n for n in svdlab.module_names(pipe, ".attentions.") if n.endswith(".temporal_transformer_blocks.0"))
@@ -104,13 +102,12 @@ about = dict(checkpoint=pipe.source.checkpoint, label=pipe.source.label, fps=fps
 table = pd.DataFrame(rows).assign(**about)
 fig = show.dose_response(table, x="silenced", y="object_px", title="Speed of the subject with temporal attention silenced")
 show.save(fig, Path(out, "ablation"))
-fig
 
 # %% [markdown]
-# ## Whose embedding, whose latents
+# ## Embedding or latents
 #
-# The picture enters twice: as an embedding, by cross-attention, and as latents beside the noise. Each path is given another
-# picture. If the clip follows one of them alone, the other is not listened to.
+# The image enters twice: as an embedding, by cross-attention, and as latents beside the noise. Each path is given another
+# image. If the clip follows one of them alone, the other has no effect.
 
 # %%
 cases = [dict(latents=a, embedding=b) for a in (image, other_image) for b in (image, other_image)]
@@ -123,12 +120,11 @@ for case in cases:
 table = pd.DataFrame(cases).assign(**about, status="done")
 fig = show.sheet(table, rows="latents", columns="embedding", clips=clips, title="Last frame, by whose latents and embedding")
 show.save(fig, Path(out, "embedding-or-latents"))
-fig
 
 # %% [markdown]
 # ## Side by side
 #
-# The original and the clips with a condition swapped in before the first step, in step: **difference** shows where they part.
+# The original and the clips with a condition swapped in before the first step, synchronised: **difference** shows where they differ.
 
 # %%
 films = {"original": clip} | {name: some[0] for name, some in branches.items()}
@@ -137,8 +133,8 @@ widgets.compare(films, out=Path(out, "exports"))
 # %% [markdown]
 # ## Limits
 #
-# - A silenced block is a model that was never trained: what breaks may be the silence, not what the block was for.
-# - Distances between frames count every pixel alike; a small thing that moves far may weigh less than a shade of the ground.
-# - One picture and a few noises show what can happen, not how often.
+# - A model with a silenced block was never trained: a failure may be caused by the ablation, not by the missing function.
+# - Distances between frames count every pixel alike; a small object that moves far may weigh less than a slight change of the ground.
+# - One image and a few seeds show what can happen, not how often.
 #
 # **Next:** [07-compare-checkpoints](07-compare-checkpoints.ipynb) asks the same of two checkpoints.

@@ -10,10 +10,10 @@
 # # 07 · Two checkpoints, one plan
 #
 # **Question:** SVD 1.1 was fine-tuned from SVD-XT at one fixed condition (fps_id 6, motion bucket 127), so that its clips would
-# be more alike, and its card says that elsewhere it "may vary compared to SVD 1.0". Does it, where, and by how much?
+# vary less, and its card says that elsewhere it "may vary compared to SVD 1.0". Does it, where, and by how much?
 #
-# You will see the same pictures and the same noises through two checkpoints, their clips side by side, and their differences
-# with intervals: in how fast things move, in how much that varies over seeds, and in how it answers the motion bucket.
+# You will see the same images and the same seeds through two checkpoints, their clips side by side, and their differences
+# with intervals: in speed, in its spread over seeds, and in its response to the motion bucket.
 #
 # Here the pair is `organism` and `organism-fixed`, which was fine-tuned from it in the same way. On a GPU, give
 # `SVD_XT` and `SVD_1_1`.
@@ -24,7 +24,7 @@ second: str = "organism-fixed"  # what was fine-tuned from it
 images: list = ["scene-26", "scene-27", "scene-31", "scene-38", "scene-60", "scene-67", "scene-103", "scene-106"]  # 6 or more
 fps: list = [7, 12]  # as diffusers counts; the fine-tuning's fps_id 6 is fps 7
 motion_bucket_id: list = [60, 127]  # the fine-tuning's bucket is 127
-seeds: list = [0, 1]  # noises for each picture and condition, the same for both checkpoints
+seeds: list = [0, 1]  # for each image and condition, the same for both checkpoints
 measure: str = "object_px"  # the measure that is compared: object_px, camera_px, flow_px ...
 num_inference_steps: int = 10  # denoising steps
 out: str = "../results/07-compare-checkpoints"  # folder for figures, runs and tables
@@ -40,8 +40,8 @@ from svdlab.study.compare import compare, slope_against
 # %% [markdown]
 # ## One plan for both
 #
-# Every row is made by each checkpoint from the same picture and the same noise. Guidance is left out (1 throughout): it
-# sharpens whatever a model leans to, and would be a third difference.
+# Every row is made by each checkpoint from the same image and the same noise. Guidance is left out (1 throughout): it
+# amplifies a model's preferences, and would be a confound.
 
 # %%
 axes = dict(image=images, fps=fps, motion_bucket_id=motion_bucket_id, seed=seeds)
@@ -55,7 +55,7 @@ for name in (first, second):
 # %% [markdown]
 # ## Side by side
 #
-# One picture and one seed: the last frame at each condition.
+# One image and one seed: the last frame at each condition.
 
 # %%
 for name, table in tables.items():
@@ -65,35 +65,33 @@ for name, table in tables.items():
     display(fig)
 
 # %% [markdown]
-# ## How fast
+# ## Speed
 #
-# Each row is a condition. A point is the mean over pictures of the difference between the two checkpoints, each picture
+# Each row is a condition. A point is the mean over images of the difference between the two checkpoints, each image
 # first averaged over its seeds; the line is its 95 % interval.
 
 # %%
 speed = compare(tables, [measure], by=["fps", "motion_bucket_id"])
 fig = show.forest(speed, by="measure", of=pipe.source.label, title=f"{measure}: {second} minus {first}")
 show.save(fig, Path(out, "speed"))
-fig
 
 # %%
 speed[["fps", "motion_bucket_id", "first", "second", "value", "low", "high", "q", "n", "verdict"]].round(3)
 
 # %% [markdown]
-# ## How much alike
+# ## Consistency
 #
-# The same for the spread over seeds: what consistency means here is that one picture gives clips of one speed.
+# The same for the spread over seeds: here, consistency means that the clips of one image have the same speed.
 
 # %%
 spread = compare(tables, [measure], by=["fps", "motion_bucket_id"], within="spread")
 fig = show.forest(spread, by="measure", of=pipe.source.label, title=f"Spread of {measure} over seeds: {second} minus {first}")
 show.save(fig, Path(out, "spread"))
-fig
 
 # %% [markdown]
-# ## How they answer the bucket
+# ## Response to the motion bucket
 #
-# The slope of speed on motion bucket within each picture: a checkpoint that has forgotten the knob has a slope of zero.
+# The slope of speed on motion bucket within each image: a checkpoint that ignores the bucket has a slope of zero.
 
 # %%
 slope = compare(tables, [measure], by=["fps"], within=slope_against("motion_bucket_id"))
@@ -112,17 +110,17 @@ for row in pd.concat([speed, spread]).itertuples():
 
 # %% [markdown]
 # **How to read it:** "inconclusive" is no evidence of a difference, which is not the same as evidence of none: for that, give
-# `compare` a margin that you settled beforehand (`margins={"object_px": 0.2}`), and it tests for equivalence. A row says
+# `compare` a margin that you fixed beforehand (`margins={"object_px": 0.2}`), and it tests for equivalence. A row says
 # "effect" only after correction for all rows of its table (Benjamini and Hochberg).
 
 # %% [markdown]
 # ## Limits
 #
-# - Intervals are over the pictures above, and say nothing of other kinds of pictures.
-# - What the fine-tuning of the organism did need not be what Stability's did: this pair shows that the comparison finds what
-#   there is, and at which size. What is true of SVD 1.1 only SVD 1.1 can tell.
-# - The two share their noise, but a fine-tuned model may turn the same noise into another film; pairing takes off the picture's
-#   share of the variance, and not all of the noise's.
+# - Intervals are over the images above, and say nothing of other kinds of images.
+# - What the fine-tuning of the organism did need not be what Stability's did: this pair shows that the comparison finds the
+#   differences that exist, and their size. Results on the organism say nothing about SVD 1.1.
+# - The two share their noise, but a fine-tuned model may make another video of the same noise; pairing removes the image's
+#   share of the variance, and only a part of the noise's.
 # - Few steps and no guidance keep this short. For a claim, use 25 steps or more, and the conditions that you care about.
 #
 # Before: [06 · Interventions](06-interventions.ipynb). Back to the start: [00 · Tour](00-tour.ipynb).
