@@ -4,7 +4,7 @@
 (torch.Size([4, 8, 4, 16, 16]), 700.0)
 >>> path = tr.save("trace.safetensors"); Trace.load(path).names
 ['denoised', 'latents']
->>> colour(tr.denoised[0], tr.colours).shape                  # "f h w 3" in [0, 1]
+>>> tr.as_colours(tr.denoised[0]).shape                       # "f h w 3" in [0, 1]
 (8, 16, 16, 3)
 """
 
@@ -51,7 +51,7 @@ class Trace:
     """The steps of one run. `tr["name"]` stacks what was kept over the steps: "s ...", or "s b ..." for a batch.
 
     schedule: every noise level of the run, terminal zero included, "s+1". calls: the `Call` of each sample, where it
-    was made through `svdlab.generate`. label: what figures must say. colours: a linear map from latents to RGB, see `colour`.
+    was made through `svdlab.generate`. label: what figures must say. colours: see `as_colours`.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -125,6 +125,13 @@ class Trace:
             f"this trace is empty, because its run of {len(self.schedule) - 1} steps (numbers 0 to {len(self.schedule) - 2}, "
             f"sigma {self.schedule[0]:.4g} to {self.schedule[-2]:.4g}) had none that steps= names, or broke off before."
         )
+
+    def as_colours(self, latents: Any) -> np.ndarray:
+        """Latents "... c h w" as RGB "... h w 3" in [0, 1], by the linear map of this trace's checkpoint."""
+        if self.colours is None:
+            raise TraceError("this trace has no map from latents to colours: show.latents(tr, mode='pca') needs none.")
+        z = np.moveaxis(np.asarray(latents, dtype=np.float32), -3, -1)
+        return np.clip(z @ self.colours[:-1] + self.colours[-1], 0, 1)
 
     def decode(self, pipe: Any, *, steps: Any = None, frames: Any = None, name: str = "denoised") -> np.ndarray:
         """Frames of the denoised estimates by the pipeline's own VAE, float32 "s f h w c" in [0, 1].
@@ -299,9 +306,3 @@ def _fit(latents: Any, images: np.ndarray) -> np.ndarray:
     small = np.stack([cv2.resize(np.asarray(p, np.float32), (w, h), interpolation=cv2.INTER_AREA) for p in images])
     sites = np.concatenate([z.transpose(0, 2, 3, 1).reshape(-1, c), np.ones((n * h * w, 1))], axis=1)
     return np.linalg.lstsq(sites, small.reshape(-1, 3).astype(np.float64), rcond=None)[0].astype(np.float32)
-
-
-def colour(latents: Any, colours: np.ndarray) -> np.ndarray:
-    """Latents "... c h w" as RGB "... h w 3" in [0, 1]."""
-    z = np.moveaxis(np.asarray(latents, dtype=np.float32), -3, -1)
-    return np.clip(z @ colours[:-1] + colours[-1], 0, 1)

@@ -17,8 +17,6 @@ from svdlab.show.figure import GREY, SMALL, Figure, chosen, draw, fitted, images
 from svdlab.show.labels import number
 
 MODES = ("channels", "pca", "colours")
-SIGMA = "sigma, the noise level before the step"
-PARTS = "first three principal components as red, green, blue"
 NAMES = {"latents": "Latents", "next_latents": "Latents after the step", "denoised": "Denoised latents"}
 
 
@@ -39,9 +37,9 @@ def denoising(
 
     tr: a Trace of one sample with `denoised`. frame: one frame or several (a row each). steps: positions in the
     trace, default `most` of them evenly spread. decoded: images "s f h w 3" in [0, 1] of those steps and frames, or of
-    all steps and all frames, as `Trace.decode` returns them; without, latents are shown as colours by the trace's linear
-    map, or by their first three principal components where it has none. Raises TraceError for a batch or a trace
-    without `denoised`, InputError for steps or frames that are not there.
+    all, from `Trace.decode`; without, latents are shown as colours by the trace's linear map, or by their first three
+    principal components where it has none. Raises TraceError for a batch or a trace without `denoised`, InputError for
+    steps or frames that are not there.
     """
     values, picked, rows = _values(tr, "denoised", frame, steps, most)
     if decoded is None:
@@ -85,16 +83,22 @@ def latents(
         ends = [s.sigma if name == "latents" else s.sigma_next for s in (tr.steps[i] for i in picked)]
         values = values / np.sqrt(np.square(ends) + 1)[:, None, None, None, None]
     what = f"{NAMES.get(name, name)} of frame {frame}"
-    if mode == "channels":
-        return _by_channel(tr, values[:, 0], picked, title or f"{what} by channel, in standard units")
-    shown, how = _coloured(tr, values) if mode == "colours" else (components(values), PARTS)
-    return _by_frame(tr, shown, picked, rows, title or f"{what}, {how}")
-
-
-def as_colours(latents: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """Latents "... c h w" as images "... h w 3" in [0, 1], by a linear map "c+1 3" of the channels and 1 (`Trace.colours`)."""
-    z = np.moveaxis(np.asarray(latents, dtype=np.float32), -3, -1)
-    return np.clip(z @ colours[:-1] + colours[-1], 0, 1)
+    if mode != "channels":
+        shown, how = _coloured(tr, values, components_only=mode == "pca")
+        return _by_frame(tr, shown, picked, rows, title or f"{what}, {how}")
+    maps, limit = values[:, 0], float(np.percentile(np.abs(values), 99.5)) or 1.0  # "s c h w", one scale around zero
+    names, look = [f"channel {c}" for c in range(maps.shape[1])], dict(cmap="RdBu_r", vmin=-limit, vmax=limit)
+    fig, axes = _board(tr, maps, picked, names, title or f"{what} by channel, in standard units", **look)
+    key = axes[len(axes) // 2, -1].inset_axes((1 + 12 / fig.size[0], 0, 10 / fig.size[0], 1))
+    fig.colorbar(axes[0, 0].images[0], cax=key).outline.set_visible(False)
+    key.tick_params(labelsize=SMALL + 0.5, color=GREY)
+    return fig.finish(
+        pd.DataFrame(
+            {"step": tr.steps[i].index, "sigma": tr.steps[i].sigma, "channel": c, "mean": m.mean(), "sd": m.std()}
+            for c in range(maps.shape[1])
+            for i, m in zip(picked, maps[:, c], strict=True)
+        )
+    )
 
 
 def components(values: np.ndarray) -> np.ndarray:
@@ -110,9 +114,7 @@ def components(values: np.ndarray) -> np.ndarray:
     return np.pad(parts, [(0, 0), (0, 3 - parts.shape[1])]).reshape(*z.shape[:-1], 3)
 
 
-def _values(
-    tr: Any, name: str, frame: int | Sequence[int], steps: Sequence[int] | None, most: int
-) -> tuple[np.ndarray, list[int], list[int]]:
+def _values(tr: Any, name: str, frame: Any, steps: Any, most: int) -> tuple[np.ndarray, list[int], list[int]]:
     """What was kept under a name, float32 "s f c h w" at the chosen steps and frames, and those."""
     if tr.batch != 1:
         raise TraceError(f"this trace holds {tr.batch} samples: show one, as in show.denoising(tr[0]).")
@@ -124,49 +126,31 @@ def _values(
     return kept[picked][:, rows].float().numpy(), picked, rows
 
 
-def _coloured(tr: Any, values: np.ndarray) -> tuple[np.ndarray, str]:
-    if tr.colours is not None:
-        return as_colours(values, tr.colours), "latents as colours"
-    return components(values), PARTS
+def _coloured(tr: Any, values: np.ndarray, *, components_only: bool = False) -> tuple[np.ndarray, str]:
+    if tr.colours is None or components_only:
+        return components(values), "first three principal components as red, green, blue"
+    return tr.as_colours(values), "latents as colours"
 
 
-def _sigmas(tr: Any, picked: list[int]) -> list[str]:
-    return [number(round(tr.steps[i].sigma, 3)) for i in picked]
+def _board(tr: Any, shown: np.ndarray, picked: list[int], names: Sequence[str], title: str, **look: Any) -> tuple[Figure, Any]:
+    """Images or maps "s r h w ...", a column for each step and a row for each name."""
+    size = fitted(shown.shape[2:4], columns=len(picked), width=820 if len(names) > 1 else 900)
+    sigmas = [number(round(tr.steps[i].sigma, 3)) for i in picked]
+    titles = dict(title=title, column_title="sigma, the noise level before the step")
+    fig, axes = images(size=size, of=tr, row_labels=names, column_labels=sigmas, **titles)
+    for (r, s), ax in np.ndenumerate(axes):
+        draw(ax, scaled(shown[s, r], size), **look)
+    return fig, axes
 
 
 def _by_frame(tr: Any, shown: np.ndarray, picked: list[int], rows: list[int], title: str) -> Figure:
     """Images "s f h w 3", a column for each step and a row for each frame."""
-    size = fitted(shown.shape[2:], columns=len(picked), width=880 if len(rows) > 1 else 900)
-    names = [f"frame {r}" for r in rows] if len(rows) > 1 else [""]
-    fig, axes = images(size=size, of=tr, title=title, row_labels=names, column_labels=_sigmas(tr, picked), column_title=SIGMA)
-    for (r, s), ax in np.ndenumerate(axes):
-        draw(ax, scaled(shown[s, r], size))
+    fig, _ = _board(tr, shown, picked, [f"frame {r}" for r in rows] if len(rows) > 1 else [""], title)
     return fig.finish(
         pd.DataFrame(
             {"step": tr.steps[i].index, "sigma": tr.steps[i].sigma, "frame": row}
             | dict(zip(("red", "green", "blue"), shown[s, r].reshape(-1, 3).mean(0), strict=True))
             for s, i in enumerate(picked)
             for r, row in enumerate(rows)
-        )
-    )
-
-
-def _by_channel(tr: Any, maps: np.ndarray, picked: list[int], title: str) -> Figure:
-    """Latents "s c h w", a column for each step and a row for each channel, all on one scale around zero."""
-    size = fitted(maps.shape[2:], columns=len(picked), width=800)
-    names = [f"channel {c}" for c in range(maps.shape[1])]
-    fig, axes = images(size=size, of=tr, title=title, row_labels=names, column_labels=_sigmas(tr, picked), column_title=SIGMA)
-    limit = float(np.percentile(np.abs(maps), 99.5)) or 1.0
-    for (c, s), ax in np.ndenumerate(axes):
-        drawn = draw(ax, scaled(maps[s, c], size), cmap="RdBu_r", vmin=-limit, vmax=limit)
-    key = axes[len(axes) // 2, -1].inset_axes((1 + 12 / size[1], 0, 10 / size[1], 1))
-    bar = fig.colorbar(drawn, cax=key)
-    bar.outline.set_visible(False)
-    key.tick_params(labelsize=SMALL + 0.5, color=GREY)
-    return fig.finish(
-        pd.DataFrame(
-            {"step": tr.steps[i].index, "sigma": tr.steps[i].sigma, "channel": c, "mean": m.mean(), "sd": m.std()}
-            for c in range(maps.shape[1])
-            for i, m in zip(picked, maps[:, c], strict=True)
         )
     )

@@ -25,7 +25,7 @@ from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.generate import Clip, ProbePipeline, generate_batch
 from svdlab.pipeline.images import prepare_image
 from svdlab.pipeline.sampler import Step
-from svdlab.pipeline.trace import colour, colour_map
+from svdlab.pipeline.trace import Trace, colour_map
 from svdlab.show.clips import Video
 from svdlab.show.figure import Figure, fitted
 from svdlab.show.labels import caption, number
@@ -137,7 +137,7 @@ class Live(Panel):
     def _preview(self, step: Step, denoised: Any) -> None:
         """After each step: the estimate as a small video."""
         if self._colours is not None and denoised is not None:
-            estimate = colour(denoised[0].float().cpu(), self._colours)
+            estimate = Trace(colours=self._colours).as_colours(denoised[0].float().cpu())
             alt = f"The denoised estimate after step {step.index + 1}, as colours of the latents"
             put(self.preview, animation(estimate, fps=PREVIEW_FPS), alt)
 

@@ -17,9 +17,9 @@ from matplotlib.ticker import MaxNLocator
 
 from svdlab import show
 from svdlab.errors import InputError, TraceError
-from svdlab.pipeline.trace import Trace, colour
+from svdlab.pipeline.trace import Trace
 from svdlab.show.clips import Video
-from svdlab.show.figure import COLOURS, Figure, fitted, on
+from svdlab.show.figure import COLOURS, Figure, fitted, graphs
 from svdlab.show.labels import about, number
 from svdlab.show.traces import components
 from svdlab.widgets.background import Latest
@@ -124,7 +124,7 @@ class Stepper(Panel):
         return self._views[what]
 
     def _in_colours(self, values: np.ndarray) -> np.ndarray:
-        return components(values) if self.tr.colours is None else colour(values, self.tr.colours)
+        return components(values) if self.tr.colours is None else self.tr.as_colours(values)
 
     def figure(self) -> Figure:
         """The whole denoising of the chosen frame, the step on screen among its columns."""
@@ -155,7 +155,8 @@ class Stepper(Panel):
 
 
 def _sigma_curve(tr: Trace) -> Figure:
-    fig, ax = on(None, size=(420, 190), of=(), title="Noise level before each step")
+    fig, axes = graphs(size=(420, 190), title="Noise level before each step")
+    ax = axes[0, 0]
     ax.semilogy([step.index for step in tr.steps], tr.sigmas, color=COLOURS[0], marker="o", markersize=3, linewidth=1.4)
     ax.set(xlabel="step", ylabel="sigma")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,7 +1,8 @@
-"""A trace keeps what it was given, survives a file, and reads as labelled arrays."""
+"""A trace keeps what it was given, survives a file, reads as labelled arrays, and shows latents as colours."""
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 from pathlib import Path
@@ -13,9 +14,10 @@ import torch
 
 import svdlab
 from svdlab.errors import BrokenClipError, OutputError, TraceError
+from svdlab.organism import world
 from svdlab.pipeline import hooks
-from svdlab.pipeline.generate import generate_batch
-from svdlab.pipeline.trace import KEEP
+from svdlab.pipeline.generate import ProbePipeline, generate_batch
+from svdlab.pipeline.trace import KEEP, colour_map
 from svdlab.pipeline.vae import decode_latents
 
 MID = "unet.mid_block"
@@ -148,3 +150,31 @@ def test_broken_latents_are_refused(pipe: Any, monkeypatch: pytest.MonkeyPatch) 
     finally:
         handle.remove()
     assert hooks.KEEP is KEEP
+
+
+def test_a_linear_map_gives_colours() -> None:
+    given = np.zeros((5, 3), np.float32)
+    given[0, 0], given[4] = 0.25, (0.5, 0.5, 2.0)
+    shown = svdlab.Trace(colours=given).as_colours(np.ones((2, 4, 5, 6)))
+    assert shown.shape == (2, 5, 6, 3)
+    np.testing.assert_allclose(shown[0, 0, 0], [0.75, 0.5, 1.0])  # clipped to 1
+    with pytest.raises(TraceError, match="pca"):
+        svdlab.Trace().as_colours(np.ones((4, 5, 6)))
+
+
+def test_the_map_shows_a_checkpoints_own_images(pipe: Any) -> None:
+    scenes = world.scenes(4, seed=11).video[:, 0]
+    with torch.no_grad():
+        z = pipe.vae.encode(torch.from_numpy(scenes).permute(0, 3, 1, 2) * 2 - 1).latent_dist.mode()
+    shown = svdlab.Trace(colours=colour_map(pipe)).as_colours(z * pipe.vae.config.scaling_factor)
+    small = scenes.reshape(4, 16, 4, 16, 4, 3).mean((2, 4))
+    assert np.corrcoef(shown.ravel(), small.ravel())[0, 1] > 0.8
+
+
+def test_in_half_precision_the_map_is_the_same_and_the_weights_stay_as_they_are(pipe: Any) -> None:
+    own = ProbePipeline(**copy.deepcopy(pipe.components)).to(torch.bfloat16)
+    own.source = pipe.source
+    before = {name: value.clone() for name, value in own.vae.state_dict().items()}
+    np.testing.assert_allclose(colour_map(own), colour_map(pipe), atol=0.02)
+    assert own.vae.dtype == torch.bfloat16
+    assert all(torch.equal(value, before[name]) for name, value in own.vae.state_dict().items())

@@ -12,7 +12,7 @@ import svdlab
 from svdlab import show
 from svdlab.errors import InputError, TraceError
 from svdlab.show.figure import scaled
-from svdlab.show.traces import as_colours, components
+from svdlab.show.traces import components
 from tests.show.drawn import drawn_in, pixels, texts
 
 
@@ -21,7 +21,7 @@ def test_columns_are_titled_by_sigma(tr: Any) -> None:
     assert "700" in texts(fig) and "0.002" in texts(fig) and "sigma" in texts(fig)
     assert fig.data["sigma"].tolist() == tr.sigmas[[0, 3]].tolist()
     shown = drawn_in(fig, fig.axes[1])
-    expected = scaled(as_colours(tr.denoised[3, 4], tr.colours), shown.shape[:2])
+    expected = scaled(tr.as_colours(tr.denoised[3, 4]), shown.shape[:2])
     assert np.abs(shown - expected * 255.0).max() <= 1
 
 
@@ -45,13 +45,6 @@ def test_of_all_that_was_decoded_the_chosen_part_is_shown(pipe: Any, tr: Any) ->
 def test_a_trace_without_colours_is_shown_by_components(tr: Any) -> None:
     assert "principal components" in texts(show.denoising(replace(tr, colours=None)))
     assert show.latents(tr, mode="colours", steps=[0]).title == "Latents of frame 0, latents as colours"
-
-
-def test_a_linear_map_gives_colours() -> None:
-    latents, colours = np.ones((2, 4, 5, 6)), np.zeros((5, 3))
-    colours[0, 0], colours[4] = 0.25, (0.5, 0.5, 2.0)
-    assert as_colours(latents, colours).shape == (2, 5, 6, 3)
-    np.testing.assert_allclose(as_colours(latents, colours)[0, 0, 0], [0.75, 0.5, 1.0])  # clipped to 1
 
 
 def test_components_follow_the_directions_of_most_variance() -> None:
