@@ -105,7 +105,8 @@ shares.round(2)
 # reach. This is the quick calibration; `svdlab motion calibrate` runs the whole one.
 
 # %%
-calibration = calibrate.run(quick=True, world=world, out=Path(out, "calibration.csv"))
+calibration = pd.DataFrame(calibrate.rows(quick=True, world=world))
+calibration.to_csv(Path(out, "calibration.csv"), index=False)
 calibration
 
 # %% [markdown]

@@ -36,19 +36,10 @@ COHERENT = 0.75  # of the gradient's energy runs one way: an edge; below, a text
 # --- bands ------------------------------------------------------------------------------------------------------------
 
 
-def radii(shape: tuple[int, ...]) -> np.ndarray:
-    """Cycles per px of each cosine of an "h w" image: 0 at the first, up to 0.71 at the last.
-
-    >>> float(radii((64, 64))[0, 2])
-    0.015625
-    """
-    h, w = shape[:2]
-    return np.hypot(np.arange(h)[:, None] / (2 * h), np.arange(w)[None, :] / (2 * w))
-
-
 def band_of(shape: tuple[int, ...]) -> np.ndarray:
     """Which of BANDS each cosine of an "h w" image belongs to: int "h w"."""
-    where = 1 + np.digitize(radii(shape), EDGES)
+    h, w = shape[:2]
+    where = 1 + np.digitize(np.hypot(np.arange(h)[:, None] / (2 * h), np.arange(w) / (2 * w)), EDGES)
     where[0, 0] = 0
     return where
 
@@ -62,7 +53,7 @@ def power(frames: Any) -> np.ndarray:
     """
     array = _signed(frames)
     bands = band_of(array.shape[1:3]).ravel()
-    squares = [np.square(_cosines(frame)).sum(-1).ravel() for frame in array]
+    squares = [np.square(fft.dctn(frame, axes=(0, 1), norm="ortho")).sum(-1).ravel() for frame in array]
     return np.stack([np.bincount(bands, s, minlength=len(BANDS)) for s in squares]) / array[0].size
 
 
@@ -72,7 +63,7 @@ def split(image: Any) -> np.ndarray:
     >>> split(image)[-2:].sum(0)                         # its fine detail alone
     """
     array = _signed(np.asarray(image)[None])[0]
-    bands, cosines = band_of(array.shape), _cosines(array)
+    bands, cosines = band_of(array.shape), fft.dctn(array, axes=(0, 1), norm="ortho")
     return np.stack([fft.idctn(cosines * (bands == b)[..., None], axes=(0, 1), norm="ortho") for b in range(len(BANDS))])
 
 
@@ -84,19 +75,15 @@ def kept(reference: Any, frames: Any) -> pd.DataFrame:
     `db` is 10 log10(power / reference): 0 where as much detail is there (not: the same detail), below 0 where it is lost,
     above 0 where noise or invented detail was added. NaN where the reference has none (below a tenth of a grey level). The
     bands of moving content stay comparable, as moving it does not change its power.
-
-    Raises:
-        InputError: images that cannot be used, or of another size than the frames.
+    Raises InputError for images that cannot be used, or of another size than the frames.
     """
-    clip, one = as_frames(frames, least=1), as_image(reference)
-    _one_size({"frames": clip[0], "reference": one})
-    there, here = power(one[None])[0], power(clip)
-    rows = [
+    clip = as_frames(frames, least=1)
+    there, here = power(as_image(reference, clip.shape[1:])[None])[0], power(clip)
+    return pd.DataFrame(
         {"frame": f, "band": BANDS[b], "power": here[f, b], "reference": there[b], "db": decibels(here[f, b], there[b])}
         for f in range(len(clip))
         for b in range(1, len(BANDS))
-    ]
-    return pd.DataFrame(rows)
+    )
 
 
 def decibels(power: float, reference: float) -> float:
@@ -178,25 +165,21 @@ def budget(stages: Mapping[str, Any]) -> pd.DataFrame:
     Columns: `stage`; `band` (of BANDS); `region` (of REGIONS); `share` of the frame that the region covers; `mse`, its part of
     the frame's mean squared error, so that the rows of a stage sum to the stage's error. Errors of two stages can cancel or
     add up: stage "together" is what the error at the end has beyond the sum of the stages' own (it may be below 0).
-
-    Raises:
-        InputError: fewer than two stages, a stage called "together", or images of different sizes.
+    Raises InputError for fewer than two stages, one called "together", or images of different sizes.
     """
     if len(stages) < 2 or "together" in stages:
         raise InputError(f'got stages {list(stages)}: two or more are needed, the truth first, none called "together".')
-    images = {name: as_image(p).astype(np.float64) for name, p in stages.items()}
-    _one_size(images)
-    first, *_, last = images
+    first, *_, last = stages
+    size = as_image(stages[first]).shape
+    images = {name: as_image(p, size).astype(np.float64) for name, p in stages.items()}
     masks = regions(images[first])
     parts = {name: _parts(images[name] - images[before], masks) for before, name in pairwise(images)}
     parts["together"] = _parts(images[last] - images[first], masks) - sum(parts.values())
     return pd.DataFrame(
-        [
-            {"stage": stage, "band": BANDS[b], "region": region, "share": float(masks[region].mean()), "mse": part[b, r]}
-            for stage, part in parts.items()
-            for b in range(len(BANDS))
-            for r, region in enumerate(REGIONS)
-        ]
+        {"stage": stage, "band": BANDS[b], "region": region, "share": float(masks[region].mean()), "mse": part[b, r]}
+        for stage, part in parts.items()
+        for b in range(len(BANDS))
+        for r, region in enumerate(REGIONS)
     )
 
 
@@ -209,15 +192,14 @@ def seams(whole: Any, chunked: Any, decode_chunk_size: int) -> dict[str, float]:
     no motion in it. Keys, in units of [0, 1]: `seam_height`, root mean square change of that difference across the seams,
     minus that between other neighbours (in squares; 0 where seams are not worse); `seam_brightness`, mean absolute step of the
     mean grey across the seams; `chunk_rms`, root mean square of the difference itself; `seams`, their number.
-
-    Raises:
-        InputError: clips that cannot be used, of different shapes, or a chunk size that leaves no seam.
+    Raises InputError for clips that cannot be used, of different shapes, or a chunk size that leaves no seam.
     """
     one, two = as_frames(whole), as_frames(chunked)
-    if one.shape != two.shape:
-        raise InputError(f"got clips of shapes {one.shape} and {two.shape}: decode the same latents twice.")
-    if not 1 <= decode_chunk_size < len(one):
-        raise InputError(f"got decode_chunk_size={decode_chunk_size} for {len(one)} frames: 1 to {len(one) - 1} leave a seam.")
+    if one.shape != two.shape or not 1 <= decode_chunk_size < len(one):
+        raise InputError(
+            f"got clips of shapes {one.shape} and {two.shape}, decode_chunk_size={decode_chunk_size}: "
+            "decode the same latents twice, in chunks of fewer frames than the clip has."
+        )
     difference = two.astype(np.float64) - one
     steps = np.diff(difference, axis=0)
     at_seam = np.arange(1, len(one)) % decode_chunk_size == 0
@@ -241,10 +223,6 @@ def _parts(error: np.ndarray, masks: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.stack([(product * masks[r]).mean(axis=(1, 2)) for r in REGIONS], axis=1)
 
 
-def _cosines(frame: np.ndarray) -> np.ndarray:
-    return fft.dctn(frame, axes=(0, 1), norm="ortho")
-
-
 def _signed(frames: Any) -> np.ndarray:
     """Images or differences of images as float64 "f h w c"."""
     array = np.asarray(frames)
@@ -254,9 +232,3 @@ def _signed(frames: Any) -> np.ndarray:
             f'got {array.dtype} of shape {array.shape}; finite floats "f h w c" are needed, or a difference of two.'
         )
     return array.astype(np.float64)
-
-
-def _one_size(images: Mapping[str, np.ndarray]) -> None:
-    sizes = {name: image.shape[:2] for name, image in images.items()}
-    if len(set(sizes.values())) > 1:
-        raise InputError(f"got images of different sizes (h, w), {sizes}: detail is counted per px, so bring them to one.")

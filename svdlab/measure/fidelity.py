@@ -3,8 +3,8 @@
     >>> drift(clip.frames, clip.image)["drift_mse_last"]         # the last frame against the input image
     >>> summary(clip.frames, clip.image)                         # all of it, one flat dict per clip
 
-Frames are "f h w c" in [0, 1], see `svdlab.measure.frames.as_frames`, whose InputErrors these functions raise.
-Nothing here runs a model: the autoencoder's reconstruction is passed in.
+Frames are "f h w c" in [0, 1], see `svdlab.measure.frames.as_frames`, whose InputErrors these functions raise, also for an
+image of another size than the frames. Nothing here runs a model: the autoencoder's reconstruction is passed in.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ import pandas as pd
 from skimage.measure import blur_effect
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from svdlab.errors import InputError
-from svdlab.measure.flow import BothWays, both_ways, sample
+from svdlab.measure.flow import both_ways, sample
 from svdlab.measure.frames import as_frames, as_image
 
 LEVEL = 1 / 255  # what is seen as black or white lies within one 8-bit level of the ends
@@ -34,12 +33,9 @@ def drift(frames: Any, image: Any) -> dict[str, float]:
     structural similarity (1 is equal); `drift_colour_last`: Euclidean distance of the mean RGB colours (0 to sqrt 3), which
     motion hardly changes; `drift_slope`: rise of the squared error per frame.
     Squared errors grow with any motion: compare clips that move alike, or read `drift_colour_last`.
-
-    Raises:
-        InputError: frames and an image of different sizes.
     """
     clip = as_frames(frames, least=1)
-    first = _of_size(image, clip.shape[1:3])
+    first = as_image(image, clip.shape[1:])
     error = np.square(clip - first).mean(axis=(1, 2, 3))
     return {
         "drift_mse_first": float(error[0]),
@@ -68,22 +64,16 @@ def flicker(frames: Any) -> dict[str, float]:
     }
 
 
-def warp_error(frames: Any, both: BothWays | None = None) -> dict[str, float]:
+def warp_error(frames: Any) -> dict[str, float]:
     """What remains between neighbouring frames after motion is undone, where nothing is hidden: flat dict.
 
     >>> warp_error(clip.frames)["warp_error"]
 
-    `warp_error`: root mean square of the later frame, brought back along the flow, minus the earlier one, over visible
-    pixels, in [0, 1]; `hidden_share`: the share of pixels left out. The flow is of each pair on its own;
-    `both` from `svdlab.motion.both_ways(frames, longest_baseline=1)` saves its time.
-
-    Raises:
-        InputError: a flow of longer baselines or another size.
+    `warp_error`: root mean square of the later frame, brought back along the flow of each pair on its own, minus the earlier
+    one, over visible pixels, in [0, 1]; `hidden_share`: the share of pixels left out.
     """
     clip = as_frames(frames)
-    both = both or both_ways(clip, longest_baseline=1)
-    if both.forward.shape[:3] != (len(clip) - 1, *clip.shape[1:3]) or (both.baseline != 1).any():
-        raise InputError("warp_error needs the flow of every pair on its own: both_ways(frames, longest_baseline=1).")
+    both = both_ways(clip, longest_baseline=1)
     y, x = np.mgrid[: clip.shape[1], : clip.shape[2]].astype(np.float32)
     errors = []
     for t, (f, seen) in enumerate(zip(both.forward, both.visible, strict=True)):
@@ -105,13 +95,15 @@ def per_frame(frames: Any) -> pd.DataFrame:
     lie within one 8-bit level of 0 or of 1.
     """
     clip = as_frames(frames, least=1)
+    high, low = clip.max(-1), clip.min(-1)
+    saturation = np.divide(high - low, high, out=np.zeros_like(high), where=high > 0)
     return pd.DataFrame(
         {
             "frame": range(len(clip)),
             "blur": [float(blur_effect(f, channel_axis=-1)) for f in clip],
             "brightness": clip.mean((1, 2, 3)),
             "contrast": clip.mean(-1).std((1, 2)),
-            "saturation": [_saturation(f) for f in clip],
+            "saturation": [float(f.mean()) for f in saturation],
             "black": (clip < LEVEL).all(-1).mean((1, 2)),
             "white": (clip > 1 - LEVEL).all(-1).mean((1, 2)),
         }
@@ -140,8 +132,8 @@ def reconstruction_error(image: Any, reconstruction: Any) -> dict[str, float]:
     >>> reconstruction_error(image, image)["reconstruction_psnr"]
     inf
     """
-    two = as_image(reconstruction)
-    one = _of_size(image, two.shape[:2])
+    one = as_image(image)
+    two = as_image(reconstruction, one.shape)
     error = float(np.square(one - two).mean())
     return {
         "reconstruction_mse": error,
@@ -168,18 +160,3 @@ def ssim(one: np.ndarray, two: np.ndarray) -> float:
 def slope(values: np.ndarray) -> float:
     """Rise per frame, least squares; NaN for a single frame."""
     return float(np.polyfit(np.arange(len(values)), values, 1)[0]) if len(values) > 1 else math.nan
-
-
-def _saturation(frame: np.ndarray) -> float:
-    high = frame.max(-1)
-    return float(np.divide(high - frame.min(-1), high, out=np.zeros_like(high), where=high > 0).mean())
-
-
-def _of_size(image: Any, shape: tuple[int, ...]) -> np.ndarray:
-    one = as_image(image)
-    if one.shape[:2] != tuple(shape):
-        raise InputError(
-            f"got images of {one.shape[:2]} and {tuple(shape)} (h, w): bring them to one size. "
-            "A clip is compared with the image that the model was given, cropped and resized to the clip."
-        )
-    return one

@@ -22,7 +22,6 @@ import numpy as np
 from svdlab.errors import InputError
 from svdlab.measure.frames import as_frames
 
-Backend = Callable[[np.ndarray, np.ndarray], np.ndarray]  # two float32 "h w 3" -> "h w 2" px
 T = TypeVar("T")
 
 WORKING_SIDE = 192  # px: frames with a shorter side than that are enlarged by a whole factor
@@ -50,32 +49,27 @@ class BothWays:
     baseline: np.ndarray
 
 
-def flow(frames: Any, *, backend: Backend | None = None, longest_baseline: int = LONGEST_BASELINE) -> np.ndarray:
+def flow(frames: Any, *, longest_baseline: int = LONGEST_BASELINE) -> np.ndarray:
     """Motion from each frame to the next: float32 "t h w 2" in px, x right, y down, t = frames - 1.
 
     >>> flow(clip.frames)[0, 32, 32]         # px from frame 0 to frame 1, at row 32, column 32
 
-    Args:
-        frames: "f h w c" in [0, 1], or what `svdlab.measure.frames.as_frames` converts.
-        backend: another estimator, called with two float32 "h w 3" in [0, 1], returning "h w 2" in px.
-        longest_baseline: frames over which slow motion may be averaged; 1 takes each pair on its own.
-
-    Raises:
-        InputError: frames that are not a clip, or a backend that returns another shape.
+    frames: "f h w c" in [0, 1], or what `svdlab.measure.frames.as_frames` converts, whose InputError this raises.
+    longest_baseline: frames over which slow motion may be averaged; 1 takes each pair on its own.
     """
     clip = as_frames(frames)
-    estimate = _estimator(clip, backend)
+    estimate = _estimator(clip)
     windows = np.stack(_baselines(clip, longest_baseline), 1).tolist()
     return np.stack(together(lambda w: estimate(w[0], sum(w)) / np.float32(w[1]), windows))
 
 
-def both_ways(frames: Any, *, backend: Backend | None = None, longest_baseline: int = LONGEST_BASELINE) -> BothWays:
+def both_ways(frames: Any, *, longest_baseline: int = LONGEST_BASELINE) -> BothWays:
     """`flow` with the way back and with what is hidden. Arguments and errors are those of `flow`.
 
     >>> both_ways(clip.frames).visible.mean()            # share of pixels whose motion can be trusted
     """
     clip = as_frames(frames)
-    estimate = _estimator(clip, backend)
+    estimate = _estimator(clip)
     start, baseline = _baselines(clip, longest_baseline)
 
     def there_and_back(window: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -83,8 +77,9 @@ def both_ways(frames: Any, *, backend: Backend | None = None, longest_baseline: 
         there, back = estimate(first, first + length), estimate(first + length, first)
         return there / np.float32(length), back / np.float32(length), consistent(there, back)
 
-    forward, backward, visible = zip(*together(there_and_back, np.stack([start, baseline], 1).tolist()), strict=True)
-    return BothWays(np.stack(forward), np.stack(backward), np.stack(visible), start, baseline)
+    pairs = together(there_and_back, np.stack([start, baseline], 1).tolist())
+    forward, backward, visible = map(np.stack, zip(*pairs, strict=True))
+    return BothWays(forward, backward, visible, start, baseline)
 
 
 def consistent(there: np.ndarray, back: np.ndarray) -> np.ndarray:
@@ -126,17 +121,14 @@ def xt_slice(frames: Any, *, row: int | None = None, column: int | None = None) 
 
     >>> xt_slice(clip.frames, row=20)        # a pan draws slanted lines, a still camera upright ones
 
-    Raises:
-        InputError: both row and column are given, or one outside the frame.
+    Raises InputError where both row and column are given, or one outside the frame.
     """
     clip = as_frames(frames)
-    if row is not None and column is not None:
-        raise InputError(f"got row={row} and column={column}: a slice is along one of them.")
-    axis, name = (1, "row") if column is None else (2, "column")
-    limit = clip.shape[axis]
-    at = column if column is not None else limit // 2 if row is None else row
-    if not 0 <= at < limit:
-        raise InputError(f"got {name}={at}: the frames have {name}s 0 to {limit - 1}.")
+    axis, at = (1, row) if column is None else (2, column)
+    at = clip.shape[1] // 2 if at is None else at
+    if (row is not None and column is not None) or not 0 <= at < clip.shape[axis]:
+        h, w = clip.shape[1:3]
+        raise InputError(f"got row={row} and column={column}: one of them is needed, of {h} rows or {w} columns.")
     return clip.take(at, axis)
 
 
@@ -186,29 +178,19 @@ def together(work: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
 # --- DIS --------------------------------------------------------------------------------------------------------------
 
 
-def _estimator(clip: np.ndarray, backend: Backend | None) -> Callable[[int, int], np.ndarray]:
-    """Flow between two frames of the clip, by their numbers. DIS prepares its grey images once for all of them."""
-    if backend is None:
-        greys = working_grey(clip)
-        return lambda i, j: _dis(greys[i], greys[j], clip.shape[1:3])
+def _estimator(clip: np.ndarray) -> Callable[[int, int], np.ndarray]:
+    """Flow "h w 2" between two frames of the clip, by their numbers. Its grey images are prepared once for all of them."""
+    greys, (h, w) = working_grey(clip), clip.shape[1:3]
 
     def estimate(i: int, j: int) -> np.ndarray:
-        f = np.asarray(backend(clip[i], clip[j]), np.float32)
-        if f.shape != (*clip.shape[1:3], 2):
-            raise InputError(f'the flow backend returned shape {f.shape}; "h w 2" = {(*clip.shape[1:3], 2)} is needed.')
-        return f
+        a, b = greys[i], greys[j]
+        f = _engine().calc(a, b, _start_shift(a, b))  # type: ignore[arg-type]  # OpenCV's stubs forget that None is allowed
+        if f.shape[:2] == (h, w):
+            return f
+        small = cv2.resize(f, (w, h), interpolation=cv2.INTER_AREA)
+        return np.multiply(small, (w / f.shape[1], h / f.shape[0]), dtype=np.float32)
 
     return estimate
-
-
-def _dis(a: np.ndarray, b: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """DIS between two grey images of working size: "h w 2" in px of frames of that shape."""
-    f = _engine().calc(a, b, _start_shift(a, b))  # type: ignore[arg-type]  # OpenCV's stubs forget that None starts it from rest
-    h, w = shape
-    if f.shape[:2] == (h, w):
-        return f
-    small = cv2.resize(f, (w, h), interpolation=cv2.INTER_AREA)
-    return np.multiply(small, (w / f.shape[1], h / f.shape[0]), dtype=np.float32)
 
 
 def _start_shift(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
@@ -245,13 +227,10 @@ def _baselines(clip: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
 
     speeds = np.array(together(quick_speed, range(pairs)))
     for t in range(pairs):
-        grew = True
-        while grew:
-            grew = False
-            for earlier, later in ((0, 1), (1, 0)):
-                a, b = start[t] - earlier, end[t] + later
-                if a >= 0 and b <= pairs and b - a <= longest and speeds[a:b].sum() < limit:
-                    start[t], end[t], grew = a, b, True
+        for turn in range(2 * longest):  # later and earlier in turn; a side that cannot grow now may never again
+            a, b = start[t] - turn % 2, end[t] + 1 - turn % 2
+            if a >= 0 and b <= pairs and b - a <= longest and speeds[a:b].sum() < limit:
+                start[t], end[t] = a, b
     return start, end - start
 
 

@@ -51,10 +51,16 @@ def as_frames(frames: Any, *, least: int = 2) -> np.ndarray:
     return np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else array
 
 
-def as_image(image: Any) -> np.ndarray:
-    """Check one image and return it as float32 "h w 3" in [0, 1]; the rules are those of `as_frames`."""
+def as_image(image: Any, size: tuple[int, ...] | None = None) -> np.ndarray:
+    """Check one image and return it as float32 "h w 3" in [0, 1]; the rules are those of `as_frames`.
+
+    size: the "h w" that it needs; InputError for another.
+    """
     array = np.asarray(image)
-    return as_frames(array[None] if array.ndim in (2, 3) else array, least=1)[0]
+    array = as_frames(array[None] if array.ndim in (2, 3) else array, least=1)[0]
+    if size is not None and array.shape[:2] != tuple(size[:2]):
+        raise InputError(f"got an image of {array.shape[:2]} (h, w), and {tuple(size[:2])} is needed: bring both to one size.")
+    return array
 
 
 def _scaled(array: np.ndarray, wanted: str) -> np.ndarray:

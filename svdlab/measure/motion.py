@@ -1,6 +1,5 @@
 """What moves in a clip, how fast, and whether it is the camera or the subject.
 
-    >>> flow(clip.frames)                        # "t h w 2": px from each frame to the next, x right, y down
     >>> measure(clip.frames, playback_fps=7)     # a row per frame pair
     >>> summary(clip.frames, playback_fps=7)     # one flat dict per clip; "camera" is its class
 
@@ -27,7 +26,6 @@ import pandas as pd
 
 from svdlab.errors import InputError
 from svdlab.measure.flow import (
-    Backend,
     both_ways,
     flow,
     points,
@@ -43,10 +41,7 @@ from svdlab.measure.frames import as_frames
 
 __all__ = ["CAMERAS", "both_ways", "camera_class", "camera_path", "flow", "measure", "points", "summary", "xt_slice"]
 
-CAMERAS = (
-    *("static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out", "roll"),
-    *("mixed", "abstained"),
-)
+CAMERAS = ("static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out", "roll", "mixed", "abstained")
 COLUMNS = (
     *("pair", "start", "baseline", "flow_px", "camera_px", "pan_px", "tilt_px", "zoom_pct", "roll_deg"),
     *("object_px", "object_dx", "object_dy", "object_direction", "object_area", "residual_px"),
@@ -70,7 +65,7 @@ SIDE = 160  # px: larger pieces are shrunk before they are aligned
 SAMPLES = 3000  # pixels of a piece that are compared
 
 
-def measure(frames: Any, *, playback_fps: float | None = None, backend: Backend | None = None) -> pd.DataFrame:
+def measure(frames: Any, *, playback_fps: float | None = None) -> pd.DataFrame:
     """A row per frame pair: what the camera did, what the object did, and whether that could be told.
 
     >>> measure(clip.frames, playback_fps=7)[["pan_px", "object_px", "object_area"]]
@@ -89,8 +84,9 @@ def measure(frames: Any, *, playback_fps: float | None = None, backend: Backend 
     clip = as_frames(frames)
     if playback_fps is not None and not 0 < playback_fps < math.inf:
         raise InputError(f"got playback_fps={playback_fps}: frames per second are above 0, or None for px per frame alone.")
-    both = both_ways(clip, backend=backend)
-    greys = _small_greys(clip)
+    both = both_ways(clip)
+    k = 1 / stride(clip.shape[1:3])
+    greys = working_grey(clip if k == 1 else [cv2.resize(f, None, fx=k, fy=k, interpolation=cv2.INTER_AREA) for f in clip])
 
     def row(t: int) -> dict[str, Any]:
         start, baseline = int(both.start[t]), int(both.baseline[t])
@@ -98,13 +94,14 @@ def measure(frames: Any, *, playback_fps: float | None = None, backend: Backend 
         return {"pair": t, "start": start, "baseline": baseline, **_measure_pair(pair)}
 
     table = pd.DataFrame(together(row, range(len(both.start)))).reindex(columns=COLUMNS)
-    for name in SPEEDS if playback_fps is not None else ():
-        table[f"{name}_s"] = table[name] * float(playback_fps or 0)
-        table[f"{name[:-2]}pct_s"] = table[f"{name}_s"] * 100 / clip.shape[2]
+    if playback_fps:
+        for name in SPEEDS:
+            table[f"{name}_s"] = table[name] * playback_fps
+            table[f"{name[:-2]}pct_s"] = table[f"{name}_s"] * 100 / clip.shape[2]
     return table
 
 
-def summary(frames: Any, *, playback_fps: float | None = None, backend: Backend | None = None) -> dict[str, Any]:
+def summary(frames: Any, *, playback_fps: float | None = None) -> dict[str, Any]:
     """One flat dict per clip: the means of `measure` over its pairs, the camera's class, onset and decay.
 
     >>> summary(clip.frames, playback_fps=clip.playback_fps)["camera"]
@@ -113,11 +110,8 @@ def summary(frames: Any, *, playback_fps: float | None = None, backend: Backend 
     `abstained_share` of the pairs, all speeds of `measure` as means (object_dx and object_dy as means of vectors,
     object_direction theirs), `onset` (first frame pair that moves), `decay` (mean speed of the last third over the first
     third: 1 keeps its speed, below 1 slows down). Numbers that cannot be told are NaN.
-
-    Raises:
-        InputError: as `measure`.
     """
-    table = measure(frames, playback_fps=playback_fps, backend=backend)
+    table = measure(frames, playback_fps=playback_fps)
     seen = table[~table.abstained]
     abstained = len(seen) * 2 <= len(table)
     result: dict[str, Any] = {
@@ -149,12 +143,8 @@ def camera_class(table: pd.DataFrame, shape: tuple[int, ...]) -> str:
     if len(seen) * 2 <= len(table):
         return "abstained"
     reach = mean_radius(shape)
-    per_frame = {
-        "pan": seen.pan_px,
-        "tilt": seen.tilt_px,
-        "zoom": seen.zoom_pct / 100 * reach,
-        "roll": np.radians(seen.roll_deg) * reach,
-    }
+    zoom, roll = seen.zoom_pct / 100 * reach, np.radians(seen.roll_deg) * reach
+    per_frame = {"pan": seen.pan_px, "tilt": seen.tilt_px, "zoom": zoom, "roll": roll}
     net = {name: float(v.mean()) for name, v in per_frame.items()}
     path = {name: float(v.abs().mean()) for name, v in per_frame.items()}
     first, second = sorted(path, key=lambda name: -path[name])[:2]
@@ -195,8 +185,8 @@ def _direction(dx: float, dy: float) -> float:
 def _decay(seen: pd.DataFrame) -> float:
     speeds = np.hypot(seen.camera_px, seen.object_px * np.sqrt(seen.object_area))
     third = max(1, len(speeds) // 3)
-    first = float(speeds.iloc[:third].mean())
-    return float(speeds.iloc[-third:].mean()) / first if first > 0 else math.nan
+    first, last = float(speeds.iloc[:third].mean()), float(speeds.iloc[-third:].mean())
+    return last / first if first > 0 else math.nan
 
 
 # --- one pair ---------------------------------------------------------------------------------------------------------
@@ -205,7 +195,7 @@ def _decay(seen: pd.DataFrame) -> float:
 @dataclass(frozen=True)
 class _Pair:
     """Two frames, `baseline` apart. image: the earlier one, "h w 3". earlier, later: their grey images, uint8, of a size of
-    their own (`_small_greys`). forward "h w 2", px per frame, and visible: their flow, and where it can be trusted.
+    their own. forward "h w 2", px per frame, and visible: their flow, and where it can be trusted.
     """
 
     image: np.ndarray
@@ -229,7 +219,9 @@ def _measure_pair(pair: _Pair) -> dict[str, Any]:
     every = stride(pair.shape)  # dense fields are looked at on sites, every so many px
     forward, visible = (np.ascontiguousarray(field[::every, ::every]) for field in (pair.forward, pair.visible))
     texture = _texture(pair.image, visible.shape)
-    why = _cannot_tell(texture, visible)
+    cells = cv2.resize(texture.astype(np.float32), (4, 4), interpolation=cv2.INTER_AREA) > 0.1
+    border = int(cells.sum() - cells[1:3, 1:3].sum())  # texture in the middle alone may be the object
+    why = "no texture" if border < 5 else "frames do not match" if visible.mean() < 0.3 else ""
     camera = None if why else _fit_camera(forward * pair.baseline, texture & visible, pair.shape)
     if camera is None:
         return {"frozen": False, "abstained": True, "why": why or "no fit"}
@@ -237,7 +229,7 @@ def _measure_pair(pair: _Pair) -> dict[str, Any]:
     dx, dy, scale, turn = dx / pair.baseline, dy / pair.baseline, scale ** (1 / pair.baseline), turn / pair.baseline
     ours = _camera_flow(dx, dy, scale, turn, pair.shape)
     residual = forward - ours
-    object_dx, object_dy, object_px, area = _find_bodies(pair, residual, ours, visible)
+    object_dx, object_dy, object_px, object_area = _find_bodies(pair, residual, ours, visible)
     camera_px = float(speed(ours).mean())
     return {
         "flow_px": float(speed(forward).mean()),
@@ -250,18 +242,12 @@ def _measure_pair(pair: _Pair) -> dict[str, Any]:
         "object_dx": object_dx,
         "object_dy": object_dy,
         "object_direction": _direction(object_dx, object_dy),
-        "object_area": area,
+        "object_area": object_area,
         "residual_px": float(speed(residual)[visible].mean()),
-        "frozen": camera_px < STILL and area == 0,
+        "frozen": camera_px < STILL and object_area == 0,
         "abstained": False,
         "why": "",
     }
-
-
-def _small_greys(clip: np.ndarray) -> list[np.ndarray]:
-    """Grey images of the size at which dense fields are looked at: enlarged where frames are small, thinned where large."""
-    k = 1 / stride(clip.shape[1:3])
-    return working_grey(clip if k == 1 else [cv2.resize(f, None, fx=k, fy=k, interpolation=cv2.INTER_AREA) for f in clip])
 
 
 def _texture(image: np.ndarray, sites: tuple[int, ...]) -> np.ndarray:
@@ -271,14 +257,6 @@ def _texture(image: np.ndarray, sites: tuple[int, ...]) -> np.ndarray:
     grey = cv2.resize(grey, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA if shrink < 1 else cv2.INTER_CUBIC)
     weakest = cv2.cornerMinEigenVal(grey, blockSize=15, ksize=3)  # of gradients summed to 1 over a 15 px block
     return cv2.resize(weakest, sites[::-1], interpolation=cv2.INTER_LINEAR) > TEXTURE**2
-
-
-def _cannot_tell(texture: np.ndarray, visible: np.ndarray) -> str:
-    """Why this pair is not judged, or "". The border decides: texture in the middle alone may be the object."""
-    cells = cv2.resize(texture.astype(np.float32), (4, 4), interpolation=cv2.INTER_AREA) > 0.1
-    if int(cells.sum() - cells[1:3, 1:3].sum()) < 5:
-        return "no texture"
-    return "frames do not match" if visible.mean() < 0.3 else ""
 
 
 # --- the camera: x -> scale * R(turn) x + (dx, dy), about the centre, in px and radians (clockwise as seen: y runs down)
@@ -333,10 +311,10 @@ def _find_bodies(
         under, guess = camera[piece].mean(0), residual[piece].mean(0)
         if _confirmed(pair, piece, camera * pair.baseline, guess * pair.baseline):
             own = _align(pair, piece, (guess + under) * pair.baseline) / pair.baseline - under
-            found.append([float(own[0]), float(own[1]), float(np.hypot(*own)), float(piece.mean())])
+            found.append((*own, np.hypot(*own), piece.mean()))
     if not found:
         return 0.0, 0.0, 0.0, 0.0
-    bodies = np.array(found)
+    bodies = np.array(found, float)
     area = bodies[:, 3]
     dx, dy, fastness = area @ bodies[:, :3] / area.sum()
     return float(dx), float(dy), float(fastness), float(area.sum())

@@ -5,8 +5,8 @@
     >>> read_clip(clip.frames, "OPEN").error_rate        # needs svdlab[ocr]
 
 A plate is followed from frame to frame as one body that shifts and changes its size. Then each letter is compared with its own
-image by normalised correlation: 1 is the letter, whatever its contrast; about 0.3 to 0.5 is some other letter in its place
-(`chance` says how much for this plate); 0 is nothing.
+image by normalised correlation: 1 is the letter, whatever its contrast; about 0.3 to 0.5 is some other letter in its place;
+0 is nothing.
 
 OCR is rapidocr, whose models are inside its wheel, loaded once per process. That it cannot read a text does not prove that
 nobody can, so a clean copy has to be read first.
@@ -18,6 +18,7 @@ import math
 import os
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +80,7 @@ def make_plate(
         contrast: Michelson's, (light - dark) / (light + dark) about mid grey; above 0, at most 1.
         background: what the sign hangs on, "h w 3" in [0, 1]; None for mid grey.
 
-    Raises:
-        InputError: another font, a value outside its range, or a text that does not fit.
+    Raises InputError for another font, a value outside its range, or a text that does not fit.
     """
     if font not in FONTS or not 0 < contrast <= 1 or height < LEAST_HEIGHT or not text.strip():
         raise InputError(
@@ -88,9 +88,7 @@ def make_plate(
             f"is above 0 and at most 1, and capitals are at least {LEAST_HEIGHT} px high."
         )
     h, w = shape
-    image = np.full((h, w, 3), 0.5, np.float32) if background is None else as_image(background).copy()
-    if image.shape[:2] != (h, w):
-        raise InputError(f"got a background of {image.shape[:2]} (h, w) for an image of {shape}: give it at that size.")
+    image = np.full((h, w, 3), 0.5, np.float32) if background is None else as_image(background, shape).copy()
     face = _face(font, height)
     margin = max(2, round(height * 0.5))
     panel_w, panel_h = math.ceil(face.getlength(text)) + 2 * margin, height + 2 * margin
@@ -127,13 +125,10 @@ def correlation(plate: Plate, frames: Any) -> pd.DataFrame:
     Columns: `frame`, `letter` (its place in the text), `char`; `correlation` with its own image, -1 to 1 (0 where the place is
     empty); `contrast` left of it, 1 for all; `dropped`: correlation below 0.5; `dx`, `dy`, `scale`: where the plate was found,
     px from where it was drawn and factor of size.
-
-    Raises:
-        InputError: frames that are not a clip, or of another size than the plate's image.
+    Raises InputError for frames that are not a clip, or of another size than the plate's image.
     """
     clip = as_frames(frames, least=1)
-    if clip.shape[1:] != plate.image.shape:
-        raise InputError(f"got frames of {clip.shape[1:3]} and a plate of {plate.image.shape[:2]} (h, w): one size is needed.")
+    as_image(clip[0], plate.image.shape)
     own = cv2.cvtColor(plate.image, cv2.COLOR_RGB2GRAY)
     pose, rows = (0.0, 0.0, 1.0), []
     for number, frame in enumerate(clip):
@@ -146,24 +141,6 @@ def correlation(plate: Plate, frames: Any) -> pd.DataFrame:
             row = {"frame": number, "letter": i, "char": char, "correlation": found, "contrast": contrast}
             rows.append({**row, "dropped": found < DROPPED, **where})
     return pd.DataFrame(rows)
-
-
-def chance(plate: Plate) -> float:
-    """What a wrong letter correlates with a letter's image here: the mean over all pairs of different letters.
-
-    >>> 0.2 < chance(make_plate("OPEN", (256, 256), height=40)) < 0.6
-    True
-
-    NaN for a text with a single kind of letter.
-    """
-    own = cv2.cvtColor(plate.image, cv2.COLOR_RGB2GRAY)
-    found = []
-    for i, (char, box) in enumerate(zip(plate.letters, plate.boxes, strict=True)):
-        for other, place in zip(plate.letters, plate.boxes, strict=True):
-            if other != char:
-                dx, dy = (float(v) for v in place[:2] - box[:2])
-                found.append(_compare(plate, own, _brought_back(own, (dx, dy, 1.0)), i)[0])
-    return float(np.mean(found)) if found else math.nan
 
 
 def _follow(own: np.ndarray, grey: np.ndarray, panel: tuple[int, int, int, int], last: Pose) -> Pose:
@@ -247,10 +224,7 @@ def read(image: Any) -> Reading:
 
     >>> read(plate.image).text
     'OPEN'
-
-    Raises:
-        MissingExtraError: rapidocr is not installed.
-        InputError: an image that cannot be used.
+    Raises MissingExtraError where rapidocr is not installed, InputError for an image that cannot be used.
     """
     pixels: Any = (as_image(image) * 255 + 0.5).astype(np.uint8)
     factor = max(1, -(-WORKING_SIDE // min(pixels.shape[:2])))
@@ -270,8 +244,8 @@ def read_clip(frames: Any, truth: str) -> pd.DataFrame:
     >>> read_clip(clip.frames, "OPEN").error_rate.mean()
     """
     found = [read(frame) for frame in as_frames(frames, least=1)]
-    rows = [(i, r.text, r.score, error_rate(truth, r.text)) for i, r in enumerate(found)]
-    return pd.DataFrame(rows, columns=["frame", "text", "score", "error_rate"])
+    table = pd.DataFrame(found).rename_axis("frame").reset_index()
+    return table.assign(error_rate=[error_rate(truth, text) for text in table.text])
 
 
 def error_rate(truth: str, text: str) -> float:
@@ -283,22 +257,14 @@ def error_rate(truth: str, text: str) -> float:
     Blanks and case do not count. Above 1, where more was read than is there, it is cut to 1: nothing of the truth is left to
     lose. Raises MissingExtraError without rapidfuzz.
     """
-    try:
-        from rapidfuzz.distance import Levenshtein
-    except ImportError as error:
-        raise _missing("rapidfuzz") from error
     one, two = ("".join(line.split()).upper() for line in (truth, text))
-    return min(1.0, Levenshtein.distance(one, two) / max(1, len(one)))
+    return min(1.0, _extra("rapidfuzz.distance").Levenshtein.distance(one, two) / max(1, len(one)))
 
 
 @cache
 def engine() -> Any:
     """The OCR engine, loaded once per process. Raises MissingExtraError where it is not installed."""
-    try:
-        from rapidocr import RapidOCR
-    except ImportError as error:
-        raise _missing("rapidocr") from error
-    return RapidOCR(
+    return _extra("rapidocr").RapidOCR(
         params={
             "Global.log_level": "error",
             "Global.use_cls": False,  # nothing here is upside down
@@ -309,5 +275,8 @@ def engine() -> Any:
     )
 
 
-def _missing(name: str) -> MissingExtraError:
-    return MissingExtraError(f"{name} is not installed, and text cannot be read without it: pip install 'svdlab[ocr]'.")
+def _extra(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise MissingExtraError("text cannot be read without rapidocr and rapidfuzz: pip install 'svdlab[ocr]'.") from error

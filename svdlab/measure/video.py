@@ -7,24 +7,26 @@
     'http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia'
 
 A PNG gets an XMP packet with the IPTC terms for media made by a trained model (IPTC Photo Metadata Standard 2025.1) and PNG's
-own Software, Description and Copyright texts. An MP4 gets container tags, and a JSON file beside it, because many players
-and sites drop tags. None of it changes a pixel. Whoever encodes a file again loses it.
+own texts; an MP4 gets container tags, and a JSON file beside it, because many players and sites drop tags.
 
-Files are written whole or not at all (`svdlab.measure.files.write_whole`), by the ffmpeg inside imageio-ffmpeg's wheel.
+Files are written whole or not at all, encoded by mediapy with the ffmpeg inside imageio-ffmpeg's wheel; an OutputError says
+what could not be written or read.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape, quoteattr
+from xml.sax.saxutils import escape
 
 import numpy as np
 from PIL import Image
@@ -42,7 +44,7 @@ TERMS = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 SOURCE_TYPE = f"{TERMS}trainedAlgorithmicMedia"
 FIGURE_TYPE = f"{TERMS}compositeWithTrainedAlgorithmicMedia"  # drawn around images that a model made
 GRAPH_TYPE = f"{TERMS}dataDrivenMedia"  # drawn from numbers alone
-USE_POLICY = "https://stability.ai/use-policy"
+USE = "Acceptable use: https://stability.ai/use-policy"
 SVD_1_1 = "stabilityai/stable-video-diffusion-img2vid-xt-1-1"
 ATTRIBUTION = (  # asked for by the licence of SVD 1.1
     "This Stability AI Model is licensed under the Stability AI Non-Commercial Research Community License, "
@@ -55,16 +57,17 @@ XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
     xmlns:dc="http://purl.org/dc/elements/1.1/"
     xmlns:xmp="http://ns.adobe.com/xap/1.0/"
     xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
-    xmp:CreatorTool={tool}
-    Iptc4xmpExt:DigitalSourceType={kind}
-    Iptc4xmpExt:AISystemUsed={system}
-    Iptc4xmpExt:AISystemVersionUsed={version}>
-   <dc:description><rdf:Alt><rdf:li xml:lang="x-default">{description}</rdf:li></rdf:Alt></dc:description>
-   <dc:rights><rdf:Alt><rdf:li xml:lang="x-default">{rights}</rdf:li></rdf:Alt></dc:rights>
+    xmp:CreatorTool="{encoded_by}"
+    Iptc4xmpExt:DigitalSourceType="{DigitalSourceType}"
+    Iptc4xmpExt:AISystemUsed="{AISystemUsed}"
+    Iptc4xmpExt:AISystemVersionUsed="{AISystemVersionUsed}">
+   <dc:description><rdf:Alt><rdf:li xml:lang="x-default">{comment}</rdf:li></rdf:Alt></dc:description>
+   <dc:rights><rdf:Alt><rdf:li xml:lang="x-default">{copyright}</rdf:li></rdf:Alt></dc:rights>
   </rdf:Description>
  </rdf:RDF>
 </x:xmpmeta>
 <?xpacket end="w"?>"""
+PNG_NAMES = {"Software": "encoded_by", "Description": "comment", "Copyright": "copyright", "svdlab": "svdlab"}
 
 
 # --- frames -----------------------------------------------------------------------------------------------------------
@@ -77,70 +80,76 @@ def as_bytes(frames: Any) -> np.ndarray:
 
 
 def write_frames(path: str | Path, frames: Any, *, playback_fps: float | None = None) -> None:
-    """Write the frames as FFV1, bit for bit what `as_bytes` makes of them. Raises OutputError where that fails."""
-    _encode(path, as_bytes(frames), playback_fps, ["-vcodec", "ffv1", "-pix_fmt", "bgr0", "-threads", "1"])
+    """Write the frames as FFV1, bit for bit what `as_bytes` makes of them."""
+    with write_whole(path) as part:
+        _encode(part, as_bytes(frames), playback_fps, codec="ffv1", encoded_format="bgr0", ffmpeg_args=["-threads", "1"])
 
 
 def write_preview(
     path: str | Path, frames: Any, *, playback_fps: float | None = None, facts: Mapping[str, Any] | None = None
 ) -> None:
-    """Write the frames as H.264 in yuv420p, which every browser plays. facts: see `describe`; written as tags.
+    """Write the frames as H.264 in yuv420p, which every browser plays; small clips are enlarged by a whole factor.
 
-    Small clips are enlarged by a whole factor, unsmoothed. Raises OutputError where the file cannot be written.
+    facts: see `describe`; written as tags.
     """
     clip = as_bytes(frames)
     factor = max(1, math.ceil(PREVIEW_SIDE / min(clip.shape[1:3])))
     clip = clip.repeat(factor, axis=1).repeat(factor, axis=2)
     clip = clip[:, : clip.shape[1] // 2 * 2, : clip.shape[2] // 2 * 2]  # yuv420p takes even sides only
     # One thread, and the quick preset: encoding runs beside the denoising, and must not take its cores.
-    tags = ["-movflags", "+faststart"] if facts is None else _mp4_tags(facts)
-    _encode(path, clip, playback_fps, [*_h264(clip, 18), "-preset", "veryfast", "-threads", "1", *tags])
+    data = h264(clip, playback_fps, facts=facts, arguments=["-preset", "veryfast", "-threads", "1"])
+    with write_whole(path) as part:
+        part.write_bytes(data)
 
 
-def h264(frames: np.ndarray, *, fps: float = PLAYBACK_FPS, crf: int = 18) -> bytes:
-    """Frames "f h w 3", uint8 (or uint16), as the bytes of an MP4: yuv420p where both sides are even, else yuv444p.
+def h264(frames: np.ndarray, fps: float | None = None, *, crf: int = 18, facts: Any = None, arguments: Any = ()) -> bytes:
+    """Frames "f h w 3", uint8 or uint16, as the bytes of an MP4: yuv420p where both sides are even, else yuv444p.
 
     >>> h264(as_bytes(clip.frames), fps=7)[4:8]
     b'ftyp'
+
+    facts: see `describe`; written as tags. arguments: more of ffmpeg's.
     """
+    words = [*arguments, "-movflags", "+faststart+use_metadata_tags"]
+    for key, text in _texts(facts).items() if facts else ():
+        words += ["-metadata", f"{key}={text}"]
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "clip.mp4"  # not a pipe: MP4 is written by seeking back
-        _encode(path, frames, fps, _h264(frames, crf))
+        path = Path(folder, "clip.mp4")
+        _encode(path, frames, fps, codec="h264", crf=crf, ffmpeg_args=words)
         return path.read_bytes()
 
 
+def _encode(path: Path, frames: np.ndarray, fps: float | None, **how: Any) -> None:
+    import imageio_ffmpeg
+    import mediapy
+
+    mediapy.set_ffmpeg(imageio_ffmpeg.get_ffmpeg_exe())
+    try:
+        mediapy.write_video(path, frames, fps=fps or PLAYBACK_FPS, **how)
+    except RuntimeError as error:
+        raise OutputError(f"{path.name} could not be encoded: {error}") from error
+
+
 def read_frames(path: str | Path) -> np.ndarray:
-    """Read all frames of a video file, uint8 "f h w 3". Raises OutputError where it is missing or damaged."""
-    try:  # PPM says its own size in each frame's header: "P6\n{w} {h}\n255\n"
-        data = _ffmpeg(["-i", str(path), "-map", "0:v:0", "-fps_mode", "vfr", "-f", "image2pipe", "-vcodec", "ppm", "-"])
-        _, size, _, _ = data[:64].split(b"\n", 3)
-        w, h = map(int, size.split())
+    """Read all frames of a video file, uint8 "f h w 3"."""
+    # PPM says its own size in each frame's header: "P6\n{w} {h}\n255\n"
+    data = _ffmpeg(path, "-map", "0:v:0", "-fps_mode", "vfr", "-f", "image2pipe", "-vcodec", "ppm")
+    try:
+        w, h = map(int, data[:64].split(b"\n", 3)[1].split())
         frames = np.frombuffer(data, np.uint8).reshape(-1, len(f"P6\n{w} {h}\n255\n") + h * w * 3)
-    except (OSError, ValueError) as error:
+    except (IndexError, ValueError) as error:
         raise OutputError(f"{path} cannot be read as a video: {error}") from error
     return frames[:, -h * w * 3 :].reshape(-1, h, w, 3)
 
 
-def _encode(path: str | Path, clip: np.ndarray, fps: float | None, how: Sequence[str]) -> None:
-    pixels = "rgb24" if clip.dtype == np.uint8 else "rgb48le"
-    size = f"{clip.shape[2]}x{clip.shape[1]}"
-    raw = ["-f", "rawvideo", "-pix_fmt", pixels, "-s", size, "-r", str(fps or PLAYBACK_FPS), "-i", "-", "-an"]
-    with write_whole(path) as part:
-        _ffmpeg([*raw, *how, str(part)], clip.tobytes())
-
-
-def _h264(clip: np.ndarray, crf: int) -> list[str]:
-    even = clip.shape[1] % 2 == clip.shape[2] % 2 == 0
-    return ["-vcodec", "h264", "-pix_fmt", "yuv420p" if even else "yuv444p", "-vb", "0", "-crf", str(crf)]
-
-
-def _ffmpeg(arguments: Sequence[str], data: bytes | None = None) -> bytes:
+def _ffmpeg(path: str | Path, *arguments: str) -> bytes:
+    """What ffmpeg makes of a file."""
     import imageio_ffmpeg
 
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-v", "error", "-y", *arguments]
-    done = subprocess.run(command, input=data or b"", capture_output=True, check=False)
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path), *arguments, "-"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     if done.returncode:
-        raise OSError(done.stderr.decode(errors="replace").strip() or f"ffmpeg ended with {done.returncode}")
+        raise OutputError(f"{path} cannot be read as a video: {done.stderr.decode(errors='replace').strip()}")
     return done.stdout
 
 
@@ -156,19 +165,16 @@ def licence_line(repo_id: str | None, card: Mapping[str, Any]) -> str:
     name = str(card.get("license_name") or card.get("license") or "")
     page = f"https://huggingface.co/{repo_id}" if repo_id else "the model card beside the weights"
     if repo_id == SVD_1_1 or name.startswith("stable-video-diffusion-1-1"):
-        return f"{ATTRIBUTION} Acceptable use: {USE_POLICY}"
+        return f"{ATTRIBUTION} {USE}"
     if (repo_id or "").startswith("stabilityai/") or name.startswith("stable-video-diffusion"):
-        return f"Stability AI's licence{f' {name}' if name else ''}: see {page}. Acceptable use: {USE_POLICY}"
+        return f"Stability AI's licence{f' {name}' if name else ''}: see {page}. {USE}"
     return f"a licence of its own: see {page}" if name == "other" else name
 
 
-_SHOWN: set[tuple[str, str]] = set()
-
-
+@cache
 def show_licence(checkpoint: str, licence: str) -> None:
     """Print a checkpoint's licence line to stderr, once in a process."""
-    if licence and (checkpoint, licence) not in _SHOWN:
-        _SHOWN.add((checkpoint, licence))
+    if licence:
         print(f"{checkpoint}: {licence}", file=sys.stderr)
 
 
@@ -199,20 +205,16 @@ def describe(call: Mapping[str, Any] | None = None, **more: Any) -> dict[str, An
 
 def png_info(facts: Mapping[str, Any]) -> PngInfo:
     """Texts for a PNG, for Pillow's `save(pnginfo=)` and matplotlib's `savefig(pil_kwargs={"pnginfo": ...})`."""
-    said = _said(facts)
-    quoted = {key: quoteattr(said[key]) for key in ("tool", "kind", "system", "version")}
-    info = PngInfo()
-    info.add_itxt("XML:com.adobe.xmp", XMP.format(**quoted, **{k: escape(said[k]) for k in ("description", "rights")}))
-    info.add_text("Software", said["tool"])
-    info.add_itxt("Description", said["description"])
-    if said["rights"]:
-        info.add_itxt("Copyright", said["rights"])
-    info.add_itxt("svdlab", json.dumps(facts))
+    info, texts = PngInfo(), _texts(facts)
+    info.add_itxt("XML:com.adobe.xmp", XMP.format_map({k: escape(text, {'"': "&quot;"}) for k, text in texts.items()}))
+    for name, key in PNG_NAMES.items():
+        if texts[key]:
+            info.add_itxt(name, texts[key])
     return info
 
 
 def tag_png(path: str | Path, facts: Mapping[str, Any]) -> None:
-    """Add the texts to a PNG that is there; its pixels stay as they are. Raises OutputError where that fails."""
+    """Add the texts to a PNG that is there; its pixels stay as they are."""
     try:
         with Image.open(path) as image, write_whole(path) as part:
             image.save(part, "PNG", pnginfo=png_info(facts), dpi=image.info.get("dpi"))
@@ -220,62 +222,39 @@ def tag_png(path: str | Path, facts: Mapping[str, Any]) -> None:
         raise OutputError(f"{path} could not be tagged: {error}") from error
 
 
-def tag_mp4(path: str | Path, facts: Mapping[str, Any]) -> None:
-    """Add container tags to an MP4 that is there, without encoding it again. Raises OutputError where ffmpeg refuses."""
-    with write_whole(path) as part:
-        _ffmpeg(["-i", str(path), "-map", "0", "-c", "copy", *_mp4_tags(facts), str(part)])
-
-
-def write_sidecar(path: str | Path, facts: Mapping[str, Any]) -> Path:
-    """Write the facts as JSON beside a file, under its name with .json added. Raises OutputError where the disk refuses."""
-    sidecar = Path(path).with_name(Path(path).name + ".json")
-    with write_whole(sidecar) as part:
+def write_sidecar(path: str | Path, facts: Mapping[str, Any]) -> None:
+    """Write the facts as JSON beside a file, under its name with .json added."""
+    with write_whole(f"{path}.json") as part:
         part.write_text(json.dumps(facts, indent=1) + "\n")
-    return sidecar
 
 
 def read_tags(path: str | Path) -> dict[str, Any]:
-    """What a PNG or MP4 says about itself; {} where it says nothing. Raises OutputError where it cannot be read."""
+    """What a PNG or MP4 says about itself; {} where it says nothing."""
     try:
         if Path(path).suffix.lower() == ".png":
             with Image.open(path) as image:
-                text = image.info.get("svdlab", "{}")
-        else:
-            lines = _ffmpeg(["-i", str(path), "-f", "ffmetadata", "-"]).decode().replace("\\\n", "\n").splitlines()
-            text = next((line.partition("=")[2] for line in lines if line.startswith("svdlab=")), "{}")
-            for mark in "=;#\\":  # ffmetadata escapes these
-                text = text.replace("\\" + mark, mark)
-        return dict(json.loads(text))
+                return dict(json.loads(image.info.get("svdlab", "{}")))
+        lines = _ffmpeg(path, "-f", "ffmetadata").decode().replace("\\\n", "\n").splitlines()
+        text = next((line.partition("=")[2] for line in lines if line.startswith("svdlab=")), "{}")
+        return dict(json.loads(re.sub(r"\\([=;#\\])", r"\1", text)))  # ffmetadata escapes these
     except (OSError, ValueError) as error:
         raise OutputError(f"{path} cannot be read: {error}") from error
 
 
-def _said(facts: Mapping[str, Any]) -> dict[str, str]:
-    """The texts that every container gets, "" for none."""
-    source = facts.get("source", {})
-    parts = [f"Made by a generative model: {source.get('checkpoint', 'unknown')}"]
+def _texts(facts: Mapping[str, Any]) -> dict[str, str]:
+    """What every container says, by the names that an MP4 gives to it."""
+    source = {"checkpoint": "unknown"} | dict(facts.get("source", {}))
+    parts = [f"Made by a generative model: {source['checkpoint']}"]
     parts += [f"revision {source['revision']}"] if source.get("revision") else []
     parts += [source["label"]] if source.get("label") else []
     parts += [f"{word} {facts[key]}" for word, key in (("run", "run_id"), ("seed", "seed")) if key in facts]
-    return {
-        "tool": str(facts.get("generator", "")),
-        "kind": str(facts.get("DigitalSourceType", SOURCE_TYPE)),
-        "system": str(source.get("checkpoint", "unknown")),
-        "version": str(source.get("revision") or source.get("weights_hash") or ""),
-        "description": str(facts.get("description") or ", ".join(parts)),
-        "rights": str(source.get("licence") or ""),
-    }
-
-
-def _mp4_tags(facts: Mapping[str, Any]) -> list[str]:
-    said = _said(facts)
-    tags = {
-        "title": f"{said['system']} {facts.get('run_id', '')}".strip(),
-        "comment": said["description"],
-        "copyright": said["rights"],
-        "encoded_by": said["tool"],
-        "DigitalSourceType": said["kind"],
+    texts = {
+        "encoded_by": facts.get("generator"),
+        "DigitalSourceType": facts.get("DigitalSourceType", SOURCE_TYPE),
+        "AISystemUsed": source["checkpoint"],
+        "AISystemVersionUsed": source.get("revision") or source.get("weights_hash"),
+        "comment": facts.get("description") or ", ".join(parts),
+        "copyright": source.get("licence"),
         "svdlab": json.dumps(facts),
     }
-    words = [word for key, value in tags.items() if value for word in ("-metadata", f"{key}={value}")]
-    return [*words, "-movflags", "+faststart+use_metadata_tags"]
+    return {key: str(text or "") for key, text in texts.items()}

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import base64
 import copy
 import hashlib
 import html
@@ -114,13 +113,15 @@ class Clip:
         return f"Clip({c.num_frames} frames of {c.width}x{c.height}, {made}{', ' * bool(self.label)}{self.label})"
 
     def _repr_html_(self) -> str:
+        import mediapy
+
         words = html.escape(repr(self))
         if not len(self.frames):
             return words
         stride = max(1, self.frames.shape[2] // 384)
-        small = video.h264(video.as_bytes(self.frames[:, ::stride, ::stride]), fps=self.playback_fps or video.PLAYBACK_FPS)
-        data = base64.b64encode(small).decode()
-        return f'<video controls loop autoplay muted playsinline src="data:video/mp4;base64,{data}"></video><br>{words}'
+        small = video.as_bytes(self.frames[:, ::stride, ::stride])
+        height, width = small.shape[1:3]
+        return f"{mediapy.html_from_compressed_video(video.h264(small, self.playback_fps), width, height)}<br>{words}"
 
     def save(self, path: str | Path) -> Path:
         """Write an MP4 (H.264) that says what made it. Raises InputError for another suffix, OutputError by the disk."""

@@ -23,6 +23,7 @@ from PIL import Image
 
 from svdlab.errors import InputError
 from svdlab.measure import video as files
+from svdlab.measure.files import write_whole
 from svdlab.measure.frames import as_frames
 from svdlab.show.figure import DPI, GREY, INK, LABEL, WIDTH, Figure, broken, chosen, draw, facts_of, fitted, images, scaled
 from svdlab.show.labels import axis, caption, name, number, ordered
@@ -45,7 +46,7 @@ class Video:
 
     def mp4(self) -> bytes:
         """The bytes of an MP4 file."""
-        return files.h264(self.frames, fps=self.fps, crf=CRF)
+        return files.h264(self.frames, self.fps, crf=CRF, facts=self.facts)
 
     def save(self, path: str | Path) -> Path:
         """Write the MP4, whole or not at all, and beside it a .json of what it says about itself; returns its path.
@@ -53,10 +54,8 @@ class Video:
         Raises OutputError where the folder cannot be written.
         """
         path = Path(path).with_suffix(".mp4")
-        with files.write_whole(path) as part:
+        with write_whole(path) as part:
             part.write_bytes(self.mp4())
-            if self.facts:
-                files.tag_mp4(part, self.facts)
         if self.facts:
             files.write_sidecar(path, self.facts)
         return path

@@ -36,7 +36,8 @@ def test_a_gaussian_blur_costs_what_its_transfer_function_says(sigma):
     """exp(-2 pi^2 sigma^2 f^2), squared for power, weighed by the image's own spectrum."""
     blurred = ndimage.gaussian_filter(IMAGE.astype(np.float64), (sigma, sigma, 0), mode="reflect", truncate=8)
     cosines = np.square(fft.dctn(IMAGE.astype(np.float64), axes=(0, 1), norm="ortho")).sum(-1)
-    transfer = np.exp(-4 * np.pi**2 * sigma**2 * detail.radii(IMAGE.shape) ** 2)
+    cycles = np.arange(256) / 512  # per px, of each cosine
+    transfer = np.exp(-4 * np.pi**2 * sigma**2 * (cycles[:, None] ** 2 + cycles**2))
     which = detail.band_of(IMAGE.shape)
     table = detail.kept(IMAGE, blurred[None])
     for b, name in enumerate(detail.BANDS[1:4], start=1):  # a sampled kernel is not quite Gaussian near its cut-off

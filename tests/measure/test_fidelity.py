@@ -52,14 +52,9 @@ def test_a_fade_is_no_flicker():
 
 def test_warp_error_forgives_motion_and_not_change():
     clip = moving("coffee", size=(256, 256), frames=3, pan=2).frames
-    changing = degrade(clip, noise=0.05)
     assert fidelity.warp_error(clip)["warp_error"] < 0.02
-    assert fidelity.warp_error(changing)["warp_error"] == pytest.approx(0.05 * np.sqrt(2), rel=0.2)
-    both = both_ways(clip, longest_baseline=1)
-    assert fidelity.warp_error(clip, both) == fidelity.warp_error(clip)
-    assert fidelity.warp_error(clip)["hidden_share"] == pytest.approx(1 - both.visible.mean())
-    with pytest.raises(InputError, match="pair on its own"):
-        fidelity.warp_error(FROZEN, both_ways(FROZEN))
+    assert fidelity.warp_error(degrade(clip, noise=0.05))["warp_error"] == pytest.approx(0.05 * np.sqrt(2), rel=0.2)
+    assert fidelity.warp_error(clip)["hidden_share"] == pytest.approx(1 - both_ways(clip, longest_baseline=1).visible.mean())
 
 
 def test_the_row_of_a_frame():
@@ -103,7 +98,6 @@ def test_the_summary_is_its_parts():
     "call",
     [
         lambda: fidelity.drift(FROZEN, IMAGE[:32]),
-        lambda: fidelity.flicker(FROZEN * np.nan),
         lambda: fidelity.summary(FROZEN[:1]),
         lambda: fidelity.reconstruction_error(IMAGE, IMAGE[:, :32]),
     ],

@@ -56,16 +56,6 @@ def test_the_rule_of_consistency_by_hand():
     assert not consistent(there, -there)[:, -2:].any()  # it leaves the frame
 
 
-def test_another_backend_is_used_as_it_is():
-    def constant(earlier, later):
-        assert earlier.shape == later.shape == (64, 64, 3)
-        return np.full((64, 64, 2), 3.0)
-
-    assert (flow(shifted(5, 5).frames, backend=constant, longest_baseline=1) == 3).all()
-    with pytest.raises(InputError, match="backend returned"):
-        flow(shifted(5, 5).frames, backend=lambda a, b: np.zeros((2, 64, 64)))
-
-
 def test_points_are_carried_by_the_flow():
     clip = shifted(2, 1, size=MIDDLE, frames=5)
     path = points(flow(clip.frames), [(100, 100), (254, 100)])

@@ -56,9 +56,7 @@ def test_a_clean_plate_is_all_there_and_another_one_is_not():
     assert table.correlation.min() > 0.995 and table.contrast.to_numpy() == pytest.approx(1, abs=0.01)
     assert not table.dropped.any()
     other = text.make_plate("QUAYS", (256, 256), height=28)
-    wrong = text.correlation(PLATE, other.image[None]).correlation.mean()
-    assert wrong < 0.6
-    assert wrong == pytest.approx(text.chance(PLATE), abs=0.2)
+    assert text.correlation(PLATE, other.image[None]).correlation.mean() < 0.6
     assert text.correlation(PLATE, np.full_like(still, 0.4)).correlation.abs().max() == 0
 
 
