@@ -213,15 +213,6 @@ def png_info(facts: Mapping[str, Any]) -> PngInfo:
     return info
 
 
-def tag_png(path: str | Path, facts: Mapping[str, Any]) -> None:
-    """Add the texts to a PNG that is there; its pixels stay as they are."""
-    try:
-        with Image.open(path) as image, write_whole(path) as part:
-            image.save(part, "PNG", pnginfo=png_info(facts), dpi=image.info.get("dpi"))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise OutputError(f"{path} could not be tagged: {error}") from error
-
-
 def write_sidecar(path: str | Path, facts: Mapping[str, Any]) -> None:
     """Write the facts as JSON beside a file, under its name with .json added."""
     with write_whole(f"{path}.json") as part:

@@ -61,11 +61,9 @@ def test_a_file_says_what_made_it_and_leaves_out_what_is_not_known():
 
 def test_a_png_says_so_in_iptcs_terms(tmp_path, facts):
     path = tmp_path / "frame.png"
-    Image.fromarray(FRAMES[0]).save(path, dpi=(200, 200))
-    video.tag_png(path, facts)
+    Image.fromarray(FRAMES[0]).save(path, pnginfo=video.png_info(facts))
     with Image.open(path) as image:
         assert (np.asarray(image) == FRAMES[0]).all()
-        assert round(image.info["dpi"][0]) == 200
         assert image.info["Copyright"] == facts["source"]["licence"]
         described = image.getxmp()["xmpmeta"]["RDF"]["Description"]  # Pillow's own reader
         packet = image.info["XML:com.adobe.xmp"]
@@ -73,7 +71,6 @@ def test_a_png_says_so_in_iptcs_terms(tmp_path, facts):
     assert (described["AISystemUsed"], described["AISystemVersionUsed"]) == ("owner/name", "c0ffee")
     assert AWKWARD in "".join(ElementTree.fromstring(packet.split("?>", 1)[1].rpartition("<?")[0]).itertext())
     assert video.read_tags(path) == facts
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_mp4_has_tags_a_figure_its_texts_and_both_a_sidecar(tmp_path, facts):
@@ -91,13 +88,12 @@ def test_an_mp4_has_tags_a_figure_its_texts_and_both_a_sidecar(tmp_path, facts):
     assert video.read_tags(tmp_path / "figure.png") == facts
 
 
-def test_what_cannot_be_read_or_written_is_named_and_stays_as_it_is(tmp_path, facts):
+def test_what_cannot_be_read_or_written_is_named(tmp_path):
     for name in ("text.mp4", "text.png"):
         (tmp_path / name).write_text("neither image nor video")
-        for call in (video.read_frames, video.read_tags, lambda path: video.tag_png(path, facts)):
+        for call in (video.read_frames, video.read_tags):
             with pytest.raises(OutputError, match=name):
                 call(tmp_path / name)
-        assert (tmp_path / name).read_text() == "neither image nor video"
     with pytest.raises(OutputError, match=r"missing\.mkv"):
         video.read_frames(tmp_path / "missing.mkv")
     with pytest.raises(OutputError, match="cannot be written"):
