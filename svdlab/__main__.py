@@ -234,11 +234,17 @@ def doctor(
         raise InputError(f"{', '.join('--' + key.replace('_', '-') for key in given)}: only with --run CHECKPOINT.")
     from svdlab.pipeline import doctor as checks
 
-    table = checks.accept(run, local_files_only=offline, **given) if run else checks.report(checkpoint, online=not offline)
+    if run:
+        from svdlab.pipeline.checkpoints import load_pipeline
+
+        load = {key: given.pop(key) for key in ("dtype", "offload", "device") if key in given}
+        table = checks.accept(load_pipeline(run, local_files_only=offline, **load), **given)
+    else:
+        table = checks.report(checkpoint, online=not offline)
     wide = table["check"].str.len().max()
     for check, status, found, advice in table[["check", "status", "found", "advice"]].to_numpy().tolist():
         print(f"{status:<8} {check:<{wide}} {found}" + (f"\n{'':<{wide + 9}} {advice}" if advice else ""))
-    raise typer.Exit(checks.exit_code(table))
+    raise typer.Exit(int((table["status"] == "failed").any()))
 
 
 @ledger_app.command("check")

@@ -34,21 +34,19 @@ def guidance(
     low: float = 1.0,
     high: float = 3.0,
     *,
-    period: float | Sequence[float] = 1.0,
-    fuse: str = "max",
     steps: Any = None,
 ) -> AbstractContextManager[None]:
     """Another guidance scale per frame, at some steps or all; the run must be guided, so that both halves are computed.
 
-    >>> with svdlab.edits.guidance(pipe, "triangle", 1.0, 3.0, period=0.5): pass
+    >>> with svdlab.edits.guidance(pipe, "triangle", 1.0, 3.0): pass
     >>> with svdlab.edits.guidance(pipe, "constant", high=1.0, steps=(10.0, 700.0)): pass  # none while noise is strong
 
-    curve, low, high, period, fuse: as `svdlab.conditions.guidance_curve`, the numbers of Stability's guiders; or one number
-    per frame. To leave guidance out from the start, and save its cost, use the condition guidance_interval instead.
+    curve, low, high: as `pipeline.conditions.guidance_curve`; or one number per frame. To save the cost of guidance too,
+    use the condition guidance_interval instead.
     """
     numbers = _per_frame("guidance", curve, None) if not isinstance(curve, str) else None
     if isinstance(curve, str):
-        guidance_curve(curve, 2, low, high, period=period, fuse=fuse)  # raises now rather than in mid-run
+        guidance_curve(curve, 2, low, high)  # raises now rather than in mid-run
 
     def scale(value: torch.Tensor, step: Step) -> torch.Tensor:
         frames = value.shape[1]
@@ -58,7 +56,7 @@ def guidance(
         elif curve == "linear":
             own = torch.linspace(low, high, frames)  # diffusers' own, which differs from numpy's in the last bit
         else:
-            own = guidance_curve(str(curve), frames, low, high, period=period, fuse=fuse)
+            own = guidance_curve(str(curve), frames, low, high)
         return torch.as_tensor(own).to(value)[None, :, None, None, None].expand_as(value)
 
     return edit(pipe, "guidance", scale, steps=steps)

@@ -1,8 +1,8 @@
 """Input images: whatever a user has, made into what the pipeline takes, visibly and without guessing.
 
->>> image = open_image("photo.jpg")                  # PIL RGB; EXIF orientation applied
->>> prepare_image(image, height=576, width=1024).info["crop"]
-(0, 84, 1000, 646)
+>>> photo = open_image("astronaut")                  # a path, PIL image, array or sample's name, as PIL RGB
+>>> prepare_image(photo, height=288, width=512).info["crop"]
+(0, 112, 512, 400)
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from svdlab.errors import InputError
 
@@ -38,16 +38,15 @@ def sample_image(name: str = "astronaut") -> Image.Image:
     ((512, 512), (64, 64))
 
     Names: astronaut, cat, coffee, rocket, camera (scikit-image; NASA, Stefan van der Walt, Rachel Michetti, SpaceX
-    and Lav Varshney: public domain or CC0), grace_hopper (matplotlib, public domain), and scene-N for any whole
-    number N: the organism's world, seed N.
+    and Lav Varshney: public domain or CC0), grace_hopper (matplotlib, public domain), and scene-N: the organism's world,
+    seed N.
     """
     if not is_sample(name):
         raise InputError(f"no sample image {name!r}: there are {', '.join(PHOTOGRAPHS)} and scene-N (scene-0, scene-1 ...).")
     if name.startswith("scene-"):
         from svdlab.organism import world
 
-        frame = world.scenes(1, seed=int(name[6:])).video[0, 0]
-        return Image.fromarray((frame * 255).round().astype(np.uint8))
+        return Image.fromarray((world.scenes(1, seed=int(name[6:])).video[0, 0] * 255).round().astype(np.uint8))
     if name == "grace_hopper":
         from matplotlib import cbook
 
@@ -76,26 +75,29 @@ def open_image(source: Any) -> Image.Image:
     'RGB'
 
     Arrays: "h w", "h w 1", "h w 3" or "h w 4"; uint8, uint16, or floats in [0, 1]. EXIF orientation is applied,
-    transparency is laid on white, 16-bit is scaled to 8. Raises InputError (ImageFileError, also an OSError, for
-    files) that says what came.
+    transparency is laid on white, 16-bit is scaled to 8. Raises InputError (ImageFileError, also an OSError, for files).
     """
     if isinstance(source, str) and is_sample(source):
         return sample_image(source)
     if isinstance(source, Image.Image):
-        image, what = source, f"a {source.mode} image"
-    elif isinstance(source, np.ndarray):
-        image, what = _from_array(source), "the array"
+        image = source
     elif isinstance(source, (str, Path)):
-        image, what = _from_file(Path(source).expanduser()), str(source)
+        try:
+            image = Image.open(Path(source).expanduser())
+            image.load()
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise ImageFileError(f"{source} cannot be read as an image, and is no sample's name: {error}") from error
+    elif isinstance(source, np.ndarray):
+        image = _from_array(source)
     else:
         raise InputError(f"image is a {type(source).__name__}: give a path, a PIL image, an array or a sample's name.")
     if min(image.size) < LEAST_SIDE:
-        raise InputError(f"{what} is {image.width}x{image.height} px: at least {LEAST_SIDE} px a side are needed.")
+        raise InputError(f"the image is {image.width}x{image.height} px: at least {LEAST_SIDE} px a side are needed.")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
         if values.max() > 65535 or values.min() < 0:
-            raise InputError(f"{what} has values from {values.min():g} to {values.max():g}: 16-bit images hold 0 to 65535.")
+            raise InputError(f"the image has values from {values.min():g} to {values.max():g}: 16-bit is 0 to 65535.")
         image = Image.fromarray((values / 257).round().astype(np.uint8))
     if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -103,43 +105,23 @@ def open_image(source: Any) -> Image.Image:
     return image.convert("RGB")
 
 
-def _from_file(path: Path) -> Image.Image:
-    if not path.is_file():
-        what = (
-            "is a folder: give one image" if path.is_dir() else "does not exist, and is no sample's name (astronaut, scene-3)"
-        )
-        raise ImageFileError(f"{path} {what}.")
-    try:
-        image = Image.open(path)
-        image.load()
-    except UnidentifiedImageError as error:
-        raise ImageFileError(f"{path} is not an image, whatever its name says: Pillow knows no such format.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageFileError(f"{path} cannot be read as an image: {error}") from error
-    return image
-
-
 def _from_array(array: np.ndarray) -> Image.Image:
-    if array.ndim == 3 and array.shape[2] == 1:
-        array = array[..., 0]
-    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
+    if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))):
         raise InputError(f'image array has shape {array.shape}: give "h w", "h w 1", "h w 3" or "h w 4".')
-    if np.issubdtype(array.dtype, np.floating):
-        if not (array.min() >= 0 and array.max() <= 1):  # also where there is a NaN
-            raise InputError(f"image array has values from {array.min():g} to {array.max():g}: floats must lie in [0, 1].")
-        array = (array * 255).round().astype(np.uint8)
-    elif array.dtype == np.uint16:
-        array = (array / 257).round().astype(np.uint8)
-    elif array.dtype != np.uint8:
-        raise InputError(f"image array is {array.dtype}: give uint8, uint16, or floats in [0, 1].")
-    return Image.fromarray(array)
+    floats = np.issubdtype(array.dtype, np.floating)
+    if array.dtype not in (np.uint8, np.uint16) and not (floats and array.min() >= 0 and array.max() <= 1):  # nor NaN
+        raise InputError(
+            f"image array is {array.dtype} from {array.min():g} to {array.max():g}: give uint8, uint16 or floats in [0, 1]."
+        )
+    if array.dtype != np.uint8:
+        array = (array * 255 if floats else array / 257).round().astype(np.uint8)
+    return Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
 
 
 def prepare_image(source: Any, *, height: int, width: int) -> Image.Image:
-    """The centre of the image at the frame's aspect, resized to height x width px; `.info["crop"]` says what was kept.
+    """The centre of the image at the frame's aspect, resized to height x width px; `.info["crop"]` is the box that was kept.
 
-    The pipeline itself would squash the whole image to the frame; cropping keeps the aspect. A loss of more than
-    1 % of the area is warned of (CropWarning): crop the image yourself to choose what stays.
+    A loss of more than 1 % of the area is warned of (CropWarning): crop the image yourself to choose what stays.
     """
     image = open_image(source)
     w, h = image.size
@@ -147,14 +129,9 @@ def prepare_image(source: Any, *, height: int, width: int) -> Image.Image:
     kept_w, kept_h = min(w, round(width * scale)), min(h, round(height * scale))
     left, top = (w - kept_w) // 2, (h - kept_h) // 2
     box = (left, top, left + kept_w, top + kept_h)
-    lost = 1 - kept_w * kept_h / (w * h)
-    if lost > 0.01:
-        warnings.warn(
-            f"the image is {w}x{h}, the frame {width}x{height}: the centre {kept_w}x{kept_h} is used, "
-            f"{100 * lost:.0f} % of the area is cut off.",
-            CropWarning,
-            stacklevel=2,
-        )
+    if (lost := 1 - kept_w * kept_h / (w * h)) > 0.01:
+        text = f"the image is {w}x{h}, the frame {width}x{height}: the centre {kept_w}x{kept_h} is used, "
+        warnings.warn(text + f"{100 * lost:.0f} % of the area is cut off.", CropWarning, stacklevel=2)
     if (kept_w, kept_h) != (width, height) or lost:
         image = image.resize((width, height), Image.Resampling.LANCZOS, box=box)
     image.info = {"crop": box}

@@ -1,4 +1,4 @@
-"""Checkpoints from this disk and from a hub on loopback: which files are taken, what is recorded, what a refusal says."""
+"""Checkpoints from this disk and from a hub on loopback: which files are taken, what is recorded, what is refused."""
 
 from __future__ import annotations
 
@@ -26,21 +26,16 @@ from tests.stand_in_hub import COMMIT, Hub, connect, serve
 UNET = "unet/diffusion_pytorch_model.safetensors"
 REPO = "stabilityai/stable-video-diffusion-img2vid-xt-1-1"
 TOKEN = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz012345"
+PLAIN = [f"{part}/{stem}.safetensors" for part, stem in checkpoints.WEIGHTS.items()]
+HALF = [name.replace(".safetensors", ".fp16.safetensors") for name in PLAIN]
+SMALL = ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json", "README.md", "LICENSE.md"]
+SHARDED = [*PLAIN[1:], f"{UNET}.index.json", *(UNET.replace(".", f"-0000{i}-of-00002.") for i in (1, 2))]
 
 
 @pytest.fixture
 def copy(checkpoint: Path, tmp_path: Path) -> Path:
     """A checkpoint folder to spoil."""
     return Path(shutil.copytree(checkpoint, tmp_path / "copy"))
-
-
-# --- which files ------------------------------------------------------------------------------------------------------
-
-PLAIN = [f"{part}/{stem}.safetensors" for part, stem in checkpoints.WEIGHTS.items()]
-HALF = [name.replace(".safetensors", ".fp16.safetensors") for name in PLAIN]
-SMALL = ["model_index.json", "unet/config.json", "scheduler/scheduler_config.json", "README.md", "LICENSE.md"]
-SHARDS = [f"unet/diffusion_pytorch_model-0000{i}-of-00002.safetensors" for i in (1, 2)]
-INDEX = "unet/diffusion_pytorch_model.safetensors.index.json"
 
 
 @pytest.mark.parametrize(
@@ -52,7 +47,7 @@ INDEX = "unet/diffusion_pytorch_model.safetensors.index.json"
         (PLAIN + HALF, torch.float32, "fp16", "fp16", HALF),
         (PLAIN, torch.float16, None, None, PLAIN),
         (HALF, torch.float32, None, "fp16", HALF),
-        ([*PLAIN[1:], *SHARDS, INDEX], torch.float32, None, None, [*PLAIN[1:], *SHARDS, INDEX]),
+        (SHARDED, torch.float32, None, None, SHARDED),
     ],
 )
 def test_the_variant_follows_the_dtype_and_code_is_never_taken(
@@ -68,72 +63,45 @@ def test_the_variant_follows_the_dtype_and_code_is_never_taken(
     [
         (SMALL + PLAIN, "bf16", r"no variant 'bf16'.*\(unet: plain; vae: plain; image_encoder: plain\)"),
         ([*SMALL, HALF[0], *PLAIN[1:]], None, r"no weights .*unet: fp16; vae: plain"),
-        ([*SMALL, *PLAIN[1:]], None, r"unet: none"),
-        ([*SMALL, *PLAIN[1:], "unet/diffusion_pytorch_model.bin"], None, r"\.bin is a pickle.*runs whatever code.*convert"),
-        (["svd_xt_1_1.safetensors"], None, r"no model_index\.json.*one file.*SVD_1_1.*convert_svd_to_diffusers"),
+        ([*SMALL, *PLAIN[1:], "unet/diffusion_pytorch_model.bin"], None, r"unet: none.*no pickles"),
+        (["svd_xt_1_1.safetensors"], None, r"no model_index\.json.*no single files.*convert_svd_to_diffusers"),
     ],
 )
-def test_what_cannot_be_loaded_is_said_from_the_names_alone(names: list[str], variant: str | None, said: str) -> None:
+def test_what_cannot_be_loaded_is_known_from_the_names_alone(names: list[str], variant: str | None, said: str) -> None:
     with pytest.raises(CheckpointError, match=said):
         choose_files(names, torch.float32, variant, "x")
 
 
-# --- folders ----------------------------------------------------------------------------------------------------------
-
-
-def test_single_files_names_and_typing_errors(tmp_path: Path) -> None:
-    save_file({"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(2)}, tmp_path / "svd_xt_1_1.safetensors")
+def test_single_files_and_mistyped_names(tmp_path: Path) -> None:
     (tmp_path / "svd.ckpt").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
-    for name, said in {
-        tmp_path / "svd_xt_1_1.safetensors": "one file.*diffusers' layout",
-        tmp_path / "svd.ckpt": "is a pickle",
-        tmp_path: r"no model_index\.json",
-    }.items():
-        with pytest.raises(CheckpointError, match=said):
-            load_pipeline(name)
-    for typed in ("", "svd", "../weights", "a/b/c", "owner/na me", "/nowhere/at/all", "models/mistyped.safetensors"):
-        with pytest.raises(CheckpointError, match=r"no such file, folder or checkpoint.*organism, .*SVD, SVD_XT"):
+    for typed in (tmp_path / "svd.ckpt", "", "svd", "../weights", "a/b/c", "owner/na me", "models/mistyped.safetensors"):
+        with pytest.raises(CheckpointError, match=r"no checkpoint .*organism, .*SVD, SVD_XT.*no single files"):
             locate(typed)
     assert locate("SVD_XT") == ("stabilityai/stable-video-diffusion-img2vid-xt", None)
 
 
-def spoil(folder: Path, part: str, named: Any) -> None:
-    index = json.loads((folder / "model_index.json").read_text())
-    (folder / "model_index.json").write_text(json.dumps({**index, part: named}))
-
-
 def test_only_svds_classes_are_loaded_and_no_code_runs(copy: Path) -> None:
-    trap = copy / "sprung"
+    trap, index = copy / "sprung", copy / "model_index.json"
     (copy / "unet/mine.py").write_text(f"open({str(trap)!r}, 'w')")
-    spoil(copy, "unet", ["mine", "Mine"])
-    with pytest.raises(CheckpointError, match=r"unet is mine\.Mine: svdlab loads Stable Video Diffusion"):
-        load_pipeline(copy)
-    spoil(copy, "unet", ["diffusers", "UNet2DConditionModel"])
-    with pytest.raises(CheckpointError, match=r"unet is diffusers\.UNet2DConditionModel"):
-        load_pipeline(copy)
-    (copy / "model_index.json").write_text("{")
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        load_pipeline(copy)
+    classes = json.loads(index.read_text())
+    for named in (["mine", "Mine"], ["diffusers", "UNet2DConditionModel"]):
+        index.write_text(json.dumps({**classes, "unet": named}))
+        with pytest.raises(CheckpointError, match=rf"unet is \['{named[0]}', .*Stable Video Diffusion's is"):
+            load_pipeline(copy)
     assert not trap.exists()
 
 
 def test_nothing_of_svdlabs_trusts_code_or_pickles() -> None:
     sources = "\n".join(path.read_text() for path in Path(svdlab.__file__).parent.rglob("*.py"))
-    words = (
-        "trust_remote_code=True",
-        "import pickle",
-        "import dill",
-        "import cloudpickle",
-        "weights_only=False",
-        "torch.load",
-    )
+    words = ("trust_remote_code=True", "import pickle", "import dill", "weights_only=False", "torch.load")
     assert [word for word in words if word in sources] == []
 
 
-def test_a_cut_off_weight_file_is_a_checkpoint_error(copy: Path) -> None:
-    whole = (copy / UNET).read_bytes()
-    (copy / UNET).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(CheckpointError, match=r"could not be loaded.*damaged"):
+@pytest.mark.parametrize("name", [UNET, "model_index.json", "svdlab.json"])
+def test_a_cut_off_file_is_a_checkpoint_error(copy: Path, name: str) -> None:
+    whole = (copy / name).read_bytes()
+    (copy / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match=r"could not be loaded.*Damaged"):
         load_pipeline(copy)
 
 
@@ -143,10 +111,8 @@ def test_a_cut_off_weight_file_is_a_checkpoint_error(copy: Path) -> None:
         (dict(offload="disk"), "'model', 'sequential' or None"),
         (dict(offload="model", device="cpu"), "device='cpu'"),
         (dict(dtype="fp8"), "float32, float16, bfloat16"),
-        (dict(dtype=torch.int8), "float32, float16, bfloat16"),
-        (dict(device="gpu"), "'cuda'"),
-        (dict(device="cuda:99" if torch.cuda.is_available() else "cuda", revision="x"), "device|revision"),
-        (dict(revision="main"), "is a folder, which has none"),
+        (dict(device="gpu"), "has .*cpu here"),
+        (dict(revision="main"), "is a folder"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_loaded(checkpoint: Path, given: dict[str, Any], said: str) -> None:
@@ -154,7 +120,7 @@ def test_bad_arguments_are_refused_before_anything_is_loaded(checkpoint: Path, g
         load_pipeline(checkpoint, **given)
 
 
-@pytest.mark.parametrize("dtype", [None, "float32", "float16", torch.bfloat16])
+@pytest.mark.parametrize("dtype", [None, "float16", torch.bfloat16])
 def test_half_precision_on_a_cpu_without_instructions_for_it_is_warned_of(checkpoint: Path, dtype: Any) -> None:
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
@@ -166,8 +132,7 @@ def test_half_precision_on_a_cpu_without_instructions_for_it_is_warned_of(checkp
 
 
 def test_the_hash_knows_weights_and_configs_and_nothing_else(checkpoint: Path, copy: Path) -> None:
-    before = load_pipeline(copy).source.weights_hash
-    assert before == load_pipeline(checkpoint).source.weights_hash
+    before = load_pipeline(checkpoint).source.weights_hash
     (copy / "README.md").write_text("another card")
     (copy / "svdlab.json").write_text("{}")
     assert load_pipeline(copy).source.weights_hash == before
@@ -192,26 +157,19 @@ def test_size_label_and_licence_come_from_the_checkpoint_and_the_licence_is_show
     assert (source.height, source.width, source.licence) == (576, 1024, "mit")
     (copy / "README.md").write_text("---\nlicense: [!!python/object/apply:os.system ['true']]\n---\n")
     assert load_pipeline(copy).source.licence == ""  # YAML is read by the safe loader
-    (copy / "svdlab.json").write_text("[")
-    with pytest.raises(CheckpointError, match=r"svdlab\.json cannot be read"):
-        load_pipeline(copy)
 
 
-def test_a_snapshot_folder_of_the_hub_tells_its_commit(checkpoint: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(checkpoint, tmp_path / "models--a--b/snapshots" / COMMIT))
-    assert load_pipeline(folder).source.revision == COMMIT
-    assert load_pipeline(folder, revision=COMMIT).source.revision == COMMIT  # as a worker reloads what was recorded
-
-
-def test_variants_and_shards_that_were_saved_load_again(checkpoint: Path, copy: Path, tmp_path: Path) -> None:
+def test_variants_and_shards_that_were_saved_load_again_and_a_snapshot_tells_its_commit(
+    checkpoint: Path, copy: Path, tmp_path: Path
+) -> None:
     pipe = load_pipeline(checkpoint)
-    pipe.save_pretrained(tmp_path / "saved", variant="fp16")
+    saved = tmp_path / "models--a--b/snapshots" / COMMIT
+    pipe.save_pretrained(saved, variant="fp16")
     shutil.rmtree(copy / "unet")
     pipe.unet.save_pretrained(copy / "unet", max_shard_size="4MB")
-    assert len(list((copy / "unet").glob("*-of-*.safetensors"))) > 1
-    for folder, variant in ((tmp_path / "saved", "fp16"), (copy, None)):
-        again = load_pipeline(folder)
-        assert again.source.variant == variant
+    for folder, variant, commit in ((saved, "fp16", COMMIT), (copy, None, None)):
+        again = load_pipeline(folder, revision=commit)  # as a worker reloads what was recorded
+        assert (again.source.variant, again.source.revision) == (variant, commit)
         assert all(torch.equal(a, b) for a, b in zip(again.unet.parameters(), pipe.unet.parameters(), strict=True))
 
 
@@ -222,9 +180,8 @@ def test_variants_and_shards_that_were_saved_load_again(checkpoint: Path, copy: 
 def hub(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     folder = Path(shutil.copytree(checkpoint, tmp_path / "served"))
     (folder / "code.py").write_text("raise SystemExit('a checkpoint brought code')")
-    for name in PLAIN:
-        weights = {k: v.half() for k, v in load_file(folder / name).items()}
-        save_file(weights, folder / name.replace(".safetensors", ".fp16.safetensors"))
+    for plain, half in zip(PLAIN, HALF, strict=True):
+        save_file({k: v.half() for k, v in load_file(folder / plain).items()}, folder / half)
     with serve(Hub(REPO, folder)) as running:
         connect(running, monkeypatch, tmp_path / "cache")
         yield running
@@ -261,8 +218,6 @@ def test_what_a_gated_repository_says(hub: Hub) -> None:
     page = f"{hub.endpoint}/{REPO}"
     refused("gated", "none was sent", page, "hf auth login", "HF_TOKEN")
     refused("gated", "no access so far", page, "licence", token=TOKEN)
-    hub.tokens = {TOKEN: "fine-grained"}
-    refused("fine-grained token settings", token=TOKEN)
     refused("Invalid credentials", token="hf_unknownunknown")
     assert hub.downloads() == []
     hub.tokens = {TOKEN: "accepted"}
@@ -271,27 +226,20 @@ def test_what_a_gated_repository_says(hub: Hub) -> None:
 
 def test_unknown_names_revisions_and_a_hub_that_fails(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     refused("someone/nothing does not exist, or is private", "check the name", repo="someone/nothing")
-    refused("no such revision", "/commits/main", revision="v9")
-    refused("not in the cache", "local_files_only=True", local_files_only=True)
+    refused("Invalid rev id: v9", revision="v9")
+    refused("not in the cache", local_files_only=True)
     hub.fail = 503
     refused("could not be fetched", "Load again", "Internal Error")
     hub.fail = 0
     load_pipeline(REPO)
     hub.fail = 503
-    with pytest.warns(checkpoints.StaleCheckpointWarning, match=COMMIT):  # what is in the cache serves meanwhile
+    with pytest.warns(checkpoints.StaleCheckpointWarning, match="copy in the cache"):
         assert load_pipeline(REPO).source.revision == COMMIT
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub.folder / "empty"))
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody there
     refused("could not be fetched from http://127.0.0.1:9", "Connect")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     refused("not in the cache", "HF_HUB_OFFLINE")
-
-
-def test_pickled_weights_are_refused_before_anything_is_downloaded(hub: Hub) -> None:
-    for path in (hub.folder / "unet").glob("*.safetensors"):
-        path.rename(path.with_suffix(".bin"))
-    refused("is a pickle", "runs whatever code")
-    assert hub.downloads() == []
 
 
 def test_a_token_is_nowhere_in_what_a_user_may_paste(hub: Hub, capfd: Any, monkeypatch: pytest.MonkeyPatch) -> None:

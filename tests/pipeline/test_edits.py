@@ -55,7 +55,7 @@ def test_an_edit_to_something_else_changes_the_clip_and_is_noted(each: Any) -> N
     plain, frames = make(each), each.unet.config.num_frames
     for other in (
         edits.motion_bucket_per_frame(each, np.linspace(0, 255, frames)),
-        edits.guidance(each, "triangle", 1.0, 6.0, period=0.5),
+        edits.guidance(each, "triangle", 1.0, 6.0),
         edits.guidance(each, np.arange(frames)),
         edits.image_embedding(each, "scene-2"),
         edits.mix_factor(each, -3.0),
@@ -160,7 +160,7 @@ def test_what_cannot_be_is_refused(pipe: Any) -> None:
         (lambda: edits.motion_bucket_per_frame(pipe, [1, 2]), InputError, "8 frames"),
         (lambda: edits.guidance(pipe, "cubic"), InputError, "triangle"),
         (lambda: edits.guidance(pipe, [1.0, 2.0]), InputError, "8 frames"),
-        (lambda: edits.image_embedding(pipe, "no-such.png"), InputError, "does not exist"),
+        (lambda: edits.image_embedding(pipe, "no-such.png"), InputError, "No such file"),
         (lambda: edits.mix_factor(pipe, 1.0, "unet.conv_in"), TraceError, "nothing of that kind"),
         (lambda: edits.silence_temporal_attention(pipe, "unet.midblock"), TraceError, "Nearest"),
     ]:

@@ -126,8 +126,8 @@ def test_an_unreadable_image_is_named(folder: Path) -> None:
     (folder / "bright-2.png").unlink()
     found = faults(rows(), folder)
     assert len(found) == 2
-    assert found[0].startswith("row 3 (dim-1.png): unreadable image") and "is not an image" in found[0]
-    assert found[1].startswith("row 4 (bright-2.png): unreadable image") and "does not exist" in found[1]
+    assert found[0].startswith("row 3 (dim-1.png): unreadable image") and "cannot identify" in found[0]
+    assert found[1].startswith("row 4 (bright-2.png): unreadable image") and "No such file" in found[1]
 
 
 def test_several_faults_are_all_named_at_once(folder: Path) -> None:

@@ -628,7 +628,7 @@ def test_no_token_reaches_the_ledger(checkpoint: Path, out: Path, tmp_path: Path
         ([{"seed": 0.5}], {}, "seed=0.5"),
         ([{"seed": True}], {}, "seed=True"),
         ([{}], {"image": None}, "no image"),
-        ([{"image": "no-such-file.png"}], {}, "does not exist"),
+        ([{"image": "no-such-file.png"}], {}, "No such file"),
         ([{}], {"measure": "speed"}, "unknown measure 'speed'"),
         ([{}], {"keep": ("everything",)}, "everything"),
         ([{}], {"batch_size": 0}, "batch_size=0"),
