@@ -36,9 +36,7 @@ Ledger = Annotated[Path, typer.Argument(help="A folder that `svdlab sweep` or a 
 Quick = Annotated[bool, typer.Option("--quick", help="Less of everything: minutes where the whole takes an hour.")]
 Parameter = Annotated[
     list[str] | None,
-    typer.Option(
-        "--parameter", "-p", metavar="KEY VALUE", help="Of the notebook; of the probe, or a condition. Repeat for more."
-    ),
+    typer.Option("--parameter", "-p", metavar="KEY VALUE", help="A parameter, option or condition. Repeat for more."),
 ]
 
 
@@ -71,8 +69,7 @@ def notebook(
     from svdlab.study import notebooks
 
     known = notebooks.parameters_of(notebooks.find(name)) if parameter else {}
-    text = [key for key, facts in known.items() if facts["inferred_type_name"] == "str"]
-    given = _values(parameter, text)
+    given = _values(parameter, [key for key, kind in known.items() if kind == "str"])
     if grid is None:
         _list_outputs(notebooks.run(name, out, **given))
         return
@@ -212,26 +209,20 @@ def report(
 def doctor(
     checkpoint: Annotated[str | None, typer.Option(help="Also see whether it is here, or may be fetched.")] = None,
     run: Annotated[str | None, typer.Option(help="Test svdlab's promises with this checkpoint, on this machine.")] = None,
-    height: Annotated[int | None, typer.Option(help="With --run: of the frames; default the checkpoint's.")] = None,
-    width: Annotated[int | None, typer.Option(help="With --run: of the frames; default the checkpoint's.")] = None,
-    num_frames: Annotated[int | None, typer.Option(help="With --run: default the checkpoint's.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="With --run: float32, float16 or bfloat16; default by device.")] = None,
-    offload: Annotated[str | None, typer.Option(help="With --run: model or sequential, for small GPUs.")] = None,
-    device: Annotated[str | None, typer.Option(help="With --run: cuda, cuda:1, mps or cpu.")] = None,
+    parameter: Parameter = None,
     offline: Annotated[bool, typer.Option("--offline", help="Ask no network.")] = False,
 ) -> None:
     """Check this machine: packages, device, memory, hub, licence.
 
-    Exits with 1 where something is missing.
+    Exits with 1 where something is missing. With --run, -p gives dtype, offload and device, and conditions.
 
     \b
     Example: svdlab doctor --checkpoint SVD_1_1
-    and then: svdlab doctor --run SVD_1_1 --offload model --num-frames 8 --height 320 --width 576
+    and then: svdlab doctor --run SVD_1_1 -p offload model -p num_frames 8 -p height 320 -p width 576
     """
-    size = dict(height=height, width=width, num_frames=num_frames, dtype=dtype, offload=offload, device=device)
-    given: dict[str, Any] = {key: value for key, value in size.items() if value is not None}
+    given = _values(parameter)
     if given and not run:
-        raise InputError(f"{', '.join('--' + key.replace('_', '-') for key in given)}: only with --run CHECKPOINT.")
+        raise InputError("-p belongs to svdlab doctor --run CHECKPOINT.")
     from svdlab.pipeline import doctor as checks
 
     if run:

@@ -225,13 +225,13 @@ def test_what_a_probe_does_not_know_stops_the_command(words: list[str], expected
 
 
 def test_doctor_runs_a_checkpoint_at_the_size_that_is_asked_for(checkpoint: Any, capsys: Any) -> None:
-    size = ["--num-frames", "3", "--height", "32", "--width", "32", "--dtype", "float32", "--device", "cpu"]
+    size = ["-p", "num_frames", "3", "-p", "height", "32", "-p", "width", "32", "-p", "device", "cpu"]
     code, said, _ = run(capsys, "doctor", "--run", checkpoint, *size)
     assert code == 0 and "a batch gives what single calls give" in said and "False" not in said
-    code, _, err = run(capsys, "doctor", "--run", checkpoint, "--offload", "model", "--device", "cpu")
+    code, _, err = run(capsys, "doctor", "--run", checkpoint, "-p", "offload", "model", "-p", "device", "cpu")
     assert code == 1 and "offload='model'" in err
-    code, _, err = run(capsys, "doctor", "--num-frames", "3", "--offline")
-    assert code == 1 and "--num-frames: only with --run" in err
+    code, _, err = run(capsys, "doctor", "-p", "num_frames", "3", "--offline")
+    assert code == 1 and "belongs to svdlab doctor --run" in err
 
 
 def test_svdlabs_errors_are_told_and_others_are_not_hidden(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -47,7 +47,6 @@ def test_a_notebook_runs_by_its_name_with_parameters(notebook: Path) -> None:
     done = notebooks.run("05-question", fps=9, progress=False)
     assert done == Path("results/05-question/05-question.ipynb") and done.is_file()
     assert Path("results/05-question/result.txt").read_text() == "9 0.02 cat"
-    assert notebook.read_text() != done.read_text()  # the source stays as it was
 
 
 @pytest.mark.parametrize(
@@ -68,11 +67,9 @@ def test_wrong_parameters_are_refused_before_anything_runs(notebook: Path, param
     assert not Path("results").exists()
 
 
-def test_a_notebook_that_is_not_there_is_answered_with_those_that_are(notebook: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="05-question"):
-        notebooks.run("06-answer")
-    with pytest.raises(InputError, match="no notebook"):
-        notebooks.run("../notebooks/06-answer.ipynb")
+def test_an_unknown_notebook_is_answered_with_those_that_are_there(notebook: Path) -> None:
+    with pytest.raises(InputError, match=r"no notebook 'x/06-answer.ipynb'.*05-question"):
+        notebooks.run("x/06-answer.ipynb")
 
 
 def test_a_failing_cell_is_named(notebook: Path) -> None:
@@ -82,18 +79,14 @@ def test_a_failing_cell_is_named(notebook: Path) -> None:
 
 
 def test_a_grid_runs_every_point_and_goes_on(notebook: Path) -> None:
-    table = notebooks.run_grid(notebook, {"fps": [12, 13], "name": ["a", "b"]}, jobs=2, progress=False)
-    assert table[["fps", "name", "status"]].to_numpy().tolist() == [
-        [12, "a", "done"],
-        [12, "b", "done"],
-        [13, "a", "failed"],
-        [13, "b", "failed"],
-    ]
+    table = notebooks.run_grid(notebook, {"fps": [12, 13], "name": ["a", "b"]}, jobs=2)
+    assert list(zip(table.fps, table["name"], strict=True)) == [(12, "a"), (12, "b"), (13, "a"), (13, "b")]
+    assert list(table.status) == ["done", "done", "failed", "failed"]
     assert set(table.error[2:]) == {"AssertionError: unlucky"} and set(table.cell[2:]) == {"In [3]"}
     assert len({Path(p).parent for p in table.notebook}) == 4 and Path("results/05-question-grid/points.csv").is_file()
     assert (Path(table.notebook[1]).parent / "result.txt").read_text() == "12 0.02 b"
 
-    again = notebooks.run_grid(notebook, {"fps": [12, 14], "name": ["a"]}, progress=False)
+    again = notebooks.run_grid(notebook, {"fps": [12, 14], "name": ["a"]})
     assert set(again.status) == {"done"} and again.notebook[0] == table.notebook[0]
     assert (Path(again.notebook[0]).parent / "count.txt").read_text() == "x"  # not run again
 
@@ -105,7 +98,6 @@ def test_a_grid_runs_every_point_and_goes_on(notebook: Path) -> None:
         ("fps: []", "fps has no values"),
         ("- fps", "maps parameters"),
         ("fps: [", "cannot be read"),
-        ("../escape: [1]", "no parameter '../escape'"),
         ("!!python/object/apply:os.system ['true']", "cannot be read"),
     ],
 )
@@ -117,20 +109,19 @@ def test_a_grid_file_that_is_none_is_refused(notebook: Path, tmp_path: Path, tex
 
 
 @pytest.mark.parametrize(
-    ("text", "value"), [("1e-3", 0.001), ("[1E3, -2]", [1000.0, -2]), ("cat", "cat"), ("a1e3", "a1e3"), ("{a: 1}", {"a": 1})]
+    ("text", "value"), [("1e-3", 0.001), ("-.5E3", -500.0), ("cat", "cat"), ("a1e3", "a1e3"), ("{a: 1}", {"a": 1})]
 )
 def test_values_of_the_command_line(text: str, value: Any) -> None:
     assert notebooks.read_value(text) == value
 
 
 def test_a_broken_value_is_one_line() -> None:
-    with pytest.raises(InputError, match="cannot be read as a value") as caught:
+    with pytest.raises(InputError, match=r"cannot be read as a value[^\n]*$"):
         notebooks.read_value("[6, 12")
-    assert "\n" not in str(caught.value)
 
 
 def test_a_value_that_is_a_path_names_no_folder(notebook: Path, tmp_path: Path) -> None:
-    table = notebooks.run_grid(notebook, {"name": ["../../../escape"]}, progress=False)
+    table = notebooks.run_grid(notebook, {"name": ["../../../escape"]})
     assert Path(table.notebook[0]).resolve().is_relative_to(tmp_path / "results/05-question-grid")
 
 
