@@ -106,7 +106,7 @@ def test_a_notebooks_parameters_arrive_in_their_own_types(toy: Path, tmp_path: P
         (["-p", "fsp", "12"], ["no parameter 'fsp'", "fps (int)", "values (list)"]),
         (["-p", "fps", "often"], ["fps='often'", "declares int"]),
         (["-p", "fps"], ["two words"]),
-        (["-p", "fps", "12", "--grid", "no-such.yaml"], ["no grid file no-such.yaml"]),
+        (["-p", "fps", "12", "--grid", "no-such.yaml"], ["no-such.yaml cannot be read"]),
     ],
 )
 def test_a_wrong_parameter_is_an_error_that_lists_the_known_ones(

@@ -53,7 +53,7 @@ def test_a_notebook_runs_by_its_name_with_parameters(notebook: Path) -> None:
     ("parameters", "said"),
     [
         ({"motion": 1}, r"no parameter 'motion': it has fps \(int\), strength \(float\), name \(str\), out \(str\)"),
-        ({"fps": "7"}, "fps='7' is a str, and the notebook declares int"),
+        ({"fps": "7"}, "fps='7' is a str, and it declares int"),
         ({"fps": True}, "declares int"),
         ({"strength": "much"}, "declares float"),
         ({"name": 3}, "declares str"),
