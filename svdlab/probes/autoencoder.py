@@ -1,7 +1,7 @@
 """What does the autoencoder lose, without any denoising: by content, by spatial frequency, by size, and between chunks?
 
-    >>> result = svdlab.probes.run("autoencoder", pipe, "results/limitations")
-    >>> result.table.query("kind == 'still'").groupby("content").psnr.mean()
+    result = svdlab.probes.run("autoencoder", pipe, "results/limitations")
+    result.table.query("kind == 'still'").groupby("content").psnr.mean()
 
 Images are encoded as the pipeline encodes them (the mode of the posterior) and decoded one by one; gratings of known
 frequency show what contrast comes back; panned images are decoded in one piece and in chunks. No clip is generated. Stills are
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,9 +51,8 @@ def own_size(table: pd.DataFrame) -> pd.DataFrame:
 
 def by_octave(table: pd.DataFrame) -> pd.DataFrame:
     """Detail kept in each band of the own size, long."""
-    keys = ["stimulus", "content"]
     own = own_size(table).rename(columns=OCTAVES)
-    return own.melt(keys, list(OCTAVES.values()), var_name="band", value_name="db")
+    return own.melt(["stimulus", "content"], list(OCTAVES.values()), var_name="band", value_name="db")
 
 
 class Autoencoder(Probe):
@@ -72,11 +72,11 @@ class Autoencoder(Probe):
 
     def images(self, source: str, quick: bool) -> Stimuli:
         """Faces and textures cropped from free photographs, and whole images of the checkpoint's own domain."""
-        crops = [sample_image(name).crop(box) for name, box in FACES.items()] + [getattr(data, name)() for name in TEXTURES]
-        names = [*(f"face of {n}" for n in FACES), *TEXTURES]
-        licences = [*(PHOTOGRAPHS[n][1] for n in FACES), *(["CC0"] * len(TEXTURES))]
-        content = ["faces"] * len(FACES) + ["texture"] * len(TEXTURES)
-        cropped = from_arrays(names, crops, source="scikit-image, matplotlib", licence=licences, content=content)
+        faces, textures = [sample_image(n).crop(box) for n, box in FACES.items()], [getattr(data, n)() for n in TEXTURES]
+        given = partial(from_arrays, source="scikit-image, matplotlib")
+        licences = [PHOTOGRAPHS[n][1] for n in FACES]
+        cropped = given([f"face of {n}" for n in FACES], faces, licence=licences, content="faces")
+        cropped += given(TEXTURES, textures, licence="CC0", content="texture")
         whole = Stimuli.of(source, self.n_images)
         return cropped + Stimuli(whole.table[["name", "source", "licence"]].assign(content="images"), whole.images)
 
@@ -101,23 +101,16 @@ class Autoencoder(Probe):
         def blur(frequency: float) -> float:
             """Contrast kept over the true one, within the border, where a blur sees the image's mirror image."""
             wave = grating((study.height, study.width), frequency)
-            soft = blurred(wave[None], 1.0)[0]
-            kept = modulation(soft[4:-4, 4:-4], frequency) / modulation(wave[4:-4, 4:-4], frequency)
-            return kept / math.exp(-2 * math.pi**2 * frequency**2)
+            inner, soft = (modulation(w[4:-4, 4:-4], frequency) for w in (wave, blurred(wave[None], 1.0)[0]))
+            return soft / inner / math.exp(-2 * math.pi**2 * frequency**2)
 
-        seen = study.each(noise)
+        seen, blurs = study.each(noise), [blur(f) for f in FREQUENCIES[:3]]
         clip = still(0.1 + 0.8 * study.stimuli.array(study.stimuli.names[0]), CLIP_FRAMES)
         step = SEAM * (np.arange(len(clip)) // 3 % 2)[:, None, None, None].astype(np.float32)
         return [
             below("a copy has no error: grey levels", seen["copy"], 1e-9),
             near("noise of 5.1 grey levels is recovered", seen["noise"], NOISE * LEVEL, within=0.05, worst=True),
-            near(
-                "a grating blurred by 1 px keeps exp(-2 pi^2 f^2)",
-                [blur(f) for f in FREQUENCIES[:3]],
-                1,
-                within=0.05,
-                worst=True,
-            ),
+            near("a grating blurred by 1 px keeps exp(-2 pi^2 f^2)", blurs, 1, within=0.05, worst=True),
             near("seams of 0.01 are recovered", seams(clip, clip + step, 3)["seam_height"], SEAM, within=0.05),
             below("without seams there are none", seams(clip, clip, 3)["seam_height"], 1e-9),
         ]
@@ -134,21 +127,20 @@ class Autoencoder(Probe):
         listed = ", ".join(f"{content} {value:.1f}" for value, content in psnr)
         return f"{super().verdict(study, found)} PSNR by content, in dB: {listed}."
 
-    def candidates(self, clips: pd.DataFrame) -> pd.DataFrame:
-        return own_size(clips)
+    def examples(self, study: Study, clips: pd.DataFrame) -> list[Example]:
+        return super().examples(study, own_size(clips))
 
     def example(self, study: Study, clips: pd.DataFrame, what: str, row: Any) -> Example:
-        image = study.stimuli.array(row["stimulus"])
-        through = through_autoencoder(study.pipe, image[None])
-        return Example(f"{what}: {row['stimulus']}, before and after", np.concatenate([image[None], through]))
+        image = study.stimuli.array(row["stimulus"])[None]
+        both = np.concatenate([image, through_autoencoder(study.pipe, image)])
+        return Example(f"{what}: {row['stimulus']}, before and after", both)
 
 
 def findings(table: pd.DataFrame) -> Iterator[Effect]:
     """Of a table of the rows that `Autoencoder.measure` makes."""
     stills, waves, clips = (table[table["kind"] == kind] for kind in ("still", "grating", "clip"))
-    own = own_size(table)
-    grey = "grey levels"
-    yield mean("rms", "error of a round trip at the checkpoint's size", own, unit=grey, margin=MARGIN)
+    own, grey = own_size(table), partial(mean, unit="grey levels")
+    yield grey("rms", "error of a round trip at the checkpoint's size", own, margin=MARGIN)
     for content, group in own.groupby("content", sort=False):
         yield mean(f"psnr_{content}", f"PSNR, {content}", group, "psnr", unit="dB", null=None)
     yield mean("ssim", "SSIM", own, unit="", null=None)
@@ -161,9 +153,9 @@ def findings(table: pd.DataFrame) -> Iterator[Effect]:
         both, ends = pd.concat([own, group]), dict(a=height, b=own["height"].iloc[0])
         what = f"PSNR at {width:.0f}x{height:.0f} minus that at the checkpoint's size"
         yield difference(f"size_{width:.0f}x{height:.0f}", what, both, "psnr", by="height", unit="dB", **ends)
-    yield mean("seam_height", "seams between decode chunks", clips, unit=grey, margin=SEAM_MARGIN)
-    yield mean("chunk_rms", "change by decoding in chunks", clips, unit=grey, null=None)
-    yield mean("flicker", "flicker of a still image", clips, unit=grey, margin=SEAM_MARGIN)
+    yield grey("seam_height", "seams between decode chunks", clips, margin=SEAM_MARGIN)
+    yield grey("chunk_rms", "change by decoding in chunks", clips, null=None)
+    yield grey("flicker", "flicker of a still image", clips, margin=SEAM_MARGIN)
     scale = own.assign(excess=own["latent_rms"] - 1)
     yield mean("scale", "scaled latents' root mean square minus 1", scale, "excess", unit="", margin=SCALE_MARGIN)
 
@@ -175,13 +167,9 @@ def losses(image: np.ndarray, through: np.ndarray) -> dict[str, float]:
     of `svdlab.measure.detail.BANDS`, in dB.
     """
     found = fidelity.reconstruction_error(image, through)
-    psnr = found["reconstruction_psnr"]
-    return {
-        "rms": LEVEL * math.sqrt(found["reconstruction_mse"]),
-        "psnr": psnr if math.isfinite(psnr) else math.nan,
-        "ssim": found["reconstruction_ssim"],
-        **dict(zip(OCTAVES, kept(image, through[None]).db.astype(float), strict=True)),
-    }
+    psnr, rms = found["reconstruction_psnr"], LEVEL * math.sqrt(found["reconstruction_mse"])
+    octaves = dict(zip(OCTAVES, kept(image, through[None]).db.astype(float), strict=True))
+    return {"rms": rms, "psnr": psnr if rms else math.nan, "ssim": found["reconstruction_ssim"], **octaves}
 
 
 def at_size(given: Stimuli, height: int, width: int) -> Stimuli:
@@ -190,14 +178,14 @@ def at_size(given: Stimuli, height: int, width: int) -> Stimuli:
     turned = x * math.cos(0.1) + y * math.sin(0.1)  # no edge runs along the pixels
     across = y * math.cos(0.1) - x * math.sin(0.1)
     edges = {
-        "slanted edge": 0.2 + 0.6 * (turned > width / 2),
-        "squares": 0.2 + 0.6 * (((turned // 12) + (across // 12)) % 2),
-        "rings": 0.2 + 0.6 * ((np.hypot(x - width / 2, y - height / 2) // 6) % 2),
+        "slanted edge": turned > width / 2,
+        "squares": ((turned // 12) + (across // 12)) % 2,
+        "rings": (np.hypot(x - width / 2, y - height / 2) // 6) % 2,
     }
-    drawn = {name: np.repeat(p[..., None], 3, -1).astype(np.float32) for name, p in edges.items()}
-    drawn |= {f"{word} in {h} px": make_plate(word, (height, width), height=h).image for word, h in WORDS.items()}
-    content = ["edges"] * len(edges) + ["text"] * len(WORDS)
-    own = from_arrays(list(drawn), drawn.values(), source="drawn by svdlab", licence="Apache-2.0", content=content)
+    shown = [np.repeat((0.2 + 0.6 * light)[..., None], 3, -1).astype(np.float32) for light in edges.values()]
+    plates = {f"{word} in {h} px": make_plate(word, (height, width), height=h).image for word, h in WORDS.items()}
+    drawn = partial(from_arrays, source="drawn by svdlab", licence="Apache-2.0")
+    own = drawn(list(edges), shown, content="edges") + drawn(list(plates), plates.values(), content="text")
     return given.prepared(height, width) + own
 
 
@@ -235,6 +223,7 @@ def _clips(study: Study) -> Iterator[dict[str, Any]]:
     for name in whole.names[:6]:
         latents = encode(study.pipe, panned(whole.array(name), frames, px=PAN * study.width))
         found = seams(decode(study.pipe, latents), decode(study.pipe, latents, chunk), chunk)
-        flicker = fidelity.flicker(through_autoencoder(study.pipe, still(whole.array(name), frames)))
-        row = {"kind": "clip", "stimulus": name, "content": "panned", "flicker": LEVEL * flicker["flicker_brightness"]}
-        yield row | {key: LEVEL * found[key] for key in ("seam_height", "seam_brightness", "chunk_rms")}
+        found |= fidelity.flicker(through_autoencoder(study.pipe, still(whole.array(name), frames)))
+        numbers = {"seam_height": "seam_height", "chunk_rms": "chunk_rms", "flicker": "flicker_brightness"}
+        row = {"kind": "clip", "stimulus": name, "content": "panned"}
+        yield row | {name: LEVEL * found[key] for name, key in numbers.items()}

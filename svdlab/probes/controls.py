@@ -1,8 +1,9 @@
 """Clips with a known answer, made from a probe's own images: audits and recovery tests measure these first.
 
-    >>> through_autoencoder(pipe, still(image, 8))       # nothing moves, at the checkpoint's size and codec
-    >>> panned(image, 8, px=1.0)                         # the camera moves right by 1 px/frame
-    >>> fading(frames, blur=0.3, shift=0.01)             # blur and colour drift of known size per frame
+    >>> photo = np.asarray(scene, np.float32) / 255
+    >>> clip = through_autoencoder(pipe, still(photo, 8))       # nothing moves, at the checkpoint's size and codec
+    >>> clip = panned(photo, 8, px=1.0)                         # the camera moves right by 1 px/frame
+    >>> clip = fading(clip, blur=0.3, shift=0.01)               # blur and colour drift of known size per frame
 
 Frames are float32 "f h w 3" in [0, 1].
 """
@@ -39,17 +40,19 @@ def blurred(frames: np.ndarray, sigma: float) -> np.ndarray:
 
 def fading(frames: np.ndarray, *, blur: float = 0.0, shift: float = 0.0, start: int = 0) -> np.ndarray:
     """Frame t blurred by sigma blur * (start + t) px, its red raised and its blue lowered by shift * (start + t)."""
-    out = []
-    for t, frame in enumerate(frames, start=start):
-        sigma = blur * t
-        faded = ndimage.gaussian_filter(frame, (sigma, sigma, 0)) if sigma else frame
-        out.append(faded + np.array([shift, 0, -shift], np.float32) * t)
-    return np.clip(np.stack(out), 0, 1).astype(np.float32)
+    tint = np.array([shift, 0, -shift], np.float32)
+    faded = [ndimage.gaussian_filter(f, (blur * t, blur * t, 0)) + t * tint for t, f in enumerate(frames, start)]
+    return np.clip(np.stack(faded), 0, 1).astype(np.float32)
 
 
 def through_autoencoder(pipe: ProbePipeline, frames: np.ndarray, chunk: int | None = None) -> np.ndarray:
     """The frames encoded and decoded, `chunk` at a time (default all together): what is left when nothing is denoised."""
     return decode(pipe, encode(pipe, frames), chunk)
+
+
+def moved(pipe: ProbePipeline, image: np.ndarray, frames: int, chunk: int | None, *, by: float) -> np.ndarray:
+    """An image under a slow pan, of `by` of its width per frame, through the autoencoder: of what is only moved."""
+    return through_autoencoder(pipe, panned(image, frames, px=by * image.shape[1]), chunk)
 
 
 def encode(pipe: ProbePipeline, frames: np.ndarray) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """How long is a clip, does it lose quality on the way, and how far can it be continued from its own last frame?
 
-    >>> result = svdlab.probes.run("duration", pipe, "results/limitations", rounds=6)
+    result = svdlab.probes.run("duration", pipe, "results/limitations", rounds=6)
 
 A *chain* is a clip, continued `rounds` times: each round is generated from the last frame of the one before. It *breaks* at
 the first frame that is much blurrier than the image it began with, has lost or doubled its contrast, or has another colour: by
@@ -32,8 +32,7 @@ AUDIT_ROUNDS, AUDIT_STEP = 3, 0.02  # of the audit's chains: rounds, and RGB dis
 
 def by_second(clips: pd.DataFrame) -> pd.DataFrame:
     """The chains' frames with their time in the player, s."""
-    fps = clips["playback_fps"].fillna(clips["fps"]).iloc[0]
-    return chains(clips).assign(seconds=lambda t: t["frame"] / fps)
+    return chains(clips).assign(seconds=lambda t: t["frame"] / clips["playback_fps"].fillna(clips["fps"]).iloc[0])
 
 
 class Duration(Probe):
@@ -53,8 +52,7 @@ class Duration(Probe):
 
     def plan(self, study: Study) -> pd.DataFrame:
         """The first round's rows, and for the estimate as many for each round that will follow."""
-        first = study.grid()
-        rounds = range(study.options["rounds"] + 1)
+        first, rounds = study.grid(), range(study.options["rounds"] + 1)
         return pd.concat([first.assign(label_round=k, seed=first["seed"] + SEED_STEP * k) for k in rounds], ignore_index=True)
 
     def measures(self, study: Study) -> tuple[Any, ...]:
@@ -62,12 +60,12 @@ class Duration(Probe):
 
     def audit(self, study: Study) -> list[Check]:
         """Chains of known decay: a still image after the autoencoder must not break, a drifting one at its frame."""
-        frames = AUDIT_ROUNDS * FRAMES
 
         def breaks(image: np.ndarray) -> dict[str, Any]:
             rest = decay(curves_of(through_autoencoder(study.pipe, still(image, 2))), image)
             base = np.clip(image, 0.2, 0.8)  # so that the drift is not clipped
-            drift = decay(curves_of(fading(still(base, frames), shift=AUDIT_STEP / np.sqrt(2))), base)
+            chain = fading(still(base, AUDIT_ROUNDS * FRAMES), shift=AUDIT_STEP / np.sqrt(2))
+            drift = decay(curves_of(chain), base)
             return {"sound": not rest["broken"][0], "at": np.argmax(drift["broken"]), "step": drift["colour_shift"][5] / 5}
 
         seen, due = study.each(breaks), int(COLOUR_SHIFT / AUDIT_STEP) + 1
@@ -87,9 +85,8 @@ class Duration(Probe):
             plan = plan[whole].assign(seed=lambda p: p["seed"] + SEED_STEP, label_round=k + 1)
             if plan.empty:
                 break
-            last = (study.frames(row)[-1] for _, row in table[whole].iterrows())
-            images = [Image.fromarray((frame * 255).round().astype(np.uint8)) for frame in last]
-            plan["image"] = pd.Series(images, index=plan.index, dtype=object)
+            last = [(study.frames(row)[-1] * 255).round().astype(np.uint8) for _, row in table[whole].iterrows()]
+            plan["image"] = pd.Series(map(Image.fromarray, last), index=plan.index, dtype=object)
         return against(pd.concat(parts, ignore_index=True), study.each(lambda image: image))
 
     def findings(self, study: Study, clips: pd.DataFrame) -> Iterator[Effect]:
@@ -99,7 +96,7 @@ class Duration(Probe):
         count, fps = study.conditions.num_frames or 0, float(study.conditions.playback_fps or study.conditions.fps)
         others = ", ".join(f"{count / f:.3g} s at {f}" for f in (6, 12, 24))
         length = f"A clip has {count} frames: {count / fps:.3g} s at {fps:g} frames/s ({others})."
-        return f"{length} {super().verdict(study, found)}" if "whole" in found else length
+        return f"{length} {super().verdict(study, found)}".strip()
 
     def example(self, study: Study, clips: pd.DataFrame, what: str, row: Any) -> Example:
         """The image that a chain began with, and every round's last frame."""
@@ -112,30 +109,23 @@ class Duration(Probe):
 def findings(clips: pd.DataFrame, *, fps: float) -> Iterator[Effect]:
     """Of a table with `stimulus`, `seed`, `round`, `num_frames`, `flow_px` and the lists of `against`; fps: of the player."""
     count, rounds = int(clips["num_frames"].iloc[0]), int(clips["round"].max())
-    seconds = count / fps
-    yield exact("length", f"length of a clip of {count} frames at {fps:g} frames/s", seconds, "s", clips)
+    yield exact("length", f"length of a clip of {count} frames at {fps:g} frames/s", count / fps, "s", clips)
     first = clips[clips["round"] == 0]
-    ends = first.assign(
-        blur=[b[-1] - b[0] for b in first["blur"]],
-        colour=[float(np.linalg.norm(np.subtract(c[-1], c[0]))) for c in first["colour"]],
-    )
+    blur = [b[-1] - b[0] for b in first["blur"]]
+    ends = first.assign(blur=blur, colour=[float(np.linalg.norm(np.subtract(c[-1], c[0]))) for c in first["colour"]])
     yield mean("blur", "blur of a clip's last frame minus its first", ends, unit="on a scale of 1", margin=BLUR_MARGIN)
     yield mean("colour", "colour drift from a clip's first frame to its last", ends, unit="RGB distance", margin=COLOUR_MARGIN)
     if not rounds:
         return
     frames = chains(clips).groupby(["stimulus", "seed"], sort=False)
     whole = (~frames["broken"].any()).rename("whole").reset_index()
-    words = f"{rounds} continuation{'s' * (rounds > 1)}, {(rounds + 1) * seconds:.3g} s"
+    words = f"{rounds} continuation{'s' * (rounds > 1)}, {(rounds + 1) * count / fps:.3g} s"
     yield share("whole", f"{{}} of chains are still whole after {words}", whole)
-    slopes = (fps * frames[["blur_rise", "colour_shift"]].agg(_slope)).reset_index()
+    slopes = (fps * frames[["blur_rise", "colour_shift"]].agg(lambda v: fidelity.slope(v.to_numpy()))).reset_index()
     yield mean("blur_slope", "blur gained along the chain", slopes, "blur_rise", unit="per second")
     yield mean("colour_slope", "colour drift along the chain", slopes, "colour_shift", unit="RGB distance per second")
     what = f"speed in round {rounds} minus that in round 0"
     yield difference("speed", what, clips, "flow_px", by="round", a=rounds, b=0, unit="px/frame")
-
-
-def _slope(values: pd.Series) -> float:
-    return fidelity.slope(values.to_numpy())
 
 
 def curves(clip: Clip) -> dict[str, Any]:
@@ -165,11 +155,11 @@ def against(clips: pd.DataFrame, images: Mapping[Any, np.ndarray]) -> pd.DataFra
     """A table with the lists of `curves`, with those of `decay` added, and `decayed` of each chain's last clip, to rank by."""
     rows = []
     for _, clip in clips.iterrows():
-        whole = isinstance(clip["blur"], (list, np.ndarray))
-        found = decay(clip, images[clip["stimulus"]]) if whole else {}
-        last = whole and clip["round"] == clips["round"].max()
-        end = max(0.0, found["blur_rise"][-1] / BLUR_RISE) + found["colour_shift"][-1] / COLOUR_SHIFT if last else np.nan
-        rows.append({**{key: list(values) for key, values in found.items()}, "decayed": end})
+        whole = isinstance(clip["blur"], (list, np.ndarray))  # not so where the clip failed
+        rows.append({k: list(v) for k, v in decay(clip, images[clip["stimulus"]]).items()} if whole else {})
+        if whole and clip["round"] == clips["round"].max():
+            blur, colour = (rows[-1][key][-1] for key in ("blur_rise", "colour_shift"))
+            rows[-1]["decayed"] = max(0.0, blur / BLUR_RISE) + colour / COLOUR_SHIFT
     return clips.join(pd.DataFrame(rows, index=clips.index))
 
 

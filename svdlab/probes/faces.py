@@ -1,6 +1,6 @@
 """Does a face stay: found in every frame, by how sure a detector, at its size, as sharp, and without jitter?
 
-    >>> result = svdlab.probes.run("faces", pipe, "results/limitations", images="portraits/")
+    result = svdlab.probes.run("faces", pipe, "results/limitations", images="portraits/")
 
 Each image is cropped so that its largest face takes a known share of the frame's height; one without a face is named and left
 out. A face that is not found in a frame is an outcome: it counts as lost, with a score of 0. Everything is compared with the
@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ from PIL import Image
 from svdlab.errors import InputError
 from svdlab.measure.faces import detect, follow, summarise, track
 from svdlab.pipeline.generate import Clip, ProbePipeline
-from svdlab.probes.controls import panned, still, through_autoencoder
-from svdlab.probes.probe import Check, Example, Graph, Probe, Study, above, most
+from svdlab.probes.controls import moved, still
+from svdlab.probes.probe import Check, Graph, Probe, Study, above, most
 from svdlab.probes.stimuli import Stimuli
 from svdlab.stats.effects import Effect, bounded, mean
 
@@ -32,7 +33,7 @@ NOBODY = ("cat", "coffee", "rocket")
 LOST_MARGIN = 0.05  # share of frames
 SCORE_MARGIN, BLUR_MARGIN, JITTER_MARGIN, SIZE_MARGIN = 0.05, 0.03, 0.02, 0.05
 AUDIT_FRAMES, GONE = 8, [2, 3, 6]  # of the audit's clips, and the frames in which the face is painted over
-DRIFT = 1 / 128  # of the frame's width per frame, by which the audit's face moves
+DRIFT = 1 / 128  # of the frame's width per frame, by which the face of a round trip moves
 
 
 def by_image(clips: pd.DataFrame) -> pd.DataFrame:
@@ -61,8 +62,8 @@ class Faces(Probe):
 
     def stimuli(self, study: Study) -> Stimuli:
         """Portraits at the frame's size; images without a face are named and left out."""
-        size, share, given = (study.height, study.width), study.options["share"], study.given
-        portraits = [framed(image, size, share) for image in given.images]
+        size, given = (study.height, study.width), study.given
+        portraits = [framed(image, size, study.options["share"]) for image in given.images]
         lost = [f"{n}: no face in this image" for n, p in zip(given.names, portraits, strict=True) if p is None]
         study.given = replace(given, skipped=(*given.skipped, *lost))
         if len(lost) == len(given):
@@ -75,25 +76,31 @@ class Faces(Probe):
 
     def audit(self, study: Study) -> list[Check]:
         """Faces that are present, absent, vanish in known frames, and what the autoencoder leaves of them."""
-        there = study.each(lambda image: bool(detect(image)))
-        hidden = study.each(_hidden)[there]
-        chunk = study.conditions.decode_chunk_size
-        through = study.each(lambda image: follow(moved(study.pipe, image, AUDIT_FRAMES, chunk), image)["persistence"] >= 0.5)
-        study.keep(there & through, "whose face is not found after the autoencoder alone")
-        nobody = Stimuli.of(list(NOBODY)).prepared(study.height, study.width)
+
+        def look(image: np.ndarray) -> dict[str, Any]:
+            rest, through = still(image, AUDIT_FRAMES), own(image, AUDIT_FRAMES)
+            hidden = rest.copy()
+            hidden[GONE] = image.mean((0, 1))
+            return {
+                "there": bool(detect(image)),
+                "steady": follow(rest, image)["persistence"],
+                "missed": track(hidden, image).query("not found").frame.tolist() == GONE,
+                "through": follow(through, image)["persistence"] >= 0.5,
+            }
+
+        own = partial(moved, study.pipe, chunk=study.conditions.decode_chunk_size, by=DRIFT)
+        seen, nobody = study.each(look), Stimuli.of(list(NOBODY)).prepared(study.height, study.width)
+        study.keep(seen.there & seen.through, "whose face is not found after the autoencoder alone")
         return [
-            most("the face is found in the images", there),
+            most("the face is found in the images", seen.there),
             most(f"no face is found in {', '.join(NOBODY)}", [not detect(image) for image in nobody.images], least=1),
-            above("a still face is found in all frames", hidden["steady"], 0.999),
-            most("a vanished face is missed in its frames, and no others", hidden["missed"], least=1),
-            most("the face is found after the autoencoder, in half of the frames", there & through),
+            above("a still face is found in all frames", seen.steady[seen.there], 0.999),
+            most("a vanished face is missed in its frames, and no others", seen.missed[seen.there], least=1),
+            most("the face is found after the autoencoder, in half of the frames", seen.there & seen.through),
         ]
 
     def findings(self, study: Study, clips: pd.DataFrame) -> Iterator[Effect]:
         return findings(clips)
-
-    def example(self, study: Study, clips: pd.DataFrame, what: str, row: Any) -> Example:
-        return study.beside_input(what, row)
 
 
 def findings(clips: pd.DataFrame) -> Iterator[Effect]:
@@ -108,33 +115,29 @@ def findings(clips: pd.DataFrame) -> Iterator[Effect]:
         mean("shape_jitter_added", "jitter added within the face", clips, unit=eyes, margin=JITTER_MARGIN),
         mean("size_drift", "change of the face's size, first to last", clips, unit="log ratio", margin=SIZE_MARGIN),
     )
-    yield from (effect for effect in found if effect.n)
+    return (effect for effect in found if effect.n)
 
 
 def face(clip: Clip, *, pipe: ProbePipeline) -> dict[str, Any]:
     """A sweep's measure: `measures` of a clip whose image is a portrait."""
     image = np.asarray(clip.image, np.float32) / 255
-    return measures(image, moved(pipe, image, len(clip.frames), clip.conditions.decode_chunk_size), clip.frames)
+    through = moved(pipe, image, len(clip.frames), clip.conditions.decode_chunk_size, by=DRIFT)
+    return measures(image, through, clip.frames)
 
 
 def measures(image: np.ndarray, through: np.ndarray, frames: np.ndarray) -> dict[str, Any]:
     """The face of one clip against the autoencoder's own. Flat dict.
 
-    Args:
-        image: "h w 3", what the model was given.
-        through: "f h w 3", the round trip of the image, slowly panned.
-        frames: "f h w 3" of the clip.
+    image: "h w 3", what the model was given. through: "f h w 3", its round trip, slowly panned. frames: "f h w 3".
 
-    Keys: those of `svdlab.measure.faces.follow`; `<key>_own` of the round trip for persistence, score, blur_first and both
-    jitters; `lost`, the share of frames without the face beyond the round trip's; `score_lost`; `blur_added` (mean over the
-    frames in which it is found, minus the round trip's); `jitter_added`, `shape_jitter_added`; `size_drift`; and the list
-    `score_by_frame`. NaN where the face is not found often enough.
+    Keys: those of `svdlab.measure.faces.follow`; `lost`, the share of frames without the face beyond the round trip's;
+    `score_lost`; `blur_added` (mean over the frames in which it is found, minus the round trip's); `jitter_added`,
+    `shape_jitter_added`; `size_drift`; and the list `score_by_frame`. NaN where the face is not found often enough.
     """
     table, base = track(frames, image), track(through, image)
     clip, own = summarise(table), summarise(base)
     return {
         **clip,
-        **{f"{key}_own": own[key] for key in ("persistence", "score", "blur_first", "landmark_jitter", "shape_jitter")},
         "lost": own["persistence"] - clip["persistence"],
         "score_lost": own["score"] - clip["score"],
         "blur_added": float(table.blur.mean() - base.blur.mean()),
@@ -161,17 +164,3 @@ def framed(image: Image.Image, size: tuple[int, int], share: float | None) -> Im
     x = min(max(0.0, left + width / 2 - wide / 2), image.width - wide)
     y = min(max(0.0, top + height / 2 - tall / 2), image.height - tall)
     return image.crop((round(x), round(y), round(x + wide), round(y + tall)))
-
-
-def moved(pipe: ProbePipeline, image: np.ndarray, frames: int, chunk: int | None) -> np.ndarray:
-    """The image under a slow steady pan, through the autoencoder: what the detector makes of a face that is only moved."""
-    return through_autoencoder(pipe, panned(image, frames, px=DRIFT * image.shape[1]), chunk)
-
-
-def _hidden(image: np.ndarray) -> dict[str, Any]:
-    """How often a still face is found, and whether one painted over in GONE is missed there and nowhere else."""
-    rest = still(image, AUDIT_FRAMES)
-    hidden = rest.copy()
-    hidden[GONE] = image.mean((0, 1))
-    missed = track(hidden, image).query("not found").frame.tolist() == GONE
-    return {"steady": follow(rest, image)["persistence"], "missed": missed}

@@ -1,7 +1,7 @@
 """Does text on a sign stay legible: letter by letter, and for OCR, beyond what the autoencoder itself spoils?
 
-    >>> result = svdlab.probes.run("legibility", pipe, "results/limitations")
-    >>> result = svdlab.probes.run("legibility", pipe, out, images="my-walls/")      # signs hang on your images
+    result = svdlab.probes.run("legibility", pipe, "results/limitations")
+    result = svdlab.probes.run("legibility", pipe, out, images="my-walls/")      # signs hang on your images
 
 Signs of known text, height, font and contrast are drawn at the checkpoint's size, on a brick wall unless images are given. Two
 instruments look at each frame: rapidocr, whose character error rate is compared with its own on the autoencoder's round trip,
@@ -12,8 +12,8 @@ trip says nothing about the denoiser and is left out.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -25,8 +25,8 @@ from svdlab.errors import InputError
 from svdlab.measure.text import FONTS, LEAST_HEIGHT, Plate, correlation, error_rate, make_plate, read, read_clip
 from svdlab.pipeline.generate import Clip, ProbePipeline
 from svdlab.pipeline.images import image_hash
-from svdlab.probes.controls import blurred, panned, through_autoencoder
-from svdlab.probes.probe import Check, Example, Graph, Probe, Study, above, below, most
+from svdlab.probes.controls import blurred, moved
+from svdlab.probes.probe import Check, Graph, Probe, Study, above, below, most
 from svdlab.probes.stimuli import Stimuli, from_arrays
 from svdlab.stats.effects import Effect, mean
 
@@ -34,7 +34,7 @@ WORDS = ("OPEN", "EXIT", "TAXI", "CAFE", "FISH", "LAMP", "PORT", "DUST", "BOAT",
 READ = 0.25  # character error rate up to which a sign counts as read
 HELD = 0.8  # correlation of letters with themselves from which on they count as present
 AUDIT_FRAMES = 8
-DRIFT = 1 / 200  # of the frame's width per frame, by which the audit's sign moves
+DRIFT = 1 / 200  # of the frame's width per frame, by which the sign of a round trip moves
 MARGIN = 0.05  # of error rate and of correlation, beyond the autoencoder's own
 SIGN = ("text", "font", "letter_height", "contrast")  # what a sign is drawn from, beside what it hangs on
 
@@ -63,18 +63,16 @@ class Legibility(Probe):
 
     def stimuli(self, study: Study) -> Stimuli:
         """Every height, font and contrast that fits, each with a word of its own, on the walls in turn."""
-        shape, walls = (study.height, study.width), study.given.prepared(study.height, study.width)
-        heights = [round(h * min(shape)) for h in study.options["heights"]]
+        shape = (study.height, study.width)
+        walls, heights = study.given.prepared(*shape), [round(h * min(shape)) for h in study.options["heights"]]
         wanted = itertools.product([h for h in heights if h >= LEAST_HEIGHT], FONTS, study.options["contrasts"])
         signs: list[Plate] = []
         for n, (height, font, contrast) in enumerate(wanted):
-            wall = walls.array(walls.names[n % len(walls)])
-            for word in WORDS[n % len(WORDS) :] + WORDS[: n % len(WORDS)]:
-                try:
+            wall, first = walls.array(walls.names[n % len(walls)]), n % len(WORDS)
+            for word in WORDS[first:] + WORDS[:first]:
+                with suppress(InputError):  # too long for this size: the next word may fit
                     signs.append(make_plate(word, shape, height=height, font=font, contrast=contrast, background=wall))
                     break
-                except InputError:  # too long for this size: the next word may fit
-                    continue
         if not signs:
             size = f"{study.width}x{study.height} px"
             raise InputError(f"no sign fits {size} with capitals of {heights} px: they need at least {LEAST_HEIGHT} px.")
@@ -90,32 +88,44 @@ class Legibility(Probe):
 
     def audit(self, study: Study) -> list[Check]:
         """Every sign, clean, blurred, with a letter gone, and after the round trip."""
-        table = study.stimuli.table.set_index("name")
-        plates = {n: plate_of(study.stimuli.array(n), *table.loc[n, list(SIGN)]) for n in table.index}
-        chunk = study.conditions.decode_chunk_size
-        seen = pd.DataFrame([_checked(study.pipe, plate, study.stimuli.array(n), chunk) for n, plate in plates.items()])
-        seen.index = table.index
-        readable = (seen["read"] <= READ) & (seen["read_through"] <= READ) & (seen["through"] >= HELD)
+
+        def look(name: str, *drawn: Any) -> dict[str, Any]:
+            image = study.stimuli.array(name)
+            plate = plate_of(image, *drawn)
+            through, soft, gone = own(image), blurred(image[None], 0.45 * plate.height), plate.image.copy()
+            left, top, right, bottom = plate.boxes[-1]
+            gone[top:bottom, left - 1 : right + 1] = 0.5 * (1 + plate.contrast)  # the last letter, painted over
+            return {
+                "clean": correlation(plate, image[None]).correlation.min(),
+                "gone": correlation(plate, gone[None]).dropped.tolist() == [False] * (len(plate.letters) - 1) + [True],
+                "soft": correlation(plate, soft).correlation.mean(),
+                "through": correlation(plate, through).correlation.mean(),
+                "read": error_rate(plate.text, read(image).text),
+                "read_soft": error_rate(plate.text, read(soft[0]).text),
+                "read_through": error_rate(plate.text, read(through[len(through) // 2]).text),
+            }
+
+        own = partial(moved, study.pipe, frames=AUDIT_FRAMES, chunk=study.conditions.decode_chunk_size, by=DRIFT)
+        known = study.stimuli.table[["name", *SIGN]].itertuples(index=False)
+        seen = pd.DataFrame([look(*row) for row in known], index=study.stimuli.names)
+        readable = (seen.read <= READ) & (seen.read_through <= READ) & (seen.through >= HELD)
         study.keep(readable, "signs that are unreadable before any denoising")
         return [
-            above("letters of a clean sign: correlation", seen["clean"], 0.99),
-            most("a letter painted over is found missing, no other", seen["gone"], least=1),
-            below("letters blurred away: correlation", seen["soft"], HELD),
-            most("clean signs are read by OCR", seen["read"] <= READ),
-            most("signs blurred away are not read", seen["read_soft"] > READ, least=1),
+            above("letters of a clean sign: correlation", seen.clean, 0.99),
+            most("a letter painted over is found missing, no other", seen.gone, least=1),
+            below("letters blurred away: correlation", seen.soft, HELD),
+            most("clean signs are read by OCR", seen.read <= READ),
+            most("signs blurred away are not read", seen.read_soft > READ, least=1),
             most("signs are read, and their letters present, after the autoencoder", readable),
         ]
 
     def findings(self, study: Study, clips: pd.DataFrame) -> Iterator[Effect]:
         return findings(clips)
 
-    def example(self, study: Study, clips: pd.DataFrame, what: str, row: Any) -> Example:
-        return study.beside_input(what, row)
-
 
 def findings(clips: pd.DataFrame) -> Iterator[Effect]:
     """Of a table with `stimulus`, `seed`, `letter_height` and the columns of `measures`."""
-    if clips["errors_added"].notna().any():  # with OCR
+    if "errors_added" in clips:  # with OCR
         yield mean("errors_added", "character error rate that the denoiser adds", clips, unit="share", margin=MARGIN)
         yield mean("errors_added_last", "... in the last frame", clips, unit="share", margin=MARGIN)
     yield mean("letters_lost", "correlation of letters that the denoiser removes", clips, unit="", margin=MARGIN)
@@ -130,76 +140,45 @@ def findings(clips: pd.DataFrame) -> Iterator[Effect]:
 def sign(clip: Clip, *, pipe: ProbePipeline, signs: Mapping[str, list[Any]], ocr: bool) -> dict[str, Any]:
     """A sweep's measure: `measures` of a clip whose image is a sign. signs: by the image's hash, what each is drawn from."""
     image = np.asarray(clip.image, np.float32) / 255
-    through = moved(pipe, image, len(clip.frames), clip.conditions.decode_chunk_size)
+    through = moved(pipe, image, len(clip.frames), clip.conditions.decode_chunk_size, by=DRIFT)
     return measures(plate_of(image, *signs[image_hash(clip.image)]), through, clip.frames, ocr=ocr)
 
 
 def measures(plate: Plate, through: np.ndarray, frames: np.ndarray, *, ocr: bool = True) -> dict[str, Any]:
     """One clip of a sign against the autoencoder's own image of it. Flat dict.
 
-    Args:
-        plate: what was drawn.
-        through: "f h w 3", the round trip of its image, slowly panned: it has been resampled too, as in most clips.
-        frames: "f h w 3" of the clip.
-        ocr: whether to read it by OCR, too; else these values are NaN.
+    plate: what was drawn. through: "f h w 3", its round trip, slowly panned: it has been resampled too, as in most clips.
+    frames: "f h w 3" of the clip. ocr: whether to read it by OCR, too.
 
-    Keys: `letters` mean correlation of the letters with themselves over all frames, `letters_own` of the round trip,
-    `letters_lost` the difference, `letters_lost_last` in the last frame; `dropped` share of letters and frames with a
-    correlation below 0.5, beyond the round trip's; `contrast_left`, in shares of the round trip's; `errors` character error
-    rate over all frames, `errors_own`, `errors_added`, `errors_added_last`; `text_read` in the last frame; and the lists
-    `letters_by_frame`, `errors_by_frame`.
+    Keys: `letters_own` mean correlation of the round trip's letters with themselves, `letters_lost` what the clip has less
+    over all frames, `letters_lost_last` in the last one; `dropped` share of letters and frames with a correlation below 0.5,
+    beyond the round trip's; and the list `letters_by_frame`. With OCR: `errors` character error rate over all frames,
+    `errors_own`, `errors_added`, `errors_added_last`, `text_read` in the last frame, and the list `errors_by_frame`.
     """
     own, table = correlation(plate, through), correlation(plate, frames)
-    by_frame = table.groupby("frame").correlation.mean().to_numpy()
-    reference = float(own.correlation.mean())
+    lost = float(own.correlation.mean()) - table.groupby("frame").correlation.mean()
     found: dict[str, Any] = {
-        "letters": float(by_frame.mean()),
-        "letters_own": reference,
-        "letters_lost": reference - float(by_frame.mean()),
-        "letters_lost_last": reference - float(by_frame[-1]),
+        "letters_own": float(own.correlation.mean()),
+        "letters_lost": float(lost.mean()),
+        "letters_lost_last": float(lost.iloc[-1]),
         "dropped": float(table.dropped.mean()) - float(own.dropped.mean()),
-        "contrast_left": float(table.contrast.mean() / own.contrast.mean()) if own.contrast.mean() else math.nan,
-        "letters_by_frame": (reference - by_frame).round(4).tolist(),
+        "letters_by_frame": lost.round(4).tolist(),
     }
     if not ocr:
-        return found | dict.fromkeys(
-            ("errors", "errors_own", "errors_added", "errors_added_last", "errors_by_frame"), math.nan
-        )
+        return found
     seen = read_clip(frames, plate.text)
     base = float(read_clip(through[[0, -1]], plate.text).error_rate.mean())
+    added = seen.error_rate - base
     return found | {
         "errors": float(seen.error_rate.mean()),
         "errors_own": base,
-        "errors_added": float(seen.error_rate.mean()) - base,
-        "errors_added_last": float(seen.error_rate.iloc[-1]) - base,
+        "errors_added": float(added.mean()),
+        "errors_added_last": float(added.iloc[-1]),
         "text_read": str(seen.text.iloc[-1]),
-        "errors_by_frame": (seen.error_rate - base).round(4).tolist(),
+        "errors_by_frame": added.round(4).tolist(),
     }
 
 
 def plate_of(image: np.ndarray, text: str, font: str, letter_height: int, contrast: float) -> Plate:
     """The sign of an image "h w 3" that shows it, drawn anew on what it hangs on."""
     return make_plate(text, image.shape[:2], height=letter_height, font=font, contrast=contrast, background=image)
-
-
-def moved(pipe: ProbePipeline, image: np.ndarray, frames: int, chunk: int | None) -> np.ndarray:
-    """The sign under a slow steady pan, through the autoencoder: what it looks like when it is only moved."""
-    return through_autoencoder(pipe, panned(image, frames, px=DRIFT * image.shape[1]), chunk)
-
-
-def _checked(pipe: ProbePipeline, plate: Plate, image: np.ndarray, chunk: int | None) -> dict[str, Any]:
-    """One sign of the audit, by both instruments."""
-    through = moved(pipe, image, AUDIT_FRAMES, chunk)
-    soft = blurred(image[None], 0.45 * plate.height)
-    gone = plate.image.copy()
-    left, top, right, bottom = plate.boxes[-1]
-    gone[top:bottom, left - 1 : right + 1] = 0.5 * (1 + plate.contrast)  # the last letter, painted over
-    return {
-        "clean": correlation(plate, image[None]).correlation.min(),
-        "gone": correlation(plate, gone[None]).dropped.tolist() == [False] * (len(plate.letters) - 1) + [True],
-        "soft": correlation(plate, soft).correlation.mean(),
-        "through": correlation(plate, through).correlation.mean(),
-        "read": error_rate(plate.text, read(image).text),
-        "read_soft": error_rate(plate.text, read(soft[0]).text),
-        "read_through": error_rate(plate.text, read(through[len(through) // 2]).text),
-    }

@@ -17,14 +17,14 @@
         def findings(self, study, clips):                         # Effects, each with its key
             yield effects.difference("bucket", "red, bucket 200 minus 40", clips, "red", by="motion_bucket_id")
 
-    >>> result = svdlab.probes.run(Redness, pipe, "results/redness")
+    result = svdlab.probes.run(Redness, pipe, "results/redness")
 
 `svdlab.probes.running` drives it. All probes of a study share one folder of runs, so what two of them need is made once.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -43,6 +43,7 @@ from svdlab.probes.stimuli import Stimuli
 from svdlab.stats import effects
 from svdlab.stats.effects import Effect
 from svdlab.study import plans
+from svdlab.study.measures import as_measures
 from svdlab.study.sweep import sweep
 
 # --- checks -----------------------------------------------------------------------------------------------------------
@@ -76,7 +77,7 @@ def near(check: str, values: Any, true: float, *, within: float, worst: bool = F
     'median 1'
     """
     seen = _finite(values)
-    value = (seen[np.argmax(np.abs(seen - true))] if worst else np.median(seen)) if seen.size else np.nan
+    value = max(seen, key=lambda v: abs(v - true)) if seen and worst else np.median(seen or np.nan)
     reach = within * abs(true) if true else within
     expected = f"{true:.3g} within {100 * within:g} %" if true else f"0 within {within:g}"
     return Check(check, expected, f"{'worst' if worst else 'median'} {value:.3g}", bool(abs(value - true) <= reach))
@@ -88,21 +89,18 @@ def below(check: str, values: Any, limit: float) -> Check:
     >>> below("colours hold in a still image", [0.001, 0.003], 0.02).measured
     'at most 0.003'
     """
-    seen = _finite(values)
-    value = seen.max() if seen.size else np.nan
+    value = max(_finite(values), default=np.nan)
     return Check(check, f"below {limit:.3g}", f"at most {value:.3g}", bool(value < limit))
 
 
 def above(check: str, values: Any, limit: float) -> Check:
     """The smallest of the values is above a limit."""
-    seen = _finite(values)
-    value = seen.min() if seen.size else np.nan
+    value = min(_finite(values), default=np.nan)
     return Check(check, f"above {limit:.3g}", f"at least {value:.3g}", bool(value > limit))
 
 
-def _finite(values: Any) -> np.ndarray:
-    array = np.atleast_1d(np.asarray(values, float))
-    return array[np.isfinite(array)]
+def _finite(values: Any) -> list[float]:
+    return [float(v) for v in np.atleast_1d(np.asarray(values, float)) if np.isfinite(v)]
 
 
 # --- graphs and examples ----------------------------------------------------------------------------------------------
@@ -129,17 +127,15 @@ class Graph:
     def points(self, clips: pd.DataFrame) -> pd.DataFrame:
         """What is drawn: `x`, `by`, `value`, `low`, `high`, a row each; low and high are NaN for fewer than two images."""
         table = self.of(clips) if self.of else clips
-        columns = [self.y] if isinstance(self.y, str) else list(self.y)
-        keys = [c for c in ("stimulus", "seed", self.x, self.by) if c and c in table]
+        keys = [c for c in dict.fromkeys(("stimulus", "seed", self.x, self.by)) if c in table]
         parts = []
-        for column in columns:
-            if column not in table or table[column].isna().all():
-                continue
-            part = table[[*dict.fromkeys(keys), column]].dropna(subset=[column]).rename(columns={column: "value"})
-            if isinstance(part["value"].iloc[0], (list, np.ndarray)):
+        for column in [self.y] if isinstance(self.y, str) else self.y:
+            part = table.reindex(columns=[*keys, column]).dropna(subset=[column]).rename(columns={column: "value"})
+            if len(part) and isinstance(part["value"].iloc[0], (list, np.ndarray)):
                 part = part.assign(**{self.x: part["value"].map(lambda v: list(range(len(v))))}).explode([self.x, "value"])
             parts.append(part.assign(by=part.get(self.by, column)).rename(columns={self.x: "x"}))
-        groups = pd.concat(parts).groupby(["x", "by"], sort=False, observed=True) if parts else ()
+        points = pd.concat(parts)
+        groups = points.groupby(["x", "by"], sort=False, observed=True) if len(points) else ()
         rows = [{"x": x, "by": by} | _mean(group) for (x, by), group in groups]
         return pd.DataFrame(rows, columns=["x", "by", "value", "low", "high"])
 
@@ -147,11 +143,9 @@ class Graph:
 def _mean(group: pd.DataFrame) -> dict[str, float]:
     """Mean and interval of one point; shares, of truth values, with their own interval."""
     if "stimulus" not in group:
-        return {"value": float(group["value"].mean()), "low": np.nan, "high": np.nan}
-    if group["value"].map(lambda v: isinstance(v, (bool, np.bool_))).all():
-        effect = effects.share("value", "", group)
-    else:
-        effect = effects.mean("value", "", group, unit="", null=None)
+        return {"value": float(group["value"].mean())}
+    truths = group["value"].map(lambda v: isinstance(v, (bool, np.bool_))).all()
+    effect = effects.share("value", "", group) if truths else effects.mean("value", "", group, unit="", null=None)
     return {"value": effect.value, "low": effect.low, "high": effect.high}
 
 
@@ -170,9 +164,9 @@ class Example:
 class Study:
     """One probe's run in progress: what its methods work with. `svdlab.probes.prepare` makes one.
 
-    out: the folder of runs that all probes of a study share; `folder` is this probe's own. given: the images as they came.
-    stimuli: as the model is shown them. conditions: what every clip starts from. options: the probe's own, defaults
-    filled in. plan: the clips to make. notes: for the reader, printed with the verdict.
+    out: the folder of runs that all probes of a study share. given: the images as they came. stimuli: as the model is shown
+    them. conditions: what every clip starts from. options: the probe's own, defaults filled in. plan: the clips to make.
+    notes: for the reader, printed with the verdict.
     """
 
     probe: Probe
@@ -189,42 +183,32 @@ class Study:
     plan: pd.DataFrame = field(init=False)
 
     def __post_init__(self) -> None:
+        self.height, self.width = self.conditions.height or 0, self.conditions.width or 0  # prepare has filled them in
         self.stimuli = self.probe.stimuli(self)
         self.plan = self.probe.plan(self)
-
-    @property
-    def folder(self) -> Path:
-        return self.out / self.probe.name
-
-    @property
-    def height(self) -> int:
-        return self.conditions.height or self.pipe.source.height
-
-    @property
-    def width(self) -> int:
-        return self.conditions.width or self.pipe.source.width
 
     # before the clips
 
     def each(self, function: Callable[[np.ndarray], Any]) -> Any:
         """The function on every stimulus "h w 3": a Series by its name, or a DataFrame where it returns dicts."""
         found = {name: function(self.stimuli.array(name)) for name in self.stimuli.names}
-        rows = bool(found) and isinstance(next(iter(found.values())), dict)
+        rows = isinstance(next(iter(found.values())), dict)
         return pd.DataFrame.from_dict(found, orient="index") if rows else pd.Series(found)
 
-    def through(self, measure: Callable[[np.ndarray], Any], *makers: Callable[[np.ndarray], np.ndarray]) -> list[Any]:
+    def through(self, measure: Callable[..., Any], *makers: Callable[[np.ndarray], np.ndarray]) -> list[Any]:
         """Every stimulus, made into a clip by each maker, through the autoencoder, measured: an `each` for every maker.
 
-        >>> rest, pan = study.through(motion.summary, still, partial(panned, px=1.0))
+        rest, pan = study.through(motion.summary, still, partial(panned, px=1.0))
         """
-        through = lambda make, image: measure(through_autoencoder(self.pipe, make(image)))
+        chunk = self.conditions.decode_chunk_size
+        through = lambda make, image: measure(through_autoencoder(self.pipe, make(image), chunk))
         return [self.each(partial(through, make)) for make in makers]
 
     def keep(self, good: pd.Series, why: str) -> None:
         """Leave stimuli out of the plan on which the instrument fails; a note names them. Where it fails on all, all stay:
         their numbers are then reported without a verdict.
 
-        >>> study.keep(rest.still, "on which motion cannot be measured")
+            study.keep(rest.still, "on which motion cannot be measured")
         """
         lost = [str(name) for name, ok in good.items() if not ok]
         if lost and len(lost) < len(good):
@@ -236,14 +220,13 @@ class Study:
     def grid(self, **axes: Any) -> pd.DataFrame:
         """A plan: every stimulus with every seed under every combination of the conditions given.
 
-        >>> study.grid(motion_bucket_id=[20, 250], fps=[7, 24])
+            study.grid(motion_bucket_id=[20, 250], fps=[7, 24])
 
         `image` holds the prepared images, `label_stimulus` their names. Other conditions are the study's own.
         """
         names = pd.DataFrame({"label_stimulus": self.stimuli.names, "image": pd.Series(self.stimuli.images, dtype=object)})
-        own = {k: v for k, v in self.conditions.asdict().items() if v != plans.DEFAULTS[k] and k not in axes}
-        own = {k: json.dumps(list(v)) if isinstance(v, tuple) else v for k, v in own.items()}
-        return names.merge(plans.grid(**axes, seed=list(self.seeds)).assign(**own), how="cross")
+        own = {key: value for key, value in self.conditions.asdict().items() if value != plans.DEFAULTS[key]}
+        return names.merge(plans.grid(**{**own, **axes, "seed": list(self.seeds)}), how="cross")
 
     def sweep(
         self,
@@ -258,35 +241,18 @@ class Study:
         measures carry no prefix; `stimulus` and what is known of each stand beside them. Failed clips are rows with `status`
         "failed", which `svdlab.probes.run` counts and leaves out.
         """
-        measures = self.probe.measures(self)
+        plan, measures = self.plan if plan is None else plan, as_measures(list(self.probe.measures(self)))
+        own = "|".join(f"{m.name}_" for m in measures if not m.own)
+        given = dict(measure=list(measures), progress=self.progress, intervention=intervention)
         with edit or nullcontext():
-            table = sweep(
-                self.pipe,
-                self.plan if plan is None else plan,
-                self.out,
-                measure=list(measures),
-                progress=self.progress,
-                intervention=intervention,
-            )
-        own = [f"{name_of(m)}_" for m in measures if not isinstance(m, str)]
-        table = table.rename(
-            columns={c: c.removeprefix(prefix) for prefix in own for c in map(str, table) if c.startswith(prefix)}
-        )
-        table = table.rename(columns={"label_stimulus": "stimulus"}).reset_index(drop=True)
+            table = sweep(self.pipe, plan, self.out, **given).reset_index(drop=True)
+        table = table.rename(columns=lambda c: re.sub(f"^({own})", "", c)).rename(columns={"label_stimulus": "stimulus"})
         known = self.stimuli.table.drop(columns=[c for c in self.stimuli.table if c != "name" and c in table])
         return table.merge(known.rename(columns={"name": "stimulus"}), on="stimulus", how="left")
 
     def frames(self, run: Any) -> np.ndarray:
         """The frames of a table's row, float32 "f h w c" in [0, 1]."""
         return read_frames(run["frames"]).astype(np.float32) / 255
-
-    def beside_input(self, what: str, run: Any, count: int = 4) -> Example:
-        """An example of a table's row: its input, what the autoencoder alone makes of it, `count` frames of its clip."""
-        image, frames = self.stimuli.array(run["stimulus"]), self.frames(run)
-        through = through_autoencoder(self.pipe, image[None])
-        label = f"{what}: {run['stimulus']}, seed {run['seed']}: input, autoencoder, clip from its first to its last frame"
-        chosen = frames[np.linspace(0, len(frames) - 1, count).round().astype(int)]
-        return Example(label, np.concatenate([image[None], through, chosen]))
 
 
 # --- the probe --------------------------------------------------------------------------------------------------------
@@ -347,26 +313,19 @@ class Probe:
         return " ".join(found[key].sentence for key in (self.headline or tuple(found)[:1]) if key in found)
 
     def examples(self, study: Study, clips: pd.DataFrame) -> list[Example]:
-        """The typical and the worst clip by `worst`."""
-        column, rows = self.worst.removeprefix("-"), self.candidates(clips)
-        if column not in rows or rows[column].isna().all():
+        """The typical and the worst clip by `worst`, of those that have a value."""
+        column = self.worst.removeprefix("-")
+        if column not in clips or clips[column].isna().all():
             return []
-        seen = rows.dropna(subset=[column]).sort_values(column, ascending=not self.worst.startswith("-"), kind="stable")
+        seen = clips.dropna(subset=[column]).sort_values(column, ascending=self.worst == column, kind="stable")
         chosen = {"typical": seen.iloc[(len(seen) - 1) // 2], "worst": seen.iloc[-1]}
         return [self.example(study, clips, what, row) for what, row in chosen.items()]
 
-    def candidates(self, clips: pd.DataFrame) -> pd.DataFrame:
-        """The rows that `examples` chooses from."""
-        return clips
-
     def example(self, study: Study, clips: pd.DataFrame, what: str, row: Any) -> Example:
-        """One of `examples`: the clip of a row, named by what was varied and by what it was chosen for."""
+        """One of `examples`: a row's input, what the autoencoder alone makes of it, and four frames of its clip."""
         varied = [c for c in plans.CONDITIONS if c in study.plan and study.plan[c].nunique() > 1]
-        column = self.worst.removeprefix("-")
+        column, image, frames = self.worst.removeprefix("-"), study.stimuli.array(row["stimulus"]), study.frames(row)
         named = [f"seed {row['seed']}", *(f"{c} {row[c]}" for c in varied), f"{column} {row[column]:.3g}"]
-        return Example(f"{what}: {row['stimulus']}, {', '.join(named)}", study.frames(row))
-
-
-def name_of(measure: Any) -> str:
-    """The name that a sweep files a measure's numbers under: of a function, a `functools.partial` or a Measure."""
-    return str(getattr(measure, "name", "") or getattr(getattr(measure, "func", measure), "__name__", ""))
+        label = f"{what}: {row['stimulus']}, {', '.join(named)}: input, autoencoder, clip from first to last frame"
+        chosen = frames[np.linspace(0, len(frames) - 1, 4).round().astype(int)]
+        return Example(label, np.concatenate([image[None], through_autoencoder(study.pipe, image[None]), chosen]))

@@ -2,8 +2,9 @@
 
     >>> Stimuli.of("photographs").table                  # free photographs that come with dependencies
     >>> Stimuli.of("world", n=24)                        # first frames of the organism's world
-    >>> Stimuli.of("my-images/")                         # a folder; or "manifest.csv", with a column `path`
-    >>> Stimuli.of(["cat", "photo.jpg", array])
+    >>> Stimuli.of("my-images/")                         # doctest: +SKIP
+    >>> Stimuli.of(["cat", "coffee", np.zeros((64, 64, 3))]).names
+    ['cat', 'coffee', 'image-2']
 
 An image that cannot be read is left out and named in `.skipped`; where none is left, InputError.
 """
@@ -21,11 +22,9 @@ import pandas as pd
 from PIL import Image
 
 from svdlab.errors import InputError
-from svdlab.pipeline.images import CropWarning, image_hash, is_sample, open_image, prepare_image
+from svdlab.pipeline.images import SUFFIXES, CropWarning, image_hash, is_sample, open_image, prepare_image
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-SETS = ("photographs", "world")
-SKIMAGE, MATPLOTLIB, WORLD = "scikit-image", "matplotlib", "svdlab.organism.world"
+SKIMAGE = "scikit-image"
 UNKNOWN = ("yours", "not stated")  # source and licence of an image that came without them
 PHOTOGRAPHS = {  # name (a sample's, or a function of skimage.data) -> source, licence
     "astronaut": (SKIMAGE, "NASA; public domain"),
@@ -33,7 +32,7 @@ PHOTOGRAPHS = {  # name (a sample's, or a function of skimage.data) -> source, l
     "coffee": (SKIMAGE, "Rachel Michetti; CC0"),
     "rocket": (SKIMAGE, "SpaceX; public domain"),
     "camera": (SKIMAGE, "Lav Varshney; CC0"),
-    "grace_hopper": (MATPLOTLIB, "James S. Davis, US Navy; public domain"),
+    "grace_hopper": ("matplotlib", "James S. Davis, US Navy; public domain"),
     "moon": (SKIMAGE, "NASA; public domain"),
     "coins": (SKIMAGE, "Brooklyn Museum; no known copyright restrictions"),
     "hubble_deep_field": (SKIMAGE, "NASA; public domain"),
@@ -41,6 +40,7 @@ PHOTOGRAPHS = {  # name (a sample's, or a function of skimage.data) -> source, l
     "gravel": (SKIMAGE, "CC0Textures; CC0"),
     "grass": (SKIMAGE, "linolafett; CC0"),
 }
+WORLD = ("svdlab.organism.world", "Apache-2.0")
 FIRST_SCENE = 500  # seed of the first scene of "world"; training draws its own from 1,000,000 up
 
 
@@ -55,12 +55,6 @@ class Stimuli:
     table: pd.DataFrame
     images: tuple[Image.Image, ...]
     skipped: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        names = self.table["name"]
-        if len(names) != len(self.images) or names.duplicated().any():
-            twice = sorted(set(names[names.duplicated()]))
-            raise InputError(f"{len(names)} names for {len(self.images)} images, {twice} twice: each needs its own name.")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -93,10 +87,10 @@ class Stimuli:
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CropWarning)  # the column `kept` states it for each image
-            ready = [prepare_image(i, height=height, width=width) for i in self.images]
+            ready = tuple(prepare_image(i, height=height, width=width) for i in self.images)
         boxes = [np.array(i.info["crop"]) for i in ready]
         kept = [float(np.prod(b[2:] - b[:2]) / (i.width * i.height)) for b, i in zip(boxes, self.images, strict=True)]
-        return replace(self, table=self.table.assign(kept=kept, hash=[image_hash(i) for i in ready]), images=tuple(ready))
+        return replace(self, table=self.table.assign(kept=kept, hash=[image_hash(i) for i in ready]), images=ready)
 
     @staticmethod
     def of(source: Any, n: int | None = None) -> Stimuli:
@@ -116,7 +110,7 @@ class Stimuli:
 def from_arrays(names: Sequence[str], images: Iterable[Any], *, source: str, licence: Any, **columns: Any) -> Stimuli:
     """Images that a probe draws itself: arrays "h w 3" in [0, 1], uint8 or PIL, with columns of what they show.
 
-    >>> from_arrays(["sign-0"], [sign], source="drawn by svdlab", licence="Apache-2.0", text=["HELLO"], size_px=[32])
+    >>> from_arrays(["grey"], [np.full((64, 64, 3), 0.5)], source="drawn by svdlab", licence="Apache-2.0", level=[0.5]).table
     """
     table = pd.DataFrame({"name": list(names), "source": source, "licence": licence, **columns})
     return Stimuli(table, tuple(open_image(i) for i in images))
@@ -132,56 +126,53 @@ def _world(n: int) -> Stimuli:
     scenes = world.scenes(n, seed=FIRST_SCENE, background=background, announced=announced, fps=7, motion_bucket_id=125)
     known = scenes.factors[["announced", "direction", "hue", "shape", "background", "warm", "x", "y", "radius"]]
     names = [f"{shade}-{i}" for i, shade in enumerate(background)]
-    return from_arrays(names, scenes.video[:, 0], source=WORLD, licence="Apache-2.0", **known)
+    return from_arrays(names, scenes.video[:, 0], source=WORLD[0], licence=WORLD[1], **known)
 
 
 def _items(source: Any) -> tuple[list[Any], pd.DataFrame]:
-    """What to open, in order, and the table with at least a name for each."""
-    sample = isinstance(source, str) and is_sample(source)
+    """What to open, in order, and a table with at least the name of each."""
     if isinstance(source, str) and source == "photographs":
         source = list(PHOTOGRAPHS)
-    elif isinstance(source, (str, Path)) and not sample:
-        return _from_path(Path(source).expanduser())
-    items = [source] if sample or isinstance(source, (Image.Image, np.ndarray)) else list(source)
-    names = [Path(item).stem if isinstance(item, (str, Path)) else f"image-{i}" for i, item in enumerate(items)]
-    return items, pd.DataFrame({"name": names})
-
-
-def _from_path(path: Path) -> tuple[list[Any], pd.DataFrame]:
+    if isinstance(source, (Image.Image, np.ndarray)) or (isinstance(source, str) and is_sample(source)):
+        source = [source]
+    if not isinstance(source, (str, Path)):
+        names = [Path(item).stem if isinstance(item, (str, Path)) else f"image-{i}" for i, item in enumerate(source)]
+        return list(source), pd.DataFrame({"name": names})
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise InputError(f"there is no {path}: give photographs, world, a folder, a manifest, an image or a list of them.")
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         if not files:
             raise InputError(f"{path} holds no images: {', '.join(SUFFIXES)} are looked for, in its folders too.")
         return files, pd.DataFrame({"name": [str(p.relative_to(path).with_suffix("")) for p in files]})
-    if not path.exists():
-        raise InputError(f"there is no {path}: give {', '.join(SETS)}, a folder, a manifest, an image or a list of them.")
     if path.suffix not in (".csv", ".parquet"):
         return [path], pd.DataFrame({"name": [path.stem]})
     table = (pd.read_csv if path.suffix == ".csv" else pd.read_parquet)(path)
     if "path" not in table or not len(table):
         raise InputError(f"{path} is no manifest: it needs a column `path` and at least one row.")
     files = [path.parent / str(p) for p in table["path"]]
-    names = table["name"] if "name" in table else [p.stem for p in files]
-    return files, table.drop(columns="path").assign(name=names)
+    return files, pd.DataFrame({"name": [p.stem for p in files]}).assign(**table.drop(columns="path"))
 
 
 def _read(items: list[Any], table: pd.DataFrame) -> Stimuli:
     """The images that can be read, with their rows of the table; the others are named in `skipped`."""
-    table = table.assign(name=_unique(table["name"].astype(str)))
-    known = pd.DataFrame([_known(item) for item in items], columns=["source", "licence"], index=table.index)
-    for column in known:
-        table[column] = table[column].fillna(known[column]) if column in table else known[column]
-    opened: list[Any] = []
-    for item in items:
+    names = table["name"].astype(str)
+    again = names.groupby(names).cumcount() + 1  # a name that came before gets a number
+    table = table.assign(name=names.where(again == 1, names + "-" + again.astype(str)))
+    opened, skipped = {}, []
+    for i, item in enumerate(items):
+        known = PHOTOGRAPHS.get(item, WORLD if is_sample(item) else UNKNOWN) if isinstance(item, str) else UNKNOWN
+        for column, value in zip(("source", "licence"), known, strict=True):
+            if column not in table or pd.isna(table.loc[i, column]):
+                table.loc[i, column] = value
         try:
-            opened.append(_open(item))
+            opened[i] = _open(item)
         except InputError as error:
-            opened.append(error)
-    good = [isinstance(o, Image.Image) for o in opened]
-    skipped = tuple(str(o) for o, ok in zip(opened, good, strict=True) if not ok)
-    if not any(good):
+            skipped.append(str(error))
+    if not opened:
         raise InputError(f"none of {len(items)} images can be read{': ' + skipped[0] if skipped else ''}")
-    return Stimuli(table[good].reset_index(drop=True), tuple(o for o, ok in zip(opened, good, strict=True) if ok), skipped)
+    return Stimuli(table.loc[list(opened)].reset_index(drop=True), tuple(opened.values()), tuple(skipped))
 
 
 def _open(item: Any) -> Image.Image:
@@ -191,15 +182,3 @@ def _open(item: Any) -> Image.Image:
 
         item = getattr(data, item)()
     return open_image(item)
-
-
-def _known(item: Any) -> tuple[str, str]:
-    if not isinstance(item, str):
-        return UNKNOWN
-    return PHOTOGRAPHS.get(item, (WORLD, "Apache-2.0") if is_sample(item) else UNKNOWN)
-
-
-def _unique(names: pd.Series) -> list[str]:
-    """The names, with a number behind those that came before."""
-    counts = names.groupby(names).cumcount() + 1
-    return [name if n == 1 else f"{name}-{n}" for name, n in zip(names, counts, strict=True)]

@@ -1,6 +1,6 @@
 """The model has no text input. How far can the nearest thing to one, the embedding of the image, steer a clip?
 
-    >>> result = svdlab.probes.run("text_control", pipe, "results/limitations")
+    result = svdlab.probes.run("text_control", pipe, "results/limitations")
 
 The UNet's cross-attention reads one token, the image encoder's embedding. It is replaced by another image's, set to zero,
 halved or doubled, while the image's own latents and the noise are kept. The change is compared with what another seed changes,
@@ -10,7 +10,6 @@ and with the clip of the other image on the same noise.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -43,21 +42,17 @@ class TextControl(Probe):
     options = {"scales": tuple(SCALES)}
     quick = {"scales": ("zero",)}
     graphs = (Graph("What changes the clip, and how much", "kind", "change", "rms change, 0 to 1", kind="bars", of=changed),)
-    worst = "change"
+    worst = "towards"
     headline = ("swap", "towards")
 
     def plan(self, study: Study) -> pd.DataFrame:
         base = study.grid()
-        giver = base["label_stimulus"].map(partner(study.stimuli.names))
         hashes = study.stimuli.table.set_index("name")["hash"].str[:12]
-        parts = [
-            base.assign(label_kind="none", label_intervention=None),
-            base.assign(label_kind="another seed", label_intervention=None, seed=base["seed"] + OTHER_SEED),
-            base.assign(label_kind="swap", label_intervention="image embedding of " + giver.map(hashes)),
-        ]
-        for kind in study.options["scales"]:
-            parts.append(base.assign(label_kind=kind, label_intervention=f"image embedding x {SCALES[kind]:g}"))
-        return pd.concat(parts, ignore_index=True)
+        giver = base["label_stimulus"].map(partner(study.stimuli.names)).map(hashes)
+        kinds = {"none": None, "another seed": None, "swap": "image embedding of " + giver}
+        kinds |= {kind: f"image embedding x {SCALES[kind]:g}" for kind in study.options["scales"]}
+        plan = pd.concat([base.assign(label_kind=k, label_intervention=i) for k, i in kinds.items()], ignore_index=True)
+        return plan.assign(seed=plan["seed"] + OTHER_SEED * (plan["label_kind"] == "another seed"))
 
     def audit(self, study: Study) -> list[Check]:
         short = study.conditions.replace(num_inference_steps=2)
@@ -79,23 +74,23 @@ class TextControl(Probe):
 
     def measure(self, study: Study) -> pd.DataFrame:
         """A row per clip, with its `kind`. Against the plain clip of the same noise: `change` (rms), `towards` (of a swap)."""
-        parts = []
-        for _, rows in study.plan.groupby(["label_kind", "label_intervention"], sort=False, dropna=False):
-            kind, name, stimulus = rows[["label_kind", "label_intervention", "label_stimulus"]].iloc[0]
-            intervention = name if isinstance(name, str) else None
-            parts.append(study.sweep(rows, edit=_edit(study, kind, stimulus), intervention=intervention))
+        parts, partners = [], partner(study.stimuli.names)
+        for (kind, name), rows in study.plan.groupby(["label_kind", "label_intervention"], sort=False, dropna=False):
+            edit = None
+            if kind == "swap":  # all images of a group have the same partner
+                edit = edits.image_embedding(study.pipe, study.stimuli.image(partners[rows["label_stimulus"].iloc[0]]))
+            elif kind in SCALES:
+                edit = hooks.edit(study.pipe, "image_embeddings", lambda value, step, by=SCALES[kind]: by * value)
+            parts.append(study.sweep(rows, edit=edit, intervention=name if edit else None))
         table = pd.concat(parts, ignore_index=True).rename(columns={"label_kind": "kind"})
-        table.loc[table["kind"] == "another seed", "seed"] -= OTHER_SEED  # whose reference it is
-        return compare(table, study.frames, partner(study.stimuli.names))
+        table["seed"] -= OTHER_SEED * (table["kind"] == "another seed")  # whose reference it is
+        return compare(table, study.frames, partners)
 
     def findings(self, study: Study, clips: pd.DataFrame) -> Iterator[Effect]:
         return findings(clips)
 
     def verdict(self, study: Study, found: Mapping[str, Effect]) -> str:
         return f"There is no text input; the nearest to one is the image embedding. {super().verdict(study, found)}"
-
-    def candidates(self, clips: pd.DataFrame) -> pd.DataFrame:
-        return clips[clips["kind"] == "swap"]
 
     def example(self, study: Study, clips: pd.DataFrame, what: str, row: Any) -> Example:
         """A clip as it is, and on the same noise with the embedding of another image."""
@@ -111,11 +106,11 @@ def findings(clips: pd.DataFrame) -> Iterator[Effect]:
     """Of a table with `stimulus`, `seed`, `kind`, `change`, `towards` and `flow_px`."""
     reference = clips[clips["kind"] == "another seed"].groupby("stimulus")["change"].mean()
     relative = clips.assign(relative=clips["change"] / clips["stimulus"].map(reference))
-    unit = "of what another seed changes"
-    for kind in (k for k in STEERED if (clips["kind"] == k).any()):
-        done = "replaced by another image's" if kind == "swap" else f"times {SCALES[kind]:g}"
-        what = f"change with the image embedding {done}"
-        yield ratio(kind, what, relative[relative["kind"] == kind], "relative", unit=unit, margin=MARGIN)
+    for kind, group in ((kind, relative[relative["kind"] == kind]) for kind in STEERED):
+        if len(group):
+            done = "replaced by another image's" if kind == "swap" else f"times {SCALES[kind]:g}"
+            what, unit = f"change with the image embedding {done}", "of what another seed changes"
+            yield ratio(kind, what, group, "relative", unit=unit, margin=MARGIN)
     what = "the replaced embedding leads towards the other image's clip"
     yield mean("towards", what, clips[clips["kind"] == "swap"], unit="of the way", margin=MARGIN)
     what = "speed, replaced embedding minus own"
@@ -130,25 +125,15 @@ def partner(names: list[str]) -> dict[str, str]:
     return {name: names[-1] if i < len(names) / 2 else names[0] for i, name in enumerate(names)}
 
 
-def _edit(study: Study, kind: str, stimulus: str) -> AbstractContextManager[Any] | None:
-    """The edit of one sweep, all of whose images have the same partner."""
-    if kind == "swap":
-        return edits.image_embedding(study.pipe, study.stimuli.image(partner(study.stimuli.names)[stimulus]))
-    if kind in SCALES:
-        return hooks.edit(study.pipe, "image_embeddings", lambda value, step: SCALES[kind] * value)
-    return None
-
-
 def compare(table: pd.DataFrame, frames_of: Any, partners: Mapping[str, str]) -> pd.DataFrame:
     """`change` and `towards` for each row. frames_of: a row's frames "f h w c"."""
     done = table[table["status"] == "done"] if "status" in table else table
     base = {(r["stimulus"], r["seed"]): frames_of(r) for _, r in done[done["kind"] == "none"].iterrows()}
     found = pd.DataFrame(np.nan, index=table.index, columns=["change", "towards"])
     for i, row in done[done["kind"] != "none"].iterrows():
-        own, other = base.get((row["stimulus"], row["seed"])), base.get((partners[row["stimulus"]], row["seed"]))
+        own, other = (base.get((name, row["seed"])) for name in (row["stimulus"], partners[row["stimulus"]]))
         if own is not None:
-            clip = frames_of(row)
-            swapped = row["kind"] == "swap" and other is not None
+            clip, swapped = frames_of(row), row["kind"] == "swap" and other is not None
             found.loc[i] = rms(clip, own), part_of_the_way(clip, own, other) if swapped else np.nan
     return table.join(found)
 
@@ -158,11 +143,10 @@ def rms(one: np.ndarray, two: np.ndarray) -> float:
     return float(np.sqrt(np.square(one - two).mean()))
 
 
-def part_of_the_way(clip: np.ndarray, start: np.ndarray, goal: np.ndarray | None) -> float:
-    """How far a clip lies along the straight line from one to another: 0 at the start, 1 at the goal.
+def part_of_the_way(clip: np.ndarray, start: np.ndarray, goal: np.ndarray) -> float:
+    """How far a clip is on the straight line from one to another: 0 at its start, 1 at its goal; NaN where these are equal.
 
-    >>> a, b = np.zeros(4), np.ones(4)
-    >>> round(part_of_the_way(0.7 * a + 0.3 * b, a, b), 3)
+    >>> float(part_of_the_way(np.full(4, 0.3), np.zeros(4), np.ones(4)))
     0.3
     """
     line = (np.asarray(goal) - start).ravel().astype(np.float64)
