@@ -23,9 +23,18 @@ from svdlab.measure import fidelity
 from svdlab.measure.detail import BANDS, grating, kept, modulation, seams
 from svdlab.measure.text import make_plate
 from svdlab.pipeline.images import sample_image
-from svdlab.probes.controls import blurred, decode, encode, panned, still, through_autoencoder
 from svdlab.probes.probe import Check, Example, Graph, Probe, Study, below, near
-from svdlab.probes.stimuli import PHOTOGRAPHS, Stimuli, from_arrays
+from svdlab.probes.stimuli import (
+    PHOTOGRAPHS,
+    Stimuli,
+    blurred,
+    decode,
+    encode,
+    from_arrays,
+    panned,
+    still,
+    through_autoencoder,
+)
 from svdlab.stats.effects import Effect, difference, mean
 
 FACES = {"astronaut": (133, 29, 313, 209), "grace_hopper": (117, 81, 417, 381), "camera": (161, 88, 291, 218)}  # boxes, px

@@ -9,7 +9,7 @@ more than BLUR_RISE, CONTRAST or COLOUR_SHIFT.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,8 @@ from PIL import Image
 
 from svdlab.measure import fidelity
 from svdlab.pipeline.generate import Clip
-from svdlab.probes.controls import FRAMES, fading, still, through_autoencoder
 from svdlab.probes.probe import Check, Example, Graph, Probe, Study, most, near
+from svdlab.probes.stimuli import FRAMES, fading, still, through_autoencoder
 from svdlab.stats.effects import Effect, difference, exact, mean, share
 
 BLUR_RISE = 0.15  # of blur_effect (0 sharp to 1): what a Gaussian of about 1.5 px does to a sharp photograph
@@ -121,7 +121,8 @@ def findings(clips: pd.DataFrame, *, fps: float) -> Iterator[Effect]:
     whole = (~frames["broken"].any()).rename("whole").reset_index()
     words = f"{rounds} continuation{'s' * (rounds > 1)}, {(rounds + 1) * count / fps:.3g} s"
     yield share("whole", f"{{}} of chains are still whole after {words}", whole)
-    slopes = (fps * frames[["blur_rise", "colour_shift"]].agg(lambda v: fidelity.slope(v.to_numpy()))).reset_index()
+    slope: Callable[[pd.Series], float] = lambda values: fidelity.slope(values.to_numpy())
+    slopes = (fps * frames[["blur_rise", "colour_shift"]].agg(slope)).reset_index()
     yield mean("blur_slope", "blur gained along the chain", slopes, "blur_rise", unit="per second")
     yield mean("colour_slope", "colour drift along the chain", slopes, "colour_shift", unit="RGB distance per second")
     what = f"speed in round {rounds} minus that in round 0"

@@ -23,9 +23,8 @@ from PIL import Image
 from svdlab.errors import InputError
 from svdlab.measure.faces import detect, follow, summarise, track
 from svdlab.pipeline.generate import Clip, ProbePipeline
-from svdlab.probes.controls import moved, still
 from svdlab.probes.probe import Check, Graph, Probe, Study, above, most
-from svdlab.probes.stimuli import Stimuli
+from svdlab.probes.stimuli import Stimuli, moved, still
 from svdlab.stats.effects import Effect, bounded, mean
 
 PEOPLE = ("astronaut", "grace_hopper", "camera")

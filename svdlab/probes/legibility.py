@@ -25,9 +25,8 @@ from svdlab.errors import InputError
 from svdlab.measure.text import FONTS, LEAST_HEIGHT, Plate, correlation, error_rate, make_plate, read, read_clip
 from svdlab.pipeline.generate import Clip, ProbePipeline
 from svdlab.pipeline.images import image_hash
-from svdlab.probes.controls import blurred, moved
 from svdlab.probes.probe import Check, Graph, Probe, Study, above, below, most
-from svdlab.probes.stimuli import Stimuli, from_arrays
+from svdlab.probes.stimuli import Stimuli, blurred, from_arrays, moved
 from svdlab.stats.effects import Effect, mean
 
 WORDS = ("OPEN", "EXIT", "TAXI", "CAFE", "FISH", "LAMP", "PORT", "DUST", "BOAT", "HALL", "SALT", "VINE", "LIFT", "TILE")

@@ -15,8 +15,8 @@ import numpy as np
 import pandas as pd
 
 from svdlab.measure import fidelity, motion
-from svdlab.probes.controls import blurred, panned, still
 from svdlab.probes.probe import Check, Graph, Probe, Study, above, below, near
+from svdlab.probes.stimuli import blurred, panned, still
 from svdlab.stats.effects import EFFECT, EQUIVALENT, Effect, descriptive, difference
 
 # column -> (in words, unit, margin: a change of the mean that counts as none)
@@ -89,8 +89,8 @@ def findings(clips: pd.DataFrame) -> Iterator[Effect]:
         for column, (what, unit, margin) in QUALITY.items():
             yield minus_centre(column, f"{what}, all other cells minus the centre", clips, unit=unit, margin=margin)
         for column, (what, unit, _) in QUALITY.items():
-            cells = others.groupby(["fps", "motion_bucket_id"])[column].mean()
-            fps, bucket = cells.idxmax()
+            cells = others.groupby(["fps", "motion_bucket_id"], as_index=False)[column].mean()
+            fps, bucket = cells.loc[cells[column].idxmax(), ["fps", "motion_bucket_id"]]
             pair = clips[clips["centre"] | ((clips["fps"] == fps) & (clips["motion_bucket_id"] == bucket))]
             what = f"{what}, highest cell (fps {fps:g}, bucket {bucket:g}; selected) minus the centre"
             yield descriptive(minus_centre(f"{column}_worst", what, pair, column, unit=unit))

@@ -38,8 +38,7 @@ import pandas as pd
 from svdlab.measure.video import read_frames
 from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.generate import ProbePipeline
-from svdlab.probes.controls import through_autoencoder
-from svdlab.probes.stimuli import Stimuli
+from svdlab.probes.stimuli import Stimuli, through_autoencoder
 from svdlab.stats import effects
 from svdlab.stats.effects import Effect
 from svdlab.study import plans
@@ -243,7 +242,7 @@ class Study:
         """
         plan, measures = self.plan if plan is None else plan, as_measures(list(self.probe.measures(self)))
         own = "|".join(f"{m.name}_" for m in measures if not m.own)
-        given = dict(measure=list(measures), progress=self.progress, intervention=intervention)
+        given: dict[str, Any] = dict(measure=list(measures), progress=self.progress, intervention=intervention)
         with edit or nullcontext():
             table = sweep(self.pipe, plan, self.out, **given).reset_index(drop=True)
         table = table.rename(columns=lambda c: re.sub(f"^({own})", "", c)).rename(columns={"label_stimulus": "stimulus"})

@@ -25,8 +25,8 @@ from svdlab.measure import fidelity
 from svdlab.measure.calibrate import degrade
 from svdlab.measure.detail import BANDS, EMPTY, FINE, REGIONS, budget, decibels, power, seams
 from svdlab.pipeline.generate import Clip, ProbePipeline
-from svdlab.probes.controls import blurred, decode, still, through_autoencoder
 from svdlab.probes.probe import Check, Graph, Probe, Study, below, most, near
+from svdlab.probes.stimuli import blurred, decode, still, through_autoencoder
 from svdlab.stats.effects import Effect, bounded, mean
 
 STAGES = ("autoencoder", "denoiser", "chunks", "mp4")

@@ -81,8 +81,8 @@ class Result:
         return _done(self.table)
 
     def figure(self) -> Any:
-        """Findings with their intervals, the probe's graphs, examples and audit: see `svdlab.probes.figure`."""
-        from svdlab.probes.figure import draw
+        """Findings with their intervals, the probe's graphs, examples and audit: see `svdlab.probes.card`."""
+        from svdlab.probes.card import draw
 
         return draw(self)
 
@@ -116,11 +116,12 @@ def find(probe: str | Probe | type[Probe]) -> Probe:
 
     >>> find("stillness").question
     """
-    if isinstance(probe, str):
-        if probe not in PROBES:
-            raise InputError(f"there is no probe {probe!r}: there are {', '.join(PROBES)}.")
-        probe = getattr(importlib.import_module(f"svdlab.probes.{probe}"), probe.title().replace("_", ""))
-    return probe if isinstance(probe, Probe) else probe()
+    if not isinstance(probe, str):
+        return probe if isinstance(probe, Probe) else probe()
+    if probe not in PROBES:
+        raise InputError(f"there is no probe {probe!r}: there are {', '.join(PROBES)}.")
+    found: Probe = getattr(importlib.import_module(f"svdlab.probes.{probe}"), probe.title().replace("_", ""))()
+    return found
 
 
 def options_of(probes: Sequence[Probe], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -269,7 +270,14 @@ def estimate(pipe: ProbePipeline, out: str | Path, *, names: Sequence[Any] = PRO
     """
     rows, each = [], None
     for probe, call in _calls(prepare, pipe, out, names, kwargs):
-        row = {"probe": probe.name, "clips": 0, "missing": 0, "seconds": 0.0, "device": device_name(), "why": ""}
+        row: dict[str, Any] = {
+            "probe": probe.name,
+            "clips": 0,
+            "missing": 0,
+            "seconds": 0.0,
+            "device": device_name(),
+            "why": "",
+        }
         try:
             study = call()
             row |= {"clips": len(study.plan), "missing": _missing(study)}

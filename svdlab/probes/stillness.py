@@ -21,8 +21,8 @@ import numpy as np
 import pandas as pd
 
 from svdlab.measure import motion
-from svdlab.probes.controls import panned, still
 from svdlab.probes.probe import Check, Graph, Probe, Study, most
+from svdlab.probes.stimuli import panned, still
 from svdlab.stats.effects import Effect, difference, share
 
 STILL_TRAVEL = 3.0  # % of the frame's width over the clip: 31 px of 1024, 2 px of 64

@@ -1,4 +1,4 @@
-"""Images that a probe shows to the model, each with its source and licence.
+"""Images that a probe shows to the model, each with its source and licence, and clips with a known answer made from them.
 
     >>> Stimuli.of("photographs").table                  # free photographs that come with dependencies
     >>> Stimuli.of("world", n=24)                        # first frames of the organism's world
@@ -7,6 +7,13 @@
     ['cat', 'coffee', 'image-2']
 
 An image that cannot be read is left out and named in `.skipped`; where none is left, InputError.
+
+    >>> photo = np.asarray(scene, np.float32) / 255
+    >>> clip = through_autoencoder(pipe, still(photo, 8))       # nothing moves, at the checkpoint's size and codec
+    >>> clip = panned(photo, 8, px=1.0)                         # the camera moves right by 1 px/frame
+    >>> clip = fading(clip, blur=0.3, shift=0.01)               # blur and colour drift of known size per frame
+
+Audits and recovery tests measure such clips first. Their frames are float32 "f h w 3" in [0, 1].
 """
 
 from __future__ import annotations
@@ -19,9 +26,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from PIL import Image
+from scipy import ndimage
 
 from svdlab.errors import InputError
+from svdlab.pipeline import generate
+from svdlab.pipeline.generate import ProbePipeline
 from svdlab.pipeline.images import SUFFIXES, CropWarning, image_hash, is_sample, open_image, prepare_image
 
 SKIMAGE = "scikit-image"
@@ -41,6 +52,7 @@ PHOTOGRAPHS = {  # name (a sample's, or a function of skimage.data) -> source, l
     "grass": (SKIMAGE, "linolafett; CC0"),
 }
 WORLD = ("svdlab.organism.world", "Apache-2.0")
+FRAMES = 4  # of a control clip: enough for every measure, a sixth of the cost of decoding SVD's 25
 FIRST_SCENE = 500  # seed of the first scene of "world"; training draws its own from 1,000,000 up
 
 
@@ -164,7 +176,7 @@ def _read(items: list[Any], table: pd.DataFrame) -> Stimuli:
     for i, item in enumerate(items):
         known = PHOTOGRAPHS.get(item, WORLD if is_sample(item) else UNKNOWN) if isinstance(item, str) else UNKNOWN
         for column, value in zip(("source", "licence"), known, strict=True):
-            if column not in table or pd.isna(table.loc[i, column]):
+            if column not in table or table[column].isna()[i]:
                 table.loc[i, column] = value
         try:
             opened[i] = _open(item)
@@ -182,3 +194,52 @@ def _open(item: Any) -> Image.Image:
 
         item = getattr(data, item)()
     return open_image(item)
+
+
+# --- clips with a known answer ----------------------------------------------------------------------------------------
+
+
+def still(image: np.ndarray, frames: int = FRAMES) -> np.ndarray:
+    """One image "h w 3", repeated."""
+    return np.repeat(image[None], frames, axis=0).astype(np.float32)
+
+
+def panned(image: np.ndarray, frames: int = FRAMES, *, px: float) -> np.ndarray:
+    """The image under a camera that moves right by px per frame; beyond its border the image is mirrored."""
+    # Spline coefficients are computed once per colour: the same frames in a sixth of the time.
+    planes = [ndimage.spline_filter(image[..., c], order=3, mode="mirror") for c in range(image.shape[-1])]
+    view = lambda t: [ndimage.shift(p, (0, -px * t), order=3, mode="mirror", prefilter=False) for p in planes]
+    return np.clip(np.stack([np.stack(view(t), -1) for t in range(frames)]), 0, 1).astype(np.float32)
+
+
+def blurred(frames: np.ndarray, sigma: float) -> np.ndarray:
+    """Every frame blurred by a Gaussian of sigma px."""
+    return ndimage.gaussian_filter(frames, (0, sigma, sigma, 0)).astype(np.float32)
+
+
+def fading(frames: np.ndarray, *, blur: float = 0.0, shift: float = 0.0, start: int = 0) -> np.ndarray:
+    """Frame t blurred by sigma blur * (start + t) px, its red raised and its blue lowered by shift * (start + t)."""
+    tint = np.array([shift, 0, -shift], np.float32)
+    faded = [ndimage.gaussian_filter(f, (blur * t, blur * t, 0)) + t * tint for t, f in enumerate(frames, start)]
+    return np.clip(np.stack(faded), 0, 1).astype(np.float32)
+
+
+def through_autoencoder(pipe: ProbePipeline, frames: np.ndarray, chunk: int | None = None) -> np.ndarray:
+    """The frames encoded and decoded, `chunk` at a time (default all together): what is left when nothing is denoised."""
+    return decode(pipe, encode(pipe, frames), chunk)
+
+
+def moved(pipe: ProbePipeline, image: np.ndarray, frames: int, chunk: int | None, *, by: float) -> np.ndarray:
+    """An image under a slow pan, of `by` of its width per frame, through the autoencoder: of what is only moved."""
+    return through_autoencoder(pipe, panned(image, frames, px=by * image.shape[1]), chunk)
+
+
+def encode(pipe: ProbePipeline, frames: np.ndarray) -> torch.Tensor:
+    """Latents "f c h w" as `svdlab.pipeline.generate.encode` gives them; a frame that repeats is not encoded again."""
+    new = [t == 0 or not np.array_equal(frames[t], frames[t - 1]) for t in range(len(frames))]
+    return generate.encode(pipe, frames[new])[np.cumsum(new) - 1]
+
+
+def decode(pipe: ProbePipeline, latents: torch.Tensor, chunk: int | None = None) -> np.ndarray:
+    """Frames of latents "f c h w", `chunk` at a time."""
+    return generate.decode_latents(pipe, latents, chunk or len(latents))

@@ -10,6 +10,8 @@ and with the clip of the other image on the same noise.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -76,12 +78,12 @@ class TextControl(Probe):
         """A row per clip, with its `kind`. Against the plain clip of the same noise: `change` (rms), `towards` (of a swap)."""
         parts, partners = [], partner(study.stimuli.names)
         for (kind, name), rows in study.plan.groupby(["label_kind", "label_intervention"], sort=False, dropna=False):
-            edit = None
+            edit: AbstractContextManager[Any] | None = None
             if kind == "swap":  # all images of a group have the same partner
                 edit = edits.image_embedding(study.pipe, study.stimuli.image(partners[rows["label_stimulus"].iloc[0]]))
             elif kind in SCALES:
-                edit = hooks.edit(study.pipe, "image_embeddings", lambda value, step, by=SCALES[kind]: by * value)
-            parts.append(study.sweep(rows, edit=edit, intervention=name if edit else None))
+                edit = hooks.edit(study.pipe, "image_embeddings", partial(_times, SCALES[kind]))
+            parts.append(study.sweep(rows, edit=edit, intervention=str(name) if edit else None))
         table = pd.concat(parts, ignore_index=True).rename(columns={"label_kind": "kind"})
         table["seed"] -= OTHER_SEED * (table["kind"] == "another seed")  # whose reference it is
         return compare(table, study.frames, partners)
@@ -125,6 +127,10 @@ def partner(names: list[str]) -> dict[str, str]:
     return {name: names[-1] if i < len(names) / 2 else names[0] for i, name in enumerate(names)}
 
 
+def _times(scale: float, value: torch.Tensor, step: Any) -> torch.Tensor:
+    return scale * value
+
+
 def compare(table: pd.DataFrame, frames_of: Any, partners: Mapping[str, str]) -> pd.DataFrame:
     """`change` and `towards` for each row. frames_of: a row's frames "f h w c"."""
     done = table[table["status"] == "done"] if "status" in table else table
@@ -143,7 +149,7 @@ def rms(one: np.ndarray, two: np.ndarray) -> float:
     return float(np.sqrt(np.square(one - two).mean()))
 
 
-def part_of_the_way(clip: np.ndarray, start: np.ndarray, goal: np.ndarray) -> float:
+def part_of_the_way(clip: np.ndarray, start: np.ndarray, goal: Any) -> float:
     """How far a clip is on the straight line from one to another: 0 at its start, 1 at its goal; NaN where these are equal.
 
     >>> float(part_of_the_way(np.full(4, 0.3), np.zeros(4), np.ones(4)))

@@ -46,7 +46,7 @@ class Verdicts(Panel):
         boxes = [ipywidgets.VBox(pair) for pair in zip(self.texts, self.images, strict=True)]
         self.lines = ipywidgets.Accordion(boxes, titles=[f"{r.name} · {r.status} · {r.verdict}" for r in results])
         self.lines.observe(lambda change: self._open(change["new"]), "selected_index")
-        foot = pale("; ".join(sorted({f"{r.checkpoint} {r.label}".strip() for r in results})))
+        foot = pale("; ".join(sorted({f"{r.source.checkpoint} {r.source.label}".strip() for r in results})))
         super().__init__([self.lines, foot], out=out)
 
     def _open(self, n: int | None) -> None:

@@ -12,7 +12,7 @@ import pytest
 from svdlab import probes
 from svdlab.measure import fidelity
 from svdlab.pipeline.images import image_hash, open_image
-from svdlab.probes import Stimuli, controls, duration
+from svdlab.probes import Stimuli, duration, stimuli
 from svdlab.stats.effects import EFFECT, EQUIVALENT
 from svdlab.study import ledger
 from tests.probes.conftest import FAST, by_key
@@ -29,7 +29,7 @@ def chains_of(sources: dict[str, np.ndarray], rounds: int = 3, frames: int = 6, 
     rows = []
     for name, image in sources.items():
         for k in range(rounds):
-            curve = duration.curves_of(controls.fading(controls.still(image, frames), start=k * frames, **fade))
+            curve = duration.curves_of(stimuli.fading(stimuli.still(image, frames), start=k * frames, **fade))
             lists = {key: values.tolist() for key, values in curve.items()}
             rows.append({"stimulus": name, "seed": 0, "round": k, "flow_px": 0.0, "num_frames": frames, **lists})
     return duration.against(pd.DataFrame(rows), sources)
@@ -58,7 +58,7 @@ def test_drift_is_recovered_at_its_size_and_breaks_where_it_must(sources: dict[s
 def test_blur_is_recovered_and_breaks_a_chain(sources: dict[str, np.ndarray]) -> None:
     found = by_key(duration.findings(chains_of(sources, blur=0.15), fps=6))
     # The instrument itself on the same blur: what the probe reports is what was put in.
-    blur = lambda image, sigma: fidelity.per_frame(controls.blurred(image[None], sigma))["blur"].iloc[0]
+    blur = lambda image, sigma: fidelity.per_frame(stimuli.blurred(image[None], sigma))["blur"].iloc[0]
     true = [blur(image, 0.75) - blur(image, 0.0) for image in sources.values()]
     assert found["blur"].value == pytest.approx(np.mean(true), rel=0.02) and found["blur"].verdict == EFFECT
     assert found["whole"].value < 0.5

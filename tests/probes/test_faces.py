@@ -9,7 +9,7 @@ from svdlab.errors import InputError
 from svdlab.measure.calibrate import degrade
 from svdlab.measure.faces import detect
 from svdlab.pipeline.images import prepare_image, sample_image
-from svdlab.probes import controls, faces
+from svdlab.probes import faces, stimuli
 from svdlab.stats.effects import DESCRIPTIVE, EFFECT, EQUIVALENT
 from tests.probes.conftest import FEW, by_key, table_of
 
@@ -29,7 +29,7 @@ def portraits():
 
 @pytest.fixture(scope="module")
 def people():
-    return [(p, controls.panned(p, 8, px=1.0)) for p in portraits()]
+    return [(p, stimuli.panned(p, 8, px=1.0)) for p in portraits()]
 
 
 def faces_of(people, spoil):
@@ -91,7 +91,7 @@ def test_no_verdict_on_faces_where_the_autoencoder_destroys_them(pipe, study_fol
 
 
 def test_the_audit_passes_behind_a_perfect_autoencoder(pipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(faces, "through_autoencoder", lambda pipe, frames, chunk=None: frames)
+    monkeypatch.setattr(stimuli, "through_autoencoder", lambda pipe, frames, chunk=None: frames)
     study = probes.prepare("faces", pipe, tmp_path, seeds=1, quick=True, conditions=FEW, progress=False)
     checks = study.probe.audit(study)
     assert all(c.passed for c in checks), [c for c in checks if not c.passed]

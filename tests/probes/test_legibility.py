@@ -8,7 +8,7 @@ from svdlab import probes
 from svdlab.errors import InputError
 from svdlab.measure.calibrate import degrade, moving
 from svdlab.measure.text import make_plate
-from svdlab.probes import controls, legibility
+from svdlab.probes import legibility, stimuli
 from svdlab.stats.effects import EFFECT, EQUIVALENT
 from tests.probes.conftest import FEW, by_key, table_of
 
@@ -25,7 +25,7 @@ def legible(spoil, ocr=True, frames=4):
     """Findings where the autoencoder is perfect and `spoil(plate, clip)` is all that happens."""
     rows = []
     for plate in plates():
-        clip = controls.panned(plate.image, frames, px=1.3)
+        clip = stimuli.panned(plate.image, frames, px=1.3)
         rows.append({"letter_height": plate.height, **legibility.measures(plate, clip, spoil(plate, clip), ocr=ocr)})
     table = table_of(rows)
     return by_key(legibility.findings(table)), table
@@ -77,7 +77,7 @@ def test_no_verdict_on_text_where_the_autoencoder_destroys_it(pipe, study_folder
 
 
 def test_the_audit_passes_behind_a_perfect_autoencoder(pipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(legibility, "through_autoencoder", lambda pipe, frames, chunk=None: frames)
+    monkeypatch.setattr(stimuli, "through_autoencoder", lambda pipe, frames, chunk=None: frames)
     study = probes.prepare("legibility", pipe, tmp_path, seeds=1, quick=True, conditions=FEW, progress=False)
     checks = study.probe.audit(study)
     assert all(c.passed for c in checks), [c for c in checks if not c.passed]

@@ -10,7 +10,7 @@ import pytest
 
 from svdlab import probes
 from svdlab.measure import fidelity, motion
-from svdlab.probes import Stimuli, controls, off_conditions
+from svdlab.probes import Stimuli, off_conditions, stimuli
 from svdlab.stats.effects import DESCRIPTIVE, EFFECT, EQUIVALENT
 from tests.probes.conftest import FAST, by_key
 
@@ -23,9 +23,9 @@ def plane(spoil: float) -> pd.DataFrame:
     for name in ready.names:
         for fps in (7, 14):
             for bucket in (127, 200):
-                clip = controls.panned(ready.array(name), 5, px=bucket / fps / 18)
+                clip = stimuli.panned(ready.array(name), 5, px=bucket / fps / 18)
                 if (fps, bucket) != (7, 127):
-                    clip = controls.blurred(clip, spoil)
+                    clip = stimuli.blurred(clip, spoil)
                 numbers = {**motion.summary(clip), **fidelity.summary(clip, ready.array(name))}
                 rows.append({"stimulus": name, "seed": 0, "fps": fps, "motion_bucket_id": bucket, **numbers})
     table = pd.DataFrame(rows)

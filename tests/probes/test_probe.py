@@ -13,8 +13,8 @@ import pytest
 from svdlab import probes
 from svdlab.measure import motion
 from svdlab.probes import Graph, Study
-from svdlab.probes.controls import panned, still
 from svdlab.probes.probe import above, below, most, near
+from svdlab.probes.stimuli import panned, still
 from tests.probes.conftest import FAST
 
 CHECKS = {

@@ -10,7 +10,7 @@ import pytest
 from svdlab import probes
 from svdlab.measure.calibrate import PHOTOGRAPHS, moving
 from svdlab.measure.detail import BANDS
-from svdlab.probes import controls, realism
+from svdlab.probes import realism, stimuli
 from svdlab.stats.effects import EFFECT, EQUIVALENT
 from tests.probes.conftest import FEW, by_key, table_of
 
@@ -29,7 +29,7 @@ def realism_of(spoil, frames=6, chunk=3):
 
 
 def test_a_faithful_clip_has_nothing_to_report():
-    found, table = realism_of(lambda clip: (controls.still(clip[0], 6), clip, clip, clip))
+    found, table = realism_of(lambda clip: (stimuli.still(clip[0], 6), clip, clip, clip))
     assert found["detail"].verdict == EQUIVALENT and abs(found["detail"].value) < 0.5
     for stage in realism.STAGES:
         assert (table[f"mse_{stage}"] == 0).all()
@@ -41,7 +41,7 @@ def test_a_faithful_clip_has_nothing_to_report():
 
 def test_a_blur_by_the_denoiser_is_the_denoisers():
     sigma = 1.0
-    found, _ = realism_of(lambda clip: (controls.still(clip[0], 6), *[controls.blurred(clip, sigma)] * 3))
+    found, _ = realism_of(lambda clip: (stimuli.still(clip[0], 6), *[stimuli.blurred(clip, sigma)] * 3))
     assert found["detail"].verdict == EFFECT and found["detail"].value < -3
     assert found["detail_denoiser"].value == pytest.approx(found["detail"].value, abs=0.3)
     assert found["detail_autoencoder"].verdict == EQUIVALENT
@@ -56,7 +56,7 @@ def test_each_stage_is_charged_noise_of_its_own_size():
 
     def spoil(clip):
         noise = [rng.normal(0, s, clip.shape).astype(np.float32) for s in (0.01, 0.02, 0.03)]
-        through = controls.still(clip[0], 6) + noise[0]
+        through = stimuli.still(clip[0], 6) + noise[0]
         whole = clip + noise[0] + noise[1]
         return through, whole, whole, np.clip(whole + noise[2], 0, 1)
 
@@ -74,21 +74,21 @@ def test_each_stage_is_charged_noise_of_its_own_size():
 
 def test_seams_flicker_and_fading_are_found_at_their_size():
     step = np.repeat([0.0, 0.02], 3)[:, None, None, None].astype(np.float32)
-    found, _ = realism_of(lambda clip: (controls.still(clip[0], 6), clip, clip + step, clip + step))
+    found, _ = realism_of(lambda clip: (stimuli.still(clip[0], 6), clip, clip + step, clip + step))
     assert found["seam_height"].value == pytest.approx(0.02 / LEVEL, rel=0.01)
     assert found["rms_chunks"].value == pytest.approx(0.02 / math.sqrt(2) / LEVEL, rel=0.01)
 
     def flickering(clip):
         whole = clip + np.where(np.arange(6) % 2, 0.005, -0.005)[:, None, None, None].astype(np.float32)
-        return controls.still(clip[0], 6), whole, whole, whole
+        return stimuli.still(clip[0], 6), whole, whole, whole
 
     found, table = realism_of(flickering)
     assert found["flicker"].verdict == EFFECT
     assert found["flicker"].value == pytest.approx(0.02 / LEVEL, rel=0.2)
 
     def softening(clip):
-        whole = np.stack([controls.blurred(f[None], 0.2 * t)[0] if t else f for t, f in enumerate(clip)])
-        return controls.still(clip[0], 6), whole, whole, whole
+        whole = np.stack([stimuli.blurred(f[None], 0.2 * t)[0] if t else f for t, f in enumerate(clip)])
+        return stimuli.still(clip[0], 6), whole, whole, whole
 
     found, table = realism_of(softening)
     assert found["fade"].verdict == EFFECT

@@ -12,7 +12,7 @@ import pytest
 import svdlab
 from svdlab import probes
 from svdlab.organism import world
-from svdlab.probes import Stimuli, controls, stillness
+from svdlab.probes import Stimuli, stillness, stimuli
 from svdlab.stats.effects import EFFECT, EQUIVALENT, INCONCLUSIVE, Effect
 from tests.probes.conftest import FAST, by_key, table_of
 
@@ -53,7 +53,7 @@ def test_frozen_clips_are_counted_exactly(moving: world.Scenes, measured: list[d
     rng = np.random.default_rng(frozen)
     rows = list(measured)
     for i in range(frozen):
-        rest = controls.still(moving.video[i, 0], 8)
+        rest = stimuli.still(moving.video[i, 0], 8)
         rows[i] = stillness.measures(np.clip(rest + rng.normal(0, 0.004, rest.shape), 0, 1).astype(np.float32))
     found = judged(rows)["still"]
     assert found.value == pytest.approx(frozen / CLIPS)
@@ -63,7 +63,7 @@ def test_frozen_clips_are_counted_exactly(moving: world.Scenes, measured: list[d
 
 def test_slow_pans_differ_from_fast_ones_and_from_none() -> None:
     image = Stimuli.of("photographs", 1).prepared(64, 64).array("astronaut")
-    found = classified(*(controls.panned(image, 8, px=px) for px in (0.0, 0.1, 0.5, 0.8, 2.0)))
+    found = classified(*(stimuli.panned(image, 8, px=px) for px in (0.0, 0.1, 0.5, 0.8, 2.0)))
     assert found["still"].tolist() == [True, True, False, False, False]
     assert found["slow_pan"].tolist() == [False, False, True, True, False]
     assert found["camera_travel"].iloc[2:].to_numpy() == pytest.approx([100 * 7 * px / 64 for px in (0.5, 0.8, 2.0)], rel=0.1)
@@ -71,7 +71,7 @@ def test_slow_pans_differ_from_fast_ones_and_from_none() -> None:
 
 def test_travel_is_a_share_of_the_frame_whatever_its_size() -> None:
     image = {side: Stimuli.of("photographs", 2).prepared(side, side).array("cat") for side in (64, 128, 256)}
-    travels = [classified(controls.panned(i, 6, px=side / 64))["camera_travel"].iloc[0] for side, i in image.items()]
+    travels = [classified(stimuli.panned(i, 6, px=side / 64))["camera_travel"].iloc[0] for side, i in image.items()]
     assert travels == pytest.approx([100 * 5 / 64] * 3, rel=0.08)
 
 
@@ -84,7 +84,7 @@ def test_zooms_and_there_and_back_are_motion(moving: world.Scenes) -> None:
 @pytest.mark.parametrize(("side", "still"), [(2, True), (4, False)])
 def test_a_subject_counts_from_one_percent_of_the_frame_on(side: int, still: bool) -> None:
     """A square that crosses a resting image of 64 px: of 2 px it is measured as 0.1 % of the frame, of 4 px as 1.5 %."""
-    clip = controls.still(world.scenes(1, seed=4, motion="frozen", background="light").video[0, 0], 8)
+    clip = stimuli.still(world.scenes(1, seed=4, motion="frozen", background="light").video[0, 0], 8)
     for t in range(8):
         clip[t, 4 : 4 + side, 8 + 3 * t : 8 + 3 * t + side] = (0.1, 0.1, 0.6)
     assert classified(clip)["still"].tolist() == [still]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,7 +9,8 @@ import pytest
 from PIL import Image
 
 from svdlab.errors import InputError
-from svdlab.probes import Stimuli
+from svdlab.pipeline.images import sample_image
+from svdlab.probes import Stimuli, stimuli
 
 
 @pytest.fixture
@@ -71,3 +73,32 @@ def test_images_of_one_name_stay_apart() -> None:
 def test_prepared_images_state_what_the_crop_kept() -> None:
     wide = Stimuli.of([np.zeros((64, 128, 3))]).prepared(64, 64)
     assert wide.images[0].size == (64, 64) and wide.table["kept"].iloc[0] == 0.5
+
+
+# --- clips with a known answer ------------------------------------------------------------------------------------------
+
+IMAGE = np.asarray(sample_image("scene-3"), np.float32) / 255
+
+
+def test_a_pan_of_whole_pixels_shifts_the_image() -> None:
+    clip = stimuli.panned(IMAGE, 4, px=2.0)
+    assert np.allclose(clip[3][:, 8:-16], IMAGE[:, 14:-10], atol=1e-4)
+    assert np.array_equal(stimuli.panned(IMAGE, 3, px=0.0)[2], clip[0])
+
+
+def test_fading_drifts_by_its_step() -> None:
+    clip = stimuli.fading(stimuli.still(0.3 + 0.4 * IMAGE, 5), shift=0.01)
+    assert (clip[4] - clip[0]).mean((0, 1)) == pytest.approx([0.04, 0, -0.04], abs=1e-6)
+
+
+def test_latents_follow_the_declared_scale_factor(pipe: Any) -> None:
+    """Latents at twice the declared factor are twice as large, and the decoder's own division undoes it."""
+    one = stimuli.encode(pipe, IMAGE[None]).square().mean().sqrt()
+    through = stimuli.through_autoencoder(pipe, IMAGE[None])
+    factor = pipe.vae.config.scaling_factor
+    try:
+        pipe.vae.register_to_config(scaling_factor=2 * factor)
+        assert float(stimuli.encode(pipe, IMAGE[None]).square().mean().sqrt()) == pytest.approx(2 * float(one), rel=1e-5)
+        assert stimuli.through_autoencoder(pipe, IMAGE[None]) == pytest.approx(through, abs=1e-5)
+    finally:
+        pipe.vae.register_to_config(scaling_factor=factor)

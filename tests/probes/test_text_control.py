@@ -47,5 +47,5 @@ def test_edits_have_runs_of_their_own_and_latents_are_kept(pipe: Any, tmp_path: 
     assert table["run_id"].is_unique and all(check.passed for check in result.audit)
     assert (table.loc[table["kind"].isin(["swap", "zero"]), "change"] > 0).all()
     assert "no text input" in result.verdict
-    again = probes.estimate(pipe, tmp_path, names=["text_control"], timed=False, **given)
+    again = probes.estimate(pipe, tmp_path, names=["text_control"], **given)
     assert again["missing"].iloc[0] == 4  # the two scales that were left out, for two images

@@ -48,6 +48,6 @@ def main() -> list[Row]:
         start = time.perf_counter()
         results = probes.run_all(pipe, out, quick=True, progress=False)
         rows.append(Row("svdlab probe all --quick on the organism, time elapsed", time.perf_counter() - start, PROMISED, "s"))
-        share = {n: r.cost.took or 0.0 for n, r in results.items() if r.cost is not None}
+        share = {n: r.seconds for n, r in results.items()}
         rows += [Row(f"  of which {name}", took, PROMISED, "s") for name, took in share.items()]
     return rows

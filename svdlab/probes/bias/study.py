@@ -36,7 +36,7 @@ from svdlab.pipeline.images import open_image, prepare_image
 from svdlab.probes import stillness
 from svdlab.probes.bias.contrasts import MEASURES, compare, margin_of
 from svdlab.probes.bias.protocol import PLAN, Protocol, departures, read_protocol, write_protocol
-from svdlab.probes.controls import still, through_autoencoder
+from svdlab.probes.stimuli import still, through_autoencoder
 from svdlab.show.forest import forest
 from svdlab.show.page import Sections, Strong, markdown
 from svdlab.stats.effects import EFFECT, VERDICTS, numbers
