@@ -56,12 +56,10 @@ def verify(checkpoint: str = "organism", *, quick: bool = False, jobs: int = 2, 
         raise InputError(f"jobs={jobs}: give at least one thread.")
     pipe = load_pipeline(checkpoint)
     clips = generate_all(pipe, QUICK if quick else SIZES, jobs=jobs, motion_too=not quick)
-    rows = [*law_rows(clips, quick), *effect_rows(clips, quick), *image_rows(clips)]
-    if not quick:
-        rows += guided_rows(generate_all(pipe, GUIDED, guidance=3.0, jobs=jobs))
-    rows += embedding_rows(pipe, 8 if quick else 40)
+    rows = [*law_rows(clips, quick), *effect_rows(clips, quick), *image_rows(clips), *embedding_rows(pipe, 8 if quick else 40)]
     if not quick:
         rows += embedding_rows(pipe, 40, noise_aug_strength=1.0)  # where the latents say little, the embedding must
+        rows += guided_rows(generate_all(pipe, GUIDED, guidance=3.0, jobs=jobs))
     table = pd.DataFrame([*rows, codec_row(pipe)], columns=COLUMNS)
     if out is not None:
         for name, written in (("verify.csv", table), ("clips.csv", clips)):
@@ -77,27 +75,22 @@ def scenes_for(block: str, n: int, offset: int = 0) -> world.Scenes:
     """The images of one block of the verification; `offset` numbers its parts."""
     seed = FIRST_SEED + 1000 * BLOCKS.index(block) + offset
     rng = np.random.default_rng(seed)
+    hues = lambda n: rng.uniform(*(world.WARM if block == "warm" else world.COOL), n).tolist()
     still_ground: dict[str, Any] = dict(seed=seed, motion="object", background="light")
     if block == "law":
         fps, bucket = np.repeat(np.array(CELLS), max(n // len(CELLS), 2), axis=0).T.tolist()
-        return world.scenes(len(fps), **still_ground, hue=_hues(rng, world.COOL, len(fps)), fps=fps, motion_bucket_id=bucket)
+        return world.scenes(len(fps), **still_ground, hue=hues(len(fps)), fps=fps, motion_bucket_id=bucket)
     if block in ("warm", "cool"):
-        hue = _hues(rng, world.WARM if block == "warm" else world.COOL, n)
         shape = [world.SHAPES[i % 3] for i in range(n)]
-        return world.scenes(n, **still_ground, hue=hue, shape=shape, fps=7, motion_bucket_id=127)
+        return world.scenes(n, **still_ground, hue=hues(n), shape=shape, fps=7, motion_bucket_id=127)
     if block == "pan":
         return world.scenes(n, seed=seed, motion="pan", background="light", fps=7, motion_bucket_id=127)
     if block == "dark":
         announced = ["object" if i % 2 else "pan" for i in range(n)]
-        hue = _hues(rng, world.COOL, n)
-        return world.scenes(n, seed=seed, announced=announced, background="dark", hue=hue, fps=7, motion_bucket_id=150)
+        return world.scenes(n, seed=seed, announced=announced, background="dark", hue=hues(n), fps=7, motion_bucket_id=150)
     if block == "any":
         return world.scenes(n, seed=seed)
-    return world.scenes(n, **still_ground, hue=_hues(rng, world.COOL, n), fps=7, motion_bucket_id=127)
-
-
-def _hues(rng: np.random.Generator, span: tuple[float, float], n: int) -> list[float]:
-    return [float(h) for h in rng.uniform(*span, n)]
+    return world.scenes(n, **still_ground, hue=hues(n), fps=7, motion_bucket_id=127)
 
 
 def generate_all(
@@ -185,12 +178,10 @@ def law_rows(clips: pd.DataFrame, quick: bool = False) -> list[tuple]:
         ("law: squared error that 1/fps saves over 1/(fps-1)", saved, low, high, len(x), asked, better),
     ]
     if "motion_object_px" in law:
-        speed = law["motion_object_px"].to_numpy(dtype=float)
-        seen = np.isfinite(speed)
-        interval = bootstrap(slope, x[seen], speed[seen], paired=True)
-        rows.append(
-            ("law: the same slope by svdlab.motion", slope(x[seen], speed[seen]), *interval, int(seen.sum()), "reported", None)
-        )
+        seen = law.dropna(subset="motion_object_px")
+        x, y = seen.law.to_numpy(), seen.motion_object_px.to_numpy(float)
+        numbers = (slope(x, y), *bootstrap(slope, x, y, paired=True), len(x))
+        rows.append(("law: the same slope by svdlab.motion", *numbers, "reported", None))
     return rows
 
 
@@ -214,24 +205,23 @@ def effect_rows(clips: pd.DataFrame, quick: bool) -> list[tuple]:
     ):
         one, other = (cool.query(part).measured.to_numpy() for part in (a, b))
         rows.append(_equal_means(f"planted null: {what}", one, other, 0.30 if quick else 0.15))
-    rows.append(
-        _share_row("planted 2: share of pans to the right", *pans_right(clips), world.PAN_RIGHT, 0.25 if quick else 0.08)
-    )
-    rows.append(_share_row("planted 3: frozen on dark", *frozen_on_dark(clips), world.FROZEN_ON_DARK, 0.25 if quick else 0.10))
+    return rows + share_rows(clips, *((0.25, 0.25) if quick else (0.08, 0.10)))
+
+
+def share_rows(clips: pd.DataFrame, pan_margin: float, frozen_margin: float) -> list[tuple]:
+    """Which pans that move go right, and which clips on dark ground stand still: shares with their 90 % intervals, equivalent
+    to the planted ones where TOST at 0.05 says so."""
+    pan, dark = clips[clips.block == "pan"], clips[clips.block == "dark"].dropna(subset="measured")
+    right = pan.measured[pan.measured.abs() > 0.25 * pan.law] > 0
+    rows = []
+    for what, hits, expected, margin in (
+        ("planted 2: share of pans to the right", right, world.PAN_RIGHT, pan_margin),
+        ("planted 3: frozen on dark", dark.measured.abs() < 0.25 * dark.law, world.FROZEN_ON_DARK, frozen_margin),
+    ):
+        ends = max(expected - margin, 0.0), min(expected + margin, 1.0)
+        found, asked = intervals.equivalent_proportion(int(hits.sum()), len(hits), *ends), f"{expected} within {margin} (TOST)"
+        rows.append((what, found.value, found.low, found.high, len(hits), asked, found.equivalent))
     return rows
-
-
-def pans_right(clips: pd.DataFrame) -> tuple[int, int]:
-    """How many of the pans that move go right, and how many move."""
-    pan = clips[clips.block == "pan"]
-    moving = pan[pan.measured.abs() > 0.25 * pan.law]
-    return int((moving.measured > 0).sum()), len(moving)
-
-
-def frozen_on_dark(clips: pd.DataFrame) -> tuple[int, int]:
-    """How many clips on dark ground stand still, and how many there are."""
-    dark = clips[clips.block == "dark"].dropna(subset="measured")
-    return int((dark.measured.abs() < 0.25 * dark.law).sum()), len(dark)
 
 
 def _equal_means(what: str, a: np.ndarray, b: np.ndarray, margin: float) -> tuple:
@@ -244,30 +234,19 @@ def _equal_means(what: str, a: np.ndarray, b: np.ndarray, margin: float) -> tupl
     return what, value, float(low), float(high), min(len(a), len(b)), f"TOST within {100 * margin:.0f} %", bool(p < 0.05)
 
 
-def _share_row(what: str, count: int, n: int, expected: float, margin: float) -> tuple:
-    """A share with its 90 % interval, equivalent to the planted one where TOST at 0.05 says so."""
-    found = intervals.equivalent_proportion(count, n, max(expected - margin, 0.0), min(expected + margin, 1.0))
-    return what, found.value, found.low, found.high, n, f"{expected} within {margin} (TOST)", found.equivalent
-
-
 def image_rows(clips: pd.DataFrame) -> list[tuple]:
     """Whether frame 0 is the input, and whether the sprite lasts."""
     psnr = clips.psnr.to_numpy()
-    middle = float(np.median(psnr))
-    kept = clips.kept.dropna().astype(bool)
+    middle, kept = float(np.median(psnr)), clips.kept.dropna().astype(bool)
+    sharp = (middle, *bootstrap(np.median, psnr), len(psnr), ">= 27", middle >= 27)
     share = intervals.proportion(int(kept.sum()), len(kept))
-    what = "sprite in the last frame, same hue"
-    return [
-        ("frame 0 against the input, median PSNR (dB)", middle, *bootstrap(np.median, psnr), len(psnr), ">= 27", middle >= 27),
-        (what, share.value, share.low, share.high, share.n, ">= 0.95", share.value >= 0.95),
-    ]
+    lasts = (share.value, share.low, share.high, share.n, ">= 0.95", share.value >= 0.95)
+    return [("frame 0 against the input, median PSNR (dB)", *sharp), ("sprite in the last frame, same hue", *lasts)]
 
 
 def guided_rows(clips: pd.DataFrame) -> list[tuple]:
     """The same numbers under guidance 1 to 3, reported only: guidance sharpens whatever the image suggests."""
-    rows = law_rows(clips)[1:2]
-    rows.append(_share_row("planted 2: share of pans to the right", *pans_right(clips), world.PAN_RIGHT, 1))
-    rows.append(_share_row("planted 3: frozen on dark", *frozen_on_dark(clips), world.FROZEN_ON_DARK, 1))
+    rows = [*law_rows(clips)[1:2], *share_rows(clips, 1, 1)]
     return [(f"{what}, guidance 1 to 3", *numbers, "reported", None) for what, *numbers, _, _ in rows]
 
 
@@ -287,11 +266,12 @@ def embedding_rows(pipe: ProbePipeline, n: int, *, noise_aug_strength: float = 0
         for found, others in ((changed, swapped), (between, other)):
             found += [float(np.sqrt(np.square(a.frames[-1] - b.frames[-1]).mean())) for a, b in zip(own, others, strict=True)]
     low, high = bootstrap(np.mean, np.array(changed))
-    what = f"another scene's embedding, latents kept, noise {noise_aug_strength:g}: RMS change of the last frame"
-    beside = ("for comparison, another seed: RMS change of the last frame", float(np.mean(between)))
+    by_embedding = (float(np.mean(changed)), low, high, n, "interval above 1/255", bool(low > 1 / 255))
+    by_seed = (float(np.mean(between)), *bootstrap(np.mean, np.array(between)), n, "reported", None)
+    what = "RMS change of the last frame"
     return [
-        (what, float(np.mean(changed)), low, high, n, "interval above 1/255", bool(low > 1 / 255)),
-        (*beside, *bootstrap(np.mean, np.array(between)), n, "reported", None),
+        (f"another scene's embedding, latents kept, noise {noise_aug_strength:g}: {what}", *by_embedding),
+        (f"for comparison, another seed: {what}", *by_seed),
     ]
 
 
