@@ -75,7 +75,7 @@ def scenes_for(block: str, n: int, offset: int = 0) -> world.Scenes:
     """The images of one block of the verification; `offset` numbers its parts."""
     seed = FIRST_SEED + 1000 * BLOCKS.index(block) + offset
     rng = np.random.default_rng(seed)
-    hues = lambda n: rng.uniform(*(world.WARM if block == "warm" else world.COOL), n).tolist()
+    hues = lambda n: np.array(rng.uniform(*(world.WARM if block == "warm" else world.COOL), n)).tolist()
     still_ground: dict[str, Any] = dict(seed=seed, motion="object", background="light")
     if block == "law":
         fps, bucket = np.repeat(np.array(CELLS), max(n // len(CELLS), 2), axis=0).T.tolist()
