@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy import stats as sps
+from statsmodels.stats.proportion import binom_tost
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 from tqdm.auto import tqdm
 
@@ -219,8 +220,9 @@ def share_rows(clips: pd.DataFrame, pan_margin: float, frozen_margin: float) -> 
         ("planted 3: frozen on dark", dark.measured.abs() < 0.25 * dark.law, world.FROZEN_ON_DARK, frozen_margin),
     ):
         ends = max(expected - margin, 0.0), min(expected + margin, 1.0)
-        found, asked = intervals.equivalent_proportion(int(hits.sum()), len(hits), *ends), f"{expected} within {margin} (TOST)"
-        rows.append((what, found.value, found.low, found.high, len(hits), asked, found.equivalent))
+        found, asked = intervals.proportion(int(hits.sum()), len(hits), confidence=0.9), f"{expected} within {margin} (TOST)"
+        same = bool(binom_tost(int(hits.sum()), len(hits), *ends)[0] < 0.05)
+        rows.append((what, found.value, found.low, found.high, len(hits), asked, same))
     return rows
 
 

@@ -5,54 +5,13 @@
 'effect'
 """
 
+# ruff: noqa: I001, F401
 from svdlab.stats.effects import (
-    DESCRIPTIVE,
-    EFFECT,
-    EQUIVALENT,
-    INCONCLUSIVE,
-    LEAST_IMAGES,
-    TOO_FEW,
-    Effect,
-    as_table,
-    corrected,
-    descriptive,
-    difference,
-    exact,
-    mean,
-    numbers,
-    paired,
-    per_image,
-    quantity,
-    ratio,
-    share,
+    DESCRIPTIVE, EFFECT, EQUIVALENT, INCONCLUSIVE, LEAST_IMAGES, TOO_FEW, Effect, as_table, corrected, descriptive, difference,
+    exact, mean, numbers, paired, per_image, quantity, ratio, share,
 )  # fmt: skip
 from svdlab.stats.intervals import (
-    Estimate,
-    bootstrap,
-    clustered_proportion,
-    decidable,
-    detectable,
-    equivalent_mean,
-    equivalent_proportion,
-    fdr,
-    mean_interval,
-    paired_shares,
-    permutation_interval,
-    permutation_p,
-    power,
-    proportion,
-    proportion_bound,
-    smallest_p,
-    t_interval,
-    variation,
+    Estimate, clustered_proportion, decidable, detectable, fdr, mean_interval, paired_shares, permutation_p, power,
+    proportion, t_interval, variation,
 )  # fmt: skip
 from svdlab.stats.response import DoseResponse, dose_response, variance_shares
-
-__all__ = [
-    "DESCRIPTIVE", "EFFECT", "EQUIVALENT", "INCONCLUSIVE", "LEAST_IMAGES", "TOO_FEW", "DoseResponse", "Effect", "Estimate",
-    "as_table", "bootstrap", "clustered_proportion", "corrected", "decidable", "descriptive", "detectable", "difference",
-    "dose_response", "equivalent_mean", "equivalent_proportion", "exact", "fdr", "mean", "mean_interval",
-    "numbers", "paired", "paired_shares", "per_image", "permutation_interval", "permutation_p", "power", "proportion",
-    "proportion_bound", "quantity", "ratio", "share", "smallest_p", "t_interval",
-    "variance_shares", "variation",
-]  # fmt: skip

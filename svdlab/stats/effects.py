@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from statsmodels.stats.weightstats import DescrStatsW
 
 from svdlab.errors import InputError
 from svdlab.stats import intervals
@@ -37,9 +38,9 @@ class Effect:
     """A number with its interval and what it shows.
 
     what: in words; "{}" stands where the sentence puts the number. low, high: of confidence 1 - alpha. n: independent units
-    (`of`: images or pairs). seeds: of each. margin: what counts as no effect, in `unit`; NaN where none was set. p: two-sided,
-    of `null` (or of the margin where that is a `threshold`); p_equivalent: TOST's, for pairs. q: p after Benjamini and
-    Hochberg over all effects of a report, from `corrected`. sd: of the units' values. method: of the interval or test.
+    (`of`: images or pairs). seeds: of each. margin: what counts as no effect, in `unit`. p: two-sided, of `null` (or of the
+    margin where that is a `threshold`); p_equivalent: of equivalence (TOST), for pairs. q: p after the correction for all
+    effects of a report, by `corrected`. sd: of the units' values. method: of the interval or test. NaN: none.
     """
 
     key: str
@@ -83,7 +84,7 @@ class Effect:
         number = quantity(self.value, self.unit)
         text = self.what.replace("{}", number) if "{}" in self.what else f"{self.what}: {number}"
         sample = f"{self.n} {self.of}{'s' * (self.n != 1)}, {self.seeds} seed{'s' * (self.seeds != 1)}"
-        if math.isfinite(self.low) and math.isfinite(self.high):
+        if math.isfinite(self.low):
             ends = f"{quantity(self.low, self.unit, bare=True)} to {quantity(self.high, self.unit)}"
             sample = f"{100 * (1 - self.alpha):g} % CI {ends}; {sample}"
         return f"{text[:1].upper()}{text[1:]} ({sample}).{self._reason()}"
@@ -118,30 +119,30 @@ def mean(
     margin: float | None = None,
     never_negative: bool = False,
 ) -> Effect:
-    """The mean over images of a column (default: `key`), seeds averaged first, against `null` (None: nothing to test).
+    """The mean over images of a column (default: `key`) against `null` (None: nothing to test).
 
     >>> mean("drift", "drift at the end", pd.DataFrame({"stimulus": range(6), "drift": 0.1}), unit="rms", null=None).verdict
     'descriptive'
 
-    Rows whose value is NaN (the instrument abstained) are left out, and images without any other. never_negative: for sizes
-    and distances, which any change at all puts above 0: then the margin is a threshold, which an effect must exceed.
+    Rows without a number (the instrument abstained) are left out. never_negative: for sizes and distances, which any change at
+    all puts above 0: then the margin is a threshold, which an effect must exceed.
     """
-    values, seeds = per_image(table, column or key), seeds_of(table, column or key)
-    threshold = never_negative and margin is not None
-    return _judged(values, intervals.mean_interval, (key, what, unit, seeds), margin, null=_nan(null), threshold=threshold)
+    blank = _blank(key, what, table, column, unit, margin)
+    blank = replace(blank, null=_nan(null), threshold=never_negative and margin is not None)
+    return _judged(blank, per_image(table, column or key), intervals.mean_interval)
 
 
 def share(key: str, what: str, table: pd.DataFrame, column: str | None = None, *, margin: float | None = None) -> Effect:
-    """The share of clips for which a column of truth values holds, with a Wilson interval that knows of images.
+    """The share of clips for which a column of truth values holds, with the interval of `stats.clustered_proportion`.
 
     >>> share("frozen", "{} of clips are frozen", pd.DataFrame({"stimulus": range(8), "frozen": True}), margin=0.1).low
     0.6755...
 
-    See `stats.clustered_proportion`. The margin is a threshold: "effect" where the interval begins above it.
+    The margin is a threshold: "effect" where the interval begins above it.
     """
-    rates, seeds = per_image(table, column or key), seeds_of(table, column or key)
-    interval = lambda x: intervals.clustered_proportion(x, len(x) * max(1, seeds))
-    return _judged(rates, interval, (key, what, "share", seeds), margin, null=NAN, threshold=margin is not None, least=1)
+    blank = replace(_blank(key, what, table, column, "share", margin), null=NAN, threshold=margin is not None)
+    interval = lambda x: intervals.clustered_proportion(x, len(x) * max(1, blank.seeds))
+    return _judged(blank, per_image(table, column or key), interval, least=1)
 
 
 def difference(
@@ -162,7 +163,7 @@ def difference(
     >>> difference("bucket", "flow, bucket 255 minus 1", table, "flow_px", by="bucket", unit="px/frame").value
     3.5
 
-    By default a is the highest and b the lowest value of `by`. Of shares (unit="share") the interval is
+    By default a is the highest and b the lowest value of `by`. Of shares (unit="share") the interval is that of
     `stats.paired_shares`: where every image agrees, that is not certainty.
     """
     if a is None and b is None:
@@ -173,21 +174,18 @@ def difference(
     if absent := [v for v in (a, b) if not (table[by] == v).any()]:
         raise InputError(f"{what}: the table has no rows with {by} = {absent[0]!r}.")
     one, two = (per_image(table[table[by] == v], column or key) for v in (a, b))
-    seeds = seeds_of(table[table[by].isin([a, b])], column or key)
-    interval = intervals.paired_shares if unit == "share" else intervals.mean_interval
-    return _judged((one - two).dropna(), interval, (key, what, unit, seeds), margin)
+    blank = _blank(key, what, table[table[by].isin([a, b])], column, unit, margin)
+    return _judged(blank, (one - two).dropna(), intervals.paired_shares if unit == "share" else intervals.mean_interval)
 
 
 def ratio(key: str, what: str, table: pd.DataFrame, column: str | None = None, *, unit: str, margin: float) -> Effect:
-    """The geometric mean over images of a ratio that is never negative, with the interval of its logarithm.
+    """The geometric mean over images of a ratio that is never negative (0 counts as 1e-6); the margin is a threshold.
 
     >>> ratio("edit", "change by the edit", pd.DataFrame({"stimulus": range(6), "edit": 0.01}), unit="", margin=0.1).verdict
     'equivalent within the margin'
-
-    The margin is a threshold. A ratio of 0 counts as 1e-6.
     """
-    values, seeds = np.log(per_image(table, column or key).clip(lower=1e-6)), seeds_of(table, column or key)
-    logs = _judged(values, intervals.mean_interval, (key, what, unit, seeds), math.log(margin), threshold=True)
+    blank = replace(_blank(key, what, table, column, unit, math.log(margin)), threshold=True)
+    logs = _judged(blank, np.log(per_image(table, column or key).clip(lower=1e-6)), intervals.mean_interval)
     return replace(logs, margin=margin, value=math.exp(logs.value), low=math.exp(logs.low), high=math.exp(logs.high))
 
 
@@ -200,45 +198,36 @@ def paired(
     margin: float | None = None,
     seeds: int = 1,
     alpha: float = 0.05,
-    interval: str = "t",
-    shares: bool = False,
     of: str = "pair",
-    resamples: int = 9999,
 ) -> Effect:
-    """The mean of paired differences: permutation p, interval ("t" or "permutation"), and TOST where a margin is set.
+    """The mean of paired differences: permutation p, t interval, and TOST where a margin is set.
 
     >>> paired("speed", "speed, a minus b", [2, 2, 1, 2, 2, 1], unit="px/frame").p
     0.03125
 
-    NaN differences are left out. shares: of differences of shares that are all 0, TOST's p is the chance that so many pairs
-    show none although a share `margin` of pairs differs. Pass the effects of one study through `corrected` together.
+    NaN differences are left out. Where differences of shares (unit="share") are all 0, TOST's p is the chance that so many
+    pairs show none although a share `margin` of all pairs differs. Pass the effects of one study to `corrected` together.
     """
-    if interval not in ("t", "permutation"):
-        raise InputError(f'got interval={interval!r}: "t" or "permutation".')
     x = np.asarray(differences, np.float64)
     x = x[np.isfinite(x)]
     value = float(x.mean()) if len(x) else NAN
     blank = Effect(key, what, value, NAN, NAN, unit, len(x), seeds, _nan(margin), alpha=alpha, of=of, method="permutation")
     if len(x) < 2:
         return replace(blank, verdict=TOO_FEW)
-    if interval == "t":
-        found = intervals.t_interval(x, confidence=1 - alpha)
-    else:
-        found = intervals.permutation_interval(x, confidence=1 - alpha, resamples=resamples)
-    sd, same = float(x.std(ddof=1)), NAN
+    found, sd, same = intervals.t_interval(x, confidence=1 - alpha), float(x.std(ddof=1)), NAN
     if margin and sd:
-        same = intervals.equivalent_mean(x, -margin, margin, alpha=alpha).p
-    elif margin and shares and not value:
+        same = float(DescrStatsW(x).ttost_mean(-margin, margin)[0])
+    elif margin and unit == "share" and not value:
         same = (1 - min(margin, 1.0)) ** len(x)
     elif margin:  # the mean is what it is
         same = 0.0 if abs(value) < margin else 1.0
-    p = intervals.permutation_p(x, resamples=resamples)
+    p = intervals.permutation_p(x)
     return _tested(replace(blank, low=found.low, high=found.high, sd=sd, p=p, p_equivalent=same), 1)
 
 
 def exact(key: str, what: str, value: float, unit: str, table: pd.DataFrame) -> Effect:
     """A number that holds without any spread, such as a count or a length in seconds."""
-    return Effect(key, what, value, NAN, NAN, unit, table["stimulus"].nunique(), seeds_of(table, "seed"), null=NAN)
+    return replace(_blank(key, what, table, "seed", unit), value=value, n=table["stimulus"].nunique(), null=NAN)
 
 
 def descriptive(effect: Effect) -> Effect:
@@ -283,8 +272,7 @@ def per_image(table: pd.DataFrame, column: str) -> pd.Series:
     >>> per_image(pd.DataFrame({"stimulus": ["a", "a", "b"], "x": [1, 3, None]}), "x").to_dict()
     {'a': 2.0}
     """
-    if absent := [name for name in ("stimulus", column) if name not in table]:
-        raise InputError(f"no column {absent[0]!r}: the table has {', '.join(map(str, table.columns))}.")
+    intervals.require(table, "stimulus", column)
     values = numbers(table[column])
     return values.where(np.isfinite(values)).groupby(table["stimulus"]).mean().dropna()
 
@@ -294,12 +282,6 @@ def numbers(column: pd.Series) -> pd.Series:
     if column.dtype == float:
         return column
     return pd.to_numeric(column.astype(object).where(column.notna(), np.nan), errors="coerce").astype(float)
-
-
-def seeds_of(table: pd.DataFrame, column: str) -> int:
-    """How many seeds an image has (the median), of clips that have a number."""
-    seen = table.dropna(subset=[column]) if column in table else table
-    return int(seen.groupby("stimulus")["seed"].nunique().median()) if "seed" in seen and len(seen) else min(1, len(seen))
 
 
 def quantity(value: float, unit: str = "", *, bare: bool = False) -> str:
@@ -317,29 +299,31 @@ def quantity(value: float, unit: str = "", *, bare: bool = False) -> str:
 # --- verdicts ---------------------------------------------------------------------------------------------------------
 
 
-def _judged(
-    values: pd.Series, interval: Callable[[np.ndarray], Estimate], words: tuple[str, str, str, int], margin: float | None,
-    *, null: float = 0.0, threshold: bool = False, least: int = 2,
-) -> Effect:  # fmt: skip
+def _blank(key: str, what: str, table: pd.DataFrame, column: str | None, unit: str, margin: float | None = None) -> Effect:
+    """An effect without numbers. Seeds: how many an image has (the median), of clips that have a number."""
+    seen = table.dropna(subset=[column or key]) if (column or key) in table else table
+    seeds = int(seen.groupby("stimulus")["seed"].nunique().median()) if "seed" in seen and len(seen) else min(1, len(seen))
+    return Effect(key, what, NAN, NAN, NAN, unit, 0, seeds, _nan(margin))
+
+
+def _judged(blank: Effect, values: pd.Series, interval: Callable[[np.ndarray], Estimate], *, least: int = 2) -> Effect:
     """The mean of one value per image, its p of the interval's own test, and the verdict that the interval gives."""
-    (key, what, unit, seeds), x, bar = words, values.to_numpy(), _nan(margin)
+    x = values.to_numpy()
     mean, sd = (float(x.mean()) if len(x) else NAN), (float(x.std(ddof=1)) if len(x) > 1 else NAN)
-    blank = Effect(key, what, mean, NAN, NAN, unit, len(x), seeds, bar, verdict=TOO_FEW, null=null, threshold=threshold, sd=sd)
+    e = replace(blank, value=mean, sd=sd, n=len(x), verdict=TOO_FEW)
     if len(x) < least:
-        return blank
-    found = interval(x)
-    e = replace(blank, value=found.value, low=found.low, high=found.high, method=found.method)
-    if e.n < LEAST_IMAGES:
         return e
-    against = margin if threshold else null
-    if against is None or math.isnan(against):
-        return replace(e, verdict=DESCRIPTIVE)
+    found = interval(x)
+    e = replace(e, value=found.value, low=found.low, high=found.high, method=found.method)
+    against = e.margin if e.threshold else e.null
+    if e.n < LEAST_IMAGES or math.isnan(against):
+        return e if e.n < LEAST_IMAGES else replace(e, verdict=DESCRIPTIVE)
     e = replace(e, p=intervals.p_of(found, x, against))
-    if threshold:
-        return replace(e, verdict=EFFECT if e.low > bar else EQUIVALENT if e.high < bar else INCONCLUSIVE)
-    if null - bar < e.low and e.high < null + bar:
+    if e.threshold:
+        return replace(e, verdict=EFFECT if e.low > e.margin else EQUIVALENT if e.high < e.margin else INCONCLUSIVE)
+    if e.null - e.margin < e.low and e.high < e.null + e.margin:
         return replace(e, verdict=EQUIVALENT)
-    return replace(e, verdict=INCONCLUSIVE if e.low <= null <= e.high else EFFECT)
+    return replace(e, verdict=INCONCLUSIVE if e.low <= e.null <= e.high else EFFECT)
 
 
 def _tested(e: Effect, tests: int) -> Effect:

@@ -4,31 +4,31 @@
     2 (-0.484 to 4.48), 0.8 (0.49 to 0.943)
 
 The unit is what was sampled independently, most often the image: average seeds over it first. Intervals are two-sided with
-confidence 0.95 unless told otherwise. `seed` makes resampling repeatable. InputError is raised for empty or non-finite input.
+confidence 0.95 unless told otherwise. Resampling is repeatable. InputError is raised for empty or non-finite input.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 from scipy.optimize import brentq
-from statsmodels.stats.proportion import binom_tost, proportion_confint
+from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import DescrStatsW
 
 from svdlab.errors import InputError
 
-FEW = 20  # units: below that a BCa bootstrap interval covers too little, and a t interval is given
+RESAMPLES = 9999
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its interval, the number of units, and how the interval was made."""
+    """A number with its interval, of n units, and how that was made. effective: number of clips, where seeds are alike."""
 
     value: float
     low: float
@@ -41,131 +41,64 @@ class Estimate:
         return f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g})"
 
 
-@dataclass(frozen=True)
-class Equivalence(Estimate):
-    """Two one-sided tests: the interval of confidence 1 - 2 alpha, p, and whether p is below alpha."""
-
-    p: float = math.nan
-    equivalent: bool = False
-
-
 # --- means ------------------------------------------------------------------------------------------------------------
 
 
 def t_interval(values: Any, *, confidence: float = 0.95) -> Estimate:
     """The mean with its t interval."""
-    x = finite(values, "values", least=2)
+    x = finite(values, least=2)
     low, high = DescrStatsW(x).tconfint_mean(alpha=1 - confidence)
     return Estimate(float(x.mean()), float(low), float(high), len(x), "t")
 
 
-def bootstrap(
-    values: Any, statistic: Callable[..., Any] = np.mean, *, confidence: float = 0.95, resamples: int = 9999, seed: int = 0
-) -> Estimate:
-    """Any statistic of one sample with its BCa bootstrap interval (scipy.stats.bootstrap).
-
-    >>> print(bootstrap(np.arange(40.0), np.median, seed=1))
-    19.5 (13.5 to 25.5)
-
-    BCa covers too little below 20 units: prefer `t_interval` for a mean of fewer.
-    """
-    x = finite(values, "values", least=2)
-    value = float(statistic(x))
-    if np.ptp(x) == 0:  # no spread to resample; scipy would give NaN
-        return Estimate(value, value, value, len(x), "BCa")
-    how: dict[str, Any] = dict(confidence_level=confidence, n_resamples=resamples, rng=np.random.default_rng(seed))
-    limits = stats.bootstrap((x,), statistic, method="BCa", **how).confidence_interval
-    return Estimate(value, float(limits.low), float(limits.high), len(x), "BCa")
-
-
-def mean_interval(values: Any, *, confidence: float = 0.95, resamples: int = 9999, seed: int = 0) -> Estimate:
-    """The mean with a BCa bootstrap interval from 20 units up, and a t interval below.
+def mean_interval(values: Any, *, resamples: int = RESAMPLES) -> Estimate:
+    """The mean with a BCa bootstrap interval from 20 units up; below, where that covers too little, with a t interval.
 
     >>> mean_interval([1, 2, 3]).method
     't'
     """
-    x = finite(values, "values", least=2)
-    if len(x) < FEW:
-        return t_interval(x, confidence=confidence)
-    return bootstrap(x, confidence=confidence, resamples=resamples, seed=seed)
+    x = finite(values, least=2)
+    if len(x) < 20:
+        return t_interval(x)
+    low = high = x.mean()
+    if np.ptp(x):  # else there is no spread to resample, and scipy would give NaN
+        low, high = stats.bootstrap((x,), np.mean, n_resamples=resamples, rng=np.random.default_rng(0)).confidence_interval
+    return Estimate(float(x.mean()), float(low), float(high), len(x), "BCa")
 
 
-def permutation_p(differences: Any, *, resamples: int = 9999, seed: int = 0) -> float:
+def permutation_p(differences: Any) -> float:
     """p of the paired two-sided permutation test of a mean of 0: the signs of the differences are flipped.
 
     >>> permutation_p([2, 2, 1, 2, 2, 1])
     0.03125
 
-    Exact where 2 ** n is at most `resamples`; the smallest p is then 2 / 2 ** n, so that five pairs never reach 0.05. Else
-    by resampling (Phipson and Smyth 2010). The result is that of scipy.stats.permutation_test for samples, as one product
-    of matrices, for the thousands of tests of a validation.
+    Exact up to 13 pairs; the smallest p is then 2 / 2 ** n, so that five pairs never reach 0.05. Beyond, 9,999 patterns are
+    drawn (Phipson and Smyth 2010). The result is that of scipy.stats.permutation_test for samples, as one product of
+    matrices, for the thousands of tests of a validation.
     """
-    x = finite(differences, "differences", least=2)
-    signs, extra = _signs(len(x), resamples, seed)
+    x = finite(differences, least=2)
+    signs, extra = _signs(len(x))
     null, observed = signs @ x / len(x), x.mean()
     slack = 1e-12 * np.abs(x).max()  # of rounding: patterns that tie with the observed one count as extreme
     tails = min((null >= observed - slack).sum(), (null <= observed + slack).sum())
     return float(min(1.0, 2 * (tails + extra) / (len(signs) + extra)))
 
 
-def permutation_interval(differences: Any, *, confidence: float = 0.95, resamples: int = 9999, seed: int = 0) -> Estimate:
-    """The mean with the shifts that `permutation_p` does not reject, by bisection; infinite where it can reject nothing.
-
-    >>> permutation_interval([2, 2, 1, 2, 2, 1]).low > 0
-    True
-    """
-    x = finite(differences, "differences", least=2)
-    mean, reach = float(x.mean()), float(np.ptp(x)) or 1.0
-    if smallest_p(len(x)) > 1 - confidence:
-        return Estimate(mean, -math.inf, math.inf, len(x), "permutation")
-    ends = []
-    for sign in (-1.0, 1.0):
-        inside, outside = mean, mean + sign * reach
-        for _ in range(30):
-            middle = (inside + outside) / 2
-            kept = permutation_p(x - middle, resamples=resamples, seed=seed) > 1 - confidence
-            inside, outside = (middle, outside) if kept else (inside, middle)
-        ends.append(inside)
-    return Estimate(mean, ends[0], ends[1], len(x), "permutation")
-
-
 @lru_cache(maxsize=2)
-def _signs(n: int, resamples: int, seed: int) -> tuple[np.ndarray, int]:
+def _signs(n: int) -> tuple[np.ndarray, int]:
     """Patterns of signs, "pattern pair", and how many to count besides: the observed one, where they are a sample."""
-    if 2**n <= resamples:
+    if 2**n <= RESAMPLES:
         return 1.0 - 2.0 * (np.arange(2**n)[:, None] >> np.arange(n) & 1), 0
-    return 1.0 - 2.0 * np.random.default_rng(seed).integers(0, 2, (resamples, n)), 1
-
-
-def smallest_p(pairs: int) -> float:
-    """The smallest two-sided p that a paired permutation test of so many pairs can give: 2 / 2 ** pairs.
-
-    >>> smallest_p(5)
-    0.0625
-    """
-    return 2.0 / 2.0**pairs
+    return 1.0 - 2.0 * np.random.default_rng(0).integers(0, 2, (RESAMPLES, n)), 1
 
 
 def decidable(pairs: int, *, tests: int = 1, alpha: float = 0.05) -> bool:
-    """Whether so many pairs can give a p below alpha over the number of tests in the family.
+    """Whether a permutation test of so many pairs can give a p, 2 / 2 ** pairs at least, below alpha over the number of tests.
 
     >>> decidable(6), decidable(6, tests=2), decidable(12, tests=60)
     (True, False, True)
     """
-    return smallest_p(pairs) <= alpha / tests
-
-
-def equivalent_mean(values: Any, low: float, high: float, *, alpha: float = 0.05) -> Equivalence:
-    """TOST that a mean lies between low and high: statsmodels' DescrStatsW.ttost_mean.
-
-    >>> equivalent_mean([0.01, -0.02, 0.03, 0.0], -0.2, 0.2).equivalent
-    True
-    """
-    x = finite(values, "values", least=2)
-    _ordered(low, high)
-    describe = DescrStatsW(x)
-    p, inner = float(describe.ttost_mean(low, high)[0]), describe.tconfint_mean(alpha=2 * alpha)
-    return Equivalence(float(x.mean()), float(inner[0]), float(inner[1]), len(x), "TOST", p=p, equivalent=p < alpha)
+    return 2.0 / 2.0**pairs <= alpha / tests
 
 
 def p_of(found: Estimate, values: np.ndarray, null: float) -> float:
@@ -186,7 +119,7 @@ def p_of(found: Estimate, values: np.ndarray, null: float) -> float:
 # --- shares -----------------------------------------------------------------------------------------------------------
 
 
-def paired_shares(differences: Any, *, confidence: float = 0.95) -> Estimate:
+def paired_shares(differences: Any) -> Estimate:
     """The mean of paired differences between shares, each in [-1, 1], with the interval of Bonett and Price (2012).
 
     >>> print(paired_shares([0] * 12))
@@ -195,33 +128,22 @@ def paired_shares(differences: Any, *, confidence: float = 0.95) -> Estimate:
     Two pairs are added to those seen, one for either side, so that pairs which all agree are not taken for certainty, as a t
     interval of their spread would. Best practices for constructing confidence intervals ..., J. Educ. Behav. Stat. 37(4).
     """
-    x = finite(differences, "differences", least=2)
-    if np.abs(x).max() > 1:
-        raise InputError(f"a difference of shares is {x[np.abs(x).argmax()]:g}: it must lie between -1 and 1.")
+    x = finite(differences, least=2, within=(-1.0, 1.0))
     more = np.append(x, [1.0, -1.0])
-    reach = stats.norm.ppf(0.5 + confidence / 2) * more.std() / math.sqrt(len(more))
+    reach = stats.norm.ppf(0.975) * more.std() / math.sqrt(len(more))
     low, high = (float(np.clip(more.mean() + side * reach, -1, 1)) for side in (-1, 1))
     return Estimate(float(x.mean()), low, high, len(x), "Bonett-Price")
 
 
-def proportion(count: int, n: int, *, confidence: float = 0.95) -> Estimate:
+def proportion(count: float, n: float, *, confidence: float = 0.95) -> Estimate:
     """A proportion with Wilson's interval."""
-    _counts(count, n)
+    if not 0 <= count <= n or n <= 0:
+        raise InputError(f"got {count} of {n}: a count lies between 0 and n, and n is at least 1.")
     low, high = proportion_confint(count, n, alpha=1 - confidence, method="wilson")
-    return Estimate(count / n, float(low), float(high), n, "Wilson")
+    return Estimate(count / n, float(low), float(high), int(n), "Wilson")
 
 
-def proportion_bound(count: int, n: int, *, confidence: float = 0.95) -> float:
-    """The lower bound of a proportion that holds with that confidence (Clopper and Pearson, one-sided).
-
-    >>> round(proportion_bound(30, 500), 3)
-    0.044
-    """
-    _counts(count, n)
-    return float(proportion_confint(count, n, alpha=2 * (1 - confidence), method="beta")[0])
-
-
-def clustered_proportion(rates: Any, clips: int, *, confidence: float = 0.95) -> Estimate:
+def clustered_proportion(rates: Any, clips: int) -> Estimate:
     """The mean of each image's own rate, with Wilson's interval at the effective number of clips.
 
     >>> clustered_proportion([0.0, 1.0, 0.0, 1.0], 8).effective      # an image's two seeds always agree
@@ -230,27 +152,14 @@ def clustered_proportion(rates: Any, clips: int, *, confidence: float = 0.95) ->
     The effective number lies between that of images and that of clips, by how much clips of one image are alike (Korn and
     Graubard 1998). With a rate of 0 or 1 nothing is known of that, and it is the number of images.
     """
-    x = finite(rates, "rates")
+    x = finite(rates)
     rate, images = float(x.mean()), len(x)
-    spread = float(x.var(ddof=1)) if images > 1 else 0.0
-    n = float(images if rate in (0.0, 1.0) else clips)
-    if spread and rate not in (0.0, 1.0):
-        n = float(np.clip(rate * (1 - rate) / (spread / images), images, clips))
-    low, high = proportion_confint(rate * n, n, alpha=1 - confidence, method="wilson")
-    return Estimate(rate, float(low), float(high), images, "Wilson", n)
-
-
-def equivalent_proportion(count: int, n: int, low: float, high: float, *, alpha: float = 0.05) -> Equivalence:
-    """TOST that a proportion lies between low and high, by two exact binomial tests (statsmodels' binom_tost).
-
-    >>> equivalent_proportion(50, 100, 0.35, 0.65).equivalent
-    True
-    """
-    _counts(count, n)
-    _ordered(low, high)
-    p = float(binom_tost(count, n, low, high)[0])
-    inner = proportion(count, n, confidence=1 - 2 * alpha)
-    return Equivalence(count / n, inner.low, inner.high, n, "TOST", p=p, equivalent=p < alpha)
+    n = float(images)
+    if rate not in (0.0, 1.0):
+        spread = float(x.var(ddof=1)) if images > 1 else 0.0
+        n = float(np.clip(rate * (1 - rate) / (spread / images), images, clips)) if spread else float(clips)
+    found = proportion(rate * n, n)
+    return Estimate(rate, found.low, found.high, images, "Wilson", effective=n)
 
 
 # --- many tests, power, spread ----------------------------------------------------------------------------------------
@@ -262,13 +171,10 @@ def fdr(p_values: Any) -> np.ndarray:
     >>> fdr([0.01, 0.02, 0.5])
     array([0.03, 0.03, 0.5 ])
     """
-    p = np.asarray(p_values, np.float64)
-    if p.ndim != 1 or ((p < 0) | (p > 1)).any():
-        raise InputError(f"got p values of shape {p.shape} in [{np.nanmin(p):.3g}, {np.nanmax(p):.3g}]: a list in [0, 1].")
-    made = np.isfinite(p)
-    q = np.full(p.shape, math.nan)
+    q = np.array(p_values, np.float64)
+    made = np.isfinite(q)
     if made.any():
-        q[made] = stats.false_discovery_control(p[made], method="bh")
+        q[made] = stats.false_discovery_control(finite(q[made], within=(0.0, 1.0)), method="bh")
     return q
 
 
@@ -288,70 +194,57 @@ def power(effect: float, n: int, *, alpha: float = 0.05) -> float:
     return float(stats.nct.sf(critical, n - 1, shift) + np.nan_to_num(found_reversed))
 
 
-_power = power  # `power` is also the name of an argument below
-
-
-def detectable(n: int, *, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The smallest standardised effect that n pairs detect with that power.
+def detectable(n: int, *, alpha: float = 0.05) -> float:
+    """The smallest standardised effect that n pairs detect with a power of 80 %.
 
     >>> round(detectable(34), 2)
     0.5
     """
-    if n < 2 or not alpha < power < 1:
-        raise InputError(f"got n={n}, alpha={alpha}, power={power}: two pairs at least, and a power between alpha and 1.")
     high = 1.0
-    while _power(high, n, alpha=alpha) < power:
+    while power(high, n, alpha=alpha) < 0.8:
         high *= 2
-    return float(brentq(lambda effect: _power(effect, n, alpha=alpha) - power, 0.0, high))
+    return float(brentq(lambda effect: power(effect, n, alpha=alpha) - 0.8, 0.0, high))
 
 
-class Variation(NamedTuple):
-    """Standard deviations: between units, and within a unit from repeat to repeat (NaN where nothing was repeated)."""
-
-    between: float
-    within: float
-
-
-def variation(values: Any, units: Any) -> Variation:
-    """How much units vary, and repeats of one unit: one-way random effects (Searle, Casella and McCulloch 1992, 3.6).
+def variation(values: Any, units: Any) -> tuple[float, float]:
+    """Standard deviations between units, and within one: one-way random effects (Searle, Casella and McCulloch 1992, 3.6).
 
     >>> variation([1, 3, 5, 7], ["a", "a", "b", "b"])
-    Variation(between=2.6457513110645907, within=1.4142135623730951)
+    (2.6457513110645907, 1.4142135623730951)
 
-    Repeats need not be equally many. Without repeats, `between` is the standard deviation of what there is.
+    Repeats need not be equally many. Without repeats the second is NaN; of a single unit the first.
     """
-    x, names = finite(values, "values", least=2), np.asarray(units)
-    if names.shape != x.shape:
-        raise InputError(f"got {len(x)} values and units of shape {names.shape}: a unit for each value.")
-    _, index, counts = np.unique(names, return_inverse=True, return_counts=True)
-    means = np.bincount(index, x) / counts
-    n, k = len(x), len(counts)
-    if k < 2:
-        return Variation(math.nan, float(x.std(ddof=1)))
-    if n == k:
-        return Variation(float(x.std(ddof=1)), math.nan)
+    x = finite(values, least=2)
+    _, index, counts = np.unique(np.asarray(units), return_inverse=True, return_counts=True)
+    means, n, k = np.bincount(index, x) / counts, len(x), len(counts)
+    if k in (1, n):
+        sd = float(x.std(ddof=1))
+        return (math.nan, sd) if k == 1 else (sd, math.nan)
     within = float(np.square(x - means[index]).sum() / (n - k))
     among = float((counts * np.square(means - x.mean())).sum() / (k - 1))
     repeats = (n - np.square(counts).sum() / n) / (k - 1)
-    return Variation(math.sqrt(max(0.0, (among - within) / repeats)), math.sqrt(within))
+    return math.sqrt(max(0.0, (among - within) / repeats)), math.sqrt(within)
 
 
-def finite(values: Any, name: str, *, least: int = 1) -> np.ndarray:
-    """The values as a list of finite floats; InputError for anything else."""
-    array = np.asarray(values, np.float64)
-    if array.ndim != 1 or len(array) < least:
-        raise InputError(f"got {name} of shape {array.shape}: a list of at least {least} number(s) is needed.")
-    if not np.isfinite(array).all():
-        bad = [int(i) for i in np.flatnonzero(~np.isfinite(array))[:8]]
-        raise InputError(f"got NaN or infinity in {name} at {bad}: drop these units, and report that you did.")
-    return array
+# --- what comes in ----------------------------------------------------------------------------------------------------
 
 
-def _counts(count: int, n: int) -> None:
-    if not 0 <= count <= n or n < 1:
-        raise InputError(f"got {count} of {n}: a count lies between 0 and n, and n is at least 1.")
+def finite(values: Any, *, least: int = 1, within: tuple[float, float] = (-math.inf, math.inf)) -> np.ndarray:
+    """The values as a list of finite floats in a range; InputError for anything else."""
+    x = np.asarray(values, np.float64)
+    if x.ndim != 1 or len(x) < least:
+        raise InputError(f"got values of shape {x.shape}: a list of at least {least} number(s) is needed.")
+    bad = ~np.isfinite(x) | (x < within[0]) | (x > within[1])
+    if bad.any():
+        places = np.flatnonzero(bad)[:8].tolist()
+        raise InputError(
+            f"got {x[bad][0]:g} at {places}: finite numbers from {within[0]:g} to {within[1]:g}, the rest dropped."
+        )
+    return x
 
 
-def _ordered(low: float, high: float) -> None:
-    if not low < high:
-        raise InputError(f"got a margin from {low} to {high}: the lower end comes first.")
+def require(table: pd.DataFrame, *columns: str) -> None:
+    """InputError where a table lacks a column."""
+    for name in columns:
+        if name not in table:
+            raise InputError(f"no column {name!r}: the table has {', '.join(map(str, table.columns))}.")
