@@ -24,7 +24,7 @@ manifest: str = ""  # your images in pairs (.csv or .parquet); empty for the pla
 pairs: int = 12  # planted pairs in each of three schemes
 seeds: list = [0]  # for each image; averaged before images are compared
 measures: list = ["object_px", "pan_px", "still", "blur_slope", "reconstruction_mse"]  # what is compared
-speed_margin: str = "15 %"  # of the mean: what counts as no difference in subject speed, set before the first clip
+speed_margin: float = 0.3  # px/frame: what counts as no difference in subject speed, set before the first clip
 num_inference_steps: int = 8  # denoising steps
 out: str = "../results/05-bias"  # folder for figures, clips and tables
 

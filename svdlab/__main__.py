@@ -176,8 +176,8 @@ def _bias(
     from svdlab.pipeline.checkpoints import load_pipeline
     from svdlab.probes import bias
 
-    if unknown := sorted(set(options) - {"measures", "margins", "alpha", "interval"}):
-        raise InputError(f"bias has no option {', '.join(unknown)}: it has measures, margins, alpha, interval.")
+    if unknown := sorted(set(options) - {"measures", "margins", "alpha"}):
+        raise InputError(f"bias has no option {', '.join(unknown)}: it has measures, margins, alpha.")
     given: dict[str, Any] = {"seeds": range(seeds), "conditions": conditions, **options}
     if manifest is None:
         result = bias.planted.study(load_pipeline(checkpoint), out, quick=quick, **given)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from statsmodels.stats.proportion import proportion_confint
 from tqdm.auto import tqdm
 
 from svdlab import load_pipeline
@@ -107,7 +108,7 @@ def planted_rows(study: bias.BiasResult) -> list[dict[str, Any]]:
             passed = row.verdict == EFFECT and np.sign(row.value) == np.sign(law.effect)
             threshold = "found: right sign, q < 0.05"
         else:
-            passed, threshold = row.verdict == EQUIVALENT, f"equivalent within {planted.MARGINS[law.measure]}"
+            passed, threshold = row.verdict == EQUIVALENT, f"equivalent within {planted.MARGINS[law.measure]:g}"
         what = str(row.what)
         rows.append(_row(what, row.value, row.low, row.high, int(row.n), threshold, bool(passed), law.effect))
     return rows
@@ -138,10 +139,10 @@ def null_studies(
     effects = {law.scheme: law.measure for law in planted.PLANTED if law.effect and law.measure in named}
     for number in tqdm(range(studies), desc="null studies", unit="study", disable=not progress):
         drawn = pd.concat([_draw(manifest, c, pairs, rng)[0] for c in wanted])
-        table = compare(clips, swap_labels(drawn, rng), named, chosen=wanted)
+        table = compare(clips, swap_labels(drawn, rng), named)
         part = table[["scheme", "measure", "p", "q"]].assign(study=number, p_real=np.nan)
         for contrast in (c for c in wanted if c.scheme in effects):
-            real = compare(clips, drawn, [effects[contrast.scheme]], chosen=[contrast]).p[0]
+            real = compare(clips, drawn[drawn.group_scheme == contrast.scheme], [effects[contrast.scheme]]).p[0]
             part.loc[(part.scheme == contrast.scheme) & (part.measure == effects[contrast.scheme]), "p_real"] = real
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
@@ -178,7 +179,7 @@ def null_rows(null: pd.DataFrame) -> list[dict[str, Any]]:
     false = (null.p < ALPHA).groupby(null.study).mean()
     rows = [_rate_row("null studies: share of tests with p < 0.05", false)]
     some = (null.q < ALPHA).groupby(null.study).any()
-    bound = stats.proportion_bound(int(some.sum()), studies)
+    bound = float(proportion_confint(int(some.sum()), studies, alpha=2 * ALPHA, method="beta")[0])  # Clopper and Pearson
     whole = stats.proportion(int(some.sum()), studies)
     what = "null studies: false discovery rate after correction"
     rows.append(_row(what, whole.value, bound, whole.high, studies, "lower bound not above 0.05", bound <= ALPHA))
@@ -228,7 +229,7 @@ def coverage(
     held = 0
     for _ in range(resamples):
         drawn, rest = _draw(manifest, contrast, pairs, rng)
-        row = compare(clips, drawn, [measure], chosen=[contrast], resamples=99).iloc[0]
+        row = compare(clips, drawn, [measure]).iloc[0]
         held += row.low <= everything.reindex(rest).mean() <= row.high
     return stats.proportion(int(held), resamples)
 
@@ -260,8 +261,7 @@ def small_rows(clips: pd.DataFrame, manifest: pd.DataFrame) -> list[dict[str, An
     said = int((verdicts == TOO_FEW).sum())
     rows = [_row(f"studies of {TINY} pairs that give no verdict", said / len(verdicts), np.nan, np.nan, len(verdicts), "1",
                  said == len(verdicts))]  # fmt: skip
-    few = pd.concat([_draw(manifest, c, 8, rng)[0] for c in wanted])
-    table = pd.concat([compare(clips, few, ["blur_slope"], chosen=[c]) for c in wanted])
+    table = pd.concat([compare(clips, _draw(manifest, c, 8, rng)[0], ["blur_slope"]) for c in wanted])
     open_ones = [row for _, row in table.iterrows() if row.verdict == INCONCLUSIVE]
     told = sum("would mostly be missed" in row.sentence for row in open_ones)
     rows.append(_row("studies of 8 pairs that find nothing: say what they would miss", told / max(1, len(open_ones)), np.nan,

@@ -19,7 +19,6 @@ from svdlab.show.figure import COLOURS, GREY, INK, LABEL, PALE, SMALL, WIDTH, Fi
 from svdlab.stats.effects import DESCRIPTIVE, EFFECT, EQUIVALENT, INCONCLUSIVE, TOO_FEW, Effect, as_table, quantity
 
 ROW, HEAD = 20, 56  # px of an effect, and of a panel's title and axis
-MOST = 6.0  # standard deviations that a standardised axis reaches at most
 LOOKS = {  # verdict -> colour, marker, filled and its name; what has no claim is grey
     EFFECT: (COLOURS[1], "s", COLOURS[1], "square"),
     EQUIVALENT: (COLOURS[2], "^", COLOURS[2], "triangle"),
@@ -33,43 +32,38 @@ def forest(
     effects: Iterable[Effect] | pd.DataFrame,
     *,
     by: str = "unit",
-    label: str = "label",
     standardised: bool = False,
-    columns: int = 1,
     of: Any = (),
     title: str = "Effects",
 ) -> Figure:
     """A row for each effect, a panel for each value of `by`; the number in its own unit stands beside it.
 
-    effects: Effects, or a table of them (`stats.as_table`, `compare`, a bias study's). by, label: columns of that table.
-    standardised: in standard deviations of the units (images or pairs), on one scale for all panels. columns: of panels. of:
-    clips, tables or words that the footer names as the source. Raises InputError for any other table.
+    effects: Effects, or a table of them (`stats.as_table`, `compare`, a bias study's). by: a column of that table.
+    standardised: in standard deviations of the units (images or pairs), on one scale for all panels. of: clips, tables or
+    words that the footer names as the source. Raises InputError for any other table.
     """
     table = effects if isinstance(effects, pd.DataFrame) else as_table(effects)
-    if not {by, label, "value", "low", "high", "unit", "verdict", "margin", "sd"} <= set(table.columns) or table.empty:
+    if not {by, "label", "value", "low", "high", "unit", "verdict", "margin", "sd"} <= set(table.columns) or table.empty:
         raise InputError("forest draws effects, or a table of them with its columns: give one with at least one row.")
-    fig = figure(WIDTH, sum(_heights(table, by, columns)), of=of, title=title)
-    return fig.finish(table, *forest_on(fig, table, by=by, label=label, standardised=standardised, columns=columns))
+    fig = figure(WIDTH, ROW * len(table) + HEAD * table[by].nunique(), of=of, title=title)
+    return fig.finish(table, *forest_on(fig, table, by=by, standardised=standardised))
 
 
-def forest_on(
-    fig: Any, table: pd.DataFrame, *, by: str = "unit", label: str = "label", standardised: bool = False, columns: int = 1
-) -> list[str]:
+def forest_on(fig: Any, table: pd.DataFrame, *, by: str = "unit", standardised: bool = False) -> list[str]:
     """`forest` in a figure or subfigure that is there; returns the notes on what was drawn."""
-    heights, groups = _heights(table, by, columns), list(table.groupby(by, sort=False))
-    axes = fig.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
-    ends = _ends(table, standardised)
-    for ax, (name, part) in zip(axes.flat, groups, strict=False):
+    groups, ends = list(table.groupby(by, sort=False)), _ends(table, standardised)
+    axes = fig.subplots(len(groups), squeeze=False, height_ratios=[HEAD + ROW * len(part) for _, part in groups])
+    for ax, (name, part) in zip(axes.flat, groups, strict=True):
         own = ends if standardised else ends.loc[part.index]
-        reach = MOST if standardised else np.inf
+        reach = 6.0 if standardised else np.inf  # standard deviations at most: what lies beyond is an arrow
         low, high = (float(np.clip(f([0.0, *own.to_numpy().ravel()]), -reach, reach)) for f in (np.nanmin, np.nanmax))
         pad = 0.06 * ((high - low) or 1.0)
         plain(ax)
         ax.set(xlim=(low - pad, high + pad), ylim=(len(part) - 0.5, -0.5))
         ax.axvline(0, color=GREY, linewidth=0.8)
         for place, index in enumerate(part.index):
-            _row(ax, place, part.loc[index], own.loc[index], (low, high), brief=columns > 1)
-        ax.set_yticks(range(len(part)), part[label])
+            _row(ax, place, part.loc[index], own.loc[index], (low, high))
+        ax.set_yticks(range(len(part)), part["label"])
         ax.tick_params(axis="y", length=0)
         ax.xaxis.set_major_locator(MaxNLocator(5))
         units = set(part["unit"])
@@ -77,8 +71,6 @@ def forest_on(
             ax.xaxis.set_major_formatter(lambda v, _: f"{100 * v:g}")
         ax.set_xlabel("standard deviations" if standardised else ", ".join(sorted("%" if u == "share" else u for u in units)))
         ax.set_title("" if by == "unit" else str(name), fontsize=LABEL, loc="left", color=INK)
-    for ax in list(axes.flat)[len(groups) :]:
-        ax.set_visible(False)
     notes = [f"{look[3]}: {verdict}" for verdict, look in LOOKS.items() if verdict in set(table["verdict"])]
     if np.isfinite(table["low"]).any():
         notes.insert(0, f"line: {', '.join(f'{100 * (1 - a):g}' for a in table['alpha'].unique())} % interval")
@@ -87,14 +79,13 @@ def forest_on(
 
 def _ends(table: pd.DataFrame, standardised: bool) -> pd.DataFrame:
     """Value, interval and both ends of the margin, in the axis' own measure; NaN where there is nothing."""
-    null = table["null"].fillna(0.0)
-    ends = table[["value", "low", "high"]].assign(below=null - table["margin"], above=null + table["margin"])
-    ends.loc[table["threshold"].astype(bool), "below"] = 0.0
-    ends.loc[table["threshold"].astype(bool), "above"] = table["margin"]
+    threshold, null = table["threshold"].astype(bool), table["null"].fillna(0.0)
+    below, above = (null - table["margin"]).mask(threshold, 0.0), table["margin"] + null.mask(threshold, 0.0)
+    ends = table[["value", "low", "high"]].assign(below=below, above=above)
     return (ends.div(table["sd"].where(table["sd"] > 0), axis=0) if standardised else ends).astype(float)
 
 
-def _row(ax: Any, place: int, row: pd.Series, ends: pd.Series, limits: tuple[float, float], brief: bool) -> None:
+def _row(ax: Any, place: int, row: pd.Series, ends: pd.Series, limits: tuple[float, float]) -> None:
     colour, marker, inside, _ = LOOKS[row["verdict"]]
     marker = ">" if ends["value"] > limits[1] else "<" if ends["value"] < limits[0] else marker
     drawn = ends.clip(*limits)
@@ -103,12 +94,7 @@ def _row(ax: Any, place: int, row: pd.Series, ends: pd.Series, limits: tuple[flo
     ax.plot([drawn["low"], drawn["high"]], [place] * 2, color=colour, linewidth=1.8, solid_capstyle="butt")
     ax.plot(drawn["value"], place, marker, color=colour, markersize=5.5, markerfacecolor=inside)
     text = quantity(row["value"], row["unit"]) if np.isfinite(row["value"]) else "no number"
-    if np.isfinite(row["low"]) and not brief:
+    if np.isfinite(row["low"]):
         text += f" ({' to '.join(quantity(row[k], row['unit'], bare=True) for k in ('low', 'high'))})"
     text += f", q {row['q']:.2g}" if np.isfinite(row["q"]) else ""
     ax.annotate(text, (1.02, place), xycoords=("axes fraction", "data"), fontsize=SMALL + 0.5, color=INK, va="center")
-
-
-def _heights(table: pd.DataFrame, by: str, columns: int) -> list[float]:
-    counts = table.groupby(by, sort=False).size().tolist()
-    return [HEAD + ROW * max(counts[i : i + columns]) for i in range(0, len(counts), columns)]

@@ -128,7 +128,7 @@ def mean(
     all puts above 0: then the margin is a threshold, which an effect must exceed.
     """
     blank = _blank(key, what, table, column, unit, margin)
-    blank = replace(blank, null=_nan(null), threshold=never_negative and margin is not None)
+    blank = replace(blank, null=NAN if null is None else null, threshold=never_negative and margin is not None)
     return _judged(blank, per_image(table, column or key), intervals.mean_interval)
 
 
@@ -184,7 +184,7 @@ def ratio(key: str, what: str, table: pd.DataFrame, column: str | None = None, *
     >>> ratio("edit", "change by the edit", pd.DataFrame({"stimulus": range(6), "edit": 0.01}), unit="", margin=0.1).verdict
     'equivalent within the margin'
     """
-    blank = replace(_blank(key, what, table, column, unit, math.log(margin)), threshold=True)
+    blank = replace(_blank(key, what, table, column, unit), margin=math.log(margin), threshold=True)
     logs = _judged(blank, np.log(per_image(table, column or key).clip(lower=1e-6)), intervals.mean_interval)
     return replace(logs, margin=margin, value=math.exp(logs.value), low=math.exp(logs.low), high=math.exp(logs.high))
 
@@ -211,7 +211,7 @@ def paired(
     x = np.asarray(differences, np.float64)
     x = x[np.isfinite(x)]
     value = float(x.mean()) if len(x) else NAN
-    blank = Effect(key, what, value, NAN, NAN, unit, len(x), seeds, _nan(margin), alpha=alpha, of=of, method="permutation")
+    blank = Effect(key, what, value, NAN, NAN, unit, len(x), seeds, checked(margin), alpha=alpha, of=of, method="permutation")
     if len(x) < 2:
         return replace(blank, verdict=TOO_FEW)
     found, sd, same = intervals.t_interval(x, confidence=1 - alpha), float(x.std(ddof=1)), NAN
@@ -303,7 +303,7 @@ def _blank(key: str, what: str, table: pd.DataFrame, column: str | None, unit: s
     """An effect without numbers. Seeds: how many an image has (the median), of clips that have a number."""
     seen = table.dropna(subset=[column or key]) if (column or key) in table else table
     seeds = int(seen.groupby("stimulus")["seed"].nunique().median()) if "seed" in seen and len(seen) else min(1, len(seen))
-    return Effect(key, what, NAN, NAN, NAN, unit, 0, seeds, _nan(margin))
+    return Effect(key, what, NAN, NAN, NAN, unit, 0, seeds, checked(margin))
 
 
 def _judged(blank: Effect, values: pd.Series, interval: Callable[[np.ndarray], Estimate], *, least: int = 2) -> Effect:
@@ -336,5 +336,8 @@ def _tested(e: Effect, tests: int) -> Effect:
     return replace(e, verdict=INCONCLUSIVE) if e.verdict == EFFECT and not q < e.alpha else e
 
 
-def _nan(value: float | None) -> float:
-    return NAN if value is None else float(value)
+def checked(margin: float | None) -> float:
+    """A margin as a number; NaN for none. Raises InputError for what is no number above 0."""
+    if margin is not None and (not isinstance(margin, (int, float)) or not margin > 0):
+        raise InputError(f"margin={margin!r}: give a number above 0, in the unit of what is measured.")
+    return NAN if margin is None else float(margin)

@@ -113,8 +113,8 @@ def variance_shares(table: pd.DataFrame, measure: str, factors: list[str]) -> pd
     array = cells.to_numpy(np.float64).reshape([table[f].nunique() for f in factors] if cells.size else (0,))
     gaps = int((~np.isfinite(array)).sum())
     if min(array.shape) < 2 or gaps:
-        found = f"{gaps} of {array.size} cells of {' x '.join(factors)} are missing"
-        raise InputError(f"{found}: the cross must be whole, with two levels at least of each factor.")
+        cross = f"{gaps} of {array.size} cells of {' x '.join(factors)} are missing"
+        raise InputError(f"{cross}: it must be whole, with two levels at least of each factor.")
     found = components(array, factors)
     total = sum(found.values()) or math.nan
     result = pd.DataFrame({"source": list(found), "variance": list(found.values())})

@@ -21,10 +21,10 @@ from svdlab.errors import InputError
 from svdlab.measure.files import plain
 from svdlab.show import labels
 from svdlab.stats.effects import as_table, corrected, numbers, paired
+from svdlab.stats.intervals import require
 from svdlab.study.plans import CONDITIONS
 
-# Conditions that a plan may leave to the checkpoint, so that two checkpoints fill them in differently.
-FILLED_BY_CHECKPOINT = ("num_frames", "decode_chunk_size", "height", "width")
+FILLED_BY_CHECKPOINT = ("num_frames", "decode_chunk_size", "height", "width")  # so that two checkpoints may differ in them
 Within = Callable[[pd.DataFrame, str], float]
 WITHIN: dict[str, Within] = {
     "mean": lambda runs, measure: float(runs[measure].mean()),
@@ -39,10 +39,8 @@ def compare(
     by: Sequence[str] = (),
     within: str | Within = "mean",
     margins: Mapping[str, float] | None = None,
-    alpha: float = 0.05,
-    resamples: int = 9999,
 ) -> pd.DataFrame:
-    """The second checkpoint minus the first: an effect for each measure and each value of `by`.
+    """The second checkpoint minus the first: an effect for each measure and each value of `by`, all one family of tests.
 
     compare(tables, ["object_px"], by=["fps"]).query("q < 0.05")
     compare(tables, ["object_px"], within="spread")                            # does it vary less over seeds?
@@ -50,23 +48,19 @@ def compare(
 
     tables: two results of `svdlab.sweep` of the same plan, by name. within: what becomes of the runs of one image: their
     "mean", their "spread" (standard deviation; give `by` so that only seeds differ), or a function of the runs and the
-    measure's name. margins: by measure, in its unit; a difference whose interval (confidence 1 - 2 alpha) lies inside is
-    equivalent (TOST).
+    measure's name. margins: by measure, in its unit, for equivalence.
 
     Columns: those of `by`, measure, within, first, second (means over images), left_out (images without a number in one of
-    the two), then those of an Effect (`svdlab.stats.effects`): value, low, high, n (images), seeds, p (paired permutation
-    test), q, d, verdict, sentence and others. All rows are one family of tests.
-
-    Raises InputError where the tables hold other runs than each other, a column is missing, or no image is left.
+    the two), then those of an Effect (`svdlab.stats.effects.paired`, n: images). Raises InputError where the tables hold
+    other runs than each other, or a column is missing.
     """
     names, both = _side_by_side(tables, list(measures), list(by))
     function = within if callable(within) else WITHIN.get(within)
-    if function is None:
-        raise InputError(f"within={within!r}: give {', '.join(map(repr, WITHIN))} or a function of (runs, measure).")
-    called = within if isinstance(within, str) else getattr(function, "__name__", "function")
     margins = margins or {}
-    if unknown := sorted(set(margins) - set(measures)):
-        raise InputError(f"margins for {', '.join(unknown)}, which is not among the measures {', '.join(measures)}.")
+    if function is None or set(margins) - set(measures):
+        given = f"within={within!r}, margins for {', '.join(margins) or 'nothing'}"
+        raise InputError(f"{given}: give {', '.join(WITHIN)} or a function of (runs, measure), and margins for {measures}.")
+    called = within if isinstance(within, str) else getattr(function, "__name__", "function")
     facts, effects = [], []
     for place, runs in both.groupby(list(by), sort=True) if by else [((), both)]:
         where = dict(zip(by, place, strict=True))
@@ -75,12 +69,11 @@ def compare(
             sides = [runs.rename(columns={f"{measure}_{side}": measure}).groupby("image") for side in (1, 2)]
             pairs = pd.DataFrame({side: {i: function(g, measure) for i, g in sides[side]} for side in (0, 1)})
             whole = pairs[np.isfinite(pairs).all(axis=1)]
-            key = f"{measure}, {cell}" if cell else measure
             what = f"{'' if called == 'mean' else f'{called} of '}{labels.name(measure)}, {names[1]} minus {names[0]}"
-            what += f" at {cell}" if cell else ""
+            key, what = (f"{measure}, {cell}", f"{what} at {cell}") if cell else (measure, what)
             unit = labels.unit(measure) if called in WITHIN else ""
-            how: dict[str, Any] = dict(margin=margins.get(measure), alpha=alpha, resamples=resamples, of="image")
-            effects.append(paired(key, what, whole[1] - whole[0], unit=unit, seeds=runs["seed"].nunique(), **how))
+            how: dict[str, Any] = dict(margin=margins.get(measure), of="image", seeds=runs["seed"].nunique())
+            effects.append(paired(key, what, whole[1] - whole[0], unit=unit, **how))
             means = dict(first=whole[0].mean(), second=whole[1].mean(), left_out=len(pairs) - len(whole))
             facts.append({**where, "measure": measure, "label": cell or "all runs", "within": called, **means})
     table = pd.concat([pd.DataFrame(facts), as_table(corrected(effects, least_tests=1)).drop(columns="label")], axis=1)
@@ -95,8 +88,7 @@ def slope_against(condition: str) -> Within:
     """
 
     def slope(runs: pd.DataFrame, measure: str) -> float:
-        if condition not in runs:
-            raise InputError(f"no condition {condition!r}: the table has {', '.join(c for c in CONDITIONS if c in runs)}.")
+        require(runs, condition)
         seen = runs.dropna(subset=measure)
         if seen[condition].nunique() < 2:
             return math.nan
@@ -114,8 +106,7 @@ def _side_by_side(tables: Mapping[str, pd.DataFrame], measures: list[str], by: l
     shared = [c for c in CONDITIONS if all(c in t for t in tables.values()) and c not in FILLED_BY_CHECKPOINT]
     keys, parts = ["image", "seed", *shared], []
     for side, (label, table) in enumerate(tables.items(), 1):
-        if missing := [c for c in ("image", "seed", *measures, *by) if c not in table]:
-            raise InputError(f"the table of {label!r} has no column {', '.join(missing)}: give what svdlab.sweep returned.")
+        require(table, "image", "seed", *measures, *by)
         part = table[keys].map(_cell).assign(**{f"{m}_{side}": numbers(table[m]) for m in measures})
         if part.duplicated(keys).any():
             raise InputError(f"the table of {label!r} holds a run twice: compare one run per image, seed and condition.")
@@ -124,10 +115,8 @@ def _side_by_side(tables: Mapping[str, pd.DataFrame], measures: list[str], by: l
     alone = both[both["_merge"] != "both"]
     if len(alone):
         where = names[0] if alone["_merge"].iloc[0] == "left_only" else names[1]
-        what = ", ".join(f"{k} {alone[k].iloc[0]}" for k in ("image", "seed", "fps", "motion_bucket_id") if k in alone)
-        raise InputError(
-            f"{len(alone)} runs have no partner, the first ({what}) only in {where!r}: sweep both with the same plan."
-        )
+        what = ", ".join(f"{k} {v}" for k, v in alone[keys].iloc[0].items() if v != "")
+        raise InputError(f"{len(alone)} runs have no partner, one ({what}) only in {where!r}: sweep both with the same plan.")
     return names, both.drop(columns="_merge")
 
 

@@ -21,6 +21,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -37,14 +38,14 @@ from svdlab.measure.files import write_whole
 from svdlab.pipeline.images import FLIPS, image_hash, is_sample, open_image
 from svdlab.stats.effects import as_table, paired
 
-COLUMNS = ("path", "pair_id", "group", "group_scheme", "label_source", "licence", "consent", "subject_id", "notes")
-MAY_BE_EMPTY = ("consent", "notes")
+NEEDED = ("path", "pair_id", "group", "group_scheme", "label_source", "licence", "subject_id")
+COLUMNS = (*NEEDED[:6], "consent", "subject_id", "notes")  # of which consent and notes may be empty
 LONGEST = 1024  # px to which larger images are shrunk before their sharpness is measured
 CONFOUNDS = {"width": "px", "height": "px", "blur": "(0 to 1)", "brightness": "(0 to 1)", "contrast": "(0 to 1)"}
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of linear sRGB
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Contrast:
     """Group a minus group b, over the pairs of a scheme."""
 
@@ -59,30 +60,37 @@ class Contrast:
 # --- manifests --------------------------------------------------------------------------------------------------------
 
 
-def read_manifest(source: Any, *, folder: str | Path | None = None) -> pd.DataFrame:
+def read_manifest(source: Any) -> pd.DataFrame:
     """A manifest from a CSV or Parquet file or a DataFrame, whole and checked.
 
     manifest = read_manifest("pairs/manifest.csv")
 
-    folder: what paths are relative to; by default the file's own folder. A manifest that was read before, or a part of it, may
-    be given again. Adds the columns `file` (the path as it is opened), `image_hash`, `width` and `height` (px). Raises
-    InputError with every fault, by row; no row is dropped.
+    A manifest that was read before, or a part of it, may be given again. Adds the columns `file` (the path as it is opened),
+    `image_hash`, `width` and `height` (px). Raises InputError with every fault, by row; no row is dropped.
     """
-    table, base = _table(source)
+    table, base = source, Path()
+    if not isinstance(source, pd.DataFrame):
+        try:
+            how: dict[str, Any] = dict(dtype=str, keep_default_na=False)
+            table = pd.read_parquet(source) if Path(source).suffix == ".parquet" else pd.read_csv(source, **how)
+        except (ValueError, TypeError, OSError) as error:
+            raise InputError(
+                f"there is no manifest {source}: give a DataFrame, or a .csv or .parquet file ({error})."
+            ) from error
+        base = Path(source).parent
     missing = [name for name in COLUMNS if name not in table]
     if missing or not len(table):
         what = f"lacks the column(s) {', '.join(missing)}" if missing else "has no rows"
         raise InputError(f"the manifest {what}: it needs {', '.join(COLUMNS)}, and at least one pair of images.")
-    table = table.reset_index(drop=True)
-    for name in (*COLUMNS, *(["flip_noise"] if "flip_noise" in table else [])):
+    table = pd.DataFrame({"flip_noise": ""}, index=table.index).assign(**table).reset_index(drop=True)
+    for name in (*COLUMNS, "flip_noise"):
         table[name] = ["" if pd.isna(value) else str(value).strip() for value in table[name]]
-    base = Path(folder) if folder is not None else base
     if "file" not in table:  # else it was read before
-        table["file"] = [path if not path or is_sample(path) else str(base / path) for path in table.path]
-    facts = [_facts(file) if file else {} for file in table.file]
+        table["file"] = [path if is_sample(path) else str(base / path) for path in table.path]
+    facts = [_facts(file) for file in table.file]
     for name in ("image_hash", "width", "height"):
         table[name] = [f.get(name) for f in facts]
-    unreadable = [(row, f["error"]) for row, f in zip(table.index, facts, strict=True) if "error" in f]
+    unreadable = [(row, f["error"]) for row, f in enumerate(facts) if "error" in f and table.path[row]]
     faults = [f"  row {row} ({table.path[row] or 'no path'}): {what}" for row, what in [*_faults(table), *unreadable]]
     if faults:
         raise InputError(f"the manifest has {len(faults)} fault(s); mend them, or leave the pairs out:\n" + "\n".join(faults))
@@ -91,23 +99,15 @@ def read_manifest(source: Any, *, folder: str | Path | None = None) -> pd.DataFr
 
 def contrasts(manifest: pd.DataFrame) -> list[Contrast]:
     """Every two groups of each scheme, in the order in which the manifest names them."""
-    return [
-        Contrast(str(scheme), a, b)
-        for scheme, part in manifest.groupby("group_scheme", sort=False)
-        for a, b in combinations(part.group.unique().tolist(), 2)
-    ]
+    schemes = manifest.groupby("group_scheme", sort=False).group
+    return [Contrast(str(scheme), a, b) for scheme, groups in schemes for a, b in combinations(groups.unique(), 2)]
 
 
 def pairs_of(manifest: pd.DataFrame, contrast: Contrast) -> pd.DataFrame:
     """The manifest's row labels of a contrast: a row per pair, indexed by `pair_id`, columns `a` and `b`."""
     part = manifest[manifest.group_scheme == contrast.scheme]
-    sides = {}
-    for side, group in (("a", contrast.a), ("b", contrast.b)):
-        rows = part[part.group == group]
-        if rows.empty:
-            raise InputError(f"scheme {contrast.scheme!r} has no group {group!r}: it has {', '.join(part.group.unique())}.")
-        sides[side] = pd.Series(rows.index, index=rows.pair_id)
-    return pd.DataFrame(sides).sort_index()
+    sides = {side: part[part.group == group] for side, group in (("a", contrast.a), ("b", contrast.b))}
+    return pd.DataFrame({side: pd.Series(rows.index, index=rows.pair_id) for side, rows in sides.items()}).sort_index()
 
 
 def confounds(manifest: pd.DataFrame) -> pd.DataFrame:
@@ -124,25 +124,11 @@ def confounds(manifest: pd.DataFrame) -> pd.DataFrame:
         for what, unit in CONFOUNDS.items():
             a, b = (seen[what].loc[pairs[side]].to_numpy(float) for side in "ab")
             e = paired(what, f"{what} of the images, {contrast.a} minus {contrast.b} ({contrast.scheme})", a - b, unit=unit)
-            outside = e.low > 0 or e.high < 0 or (e.n < 2 and e.value != 0)
-            apart = (outside and abs(e.value) > 1e-9) or (what in ("width", "height") and bool((a != b).any()))
+            outside = e.low > 0 or e.high < 0 or e.n < 2
+            apart = (outside and abs(e.value) > 1e-9) or (unit == "px" and bool((a != b).any()))
             facts.append({**vars(contrast), "mean_a": a.mean(), "mean_b": b.mean(), "flagged": apart})
             effects.append(e)
     return pd.concat([pd.DataFrame(facts), as_table(effects)], axis=1)
-
-
-def _table(source: Any) -> tuple[pd.DataFrame, Path]:
-    if isinstance(source, pd.DataFrame):
-        return source, Path()
-    if not isinstance(source, (str, Path)) or not Path(source).is_file():
-        given = source if isinstance(source, (str, Path)) else f"in a {type(source).__name__}"
-        raise InputError(f"there is no manifest {given}: give a DataFrame, or a .csv or .parquet file.")
-    path = Path(source)
-    try:
-        whole = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path} cannot be read as a manifest: {error}") from error
-    return whole, path.parent
 
 
 def _facts(file: str) -> dict[str, Any]:
@@ -164,32 +150,25 @@ def _properties(file: str) -> dict[Any, Any]:
 
 def _faults(table: pd.DataFrame) -> Iterator[tuple[Any, str]]:
     """Row label and what is wrong. The same original may well be in a pair of another scheme."""
-    for name in (c for c in COLUMNS if c not in MAY_BE_EMPTY):
-        for row in table.index[table[name] == ""]:
-            yield row, f"{name} is empty"
-    for row, flip in table.get("flip_noise", pd.Series(dtype=str)).items():
-        if flip and flip not in FLIPS:
-            yield row, f"flip_noise is {flip!r}: leave it empty, or give one of {', '.join(FLIPS)}"
-    for _, same in table[table.image_hash.notna()].groupby(["group_scheme", "image_hash"], sort=False):
-        for row in same.index[1:]:
-            yield row, f"the same image as row {same.index[0]}"
-    for scheme, part in table[(table[["group_scheme", "group", "pair_id"]] != "").all(axis=1)].groupby(
-        "group_scheme", sort=False
-    ):
+    for name in NEEDED:
+        yield from ((row, f"{name} is empty") for row in table.index[table[name] == ""])
+    for row in table.index[~table.flip_noise.isin(["", *FLIPS])]:
+        yield row, f"flip_noise is {table.flip_noise[row]!r}: leave it empty, or give one of {', '.join(FLIPS)}"
+    whole = table[(table[[*NEEDED]] != "").all(axis=1)]
+    for scheme, part in whole.groupby("group_scheme", sort=False):
         groups = part.group.unique().tolist()
         if len(groups) == 1:
             yield part.index[0], f"scheme {scheme!r} has only the group {groups[0]!r}: there is nothing to compare it with"
-            continue
         for pair, members in part.groupby("pair_id", sort=False):
             if absent := [g for g in groups if g not in set(members.group)]:
                 yield members.index[0], f"unpaired: pair {pair!r} of scheme {scheme!r} has no image of {', '.join(absent)}"
             for row in members.index[members.group.duplicated()]:
                 yield row, f"pair {pair!r} has {members.group[row]!r} twice: one image of each group"
-    for (_, subject), part in table[(table[["subject_id", "group_scheme"]] != "").all(axis=1)].groupby(
-        ["group_scheme", "subject_id"]
-    ):
-        for row in part.index[part.pair_id != part.pair_id.iloc[0]]:  # else it would be counted as two independent ones
-            yield row, f"subject {subject!r} is in pair {part.pair_id.iloc[0]!r} too: each belongs to one pair"
+        for _, same in part.groupby("image_hash", sort=False):  # without those that cannot be read
+            yield from ((row, f"the same image as row {same.index[0]}") for row in same.index[1:])
+        for subject, own in part.groupby("subject_id", sort=False):  # else it would be counted as two independent ones
+            for row in own.index[own.pair_id != own.pair_id.iloc[0]]:
+                yield row, f"subject {subject!r} is in pair {own.pair_id.iloc[0]!r} too: each belongs to one pair"
 
 
 # --- changes ----------------------------------------------------------------------------------------------------------
@@ -210,26 +189,24 @@ def mirror(image: Any, flip: str = "left_right") -> Image.Image:
 def crops(image: Any, shift: float = 0.10) -> tuple[Image.Image, Image.Image]:
     """Two crops of one size, `shift` of the longer side apart along it, so that no pixel is invented."""
     whole = open_image(image)
-    (w, h), long = whole.size, max(whole.size)
-    step = round(shift * long)
-    if not 1 <= step <= long // 2:
+    (w, h), step = whole.size, round(shift * max(whole.size))
+    if not 1 <= step <= max(w, h) // 2:
         raise InputError(f"shift={shift}: give a share of the longer side, above 0 and up to 0.5.")
     dx, dy = (step, 0) if w >= h else (0, step)
     return whole.crop((0, 0, w - dx, h - dy)), whole.crop((dx, dy, w, h))
 
 
-def change(image: Any, kind: str, amount: float | None = None) -> Image.Image:
-    """The image changed in one respect (of CHANGES), by an amount: see there what it is, and its default.
+def change(image: Any, kind: str, amount: float) -> Image.Image:
+    """The image changed in one respect (of CHANGES), by an amount: see there what it is.
 
     >>> half = change("cat", "exposure", -1)                         # one stop less: half the light
     """
     if kind not in CHANGES:
         raise InputError(f"kind={kind!r}: one of {', '.join(CHANGES)}.")
-    make, default, allowed, words = CHANGES[kind]
-    given = default if amount is None else amount
-    if not allowed(given):
-        raise InputError(f"{kind} by {given}: {words}.")
-    return _image(make(_values(image), given))
+    make, allowed, words = CHANGES[kind]
+    if not allowed(amount):
+        raise InputError(f"{kind} by {amount}: {words}.")
+    return _image(make(_values(image), amount))
 
 
 def recolour(image: Any, mask: Any, turns: float = 0.5) -> Image.Image:
@@ -247,12 +224,10 @@ def swap_background(image: Any, mask: Any, background: Any) -> Image.Image:
     return _image(inside * _values(front) + (1 - inside) * _values(behind))
 
 
-def _enlarged(values: np.ndarray, factor: float) -> Image.Image:
-    image = _image(values)
-    (w, h), half = image.size, 0.5 / factor
-    return image.resize(
-        (w, h), Image.Resampling.BICUBIC, box=(w * (0.5 - half), h * (0.5 - half), w * (0.5 + half), h * (0.5 + half))
-    )
+def _enlarged(values: np.ndarray, factor: float) -> np.ndarray:
+    (h, w), half = values.shape[:2], 0.5 / factor
+    box = (w * (0.5 - half), h * (0.5 - half), w * (0.5 + half), h * (0.5 + half))
+    return _values(_image(values).resize((w, h), Image.Resampling.BICUBIC, box=box))
 
 
 def _balanced(values: np.ndarray, warmth: float) -> np.ndarray:
@@ -264,14 +239,14 @@ def _blurred(values: np.ndarray, sigma: float) -> np.ndarray:
     return _encoded(gaussian(_linear(values), sigma * max(values.shape[:2]), channel_axis=-1, mode="nearest"))
 
 
-# Change -> how it is made of values "h w 3" in [0, 1], its default amount, what amounts are allowed, and that in words.
-CHANGES: dict[str, tuple[Callable[[np.ndarray, float], Any], float, Callable[[float], bool], str]] = {
-    "scale": (_enlarged, 1.25, lambda v: v > 1, "a factor above 1, since what lies outside the image is unknown"),
-    "exposure": (lambda x, stops: _encoded(_linear(x) * 2.0**stops), -1.0, math.isfinite, "a number of stops"),
-    "gamma": (lambda x, exponent: x**exponent, 1.5, lambda v: v > 0, "an exponent above 0; above 1 darkens the middle"),
-    "white_balance": (_balanced, 0.15, lambda v: -1 < v < 1, "between -1 (cooler) and 1 (warmer), at the luminance of grey"),
-    "contrast": (lambda x, f: x.mean() + f * (x - x.mean()), 0.6, lambda v: v >= 0, "a factor of 0 or more"),
-    "blur": (_blurred, 0.004, lambda v: v >= 0, "a Gaussian's sigma as a share of the longer side, 0 or more"),
+# Change -> how it is made of values "h w 3" in [0, 1], what amounts are allowed, and what an amount is.
+CHANGES: dict[str, tuple[Callable[[np.ndarray, float], np.ndarray], Callable[[float], bool], str]] = {
+    "scale": (_enlarged, lambda v: v > 1, "a factor above 1, since what lies outside the image is unknown"),
+    "exposure": (lambda x, stops: _encoded(_linear(x) * 2.0**stops), math.isfinite, "a number of stops"),
+    "gamma": (lambda x, exponent: x**exponent, lambda v: v > 0, "an exponent above 0; above 1 darkens the middle"),
+    "white_balance": (_balanced, lambda v: -1 < v < 1, "between -1 (cooler) and 1 (warmer), at the luminance of grey"),
+    "contrast": (lambda x, f: x.mean() + f * (x - x.mean()), lambda v: v >= 0, "a factor of 0 or more"),
+    "blur": (_blurred, lambda v: v >= 0, "a Gaussian's sigma as a share of the longer side, 0 or more"),
 }
 
 
@@ -288,20 +263,15 @@ def _encoded(light: np.ndarray) -> np.ndarray:
     return np.where(v <= 0.0031308, 12.92 * v, 1.055 * v ** (1 / 2.4) - 0.055)
 
 
-def _image(values: Any) -> Image.Image:
-    if isinstance(values, Image.Image):
-        return values
+def _image(values: np.ndarray) -> Image.Image:
     return Image.fromarray((np.clip(values, 0, 1) * 255).round().astype(np.uint8))
 
 
 def _mask(mask: Any, image: Any) -> np.ndarray:
     """A mask as weights "h w 1" in [0, 1] of the image's size."""
-    w, h = open_image(image).size
-    array = np.asarray(mask, np.float64)
-    if array.shape != (h, w) or not np.isfinite(array).all() or array.min() < 0 or not 0 < array.max() <= 1:
-        raise InputError(
-            f"mask of shape {array.shape}: one value in [0, 1] for each pixel of the {w}x{h} image, and not all 0."
-        )
+    (w, h), array = open_image(image).size, np.asarray(mask, np.float64)
+    if array.shape != (h, w) or not (array.min() >= 0 and 0 < array.max() <= 1):
+        raise InputError(f"mask of shape {array.shape}: a value in [0, 1] for each pixel of the {w}x{h} image, and not all 0.")
     return array[..., None]
 
 
@@ -310,47 +280,37 @@ def _mask(mask: Any, image: Any) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Kind:
-    """A way to make two images of one. says: what a difference between the groups is, in words for the report.
-    make: image (and what it needs besides) to images a and b. flip_noise: how b's noise must be flipped."""
+    """A way to make two images of one: b's group and how it is made of the image (and of what it `needs` besides), what a
+    difference between the groups is, and the same of a. A group b that is called as a flip is made with its noise flipped."""
 
-    says: str
-    a: str
     b: str
-    make: Callable[..., tuple[Any, Any]]
-    flip_noise: str = ""
+    make_b: Callable[..., Any]
+    says: str
+    a: str = "original"
+    make_a: Callable[..., Any] = lambda image, **besides: image
     needs: tuple[str, ...] = ()
 
 
-def _changed(kind: str, b: str, says: str) -> Kind:
-    return Kind(says, "original", b, lambda image: (image, change(image, kind)))
-
-
-def _flipped(flip: str, says: str) -> Kind:
-    return Kind(says, "original", flip, lambda image: (image, mirror(image, flip)), flip_noise=flip)
+def _by(kind: str, amount: float) -> Callable[..., Any]:
+    return partial(change, kind=kind, amount=amount)
 
 
 KINDS = {
-    "mirror": _flipped("left_right", "response to mirroring left to right, both noises mirrored too"),
-    "upside_down": _flipped("up_down", "sensitivity to turning the image upside down (a mirror image), noises too"),
-    "half_turn": _flipped("half_turn", "sensitivity to rotation by 180 degrees, both noises rotated too"),
-    "translation": Kind("sensitivity to where the frame lies: two crops apart by a tenth", "first_crop", "second_crop", crops),
-    "scale": _changed("scale", "enlarged", "sensitivity to scale: the centre enlarged 1.25 times (and softer by it)"),
-    "exposure": _changed("exposure", "one_stop_less", "sensitivity to exposure: the original against one stop less light"),
-    "gamma": _changed("gamma", "gamma_1.5", "sensitivity to the tone curve: the original against gamma 1.5"),
-    "white_balance": Kind(
-        "sensitivity to white balance: 15 % warmer against 15 % cooler light", "warmer", "cooler",
-        lambda image: (change(image, "white_balance", 0.15), change(image, "white_balance", -0.15)),
-    ),
-    "contrast": _changed("contrast", "contrast_0.6", "sensitivity to contrast: the original against 0.6 of its contrast"),
-    "blur": _changed("blur", "blurred", "sensitivity to sharpness: the original against a blur of 0.4 % of its longer side"),
-    "recolour": Kind(
-        "response to the hue of a masked region, turned by half the colour circle", "original", "recoloured",
-        lambda image, mask: (image, recolour(image, mask)), needs=("mask",),
-    ),
-    "background": Kind(
-        "response to the background behind a masked region", "original", "other_background",
-        lambda image, mask, background: (image, swap_background(image, mask, background)), needs=("mask", "background"),
-    ),
+    "mirror": Kind("left_right", mirror, "response to mirroring left to right, both noises mirrored too"),
+    "upside_down": Kind("up_down", partial(mirror, flip="up_down"), "sensitivity to turning upside down, both noises too"),
+    "half_turn": Kind("half_turn", partial(mirror, flip="half_turn"), "sensitivity to rotation by 180 degrees, noises too"),
+    "translation": Kind("second_crop", lambda image: crops(image)[1], "sensitivity to where the frame lies: a tenth apart",
+                        "first_crop", lambda image: crops(image)[0]),
+    "scale": Kind("enlarged", _by("scale", 1.25), "sensitivity to scale: enlarged 1.25 times (and softer by it)"),
+    "exposure": Kind("one_stop_less", _by("exposure", -1), "sensitivity to exposure: the original, one stop less light"),
+    "gamma": Kind("gamma_1.5", _by("gamma", 1.5), "sensitivity to the tone curve: the original, gamma 1.5"),
+    "white_balance": Kind("cooler", _by("white_balance", -0.15), "sensitivity to white balance: 15 % warmer, 15 % cooler",
+                          "warmer", _by("white_balance", 0.15)),
+    "contrast": Kind("contrast_0.6", _by("contrast", 0.6), "sensitivity to contrast: the original, 0.6 of its contrast"),
+    "blur": Kind("blurred", _by("blur", 0.004), "sensitivity to sharpness: the original, a blur of 0.4 % of its longer side"),
+    "recolour": Kind("recoloured", recolour, "response to the hue of a masked region: half a turn", needs=("mask",)),
+    "background": Kind("other_background", swap_background, "response to the background behind a masked region",
+                       needs=("mask", "background")),
 }  # fmt: skip
 
 
@@ -372,29 +332,32 @@ def make_pairs(
     kinds: of KINDS. masks ("h w"), backgrounds: by name, for the kinds that need them. Raises InputError for an unknown kind,
     a name that recurs, a missing mask, or a change that leaves the image as it was.
     """
-    chosen, named = list(kinds), _named(images)
-    if isinstance(kinds, str) or not chosen or set(chosen) - set(KINDS):
+    pairs = list(images.items()) if isinstance(images, Mapping) else [
+        (Path(i).stem if isinstance(i, (str, Path)) else "", i) for i in images
+    ]  # fmt: skip
+    named, chosen = dict(pairs), list(kinds)
+    if not named or len(named) < len(pairs) or "" in named or isinstance(images, str):
+        raise InputError("images: give a list of paths or samples, each of another name, or a mapping from names to images.")
+    if not chosen or set(chosen) - set(KINDS):
         raise InputError(f"kinds={kinds!r}: a list of {', '.join(KINDS)}.")
-    besides = {"mask": masks or {}, "background": backgrounds or {}}
+    given = {"mask": masks or {}, "background": backgrounds or {}}
     rows, files = [], {}
     for scheme in chosen:
         kind = KINDS[scheme]
         for name, image in named.items():
             right = licence if isinstance(licence, str) else licence.get(name, "")
-            if not str(right).strip():
-                raise InputError(f"no licence for {name!r}: say by what right its image is used.")
-            for need in kind.needs:
-                if name not in besides[need]:
-                    raise InputError(f"{scheme} needs a {need} for {name!r}: give {need}s={{{name!r}: ...}}.")
-            made = [open_image(one) for one in kind.make(open_image(image), **{n: besides[n][name] for n in kind.needs})]
+            lacking = [need for need in kind.needs if name not in given[need]] + ["licence"] * (not right.strip())
+            if lacking:
+                raise InputError(f"{scheme} of {name!r} needs a {lacking[0]}: give it to make_pairs, by the image's name.")
+            besides = {need: given[need][name] for need in kind.needs}
+            made = [open_image(make(open_image(image), **besides)) for make in (kind.make_a, kind.make_b)]
             if image_hash(made[0]) == image_hash(made[1]):
                 raise InputError(f"{scheme} leaves {name!r} as it was (a flat or symmetrical image?): leave it out.")
             for group, picture in zip((kind.a, kind.b), made, strict=True):
                 file = f"{name}.png" if group == "original" else f"{name}-{scheme}-{group}.png"
                 files[file] = picture
-                label = (file, name, group, scheme, f"svdlab.study.pairs.{scheme}", str(right), "", name, kind.says)
-                flip = kind.flip_noise if group == kind.b else ""
-                rows.append({**dict(zip(COLUMNS, label, strict=True)), "flip_noise": flip})
+                label = (file, name, group, scheme, f"svdlab.study.pairs.{scheme}", right, "", name, kind.says)
+                rows.append(dict(zip(COLUMNS, label, strict=True)) | {"flip_noise": group if group in FLIPS else ""})
     return write_pairs(rows, files, out)
 
 
@@ -407,18 +370,3 @@ def write_pairs(rows: list[dict[str, Any]], files: Mapping[str, Image.Image], ou
     with write_whole(Path(out, "manifest.csv")) as part:
         table.to_csv(part, index=False)
     return table
-
-
-def _named(images: Iterable[Any]) -> dict[str, Any]:
-    if isinstance(images, (str, Path)):
-        raise InputError(f"images={images!r}: give a list of images.")
-    if not isinstance(images, Mapping):
-        listed = list(images)
-        if any(not isinstance(i, (str, Path)) for i in listed):
-            raise InputError("images that are no paths need names: give a mapping from name to image.")
-        images = {Path(i).stem: i for i in listed}
-        if len(images) < len(listed):
-            raise InputError("two images have one file name: give a mapping from names of your own.")
-    if not images:
-        raise InputError("no images: give at least one.")
-    return {str(name): image for name, image in images.items()}

@@ -1,5 +1,10 @@
 """Dose-response and variance components recover what was put in, and agree with statsmodels."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,83 +12,76 @@ from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 
 from svdlab.errors import InputError
-from svdlab.stats import response as dose
+from svdlab.stats.response import dose_response, variance_shares
 
 
-def crossed(levels, images, seeds, *, of_level, of_image, of_rest, rng):
+def crossed(levels: Any, images: int, seeds: int, of_level: Callable, image_sd: float, rest_sd: float) -> pd.DataFrame:
     """A whole cross of condition, image and seed, its value a function of the level plus image and cell effects."""
-    image_effect = rng.normal(0, of_image, images)
-    rows = [
-        {"level": x, "image": i, "seed": s, "speed": of_level(x) + image_effect[i] + rng.normal(0, of_rest)}
-        for x in levels
-        for i in range(images)
-        for s in range(seeds)
-    ]
-    return pd.DataFrame(rows)
-
-
-def test_dose_response_recovers_a_saturating_curve():
     rng = np.random.default_rng(2)
+    own = rng.normal(0, image_sd, images)
+    rows = [
+        (x, i, s, of_level(x) + own[i] + rng.normal(0, rest_sd)) for x in levels for i in range(images) for s in range(seeds)
+    ]
+    return pd.DataFrame(rows, columns=["level", "image", "seed", "speed"])
+
+
+def test_dose_response_recovers_a_saturating_curve() -> None:
     levels = [0, 50, 100, 150, 200, 250]
-    table = crossed(levels, 24, 3, of_level=lambda x: min(x, 150) / 50, of_image=0.2, of_rest=0.1, rng=rng)
-    found = dose.dose_response(table, "level", "speed")
+    found = dose_response(crossed(levels, 24, 3, lambda x: min(x, 150) / 50, 0.2, 0.1), "level", "speed")
     assert found.curve["mean"].to_numpy() == pytest.approx(np.minimum(levels, 150) / 50, abs=0.15)
     assert ((found.curve.low < found.curve["mean"]) & (found.curve["mean"] < found.curve.high)).all()
     assert found.spearman.low > 0.8
-    assert found.trend_p < 0.001
-    assert found.saturation == found.saturation_low == found.saturation_high == 150
-    assert "rises with level" in found.sentence and "levels off from 150" in found.sentence and "24 images" in found.sentence
+    assert (found.saturation.value, found.saturation.low, found.saturation.high) == (150, 150, 150)
+    for text in ("rises with level", "levels off from 150 (150 to 150)", "24 images"):
+        assert text in found.sentence
 
 
-def test_dose_response_reports_no_change_where_there_is_none():
-    rng = np.random.default_rng(3)
-    table = crossed([1, 2, 3, 4], 20, 2, of_level=lambda x: 1.0, of_image=0.3, of_rest=0.3, rng=rng)
-    found = dose.dose_response(table, "level", "speed")
-    assert "no trend" in found.sentence
-    assert found.monotone < 0.9
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [
+        (crossed([1, 2, 3, 4], 20, 2, lambda x: 1.0, 0.3, 0.3), "shows no trend with level"),
+        (crossed([1, 2, 3], 1, 6, lambda x: -x, 0, 0.1), "falls with level"),  # one image: seeds are resampled
+    ],
+)
+def test_dose_response_states_what_it_found(table: pd.DataFrame, text: str) -> None:
+    found = dose_response(table, "level", "speed")
+    assert text in found.sentence
+    assert f"{'6 seeds' if table.image.nunique() == 1 else '20 images'}" in found.sentence
 
 
-def test_dose_response_of_one_image_resamples_seeds():
-    rng = np.random.default_rng(4)
-    table = crossed([1, 2, 3], 1, 6, of_level=lambda x: -x, of_image=0, of_rest=0.1, rng=rng)
-    found = dose.dose_response(table, "level", "speed")
-    assert found.unit == "seed"
-    assert "falls with level" in found.sentence and "6 seeds" in found.sentence
+def test_variance_components_are_those_of_statsmodels_mean_squares() -> None:
+    """Of the crossed random model: MS(level) = rest + 5 level x image + 4 level x seed + 20 level, and so on."""
+    table = crossed([1, 2, 3], 4, 5, lambda x: 3 * x, 4, 1)
+    ms = anova_lm(ols("speed ~ (C(level) + C(image) + C(seed)) ** 2", table).fit())["mean_sq"]
+    found = variance_shares(table, "speed", ["level", "image", "seed"]).set_index("source").variance
+    rest, by_image, by_seed = ms["Residual"], ms["C(level):C(image)"], ms["C(level):C(seed)"]
+    assert found["rest"] == pytest.approx(rest)
+    assert found["level x image"] == pytest.approx(max(0, (by_image - rest) / 5))
+    assert found["level"] == pytest.approx((ms["C(level)"] - by_image - by_seed + rest) / 20)
 
 
-def test_mean_squares_are_those_of_statsmodels():
-    rng = np.random.default_rng(5)
-    table = crossed([1, 2, 3], 4, 5, of_level=lambda x: x, of_image=1, of_rest=1, rng=rng)
-    ours = dose.mean_squares(table.speed.to_numpy().reshape(3, 4, 5), ["level", "image", "seed"])
-    theirs = anova_lm(ols("speed ~ (C(level) + C(image) + C(seed)) ** 2", table).fit())["mean_sq"]
-    for name, row in {
-        "level": "C(level)",
-        "image": "C(image)",
-        "seed": "C(seed)",
-        "level x image": "C(level):C(image)",
-        "image x seed": "C(image):C(seed)",
-        "rest": "Residual",
-    }.items():
-        assert ours[name] == pytest.approx(theirs[row])
-
-
-def test_variance_shares_recover_what_was_mixed_in():
-    rng = np.random.default_rng(6)
+def test_variance_shares_recover_what_was_mixed_in() -> None:
     # level variance of 0..7 counted over 7 degrees of freedom is 6; image 4; rest 1
-    table = crossed(range(8), 40, 4, of_level=lambda x: x, of_image=2, of_rest=1, rng=rng)
-    found = dose.variance_shares(table, "speed", ["level", "image", "seed"]).set_index("source")
-    assert found.variance["level"] == pytest.approx(6, rel=0.05)
-    assert found.variance["image"] == pytest.approx(4, rel=0.5)
-    assert found.variance["rest"] == pytest.approx(1, rel=0.1)
+    found = variance_shares(crossed(range(8), 40, 4, float, 2, 1), "speed", ["level", "image", "seed"]).set_index("source")
+    assert found.variance[["level", "image", "rest"]].tolist() == pytest.approx([6, 4, 1], rel=0.5)
     assert found.share.sum() == pytest.approx(1)
     assert found.low["image"] <= found.share["image"] <= found.high["image"]
 
 
-def test_an_incomplete_cross_is_refused():
-    table = crossed([1, 2], 3, 2, of_level=float, of_image=1, of_rest=1, rng=np.random.default_rng(7))
-    with pytest.raises(InputError, match="missing"):
-        dose.variance_shares(table.iloc[1:], "speed", ["level", "image", "seed"])
-    with pytest.raises(InputError, match="no column"):
-        dose.dose_response(table, "level", "sped")
-    with pytest.raises(InputError, match="is no number"):
-        dose.dose_response(table.assign(level="a"), "level", "speed")
+WHOLE = crossed([1, 2], 3, 2, float, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: variance_shares(WHOLE.iloc[1:], "speed", ["level", "image", "seed"]), "1 of 12 cells .* are missing"),
+        (lambda: variance_shares(WHOLE[WHOLE.level == 1], "speed", ["level", "image"]), "two levels at least"),
+        (lambda: variance_shares(WHOLE, "speed", ["level"]), "two or three"),
+        (lambda: dose_response(WHOLE, "level", "sped"), "no column 'sped'"),
+        (lambda: dose_response(WHOLE.assign(level="a"), "level", "speed"), "is no number"),
+        (lambda: dose_response(WHOLE[WHOLE.level == 1], "level", "speed"), "two of each"),
+    ],
+)
+def test_bad_input_is_named(wrong: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        wrong()

@@ -1,6 +1,6 @@
 """Pairs of the organism's world, whose planted effects and nulls are known: what a bias study is tried on first.
 
-    result = study(pipe, "results/bias-planted", counts=dict(hue=24, mirror=24, shape=24))
+    result = study(pipe, "results/bias-planted", quick=True)
     >>> PLANTED[0].says
     'warm sprites move at half the speed'
 
@@ -10,7 +10,6 @@ never used. See svdlab/organism/card.md for the laws.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ FIRST_SEED = 600_000  # training draws scenes from 1,000,000 up, verification fr
 # By the law 2 px/frame: fast enough that half of it is clearly less, slow enough to stay sharp. The law is without guidance.
 CONDITIONS = Conditions(fps=7, motion_bucket_id=100, max_guidance_scale=1.0)
 SPEED = float(world.law(CONDITIONS.fps, CONDITIONS.motion_bucket_id))  # px/frame
-MARGINS: dict[str, float | str] = {"object_px": "15 %"}  # within which the planted nulls must be equivalent
+MARGINS = {"object_px": 0.15 * SPEED}  # within which the planted nulls must be equivalent
 
 
 @dataclass(frozen=True)
@@ -66,20 +65,18 @@ def world_pairs(out: str | Path, *, seed: int = FIRST_SEED, **counts: int) -> pd
         raise InputError(f"world_pairs({counts}): so many pairs, at least 1, of {', '.join(SCHEMES)}.")
     rows, files = [], {}
     for number, law in enumerate(PLANTED):
-        if law.scheme not in counts:
-            continue
-        for group, images in _groups(law.scheme, counts[law.scheme], seed + 10_000 * number).items():
+        for group, images in _groups(law.scheme, counts.get(law.scheme, 0), seed + 10_000 * number).items():
             for i, image in enumerate(images):
                 pair = f"{law.scheme}-{i:04d}"
                 files[f"{pair}-{group}.png"] = image
-                drawn = (
+                source = (
                     "svdlab.organism.world",
                     "Apache-2.0 (drawn by svdlab)",
                     "none needed: nobody is shown",
                     pair,
                     law.says,
                 )
-                row = dict(zip(COLUMNS, (f"{pair}-{group}.png", pair, group, law.scheme, *drawn), strict=True))
+                row = dict(zip(COLUMNS, (f"{pair}-{group}.png", pair, group, law.scheme, *source), strict=True))
                 rows.append(row | {"flip_noise": "left_right" if group == "mirrored" else ""})
     return write_pairs(sorted(rows, key=lambda row: (row["group_scheme"], row["pair_id"])), files, out)
 
@@ -90,7 +87,6 @@ def study(
     *,
     counts: dict[str, int] | None = None,
     quick: bool = False,
-    seeds: Iterable[int] = (0,),
     conditions: Conditions | None = None,
     progress: bool = True,
     **options: Any,
@@ -98,35 +94,37 @@ def study(
     """The bias study of planted pairs, images and all: what to look at before a study of one's own images.
 
     counts: pairs of each scheme; default 24 of all, or 12 of hue, mirror and shape with `quick`, which also takes 8 steps.
-    conditions: default CONDITIONS. options: of `Design`; subject speed's margin is 15 % by default.
+    conditions: default CONDITIONS. options: of `Design`; default one seed, and the margins of MARGINS.
     """
     counts = counts or (dict.fromkeys(("hue", "mirror", "shape"), 12) if quick else dict.fromkeys(SCHEMES, 24))
-    given = conditions or CONDITIONS.replace(num_inference_steps=8 if quick else CONDITIONS.num_inference_steps)
+    given = conditions or (CONDITIONS.replace(num_inference_steps=8) if quick else CONDITIONS)
     world_pairs(Path(out, "images"), **counts)
-    manifest = Path(out, "images", "manifest.csv")
-    design = Design(manifest, seeds=seeds, conditions=given, **{"margins": MARGINS, **options})
-    return run(pipe, design, out, progress=progress)
+    options = dict(seeds=(0,), margins=MARGINS) | options
+    return run(pipe, Design(Path(out, "images", "manifest.csv"), conditions=given, **options), out, progress=progress)
 
 
 def _groups(scheme: str, n: int, seed: int) -> dict[str, list[Image.Image]]:
     """The images of both groups of a scheme: the factors that a pair shares, and the one in which it differs."""
-    rng = np.random.default_rng(seed)
-    if scheme == "hue":
-        hues = {"warm": rng.uniform(*world.WARM, n), "cool": rng.uniform(*world.COOL, n)}
-        return {g: _scenes(n, seed, motion="object", background="light", hue=list(h % 1.0)) for g, h in hues.items()}
+    if not n:
+        return {}
     if scheme == "mirror":
         originals = _scenes(n, seed, motion="pan", background="light")
         return {"original": originals, "mirrored": [mirror(image) for image in originals]}
-    hue = list(rng.uniform(*world.COOL, n))
-    if scheme == "background":  # sprites and pans in turn; whether a clip freezes is drawn by the model, not here
-        announced = ["object" if i % 2 else "pan" for i in range(n)]
-        return {g: _scenes(n, seed, announced=announced, background=g, hue=hue) for g in ("dark", "light")}
-    fixed = dict(motion="object", background="light", hue=hue)
-    if scheme == "shape":
-        return {g: _scenes(n, seed, **fixed, shape=g) for g in ("square", "disc")}
-    upright = ["up" if i % 2 else "down" for i in range(n)]  # so that both places leave the sprites room
-    places = {"left": world.SIZE / 3, "right": 2 * world.SIZE / 3}
-    return {g: _scenes(n, seed, **fixed, direction=upright, x=x) for g, x in places.items()}
+    rng, size = np.random.default_rng(seed), world.SIZE
+    drawn = [list(rng.uniform(*hues, n) % 1.0) for hues in ((world.WARM, world.COOL) if scheme == "hue" else (world.COOL,))]
+    in_turn = lambda even, odd: [odd if i % 2 else even for i in range(n)]
+    shared: dict[str, Any] = dict(motion="object", background="light", hue=drawn[-1])
+    if scheme == "background":  # whether a clip freezes is drawn by the model, not here
+        shared = dict(announced=in_turn("pan", "object"), hue=drawn[-1])
+    if scheme == "position":
+        shared["direction"] = in_turn("down", "up")  # so that both places leave the sprites room
+    differing: dict[str, dict[str, dict[str, Any]]] = {
+        "hue": {"warm": dict(hue=drawn[0]), "cool": {}},
+        "background": {"dark": dict(background="dark"), "light": dict(background="light")},
+        "shape": {"square": dict(shape="square"), "disc": dict(shape="disc")},
+        "position": {"left": dict(x=size / 3), "right": dict(x=2 * size / 3)},
+    }
+    return {group: _scenes(n, seed, **shared | own) for group, own in differing[scheme].items()}
 
 
 def _scenes(n: int, seed: int, **factors: Any) -> list[Image.Image]:

@@ -1,6 +1,6 @@
 """Does the model degrade some inputs more than others, and how sure is that? Pairs of images, compared.
 
-    design = Design("people.csv", margins={"object_px": "15 %"}, seeds=range(4))
+    design = Design("people.csv", margins={"object_px": 0.3}, seeds=range(4))
     print(register(pipe, design, "results/people").expectation)  # writes plan.json: what so many pairs can and cannot show
     result = run(pipe, design, "results/people")
     result.table[["scheme", "measure", "value", "low", "high", "q", "verdict"]]
@@ -34,12 +34,12 @@ from svdlab.pipeline.conditions import Conditions, conditions_of
 from svdlab.pipeline.generate import Clip, ProbePipeline, resolve
 from svdlab.pipeline.images import open_image, prepare_image
 from svdlab.probes import stillness
-from svdlab.probes.bias.contrasts import MEASURES, compare, margin_of
+from svdlab.probes.bias.contrasts import MEASURES, compare
 from svdlab.probes.bias.protocol import PLAN, Protocol, departures, read_protocol, write_protocol
 from svdlab.probes.stimuli import still, through_autoencoder
 from svdlab.show.forest import forest
 from svdlab.show.page import Sections, Strong, markdown
-from svdlab.stats.effects import EFFECT, VERDICTS, numbers
+from svdlab.stats.effects import EFFECT, VERDICTS, checked, numbers
 from svdlab.study.identity import weights_hash
 from svdlab.study.pairs import confounds, contrasts, pairs_of, read_manifest
 from svdlab.study.sweep import sweep
@@ -58,32 +58,26 @@ class Design:
     Design("people.csv", measures=["still"], margins={"still": 0.1}, seeds=range(4))
 
     manifest: a file or a DataFrame (see `study.pairs`); it is read and checked at once. measures: names of MEASURES; default
-    all that can be measured here. margins: by measure, in its unit, or as "15 %" of the mean. seeds: of every image.
-    conditions: default the checkpoint's preset, else diffusers' defaults. alpha: of the family. interval: "t", or
-    "permutation" (the shifts that the test would not reject). Raises InputError before any model runs.
+    all that can be measured here. margins: by measure, in its unit. seeds: of every image. conditions: default the
+    checkpoint's preset, else diffusers' defaults. alpha: of the family. Raises InputError before any model runs.
     """
 
     manifest: Any
     measures: Iterable[str] | None = None
-    margins: Mapping[str, float | str] = field(default_factory=dict)
+    margins: Mapping[str, float] = field(default_factory=dict)
     seeds: Iterable[int] = (0, 1)
     conditions: Conditions | None = None
     alpha: float = 0.05
-    interval: str = "t"
 
     def __post_init__(self) -> None:
-        manifest = read_manifest(self.manifest)
-        named = list(self.measures) if self.measures is not None else _measurable(manifest)
-        unknown = (set(named) | set(self.margins)) - set(MEASURES)
-        if unknown or not named or isinstance(self.measures, str):
-            raise InputError(f"measures {named}, margins for {list(self.margins)}: choose from {', '.join(MEASURES)}.")
-        for margin in self.margins.values():
-            margin_of(margin, np.ones(1))
-        seeds = [int(s) for s in self.seeds]
-        if not seeds or not 0 < self.alpha < 1 or self.interval not in ("t", "permutation"):
-            given = f"seeds={seeds}, alpha={self.alpha}, interval={self.interval!r}"
-            raise InputError(f'{given}: give a seed, alpha in (0, 1), "t" or "permutation".')
-        for name, value in dict(manifest=manifest, measures=named, seeds=seeds, margins=dict(self.margins)).items():
+        manifest, seeds, margins = read_manifest(self.manifest), [int(s) for s in self.seeds], dict(self.margins)
+        named = _measurable(manifest) if self.measures is None else list(self.measures)
+        if not named or not seeds or not 0 < self.alpha < 1 or {*named, *margins} - set(MEASURES):
+            given = f"measures={named}, margins={margins}, seeds={seeds}, alpha={self.alpha}"
+            raise InputError(f"{given}: give a seed, alpha in (0, 1), and measures of {', '.join(MEASURES)}.")
+        for margin in margins.values():
+            checked(margin)
+        for name, value in dict(manifest=manifest, measures=named, seeds=seeds, margins=margins).items():
             object.__setattr__(self, name, value)
 
     def protocol(self, pipe: ProbePipeline) -> Protocol:
@@ -96,7 +90,6 @@ class Design:
             seeds=list(self.seeds),
             conditions=plain((self.conditions or conditions_of(pipe.source.checkpoint)).asdict()),
             alpha=self.alpha,
-            interval=self.interval,
             sample=[f"{row.group_scheme}/{row.pair_id}/{row.group}: {row.image_hash[:12]}" for row in rows],
             checkpoint=pipe.source.checkpoint,
             weights=weights_hash(pipe),
@@ -131,38 +124,33 @@ class BiasResult:
     def figure(self) -> Any:
         """All effects with their intervals, in standard deviations of the pair differences, a panel per contrast."""
         title = "Effects in standard deviations of the pair differences"
-        columns = min(2, self.table["contrast"].nunique())
-        return forest(self.table, by="contrast", standardised=True, columns=columns, of=self.clips, title=title)
+        return forest(self.table, by="contrast", standardised=True, of=self.clips, title=title)
 
-    def sections(self) -> Sections:
-        """The report's sections: departures from the plan come first, the limits last."""
+    def report(self) -> str:
+        """The study as Markdown: departures from the plan come first, the limits last."""
         rank = self.table["verdict"].map(VERDICTS.index)
         ranked = self.table.assign(_rank=rank).sort_values(["_rank", "q"], kind="stable")
-        rows = self.manifest.to_dict("records")
         mixed = self.confounds.loc[self.confounds["flagged"], "sentence"].tolist()
-        labels = {f"{row['group_scheme']}: labels by {row['label_source']}" for row in rows}
-        notes = {f"{row['group_scheme']}: {row['notes']}" for row in rows if row["notes"]}
-        return {
+        rows = self.manifest[["group_scheme", "label_source", "notes"]].drop_duplicates().itertuples()
+        labels = [f"{row.group_scheme}: labels by {row.label_source}{'. ' * bool(row.notes)}{row.notes}" for row in rows]
+        sections: Sections = {
             "": [Strong(self.verdict)],
             "Departures from the plan": [self.departures or "None."],
             "What was expected of the sample": [self.protocol.expectation.split("\n")],
             "Findings": [ranked["sentence"].tolist()],
             "Confounds: what else differs between the groups' images": [mixed or "None found in size, sharpness, light."],
-            "Labels": [[*sorted(labels), *sorted(notes)]],
+            "Labels": [sorted(labels)],
             "Limits": [LIMITS],
         }
-
-    def report(self) -> str:
-        """The study as Markdown."""
         title = f"Bias study of {self.protocol.checkpoint or 'a pipeline'}"
-        return markdown(title, self.sections(), label=self.label, footer=f"Plan: {PLAN}, written {self.protocol.written}.")
+        return markdown(title, sections, label=self.label, footer=f"Plan: {PLAN}, written {self.protocol.written}.")
 
     def save(self, out: str | Path) -> None:
         """Write clips.parquet, comparisons.csv, confounds.csv and report.md into a folder."""
         with write_whole(Path(out, "clips.parquet")) as part:
             self.clips.to_parquet(part)
-        tables = {"comparisons.csv": self.table, "confounds.csv": self.confounds}
-        for name, text in {**{k: t.to_csv(index=False) for k, t in tables.items()}, "report.md": self.report()}.items():
+        texts = {"comparisons.csv": self.table.to_csv(index=False), "confounds.csv": self.confounds.to_csv(index=False)}
+        for name, text in (texts | {"report.md": self.report()}).items():
             with write_whole(Path(out, name)) as part:
                 part.write_text(text, encoding="utf-8")
 
@@ -185,33 +173,22 @@ def run(pipe: ProbePipeline, design: Design, out: str | Path, *, progress: bool 
         print(done.expectation, file=sys.stderr)
     planned = write_protocol(done, out)
     instruments: list[Any] = ["motion", "fidelity", *([face] if "face_persistence" in done.measures else [])]
-    clips = sweep(pipe, as_plan(manifest, done.seeds, conditions), out, measure=instruments, progress=progress)
-    clips = clips.reset_index(drop=True)
+    given = {k: json.dumps(v) if isinstance(v, list) else v for k, v in done.conditions.items() if v is not None}
+    plan = manifest[["file", "flip_noise"]].rename(columns={"file": "image"}).assign(**given, label_row=manifest.index)
+    plan = plan.merge(pd.DataFrame({"seed": done.seeds}), how="cross")
+    clips = sweep(pipe, plan, out, measure=instruments, progress=progress).reset_index(drop=True)
     if "object_px" in clips:  # as the stillness probe: what jitters about its place has not moved
         clips["still"] = numbers(stillness.classify(clips)["still"])
     if "reconstruction_mse" in done.measures:
         clips = clips.merge(autoencoder_loss(pipe, manifest, conditions), on="label_row", how="left")
     measured = [name for name in done.measures if name in clips and numbers(clips[name]).notna().any()]
-    how: dict[str, Any] = dict(margins=done.margins, alpha=done.alpha, interval=done.interval)
-    table = compare(clips, manifest, measured, **how)
+    table = compare(clips, manifest, measured, margins=done.margins, alpha=done.alpha)
     table["planned"] = table["contrast"].isin(planned.pairs) & table["measure"].isin(planned.measures)
     table.loc[~table["planned"], "sentence"] += " Exploratory: it was not planned."
     left = [*departures(planned, done), *_lost(planned, clips, table, [m for m in done.measures if m not in measured], out)]
     result = BiasResult(table, clips, manifest, confounds(manifest), planned, left, pipe.source.label)
     result.save(out)
     return result
-
-
-def as_plan(manifest: pd.DataFrame, seeds: Iterable[int] = (0,), conditions: Conditions | None = None) -> pd.DataFrame:
-    """The clips of a study as a plan: each image with each seed. `label_row` is the manifest's row."""
-    given = {k: v for k, v in (conditions or Conditions()).asdict().items() if v is not None}
-    given = {k: json.dumps(list(v)) if isinstance(v, (list, tuple)) else v for k, v in given.items()}
-    flips = manifest.flip_noise if "flip_noise" in manifest else pd.Series("", index=manifest.index)
-    return pd.DataFrame(
-        {"image": manifest.file[row], "seed": int(seed), **given, "flip_noise": flips[row], "label_row": row}
-        for row in manifest.index
-        for seed in seeds
-    )
 
 
 def autoencoder_loss(pipe: ProbePipeline, manifest: pd.DataFrame, conditions: Conditions | None = None) -> pd.DataFrame:
@@ -229,9 +206,8 @@ def autoencoder_loss(pipe: ProbePipeline, manifest: pd.DataFrame, conditions: Co
 
 def face(clip: Clip) -> dict[str, float]:
     """Share of frames in which the image's face is found; NaN where the image shows none."""
-    if not faces.detect(clip.image):
-        return {"persistence": math.nan}
-    return {"persistence": faces.follow(clip.frames, clip.image)["persistence"]}
+    seen = bool(faces.detect(clip.image))
+    return {"persistence": faces.follow(clip.frames, clip.image)["persistence"] if seen else math.nan}
 
 
 def _measurable(manifest: pd.DataFrame) -> list[str]:

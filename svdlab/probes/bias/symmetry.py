@@ -63,22 +63,19 @@ def run(
 ) -> SymmetryResult:
     """Make the pairs of clips and measure them.
 
-    images: paths, sample names, PIL images or arrays. out: folder of the runs. margin: px/frame within which a direction
-    counts as none (TOST); none by default. The image is the unit, and seeds are averaged first. `errors` has, for each flip
-    and image, mean absolute differences in [0, 1]: `equivariance` |flip(f(x)) - f(flip(x))|, `autoencoder` the same of the
+    images: a list of paths, sample names, PIL images or arrays. out: folder of the runs. margin: px/frame within which a
+    direction counts as none (TOST). The image is the unit, and seeds are averaged first. `errors` has, for each flip and
+    image, mean absolute differences in [0, 1]: `equivariance` |flip(f(x)) - f(flip(x))|, `autoencoder` the same of the
     autoencoder alone, and `seeds`, between the clips of two seeds (NaN for one seed). Raises InputError for an unknown flip or
     no image, before any model runs.
     """
-    chosen, numbered = list(flips), [int(s) for s in seeds]
-    if not chosen or set(chosen) - set(FLIPS) or isinstance(flips, str):
-        raise InputError(f"flips={flips!r}: a list of {', '.join(FLIPS)}.")
-    if not numbered or isinstance(images, (str, Path)):
-        raise InputError("give a list of images, and at least one seed.")
+    chosen, numbered, listed = list(flips), [int(s) for s in seeds], list(images)
+    if not chosen or not numbered or not listed or set(chosen) - set(FLIPS) or isinstance(images, str):
+        what = f"images={images!r}, flips={chosen}, seeds={numbered}"
+        raise InputError(f"{what}: give lists of images, of seeds, and of {', '.join(FLIPS)}.")
     conditions = conditions or conditions_of(pipe.source.checkpoint)
     size = resolve(pipe, conditions)
-    originals = [prepare_image(image, height=size.height or 0, width=size.width or 0) for image in images]
-    if not originals:
-        raise InputError("no images: give at least one.")
+    originals = [prepare_image(image, height=size.height or 0, width=size.width or 0) for image in listed]
     given = {k: v for k, v in conditions.asdict().items() if v is not None and not isinstance(v, (list, tuple))}
     rows = [
         {"image": mirror(image, flip) if flip else image, "flip_noise": flip or None, "seed": s, "label_image": i, **given}
@@ -95,30 +92,28 @@ def run(
 def directions(clips: pd.DataFrame, flips: Iterable[str], *, margin: float | None = None) -> pd.DataFrame:
     """Direction bias (u + u') / 2 by flip and direction, from the clips of `run`: an effect each, all of them one family."""
     facts, effects = [], []
+    how: dict[str, Any] = dict(unit="px/frame", margin=margin, seeds=clips["seed"].nunique(), of="image")
     for flip in flips:
-        for measure, says in DIRECTIONS[flip].items():
+        for measure, words in DIRECTIONS[flip].items():
             u = numbers(clips[measure]).groupby([clips["label_image"], clips["flip_noise"]]).mean().unstack()
             bias = (u[""] + u[flip]) / 2
-            kind = "bias" if flip == "left_right" else "sensitivity"
-            seeds = clips["seed"].nunique()
-            what = f"{says}, {kind} by flip {flip}"
-            effects.append(paired(f"{flip}/{measure}", what, bias, unit="px/frame", margin=margin, seeds=seeds, of="image"))
+            what = f"{words}, {'bias' if flip == 'left_right' else 'sensitivity'} by flip {flip}"
+            effects.append(paired(f"{flip}/{measure}", what, bias, **how))
             facts.append({"flip": flip, "measure": measure, "left_out": int(bias.isna().sum())})
     return pd.concat([pd.DataFrame(facts), as_table(corrected(effects))], axis=1)
 
 
 def _errors(pipe: ProbePipeline, clips: pd.DataFrame, number: int, image: Any, flip: str) -> dict[str, Any]:
-    own = clips[(clips["label_image"] == number) & (clips["status"] == "done")].set_index(["flip_noise", "seed"])["frames"]
-    videos = {(f, s): read_frames(own[f, s]).astype(np.float32) / 255 for f, s in own.index if f in ("", flip)}
+    done = clips[(clips["label_image"] == number) & (clips["status"] == "done")].set_index(["flip_noise", "seed"])["frames"]
+    videos = lambda one: {s: read_frames(done[f, s]).astype(np.float32) / 255 for f, s in done.index if f == one}
+    plain, flipped = videos(""), videos(flip)
     turned = lambda frames: np.flip(frames, tuple(axis - 1 for axis in FLIPS[flip]))
     apart = lambda pairs: float(np.mean([np.abs(a - b).mean() for a, b in pairs])) if pairs else np.nan
-    plain = {seed: video for (which, seed), video in videos.items() if not which}
     frames = still(np.asarray(image, np.float32) / 255, 1)
-    encoded = (turned(through_autoencoder(pipe, frames)), through_autoencoder(pipe, turned(frames)))
     return {
         "flip": flip,
         "image": number,
-        "equivariance": apart([(turned(v), videos[flip, s]) for s, v in plain.items() if (flip, s) in videos]),
-        "autoencoder": apart([encoded]),
+        "equivariance": apart([(turned(plain[seed]), flipped[seed]) for seed in plain.keys() & flipped.keys()]),
+        "autoencoder": apart([(turned(through_autoencoder(pipe, frames)), through_autoencoder(pipe, turned(frames)))]),
         "seeds": apart(list(combinations(plain.values(), 2))),
     }

@@ -14,7 +14,6 @@ from svdlab.errors import InputError
 from svdlab.probes.bias import compare
 from svdlab.stats import intervals
 from svdlab.stats.effects import EFFECT, EQUIVALENT, INCONCLUSIVE, TOO_FEW
-from svdlab.study.pairs import Contrast
 
 
 def manifest(pairs: int, schemes: str = "x", flip: str = "") -> pd.DataFrame:
@@ -60,9 +59,7 @@ def test_seeds_are_averaged_before_pairs_are_counted() -> None:
     assert (row.value, row.p) == pytest.approx(((means[:, 0] - means[:, 1]).mean(), 2 / 2**4))
 
 
-@pytest.mark.parametrize(
-    ("pairs", "schemes", "verdict"), [(5, "x", TOO_FEW), (6, "x", EFFECT), (6, "xy", TOO_FEW), (7, "xy", EFFECT)]
-)
+@pytest.mark.parametrize(("pairs", "schemes", "verdict"), [(5, "x", TOO_FEW), (6, "xy", TOO_FEW), (7, "xy", EFFECT)])
 def test_too_few_pairs_have_numbers_and_no_verdict(pairs: int, schemes: str, verdict: str) -> None:
     """2 / 2 ** n against 0.05 over the number of contrasts: 1/16, 1/32, 1/32 > 0.025, 1/64."""
     values = np.tile(apart(np.linspace(1, 2, pairs)), len(schemes))
@@ -95,15 +92,9 @@ def test_pairs_without_a_number_are_counted_not_hidden() -> None:
 
 def test_equivalence_is_shown_only_inside_a_margin() -> None:
     results = clips(apart(np.random.default_rng(2).normal(0, 0.05, 30)))
-    rows = [one(results, 30, margins=margins) for margins in ({}, {"speed": 0.001}, {"speed": 0.2}, {"speed": "15 %"})]
-    assert [row.verdict for row in rows] == [INCONCLUSIVE, INCONCLUSIVE, EQUIVALENT, EQUIVALENT]
+    rows = [one(results, 30, margins=margins) for margins in ({}, {"speed": 0.001}, {"speed": 0.2})]
+    assert [row.verdict for row in rows] == [INCONCLUSIVE, INCONCLUSIVE, EQUIVALENT]
     assert f"An effect below {rows[0].detectable:.3g} would mostly be missed." in rows[0].sentence
-    assert rows[3].margin == pytest.approx(0.15 * results.speed.mean())  # of the mean over both groups
-
-
-def test_a_share_of_a_mean_of_nothing_is_no_margin() -> None:
-    row = one(clips(np.tile([1.0, -1.0, -1.0, 1.0], 8)), 16, margins={"speed": "15 %"})
-    assert (row.margin, math.isnan(row.p_equivalent), row.verdict) == (0, True, INCONCLUSIVE)
 
 
 @pytest.mark.parametrize(("pairs", "verdict"), [(12, INCONCLUSIVE), (40, EQUIVALENT)])
@@ -116,9 +107,9 @@ def test_shares_that_never_differ_prove_little_in_few_pairs(pairs: int, verdict:
 
 def test_ordinary_variation_stands_beside_the_difference() -> None:
     images = np.random.default_rng(0).normal(0, 3, 400)
-    row = one(clips(images, seeds=3, noise=0.5), 200, resamples=99)
+    row = one(clips(images, seeds=3, noise=0.5), 200)
     assert (row.sd_images, row.sd_seeds) == (pytest.approx(3, rel=0.1), pytest.approx(0.5, rel=0.1))
-    assert math.isnan(one(clips(images), 200, resamples=99).sd_seeds)
+    assert math.isnan(one(clips(images), 200).sd_seeds)
 
 
 @pytest.mark.parametrize(
@@ -130,24 +121,14 @@ def test_directions_of_a_flipped_clip_are_turned_back(flip: str, turned: list[fl
     assert compare(results, manifest(12, flip=flip), ["pan_px", "tilt_px"]).value.tolist() == turned
 
 
-def test_only_the_contrasts_asked_for_are_compared() -> None:
-    results, pairs = clips(np.arange(24.0)), manifest(6, "xy")
-    assert compare(results, pairs, ["speed"], chosen=[Contrast("y", "b", "a")]).scheme.tolist() == ["y"]
-    with pytest.raises(InputError, match="no group 'c'"):
-        compare(results, pairs, ["speed"], chosen=[Contrast("y", "a", "c")])
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(measures="speed"), "a list of the results. columns"),
-        (dict(measures=["flow"]), "a list of the results. columns"),
-        (dict(measures=[]), "a list of the results. columns"),
+        (dict(measures=["flow"]), "no column 'flow'"),
         (dict(margins={"speed": -1}), "above 0"),
-        (dict(margins={"speed": "a bit"}), "15 %"),
-        (dict(interval="BCa"), '"t" or "permutation"'),
+        (dict(margins={"speed": "15 %"}), "above 0"),
         (dict(clips=clips(np.arange(11.0))), r"no clip of row 11 of the manifest \(x-5-b\)"),
-        (dict(clips=clips(np.arange(12.0)).drop(columns="label_row")), "label_row"),
+        (dict(clips=clips(np.arange(12.0)).drop(columns="label_row")), "no column 'label_row'"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(options: dict[str, Any], message: str) -> None:

@@ -16,7 +16,7 @@ from svdlab.probes import bias
 from svdlab.probes.bias.protocol import Protocol
 from svdlab.study.pairs import read_manifest
 
-PLAN = Protocol({}, [], {}, [0], {}, 0.05, "t", [], "organism", "w")
+PLAN = Protocol({}, [], {}, [0], {}, 0.05, [], "organism", "w")
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> bias.BiasResult:
     folder, rng = tmp_path_factory.mktemp("videos"), np.random.default_rng(0)
     manifest = pd.DataFrame(
         [dict(path=f"{i}{g}.png", pair_id=f"p{i}", group=g, group_scheme="light") for i in range(8) for g in ("bright", "dim")]
-    )
+    ).assign(flip_noise="")
     rows = []
     for row in manifest.index:
         path = folder / f"{row}.mkv"
@@ -82,12 +82,12 @@ def test_the_pairs_stand_one_above_the_other_with_their_sources(tmp_path: Path) 
     drawn = [np.asarray(ax.images[0].get_array()) if ax.images else None for ax in fig.axes]
     assert [image is not None for image in drawn] == [True] * 8 + [False] + [True] * 2 + [False]
     assert np.allclose(drawn[6][:, ::-1], drawn[9])  # an image above its mirror image
-    assert "labels: svdlab.organism.world" in fig.footer
+    assert "labels by: svdlab.organism.world" in fig.footer
     assert "Apache-2.0" in fig.footer
 
 
 def test_a_study_saves_its_figures(result: bias.BiasResult, tmp_path: Path) -> None:
-    bias.save_figures(result, tmp_path, count=1)
+    bias.save_figures(result, tmp_path)
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert {"forest.png", "forest.csv", "slopes-light-object_px.png", "worst-light-object_px.mp4"} <= names
 
@@ -102,5 +102,5 @@ def test_what_cannot_be_drawn_is_refused(result: bias.BiasResult, draw: Any) -> 
 
 
 def test_clips_without_frames_are_named(result: bias.BiasResult) -> None:
-    with pytest.raises(InputError, match="no frames"):
+    with pytest.raises(InputError, match="has frames: they failed"):
         bias.worst_pairs(replace(result, clips=result.clips.assign(frames="")), result.table.iloc[0])

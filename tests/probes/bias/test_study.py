@@ -33,7 +33,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def design(manifest: Any, **changes: Any) -> bias.Design:
-    given = dict(measures=MEASURES, margins={"object_px": "15 %"}, conditions=FAST)
+    given = dict(measures=MEASURES, margins={"object_px": 0.3}, conditions=FAST)
     return bias.Design(manifest, **given | changes)
 
 
@@ -77,7 +77,7 @@ def test_the_plan_was_there_before_the_first_clip(study: tuple[bias.BiasResult, 
     assert planned is not None and planned == result.protocol
     made = [json.loads((out / "runs" / run / "run.json").read_text())["made"] for run in result.clips.run_id]
     assert min(made) >= planned.written
-    assert planned.margins == {"object_px": "15 %"} and planned.seeds == [0, 1] and planned.tests == 8
+    assert planned.margins == {"object_px": 0.3} and planned.seeds == [0, 1]
     assert {image.split(": ")[1] for image in planned.sample} == {digest[:12] for digest in result.manifest.image_hash}
 
 
@@ -115,7 +115,7 @@ def test_what_departs_from_the_plan_is_reported_and_the_plan_stays(
     assert "measures, not planned, so exploratory: blur_slope (1)." in other.departures
     assert "measures, planned and not done: pan_px, still, reconstruction_mse (3)." in other.departures
     assert "seeds, planned and not done: 1 (1)." in other.departures
-    assert "margins, object_px: planned 15 %, done None." in other.departures
+    assert "margins, object_px: planned 0.3, done None." in other.departures
     assert "sample, planned and not done: hue/hue-0001/" in said
     assert all(line in other.report() for line in other.departures)
 
@@ -142,13 +142,12 @@ def test_a_manifest_with_faults_stops_the_study_before_a_model_is_there(images: 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (dict(measures=["beauty"]), "choose from flow_px"),
-        (dict(measures=[]), "choose from flow_px"),
-        (dict(margins={"beauty": 1.0}), "choose from flow_px"),
+        (dict(measures=["beauty"]), "measures of flow_px"),
+        (dict(measures=[]), "measures of flow_px"),
+        (dict(margins={"beauty": 1.0}), "measures of flow_px"),
         (dict(margins={"object_px": 0}), "above 0"),
-        (dict(seeds=[]), "a seed"),
-        (dict(alpha=2.0), "alpha in"),
-        (dict(interval="BCa"), '"t" or "permutation"'),
+        (dict(seeds=[]), "give a seed"),
+        (dict(alpha=2.0), "alpha=2.0"),
     ],
 )
 def test_options_that_are_none_are_refused(images: Path, options: dict, said: str) -> None:

@@ -124,10 +124,10 @@ def test_seeds_are_averaged_and_images_without_a_number_are_counted() -> None:
     ("images", "options", "said"),
     [
         (["scene-1"], dict(flips=["sideways"]), "left_right, up_down, half_turn"),
-        (["scene-1"], dict(flips="left_right"), "a list of"),
-        (["scene-1"], dict(seeds=()), "at least one seed"),
-        ([], {}, "no images"),
-        ("scene-1", {}, "a list of images"),
+        (["scene-1"], dict(flips="left_right"), "give lists"),
+        (["scene-1"], dict(seeds=()), "give lists"),
+        ([], {}, "give lists"),
+        ("scene-1", {}, "give lists"),
     ],
 )
 def test_what_cannot_be_probed_is_refused(pipe: Any, tmp_path: Path, images: Any, options: dict, said: str) -> None:
