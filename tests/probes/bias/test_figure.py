@@ -102,5 +102,5 @@ def test_what_cannot_be_drawn_is_refused(result: bias.BiasResult, draw: Any) -> 
 
 
 def test_clips_without_frames_are_named(result: bias.BiasResult) -> None:
-    with pytest.raises(InputError, match="has frames: they failed"):
+    with pytest.raises(InputError, match="no frames"):
         bias.worst_pairs(replace(result, clips=result.clips.assign(frames="")), result.table.iloc[0])
