@@ -49,7 +49,6 @@ def demo(out: Out = Path("results/00-tour")) -> None:
     """
     from svdlab.study import notebooks
 
-    print("the tour: notebooks/00-tour.ipynb, cell by cell, on the model organism that ships with svdlab", file=sys.stderr)
     _list_outputs(notebooks.run("00-tour", out))
 
 
@@ -78,7 +77,7 @@ def notebook(
         raise InputError(f"{', '.join(twice)}: given both by -p and in {grid}. Leave one out.")
     table = notebooks.run_grid(name, {**axes, **{k: [v] for k, v in given.items()}}, jobs, out)
     print(table.drop(columns="notebook").to_string(index=False, max_colwidth=60))
-    print(f"executed notebooks and this table: {Path(table['notebook'][0]).parents[1]}")
+    print(f"executed notebooks and points.csv: {Path(table['notebook'][0]).parents[1]}")
     raise typer.Exit(int((table["status"] == "failed").any()))
 
 
@@ -95,7 +94,7 @@ def sweep(
 ) -> None:
     """Make and measure a clip for every point of a grid.
 
-    Interrupted, it goes on where it was when it is started again. Exits with 1 where a clip failed.
+    Started again, it goes on where it was. Exits with 1 where a clip failed.
 
     \b
     Example: svdlab sweep --grid grid.yaml --out results/study --image cat
@@ -105,18 +104,16 @@ def sweep(
 
     plan = plans.read_plan(grid)  # before the model is loaded
     from svdlab.pipeline.checkpoints import load_pipeline
+    from svdlab.pipeline.images import images_in
     from svdlab.study import sweep as sweeps
 
     if image and Path(image).expanduser().is_dir():
-        from svdlab.pipeline.images import images_in
-
         plan = plan.merge(plans.grid(image=images_in(image))[["image"]], how="cross")
         image = None
     given: dict[str, Any] = {k: v for k, v in dict(batch_size=batch_size, threads=threads).items() if v is not None}
     table = sweeps.sweep(load_pipeline(checkpoint), plan, out, image=image, **given)
     failed = int((table["status"] == "failed").sum())
-    print(f"{len(table)} runs in {out}" + (f", {failed} of them failed: see the columns status and reason" if failed else ""))
-    print(f"the table: svdlab.load_results({str(out)!r})")
+    print(f"{len(table)} runs in {out}, {failed} of them failed. The table: svdlab.load_results({str(out)!r})")
     raise typer.Exit(int(failed > 0))
 
 
@@ -242,7 +239,7 @@ def doctor(
 def ledger_check(folder: Ledger) -> None:
     """Compare every file with its recorded hash.
 
-    Damaged runs are set aside, and the next sweep makes them again.
+    Damaged runs are set aside in FOLDER/damaged/, and the next sweep makes them again.
 
     \b
     Example: svdlab ledger check results/study
@@ -250,12 +247,8 @@ def ledger_check(folder: Ledger) -> None:
     from svdlab.study import ledger
 
     found = ledger.check(folder)
-    if found.empty:
-        print(f"{len(ledger.run_ids(folder))} runs, all whole")
-        return
-    print(found.to_string(index=False))
-    print(f"set aside in {folder}/damaged/")
-    raise typer.Exit(1)
+    print(found.to_string(index=False) if len(found) else f"{len(ledger.run_ids(folder))} runs, all whole")
+    raise typer.Exit(int(len(found) > 0))
 
 
 @ledger_app.command("export")
@@ -325,12 +318,8 @@ def _values(words: list[str] | None, text: Any = ()) -> dict[str, Any]:
 
 
 def _list_outputs(executed: Path) -> None:
-    """Where everything is that a notebook left."""
-    folder = executed.parent
-    print(f"executed notebook  {executed}")
-    for what, pattern in (("figures", "*.png"), ("videos", "*.mp4"), ("tables", "*.parquet")):
-        if names := sorted(p.name for p in folder.glob(pattern)):
-            print(f"{what:<18} {folder}/  {'  '.join(names)}")
+    """What a notebook left: the executed copy, figures, videos, tables."""
+    print(executed, *sorted(p for p in executed.parent.iterdir() if p.suffix in (".png", ".mp4", ".parquet")), sep="\n")
 
 
 def _paired(arguments: list[str]) -> list[str]:

@@ -6,11 +6,7 @@ The organism has other block types and three levels; what holds for both should 
 from __future__ import annotations
 
 import torch
-from diffusers import (
-    AutoencoderKLTemporalDecoder,
-    EulerDiscreteScheduler,
-    UNetSpatioTemporalConditionModel,
-)
+from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler, UNetSpatioTemporalConditionModel
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from svdlab.pipeline.generate import ProbePipeline, Source
@@ -39,17 +35,8 @@ def four_levels(seed: int = 0) -> ProbePipeline:
             layers_per_block=1,
             sample_size=SIZE,
         )
-        encoder = CLIPVisionModelWithProjection(
-            CLIPVisionConfig(
-                hidden_size=32,
-                intermediate_size=64,
-                num_hidden_layers=1,
-                num_attention_heads=2,
-                image_size=224,
-                patch_size=56,
-                projection_dim=32,
-            )
-        )
+        vision = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, patch_size=56)
+        encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(image_size=224, projection_dim=32, **vision))
     pipe = ProbePipeline(
         vae=vae.eval(),
         image_encoder=encoder.eval(),

@@ -4,8 +4,8 @@
     >>> pipe.unet.num_parameters()
     1524623082
 
-The numbers are those of the published models: UNet and VAE by Stability's svd_xt.yaml and diffusers' class defaults, the
-image encoder being OpenCLIP's ViT-H/14. SVD_XT and SVD_1_1 differ in their weights only, SVD in its number of frames.
+The UNet is diffusers' class by default, VAE and schedule are svd_xt.yaml's, the image encoder is OpenCLIP's ViT-H/14. SVD_XT
+and SVD_1_1 differ in their weights only, SVD in its number of frames.
 """
 
 from __future__ import annotations
@@ -13,34 +13,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler, UNetSpatioTemporalConditionModel
+from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from svdlab.pipeline.generate import ProbePipeline
 
 FRAMES = {"SVD": 14, "SVD_XT": 25, "SVD_1_1": 25}
-UNET: dict[str, Any] = dict(
-    sample_size=96,
-    in_channels=8,
-    out_channels=4,
-    block_out_channels=(320, 640, 1280, 1280),
-    down_block_types=("CrossAttnDownBlockSpatioTemporal",) * 3 + ("DownBlockSpatioTemporal",),
-    up_block_types=("UpBlockSpatioTemporal",) + ("CrossAttnUpBlockSpatioTemporal",) * 3,
-    layers_per_block=2,
-    num_attention_heads=(5, 10, 20, 20),
-    cross_attention_dim=1024,
-    transformer_layers_per_block=1,
-    addition_time_embed_dim=256,
-    projection_class_embeddings_input_dim=768,
-)
 VAE: dict[str, Any] = dict(
-    in_channels=3,
-    out_channels=3,
-    down_block_types=("DownEncoderBlock2D",) * 4,
-    block_out_channels=(128, 256, 512, 512),
-    layers_per_block=2,
-    latent_channels=4,
-    sample_size=768,
-    scaling_factor=0.18215,
-    force_upcast=True,
+    down_block_types=("DownEncoderBlock2D",) * 4, block_out_channels=(128, 256, 512, 512), layers_per_block=2, sample_size=768
 )
 IMAGE_ENCODER: dict[str, Any] = dict(
     hidden_size=1280,
@@ -68,22 +48,19 @@ SCHEDULER: dict[str, Any] = dict(
 )
 
 
-def build(name: str = "SVD_XT", *, device: str = "meta", dtype: torch.dtype = torch.float32, seed: int = 0) -> ProbePipeline:
+def build(name: str = "SVD_XT", *, device: str = "meta", dtype: torch.dtype = torch.float32) -> ProbePipeline:
     """The pipeline with random weights, or on "meta" with none. In full: 2.3 B parameters, 4.6 GB in bfloat16."""
-    from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler, UNetSpatioTemporalConditionModel
-    from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
-
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)  # built in its dtype: in float32 first, the full size would take twice the memory
     try:
         with torch.random.fork_rng(devices=[]), torch.device(device):
-            torch.manual_seed(seed)
-            unet = UNetSpatioTemporalConditionModel(num_frames=FRAMES[name], **UNET)
+            torch.manual_seed(0)
+            unet = UNetSpatioTemporalConditionModel(sample_size=96, num_frames=FRAMES[name])
             vae = AutoencoderKLTemporalDecoder(**VAE)
             encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**IMAGE_ENCODER))
     finally:
         torch.set_default_dtype(before)
-    parts = dict(unet=unet.eval(), vae=vae.eval(), image_encoder=encoder.eval())
+    parts = {"unet": unet, "vae": vae, "image_encoder": encoder}
     for part in parts.values():
-        part.to(device)  # `mix_factor` is made on the CPU whatever the device
+        part.eval().to(device)  # `mix_factor` is made on the CPU whatever the device
     return ProbePipeline(**parts, scheduler=EulerDiscreteScheduler(**SCHEDULER), feature_extractor=CLIPImageProcessorPil())

@@ -23,12 +23,11 @@ from huggingface_hub import constants
 COMMIT = "c0ffee" + "0" * 34
 GATED = "Access to model {repo} is restricted. You must have access to it and be authenticated to access it. Please log in."
 NOT_ACCEPTED = "Access to model {repo} is restricted and you are not in the authorized list. Visit {page} to ask for access."
-FINE_GRAINED = "Please enable access to public gated repositories in your fine-grained token settings to view this repository."
 
 
 @dataclass
 class Hub:
-    """One repository, and who may see it. tokens: token to what it may do: "accepted", "plain" or "fine-grained"."""
+    """One repository, and who may see it. tokens: token to what it may do: "accepted" or "plain"."""
 
     repo: str
     folder: Path
@@ -60,13 +59,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
 
-    def do_HEAD(self) -> None:
-        self.answer()
-
     def do_GET(self) -> None:
-        self.answer()
-
-    def answer(self) -> None:
         hub, path = self.hub, unquote(urlsplit(self.path).path)
         hub.requests.append((self.command, path))
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
@@ -82,22 +75,16 @@ class Handler(BaseHTTPRequestHandler):
             return self.api(parts[2:], token)
         return self.file(parts[3], "/".join(parts[4:]), token)
 
+    do_HEAD = do_GET
+
     def api(self, rest: list[str], token: str) -> None:
         hub = self.hub
         if rest == ["auth-check"]:
             return None if self.closed(token) else self.say({})
         if len(rest) > 1 and rest[1] not in ("main", COMMIT):
             return self.refuse(404, "RevisionNotFound", f"Invalid rev id: {rest[1]}")
-        if rest and rest[0] == "tree":
-            return self.say([self.entry(name) for name in hub.names()])
         siblings = [{"rfilename": name} for name in hub.names()]
         return self.say({"id": hub.repo, "sha": COMMIT, "gated": "auto" if hub.gated else False, "siblings": siblings})
-
-    def entry(self, name: str) -> dict[str, Any]:
-        content = (self.hub.folder / name).read_bytes()
-        size, tag = len(content), etag(name, content)
-        entry: dict[str, Any] = {"type": "file", "path": name, "size": size, "oid": tag}
-        return entry | ({"oid": tag[:40], "lfs": {"oid": tag, "size": size, "pointerSize": 134}} if len(tag) == 64 else {})
 
     def closed(self, token: str) -> bool:
         """Whether a gated file was refused, as the real hub refuses it."""
@@ -107,8 +94,6 @@ class Handler(BaseHTTPRequestHandler):
             return False
         if not token:
             self.refuse(401, "GatedRepo", GATED.format(repo=hub.repo))
-        elif may == "fine-grained":
-            self.refuse(403, "", FINE_GRAINED)
         else:
             self.refuse(403, "GatedRepo", NOT_ACCEPTED.format(repo=hub.repo, page=f"https://huggingface.co/{hub.repo}"))
         return True

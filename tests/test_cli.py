@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 
 from svdlab import load_results, sample_image
 from svdlab.__main__ import app, main
-from svdlab.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,15 +53,7 @@ def every_command() -> list[list[str]]:
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
     """A notebook that writes down what it was given."""
-    parameters = "\n".join(
-        [
-            "fps: int = 7  # frames per second",
-            "name: str = 'cat'  # a name",
-            "values: list = [1]  # some values",
-            "shift: float = 0.5  # a number",
-            "out: str = '.'  # folder",
-        ]
-    )
+    parameters = "fps: int = 7\nname: str = 'cat'\nvalues: list = [1]\nshift: float = 0.5\nout: str = '.'"
     write = "import json, pathlib\npathlib.Path(out, 'got.json').write_text(json.dumps([fps, name, values, shift]))"
     cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(write)]
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
@@ -125,23 +116,12 @@ def test_a_parameter_is_not_given_twice(toy: Path, tmp_path: Path, capsys: Any) 
     assert code == 1 and "given both by -p and in" in err
 
 
-def test_an_unknown_notebook_is_met_with_the_known_ones(capsys: Any) -> None:
-    code, _, err = run(capsys, "notebook", "no-such")
-    assert code == 1 and "00-tour" in err and "01-conditioning-sweep" in err
-
-
-def test_an_unknown_command_or_option_is_a_usage_error(capsys: Any) -> None:
-    assert run(capsys, "swoop")[0] == 2
-    assert run(capsys, "sweep", "--gird", "x.yaml")[0] == 2
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("fps: [0]\n", "fps=0"),
         ("fps: []\n", "no values"),
         ("spf: [7]\n", "unknown column 'spf'"),
-        ("fps: [7\n", "cannot be read as YAML"),
         ("guidance: !!python/object/apply:os.system ['true']\n", "cannot be read as YAML"),
     ],
 )
@@ -157,7 +137,7 @@ def test_a_sweep_goes_on_where_it_was_and_its_ledger_is_checked(tmp_path: Path, 
     grid, out = tmp_path / "grid.yaml", tmp_path / "study"
     grid.write_text("fps: [7]\nmotion_bucket_id: [40, 120]\nnum_inference_steps: [2]\nmax_guidance_scale: [1.0]\n")
     code, said, _ = run(capsys, "sweep", "--grid", grid, "--out", out, "--image", "scene-27")
-    assert code == 0 and f"2 runs in {out}" in said
+    assert code == 0 and f"2 runs in {out}, 0 of them failed" in said
     made = {p: p.stat().st_mtime_ns for p in out.glob("runs/*/run.json")}
     assert len(made) == 2
 
@@ -199,12 +179,8 @@ def test_a_sweep_of_a_folder_takes_every_image_in_it(checkpoint: Any, tmp_path: 
     (images / "notes.txt").touch()
     assert run(capsys, *sweep)[0] == 0
     table = load_results(tmp_path / "out")
-    assert sorted(zip(table["fps"], table["image"].map(lambda p: Path(p).name), strict=True)) == [
-        (6, "1.PNG"),
-        (6, "2.PNG"),
-        (12, "1.PNG"),
-        (12, "2.PNG"),
-    ]
+    made = {(fps, Path(image).name) for fps, image in zip(table["fps"], table["image"], strict=True)}
+    assert len(table) == 4 and made == {(fps, f"{n}.PNG") for fps in (6, 12) for n in (1, 2)}
 
 
 @pytest.mark.parametrize(
@@ -234,17 +210,7 @@ def test_doctor_runs_a_checkpoint_at_the_size_that_is_asked_for(checkpoint: Any,
     assert code == 1 and "belongs to svdlab doctor --run" in err
 
 
-def test_svdlabs_errors_are_told_and_others_are_not_hidden(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    from svdlab.study import ledger
-
-    def refuse(folder: Path) -> None:
-        raise InputError("the reason")
-
-    def break_down(folder: Path) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr(ledger, "check", refuse)
-    assert run(capsys, "ledger", "check", "x") == (1, "", "svdlab: the reason\n")
-    monkeypatch.setattr(ledger, "check", break_down)
+def test_errors_that_are_not_svdlabs_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("svdlab.study.ledger.check", lambda folder: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["ledger", "check", "x"])

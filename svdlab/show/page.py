@@ -1,12 +1,12 @@
-"""Pages: a study, a limitations card or a bias report as one HTML file or as Markdown, both from the same sections.
+"""A study, a limitations card or a bias report as one HTML file or as Markdown, from the same sections.
 
->>> sections = {"Findings": [Strong("Nothing moves."), pd.DataFrame({"fps": [7]})], "Clips": [Media("clip.mp4", "fps 7")]}
+>>> sections = {"Findings": [Strong("Nothing moves."), pd.DataFrame({"fps": [7]})]}
 >>> html = page("A study", sections, label="model organism, not SVD", footer="Licence: Apache-2.0")
->>> text = markdown("A study", sections, folder="results/study")      # media are links, relative to that folder
+>>> print(markdown("A study", sections).splitlines()[4])
+**Nothing moves.**
 
-Sections map a heading ("" for none) to blocks. A str is a paragraph (Strong, Quote and Folded are strs too), a list of str is
-bullets, a DataFrame is a table (a first cell that is a heading links to it), Media is an image or a video. Every text is
-escaped, in both forms; only markupsafe's Markup is taken as HTML. The page fetches nothing.
+Sections map a heading ("" for none) to blocks: a str (a paragraph; also Strong, Quote, Folded), a list of str (bullets), a
+DataFrame (a first cell that is a heading links to it) or Media. Text is escaped; markupsafe's Markup is taken as HTML.
 """
 
 from __future__ import annotations
@@ -27,11 +27,7 @@ from markupsafe import Markup
 from svdlab.errors import InputError
 
 Sections = Mapping[str, Iterable[Any]]
-MAGIC = {  # what may be embedded, by its first bytes
-    rb"\x89PNG\r\n\x1a\n": "image/png",
-    rb"\xff\xd8\xff": "image/jpeg",
-    rb"....ftyp": "video/mp4",
-}
+MAGIC = {rb"\x89PNG\r\n\x1a\n": "image/png", rb"\xff\xd8\xff": "image/jpeg", rb"....ftyp": "video/mp4"}  # the first bytes
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <meta http-equiv="Content-Security-Policy"
@@ -85,13 +81,13 @@ class Media:
 
 
 def page(title: str, sections: Sections, *, label: str = "", footer: str = "") -> str:
-    """One HTML file with everything in it; label stands below the title. Raises InputError for Media of another kind."""
+    """One HTML file that fetches nothing; label stands below the title. Raises InputError for Media of another kind."""
     html = lambda block: _html(block, sections)
     return JINJA.from_string(PAGE).render(title=title, sections=sections, label=label, footer=footer, html=html)
 
 
 def markdown(title: str, sections: Sections, *, label: str = "", footer: str = "", folder: str | Path = ".") -> str:
-    """The same as Markdown that lies in `folder`; of Media given as bytes only the alt text is there."""
+    """The same as Markdown that lies in `folder`, with links to media; of Media given as bytes only the alt text is there."""
     parts = [f"# {_flat(title)}", f"**{_flat(label)}**" if label else ""]
     for heading, blocks in sections.items():
         parts += [f"## {_flat(heading)}" if heading else "", *(_markdown(block, folder) for block in blocks)]
@@ -112,9 +108,9 @@ def _html(block: Any, headings: Iterable[str]) -> Markup:
             if kind is None:
                 raise InputError(f"{alt}: no PNG, JPEG or MP4, whatever its name says.")
             url = f"data:{kind};base64,{base64.b64encode(content).decode()}"
-            video = '<video src="{}" aria-label="{}" controls loop muted autoplay playsinline></video>'
-            shown = Markup(video if kind == "video/mp4" else '<img src="{}" alt="{}">').format(url, alt)
-            return Markup("<figure>{}<figcaption>{}</figcaption></figure>").format(shown, alt)
+            video = '<video src="{0}" aria-label="{1}" controls loop muted autoplay playsinline></video>'
+            shown = video if kind == "video/mp4" else '<img src="{0}" alt="{1}">'
+            return Markup(f"<figure>{shown}<figcaption>{{1}}</figcaption></figure>").format(url, alt)
     return Markup(FORMS[type(block)][0]).format(block)
 
 

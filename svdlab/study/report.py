@@ -1,10 +1,9 @@
 """A study as one page to send to somebody: figures, videos, tables, conditions, versions and licence in a single HTML file.
 
-    >>> write("results/00-tour")
-    PosixPath('results/00-tour/report.html')
+    >>> write(out, "study.html")
+    PosixPath('study.html')
 
-The page is put together from what lies in the folder: the executed notebook where there is one, else the figures and
-videos; then the runs of its ledger. It opens from disk, without a server or a network, and holds no script.
+The page opens from disk, without a server or a network, and holds no script.
 """
 
 from __future__ import annotations
@@ -31,58 +30,43 @@ from svdlab.study.plans import CONDITIONS
 from svdlab.study.sweep import load_results
 
 CLIPS = 36  # of the ledger that are put into the page
-ROOM = 10e6  # bytes for them
 ROWS = 200  # runs in the table
 MEASURES = ("camera", "camera_px", "object_px", "flow_px", "drift_ssim_last", "flicker_mae")
 VERSIONS = ("svdlab", "torch", "diffusers", "dtype", "device", "checkpoint", "revision", "weights", "made")
-WIDGET = "application/vnd.jupyter.widget-view+json"
-TAGS = frozenset(
-    "table caption thead tbody tr th td figure figcaption video img div p span pre code b i em strong br ul ol li".split()  # noqa: SIM905
-)
-ATTRIBUTES = [
-    "src",
-    "alt",
-    "colspan",
-    "rowspan",
-    "controls",
-    "loop",
-    "muted",
-    "autoplay",
-    "playsinline",
-    "width",
-    "aria-label",
-]
+TAGS = "table caption thead tbody tr th td figure figcaption video img div p span pre code b i em strong br ul ol li"
+ATTRIBUTES = "src alt colspan rowspan controls loop muted autoplay playsinline width aria-label"
 
 
 def write(folder: str | Path, out: str | Path | None = None) -> Path:
     """Make the page of a study; `out` defaults to report.html in its folder.
 
-    >>> write("results/study", "study.html")
-
-    folder: what a notebook or a sweep left: an executed notebook, figures (PNG), videos (MP4), a ledger (`runs/` in the
-    folder, or in `ledger/`). Raises InputError where there is nothing of it, OutputError where the page cannot be written.
+    folder: what a notebook or a sweep left. The page holds its executed notebook, else its figures (PNG) and videos (MP4);
+    then the runs of its ledger (`runs/` in the folder, or in `ledger/`). Raises InputError where there is nothing of it,
+    OutputError where the page cannot be written.
     """
     folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}: give one that a notebook or a sweep wrote, such as results/00-tour.")
     ledger = next((p for p in (folder, folder / "ledger") if (p / "runs").is_dir()), None)
     notebook = next(iter(sorted(folder.glob("*.ipynb"))), None)
     runs = load_results(ledger) if ledger else pd.DataFrame()
-    facts = [_facts(Path(str(ledger), "runs", run_id, "run.json")) for run_id in runs.get("run_id", [])]
-    body = list(_story(notebook) if notebook else _media(folder))
+    media = [Media(path, path.stem) for kind in ("*.png", "*.mp4") for path in sorted(folder.glob(kind))]
+    body = list(_story(notebook)) if notebook else media
     if not body and runs.empty:
         raise InputError(f"{folder} holds no notebook, figure, video or run: nothing to report.")
-    licence = _listed(facts, "licence")
-    sections = {"": [*_head(runs, facts), *body], **_runs(runs)}
-    versions = {key: _listed(facts, key) for key in VERSIONS}
-    rows = [(key, text) for key, text in versions.items() if text] or [("svdlab", __version__)]
-    sections["Versions"] = [pd.DataFrame(rows, columns=["what", "which"])]
+    facts = [_facts(Path(str(ledger), "runs", run_id, "run.json")) for run_id in runs.get("run_id", [])]
+    listed = lambda key: "; ".join(sorted({str(f[key]) for f in facts if f.get(key)}))
+    head = [f"Report of {datetime.now(UTC):%Y-%m-%d}, by svdlab {__version__}."]
+    if facts:
+        done = int((runs["status"] == "done").sum())
+        head.append(f"{len(runs)} runs, {done} of them done, on {listed('checkpoint')}.")
+    sections = {"": [*head, *body], **(_runs(runs) if facts else {})}
+    versions = [(key, listed(key)) for key in VERSIONS if listed(key)] or [("svdlab", __version__)]
+    sections["Versions"] = [pd.DataFrame(versions, columns=["what", "which"])]
     sections["Notice"] = [Folded(video.notice())]
-    footer = f"Licence of the weights: {licence or 'not recorded'}. The clips are made by a generative model." if facts else ""
-    title = folder.resolve().name
+    licence = f"Licence of the weights: {listed('licence') or 'not recorded'}. The clips are made by a generative model."
     target = Path(out).expanduser() if out is not None else folder / "report.html"
+    html = page(folder.resolve().name, sections, label=listed("label"), footer=licence if facts else "")
     with write_whole(target) as part:
-        part.write_text(page(title, sections, label=_listed(facts, "label"), footer=footer), encoding="utf-8")
+        part.write_text(html, encoding="utf-8")
     return target
 
 
@@ -93,49 +77,21 @@ def _facts(path: Path) -> dict[str, Any]:
     return {**record["call"]["source"], **model["versions"], "dtype": model["dtype"], "weights": model["weights"], **own}
 
 
-def _listed(facts: list[dict[str, Any]], key: str) -> str:
-    return "; ".join(sorted({str(f[key]) for f in facts if f.get(key)}))
-
-
-def _head(runs: pd.DataFrame, facts: list[dict[str, Any]]) -> Iterator[str]:
-    yield f"Report of {datetime.now(UTC):%Y-%m-%d}, by svdlab {__version__}."
-    if len(runs):
-        done = int((runs["status"] == "done").sum())
-        yield f"{len(runs)} runs, {done} of them done, on {_listed(facts, 'checkpoint')}."
-
-
 def _runs(runs: pd.DataFrame) -> dict[str, list[Any]]:
     """The ledger: what was constant, a table of what varied and what was measured, the clips."""
-    if runs.empty:
-        return {}
-    columns = [c for c in ("image", *CONDITIONS, "seed") if c in runs]
+    columns = [c for c in ("image", *CONDITIONS, "seed") if c in runs and runs[c].notna().any()]
     varied = [c for c in columns if runs[c].astype(str).nunique() > 1]
-    constant = {
-        c: runs[c].iloc[0] for c in columns if c not in varied and runs[c].astype(str).iloc[0] not in ("", "None", "nan")
-    }
+    constant = [f"{name(c)} {number(runs[c].iloc[0])}" for c in columns if c not in varied]
     runs = runs.sort_values(varied) if varied else runs
     table = runs[[*varied, *(c for c in MEASURES if c in runs), "status"]].head(ROWS)
-    more = [f"The first {ROWS} of {len(runs)} runs."] if len(runs) > ROWS else []
-    said = "Constant: " + ", ".join(f"{name(c)} {number(v)}" for c, v in constant.items()) + "."
-    sections: dict[str, list[Any]] = {"Runs": [said, table.rename(columns={c: axis(c) for c in table.columns}), *more]}
     there = runs[runs["preview"].astype(bool)]
-    chosen = there.iloc[:: max(1, -(-len(there) // CLIPS))]
-    clips, used = [], 0
-    for run in chosen.to_dict("records"):
-        data = Path(run["preview"]).read_bytes()
-        used += len(data)
-        if used > ROOM:
-            break
-        clips.append(Media(data, ", ".join(f"{name(c)} {number(run[c])}" for c in varied) or str(run["run_id"])[:8]))
-    if clips:
-        sections["Clips"] = [f"{len(clips)} of {len(there)} clips, looping.", *clips]
-    return sections
-
-
-def _media(folder: Path) -> Iterator[Media]:
-    """Figures and videos that lie in a folder, by name."""
-    for path in (*sorted(folder.glob("*.png")), *sorted(folder.glob("*.mp4"))):
-        yield Media(path, path.stem)
+    clips = [
+        Media(run["preview"], ", ".join(f"{name(c)} {number(run[c])}" for c in varied) or str(run["run_id"])[:8])
+        for run in there.iloc[:: max(1, -(-len(there) // CLIPS))].to_dict("records")
+    ]
+    said = f"The first {len(table)} of {len(runs)} runs. Constant: {', '.join(constant)}."
+    sections = {"Runs": [said, table.rename(columns={c: axis(c) for c in table.columns})]}
+    return {**sections, "Clips": [f"{len(clips)} of {len(there)} clips, looping.", *clips]}
 
 
 def _story(notebook: Path) -> Iterator[Any]:
@@ -149,8 +105,7 @@ def _story(notebook: Path) -> Iterator[Any]:
     except Exception as error:  # nbformat has classes of its own for whatever is no notebook
         raise InputError(f"{notebook} cannot be read as a notebook: {error}") from error
     for cell in content.cells:
-        tags = cell.metadata.get("tags", [])
-        if "parameters" in tags or "injected-parameters" in tags:
+        if {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
             yield Folded(cell.source)
         elif cell.cell_type == "markdown":
             yield _prose(cell.source)
@@ -167,11 +122,9 @@ def _shown(output: Any) -> Iterator[Any]:
         yield _cleaned(data["text/html"])
     elif "image/png" in data:
         yield Media(base64.b64decode(data["image/png"]), output.metadata.get("image/png", {}).get("alt", "figure"))
-    elif WIDGET in data:
-        return
     elif "text/markdown" in data:
         yield _prose(data["text/markdown"])
-    elif "text/plain" in data:
+    elif "text/plain" in data and "application/vnd.jupyter.widget-view+json" not in data:
         yield Markup("<pre>{}</pre>").format(data["text/plain"])
 
 
@@ -189,4 +142,4 @@ def _cleaned(html: str) -> Markup:
     except ImportError as error:
         raise MissingExtraError("a notebook's page needs bleach: pip install 'svdlab[notebooks]'.") from error
     bare = re.sub(r"(?is)<(style|script)\b.*?(</\1\s*>|$)", "", html)  # bleach would leave their text
-    return Markup(bleach.clean(bare, tags=TAGS, attributes=ATTRIBUTES, protocols={"data"}, strip=True))
+    return Markup(bleach.clean(bare, tags=TAGS.split(), attributes=ATTRIBUTES.split(), protocols={"data"}, strip=True))

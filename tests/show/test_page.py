@@ -27,7 +27,7 @@ def test_every_block_is_there_in_both_forms(png: Path) -> None:
     blocks = ["words", Strong("loud"), Quote("said"), Folded("a\n  b"), ["one", "two"], table, Media(png, "a sheet of two")]
     html = page("Title", {"": ["first"], "Findings": blocks}, label="a label", footer="a licence")
     text = markdown("Title", {"": ["first"], "Findings": blocks}, label="a label", footer="a licence", folder=png.parent)
-    for words in (
+    for word in (
         "Title",
         "a label",
         "first",
@@ -40,7 +40,7 @@ def test_every_block_is_there_in_both_forms(png: Path) -> None:
         "a sheet of two",
         "a licence",
     ):
-        assert words in html and words in text
+        assert word in html and word in text
     assert "nan" not in html + text and '<a href="#Findings">' in html and "a\n  b" in html
     assert "![a sheet of two](a%20sheet.png)" in text and "**loud**" in text and "> said" in text and "- two" in text
     assert "| Findings | 0.1235 |  |" in text
