@@ -83,8 +83,16 @@ class Handler(BaseHTTPRequestHandler):
             return None if self.closed(token) else self.say({})
         if len(rest) > 1 and rest[1] not in ("main", COMMIT):
             return self.refuse(404, "RevisionNotFound", f"Invalid rev id: {rest[1]}")
+        if rest and rest[0] == "tree":
+            return self.say([self.entry(name) for name in hub.names()])
         siblings = [{"rfilename": name} for name in hub.names()]
         return self.say({"id": hub.repo, "sha": COMMIT, "gated": "auto" if hub.gated else False, "siblings": siblings})
+
+    def entry(self, name: str) -> dict[str, Any]:
+        content = (self.hub.folder / name).read_bytes()
+        size, tag = len(content), etag(name, content)
+        entry: dict[str, Any] = {"type": "file", "path": name, "size": size, "oid": tag}
+        return entry | ({"oid": tag[:40], "lfs": {"oid": tag, "size": size, "pointerSize": 134}} if len(tag) == 64 else {})
 
     def closed(self, token: str) -> bool:
         """Whether a gated file was refused, as the real hub refuses it."""
