@@ -84,7 +84,7 @@ def load_pipeline(
 
     >>> pipe = load_pipeline("organism-fixed", dtype="float32")
     >>> pipe.source.licence
-    'Apache-2.0'
+    'Apache-2.0 (svdlab)'
 
     checkpoint: organism, organism-fixed, SVD, SVD_XT, SVD_1_1, a hub id, or a folder in diffusers' layout. device: default
     CUDA, then MPS, then CPU. dtype: float32, float16 or bfloat16, of torch or by name; default float16 on CUDA and MPS,
