@@ -32,7 +32,7 @@ from pathlib import Path
 
 import svdlab
 from svdlab import show, widgets
-from svdlab.stats import response as dose
+from svdlab import stats
 
 # %% [markdown]
 # ## The plan
@@ -108,7 +108,7 @@ show.save(fig, Path(out, "guidance"))
 conditions = ("motion_bucket_id", "fps", "max_guidance_scale")
 varied = [name for name in conditions if plan[name].nunique() > 1 and plan.seed.nunique() > 1]
 for condition in varied:
-    print(dose.dose_response(results, condition, measure).sentence)
+    print(stats.dose_response(results, condition, measure).sentence)
 
 # %% [markdown]
 # **How to read them:** if bucket and fps acted only through their ratio, as in the organism's world, then twice the bucket at

@@ -33,7 +33,7 @@ import svdlab
 from svdlab import motion, show
 from svdlab.measure import calibrate
 from svdlab.organism import world
-from svdlab.stats.response import dose_response, variance_shares
+from svdlab.stats import dose_response, variance_shares
 
 # %% [markdown]
 # ## One clip, dissected

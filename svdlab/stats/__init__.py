@@ -11,7 +11,6 @@ from svdlab.stats.effects import (
     exact, mean, numbers, paired, per_image, quantity, ratio, share,
 )  # fmt: skip
 from svdlab.stats.intervals import (
-    Estimate, clustered_proportion, decidable, detectable, fdr, mean_interval, paired_shares, permutation_p, power,
-    proportion, t_interval, variation,
+    DoseResponse, Estimate, clustered_proportion, decidable, detectable, dose_response, fdr, mean_interval, paired_shares,
+    permutation_p, power, proportion, t_interval, variance_shares, variation,
 )  # fmt: skip
-from svdlab.stats.response import DoseResponse, dose_response, variance_shares

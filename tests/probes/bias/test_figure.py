@@ -13,7 +13,7 @@ import pytest
 from svdlab.errors import InputError
 from svdlab.measure import video
 from svdlab.probes import bias
-from svdlab.probes.bias.protocol import Protocol
+from svdlab.probes.bias.study import Protocol
 from svdlab.study.pairs import read_manifest
 
 PLAN = Protocol({}, [], {}, [0], {}, 0.05, [], "organism", "w")

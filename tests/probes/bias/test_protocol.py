@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from svdlab.errors import InputError
-from svdlab.probes.bias.protocol import PLAN, Protocol, departures, read_protocol, write_protocol
+from svdlab.probes.bias.study import PLAN, Protocol, departures, read_protocol, write_protocol
 
 SAMPLE = ["x/a: h0", "x/b: h1"]
 PLANNED = Protocol({"x, a minus b": 34}, ["flow_px"], {}, [0], {"fps": 7}, 0.05, SAMPLE, "c", "w")

@@ -16,8 +16,7 @@ from svdlab.errors import InputError
 from svdlab.organism import world
 from svdlab.probes import bias, stillness
 from svdlab.probes.bias import planted
-from svdlab.probes.bias.protocol import PLAN, read_protocol
-from svdlab.probes.bias.study import face
+from svdlab.probes.bias.study import PLAN, face, read_protocol
 from svdlab.stats.effects import numbers
 from svdlab.study.pairs import make_pairs, read_manifest
 

@@ -12,7 +12,7 @@ from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 
 from svdlab.errors import InputError
-from svdlab.stats.response import dose_response, variance_shares
+from svdlab.stats import dose_response, variance_shares
 
 
 def crossed(levels: Any, images: int, seeds: int, of_level: Callable, image_sd: float, rest_sd: float) -> pd.DataFrame:
