@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -19,13 +18,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from PIL import Image
 
 from svdlab.errors import InputError
 from svdlab.measure import video as files
 from svdlab.measure.files import write_whole
 from svdlab.measure.frames import as_frames
-from svdlab.show.figure import DPI, GREY, INK, LABEL, WIDTH, Figure, broken, chosen, draw, facts_of, fitted, images, scaled
+from svdlab.show.figure import GREY, INK, LABEL, WIDTH, Figure, broken, chosen, draw, facts_of, fitted, images, scaled
 from svdlab.show.labels import axis, caption, name, number, ordered
 
 CRF = 16  # of H.264: no visible loss
@@ -61,16 +59,14 @@ class Video:
         return path
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
+        import mediapy  # slow: it brings pyplot along
+
         height, width = self.frames.shape[1:3]
-        source = f"data:video/mp4;base64,{base64.b64encode(self.mp4()).decode()}"
-        still = io.BytesIO()  # for viewers that show no videos
-        Image.fromarray(self.frames[-1]).save(still, "PNG")
+        player = mediapy.html_from_compressed_video(self.mp4(), width, height)
+        still = base64.b64encode(mediapy.compress_image(self.frames[-1])).decode()  # for viewers that show no videos
         bundle = {
-            "text/html": (
-                f'<video width="{width}" height="{height}" style="max-width:100%;height:auto" controls loop autoplay muted '
-                f'playsinline aria-label="{escape(self.alt, quote=True)}"><source src="{source}" type="video/mp4"></video>'
-            ),
-            "image/png": base64.b64encode(still.getvalue()).decode(),
+            "text/html": player.replace("<video", f'<video aria-label="{escape(self.alt, quote=True)}"', 1),
+            "image/png": still,
             "text/plain": f"<Video: {self.alt}, {len(self.frames)} frames at {self.fps:g} frames/s>",
         }
         return bundle, {"image/png": {"width": width, "height": height, "alt": self.alt}}
@@ -100,7 +96,9 @@ def video(
     for i, ax in enumerate(axes.flat):
         ax.set_visible(i < len(arrays))
         ax.set_title(broken(texts[i], LABEL, size[1]) if i < len(arrays) else "", fontsize=LABEL, color=INK, pad=3)
-    board = _pixels(fig.finish())
+    canvas = FigureCanvasAgg(fig.finish())
+    canvas.draw()
+    board = np.asarray(canvas.buffer_rgba())[..., :3]  # at the screen's resolution
     movie = np.repeat(board[None], max(map(len, arrays)), axis=0)
     for ax, frames in zip(axes.flat, arrays, strict=False):
         box = ax.get_window_extent()
@@ -119,25 +117,23 @@ def filmstrip(
     labels: Sequence[str] | None = None,
     frames: Sequence[int] | None = None,
     given: bool = False,
-    most: int = 8,
     title: str = "",
 ) -> Figure:
     """Frames from left to right, a row for each clip.
 
     >>> show.filmstrip({"model": clip, "real": frames}, given=False)
 
-    clips and labels: as in `show.video`. frames: which ones; default `most` of them, evenly spread, first and last
-    included. given: begin with the image that each Clip was made from. Raises InputError for no clips, or a frame
-    that a clip does not have.
+    clips and labels: as in `show.video`. frames: which ones; default 8 of them, evenly spread, first and last included.
+    given: begin with the image that each Clip was made from. Raises InputError for no clips, or a frame that a clip
+    does not have.
     """
     arrays, texts, one_by_one = named(clips, labels)
     if given and not all(hasattr(c, "image") for c in one_by_one):
         raise InputError("given=True needs Clips, which know the image that they were made from.")
-    shown = chosen(frames, min(map(len, arrays)), most, "frame")
+    shown = chosen(frames, min(map(len, arrays)), 8, "frame")
     alone = len(arrays) == 1
     columns = ["input"] * given + [f"frame {i}" for i in shown]
-    room = WIDTH - (0 if alone else 6 * max(map(len, texts)))
-    size = fitted(arrays[0].shape[1:], columns=len(columns), width=room)
+    size = fitted(arrays[0].shape[1:], columns=len(columns), width=WIDTH - (0 if alone else 6 * max(map(len, texts))))
     title = title or f"Frames {shown[0]} to {shown[-1]}" + (f": {texts[0]}" if alone and texts[0] else "")
     fig, axes = images(size=size, of=clips, title=title, row_labels=[""] if alone else texts, column_labels=columns)
     for row, clip, array in zip(axes, one_by_one, arrays, strict=True):
@@ -146,8 +142,7 @@ def filmstrip(
             draw(ax, scaled(image, size))
     return fig.finish(
         pd.DataFrame(
-            {"clip": text, "frame": i}
-            | dict(zip(("red", "green", "blue"), array[i].reshape(-1, 3).mean(0, dtype=float), strict=True))
+            {"clip": text, "frame": i} | mean_colour(array[i])
             for array, text in zip(arrays, texts, strict=True)
             for i in shown
         )
@@ -177,14 +172,12 @@ def sheet(
     for column in filter(None, (rows, columns, note)):
         if column not in results.columns:
             raise InputError(f"no column {column!r}: the table has {', '.join(map(str, results.columns))}.")
-    if results.empty:
-        raise InputError("the table has no rows: nothing to lay out.")
     table = results.assign(_clip=range(len(results))).drop_duplicates([rows, columns])
-    arrays = {int(i): _frames_of(results, int(i), clips) for i in table["_clip"]}
+    sources = list(results["frames"]) if clips is None else list(clips)
+    arrays = {i: _frames(sources[i]) for i in table["_clip"]}
     shape = next((a.shape[1:] for a in arrays.values() if a is not None), None)
     if shape is None:
-        found = ", ".join(map(str, table["status"].unique()))
-        raise InputError(f"none of the {len(table)} runs has frames: their status is {found}.")
+        raise InputError(f"none of the {len(table)} runs has frames: their status is {', '.join(table['status'].unique())}.")
     down, across = ordered(table[rows]), ordered(table[columns])
     size = fitted(shape, columns=len(across), width=860, most=240)
     which = {-1: "Last frame", 0: "First frame"}.get(frame, f"Frame {frame}")
@@ -200,7 +193,7 @@ def sheet(
     shown = []
     for (r, c), ax in np.ndenumerate(axes):
         hit = table[(table[rows] == down[r]) & (table[columns] == across[c])]
-        array = None if hit.empty else arrays[int(hit["_clip"].iloc[0])]
+        array = None if hit.empty else arrays[hit["_clip"].iloc[0]]
         if array is None:
             text = "not run" if hit.empty else "failed"
             ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=LABEL, color=GREY)
@@ -209,10 +202,9 @@ def sheet(
         if note:
             value = hit[note].iloc[0]
             ax.set_xlabel("no value" if pd.isna(value) else number(value), fontsize=LABEL - 1, color=INK, labelpad=2)
-        shown.append(hit.drop(columns="_clip"))
+        shown.append(hit)
     kept = [c for c in dict.fromkeys([rows, columns, note, "seed", "run_id"]) if c in results.columns]
-    several = len(table) < len(results)
-    return fig.finish(pd.concat(shown)[kept], "first of several runs per cell" if several else "")
+    return fig.finish(pd.concat(shown)[kept], "first of several runs per cell" if len(table) < len(results) else "")
 
 
 def named(clips: Any, labels: Sequence[str] | None) -> tuple[list[np.ndarray], list[str], list[Any]]:
@@ -241,17 +233,13 @@ def rate_of(clip: Any) -> float:
     return float(next(filter(None, rates), files.PLAYBACK_FPS))
 
 
-def _pixels(fig: Figure) -> np.ndarray:
-    """The figure at the screen's resolution, uint8 "h w 3"."""
-    fig.set_dpi(DPI)
-    canvas = FigureCanvasAgg(fig)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+def mean_colour(image: np.ndarray) -> dict[str, float]:
+    """Mean red, green and blue of an image "h w 3"."""
+    return dict(zip(("red", "green", "blue"), image.reshape(-1, 3).mean(0, dtype=float), strict=True))
 
 
-def _frames_of(results: pd.DataFrame, i: int, clips: Sequence[Any] | None) -> np.ndarray | None:
-    """A run's frames: the given ones, or what its folder holds; None for a run that has none."""
-    if clips is not None:
-        return as_frames(getattr(clips[i], "frames", clips[i]))
-    path = results.iloc[i].get("frames")
-    return as_frames(files.read_frames(path)) if isinstance(path, str) and path else None
+def _frames(source: Any) -> np.ndarray | None:
+    """Frames "f h w 3" in [0, 1] of a clip, an array, or the file that a run's row names; None for a run that has none."""
+    if isinstance(source, str):
+        return as_frames(files.read_frames(source)) if source else None
+    return None if source is None or source is pd.NA else as_frames(getattr(source, "frames", source))

@@ -9,19 +9,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-NAMES = {  # column or condition -> its name in a figure, where that is not the column's with spaces
+SHORT = {"fps": "fps", "motion_bucket_id": "motion bucket", "noise_aug_strength": "noise"}
+NAMES = {  # column -> its name in a figure, where that is not the column's with spaces
     "motion_bucket_id": "motion bucket",
     "noise_aug_strength": "noise augmentation",
     "min_guidance_scale": "min. guidance",
     "max_guidance_scale": "max. guidance",
     "num_inference_steps": "steps",
 }
-SHORT = {"fps": "fps", "motion_bucket_id": "motion bucket", "noise_aug_strength": "noise"}
 UNITS = {  # ending of a measure's column -> its unit
     "_px_s": "px/s",
     "_pct_s": "% of the frame width per second",
@@ -39,7 +39,7 @@ COLUMNS = (*SHORT, "min_guidance_scale", "max_guidance_scale", "num_inference_st
 
 def name(column: str) -> str:
     """A condition or measure in words, without its unit."""
-    stem = column.removesuffix(next((e for e in UNITS if column.endswith(e)), ""))
+    stem = column.removesuffix(next((ending for ending in UNITS if column.endswith(ending)), ""))
     return NAMES.get(column) or STEMS.get(stem, stem.replace("_", " "))
 
 
@@ -53,24 +53,25 @@ def axis(column: str) -> str:
     return f"{name(column)} ({unit(column)})" if unit(column) else name(column)
 
 
+def _numeric(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def number(value: Any) -> str:
     """A value as a label: 4 digits at most, no trailing zeros."""
-    if isinstance(value, (int, float, np.number)) and not isinstance(value, bool):
-        return f"{float(value):.4g}"
-    return str(value)
+    return f"{float(value):.4g}" if _numeric(value) else str(value)
 
 
 def ordered(values: Iterable[Any]) -> list[Any]:
     """Every value once: numbers by size, then the rest by name."""
-    plain = lambda v: isinstance(v, (int, float, np.number)) and not isinstance(v, bool)
-    return sorted(dict.fromkeys(values), key=lambda v: (not plain(v), v if plain(v) else str(v)))
+    return sorted(dict.fromkeys(values), key=lambda v: (0, v, "") if _numeric(v) else (1, 0, str(v)))
 
 
 def caption(clip: Any) -> str:
     """What tells one clip from others: its main conditions and its seed."""
     values = next(iter(records(clip)), {})
-    parts = [f"{SHORT[key]} {number(values[key])}" for key in SHORT if key in values]
-    return ", ".join([*parts, f"seed {values['seed']}"] if "seed" in values else parts)
+    words = SHORT | {"seed": "seed"}
+    return ", ".join(f"{words[key]} {number(values[key])}" for key in words if key in values)
 
 
 def about(*things: Any) -> str:
@@ -79,21 +80,22 @@ def about(*things: Any) -> str:
     Arrays say nothing about where they come from: their line is empty.
     """
     runs = records(*things)
-    seen = {key: _distinct(run.get(key) for run in runs) for key in dict.fromkeys(k for run in runs for k in run)}
+    seen = {key: ordered(r[key] for r in runs if key in r and not pd.isna(r[key]) and r[key] != "") for r in runs for key in r}
     seen = {key: values for key, values in seen.items() if values}
     conditions = [f"{SHORT[key]} {_range(seen[key])}" for key in SHORT if key in seen]
     if "min_guidance_scale" in seen and "max_guidance_scale" in seen:
-        low, high = min(seen["min_guidance_scale"]), max(seen["max_guidance_scale"])
-        conditions.append(f"guidance {_range([low, high], ' to ')}" if high > 1 else "no guidance")
+        low, high = number(seen["min_guidance_scale"][0]), number(seen["max_guidance_scale"][-1])
+        given = f"guidance {low}" if low == high else f"guidance {low} to {high}"
+        conditions.append(given if seen["max_guidance_scale"][-1] > 1 else "no guidance")
     if steps := seen.get("num_inference_steps"):
-        conditions.append(f"{_range(steps)} step{'s' if steps != [1] else ''}")
+        conditions.append(f"{_range(steps)} step{'s' * (steps != [1])}")
     seeds = seen.get("seed", [])
     parts = [
-        ", ".join(str(c).rstrip("/").split("/")[-1] for c in seen.get("checkpoint", [])),
+        ", ".join(c.rstrip("/").split("/")[-1] for c in seen.get("checkpoint", [])),
         ", ".join(conditions),
-        f"seed{'s' if len(seeds) > 1 else ''} {_range(seeds)}" if seeds else "",
+        f"seed{'s' * (len(seeds) > 1)} {_range(seeds)}" if seeds else "",
         *(f"{what}: {', '.join(seen[what])}" for what in ("edited", "intervention", "started from") if what in seen),
-        "; ".join(map(str, seen.get("label", []))),
+        "; ".join(seen.get("label", [])),
     ]
     return " · ".join(filter(None, parts))
 
@@ -114,22 +116,19 @@ def records(*things: Any) -> list[dict[str, Any]]:
     for thing in things:
         if isinstance(thing, str):
             found += [{"label": thing}] if thing else []
-        elif isinstance(thing, pd.DataFrame):
-            keys = [c for c in COLUMNS if c in thing.columns]
-            rows = thing.loc[~thing[keys].astype(str).duplicated(), keys].itertuples(index=False)
-            found += [dict(zip(keys, row, strict=True)) for row in rows]
         elif isinstance(thing, pd.Series):
             found += records(thing.to_frame().T)
+        elif isinstance(thing, pd.DataFrame):
+            table = thing[[c for c in COLUMNS if c in thing.columns]]
+            found += [dict(row) for _, row in table[~table.astype(str).duplicated()].astype(object).iterrows()]
         elif hasattr(thing, "calls"):  # a trace
             found += [_flat(call) for call in thing.calls] or [{"label": thing.label}]
         elif hasattr(thing, "call"):  # a clip
             found.append(_flat(thing.call))
         elif hasattr(thing, "checkpoint"):
             found.append({key: getattr(thing, key, "") for key in SOURCE})
-        elif isinstance(thing, Mapping):
-            found += records(*thing.values())
-        elif isinstance(thing, Sequence):
-            found += records(*thing)
+        elif isinstance(thing, Mapping | Sequence):
+            found += records(*(thing.values() if isinstance(thing, Mapping) else thing))
     return found
 
 
@@ -143,21 +142,6 @@ def _flat(made: Any) -> dict[str, Any]:
     return {**call["conditions"], "seed": call["seed"], **{key: call["source"].get(key, "") for key in SOURCE}, **more}
 
 
-def _distinct(values: Iterable[Any]) -> list[Any]:
-    kept: list[Any] = []
-    for value in values:
-        empty = value is None or value == "" or (isinstance(value, float) and np.isnan(value))
-        if not empty and value not in kept:
-            kept.append(value)
-    try:
-        return sorted(kept)
-    except TypeError:
-        return kept
-
-
-def _range(values: Sequence[Any], between: str = ", ") -> str:
-    distinct = sorted(set(values))
-    counting = len(distinct) > 2 and distinct == list(range(int(distinct[0]), int(distinct[0]) + len(distinct)))
-    if len(distinct) <= 4 and not counting:
-        return between.join(map(number, distinct))
-    return f"{number(distinct[0])} to {number(distinct[-1])}"
+def _range(values: Sequence[Any]) -> str:
+    counting = len(values) > 2 and list(values) == list(range(int(values[0]), int(values[0]) + len(values)))
+    return f"{number(values[0])} to {number(values[-1])}" if len(values) > 4 or counting else ", ".join(map(number, values))

@@ -21,25 +21,7 @@ from skimage.color import lab2rgb
 from svdlab.errors import InputError
 from svdlab.measure import motion
 from svdlab.measure.frames import as_frames
-from svdlab.show.figure import (
-    COLOURS,
-    GREY,
-    INK,
-    LABEL,
-    MARKERS,
-    PALE,
-    SMALL,
-    Figure,
-    chosen,
-    draw,
-    finished,
-    fitted,
-    graphs,
-    images,
-    key_beside,
-    on,
-    scaled,
-)
+from svdlab.show.figure import COLOURS, INK, LABEL, MARKERS, PALE, SMALL, Figure, chosen, draw, fitted, graphs, images, scaled
 from svdlab.show.labels import number
 
 HALO = [patheffects.withStroke(linewidth=2.4, foreground="white", alpha=0.85)]
@@ -47,39 +29,29 @@ ARROWS = 7  # across the shorter side
 KEY = 64  # px of the disc of directions
 
 
-def flow(
-    clip: Any,
-    *,
-    pairs: Sequence[int] | None = None,
-    fastest: float | None = None,
-    most: int = 5,
-    label: str = "",
-    title: str = "",
-) -> Figure:
+def flow(clip: Any, *, pairs: Sequence[int] | None = None, label: str = "", title: str = "") -> Figure:
     """Optical flow of frame pairs: hue is the direction, paler is slower; arrows show the same without colour.
 
     >>> show.flow(clip)
     >>> show.flow(np.ones((7, 64, 64, 2)), label="ground truth")
 
-    clip: a Clip, frames "f h w c", or a flow "t h w 2" in px (x right, y down). pairs: which, default `most` evenly
-    spread. fastest: px/frame at full colour, default the 99.5th percentile. All pairs share one key. label: for the footer.
+    clip: a Clip, frames "f h w c", or a flow "t h w 2" in px (x right, y down). pairs: which, default 5 evenly spread.
+    label: for the footer. All pairs share one key, whose rim is the 99.5th percentile of their speeds.
     """
     field = _field(clip)
-    picked = chosen(pairs, len(field), most, "frame pair")
+    picked = chosen(pairs, len(field), 5, "frame pair")
+    field = field[picked]
     speed = np.linalg.norm(field, axis=-1)
-    full = fastest if fastest is not None else max(0.5, float(np.percentile(speed[picked], 99.5)))
-    if not full > 0:
-        raise InputError(f"fastest={fastest}: px/frame at full colour must be above 0.")
+    full = max(0.5, float(np.percentile(speed, 99.5)))
     size = fitted(field.shape[1:3], columns=len(picked), width=760)
-    title, names = title or "Optical flow (px/frame)", [_pair(i) for i in picked]
-    fig, axes = images(size=size, of=clip, title=title, column_labels=names, column_title="from frame to frame")
-    for ax, i in zip(axes[0], picked, strict=True):
-        draw(ax, scaled(flow_colours(field[i], full), size))
-        _arrows(ax, field[i], size, threshold=0.15 * full)
-    _disc(axes[0, -1], full)
+    labels = dict(title=title or "Optical flow (px/frame)", column_title="from frame to frame")
+    fig, axes = images(size=size, of=clip, column_labels=[_pair(i) for i in picked], **labels)
+    for ax, one in zip(axes[0], field, strict=True):
+        draw(ax, scaled(flow_colours(one, full), size))
+        _arrows(ax, one, size, threshold=0.15 * full)
+    _disc(axes[0, -1], size, full)
     means = {"mean_speed_px": speed, "mean_dx_px": field[..., 0], "mean_dy_px": field[..., 1]}
-    table = pd.DataFrame({"pair": i} | {key: values[i].mean() for key, values in means.items()} for i in picked)
-    return fig.finish(table, label)
+    return fig.finish(pd.DataFrame({"pair": picked} | {key: list(map(np.mean, v)) for key, v in means.items()}), label)
 
 
 def trajectories(clip: Any, *, points: Any = None, title: str = "") -> Figure:
@@ -93,9 +65,7 @@ def trajectories(clip: Any, *, points: Any = None, title: str = "") -> Figure:
     """
     frames = as_frames(getattr(clip, "frames", clip))
     h, w = frames.shape[1:3]
-    if points is None:
-        step = min(h, w) / (ARROWS + 1)
-        points = [(x, y) for y in np.arange(step / 2, h, step) for x in np.arange(step / 2, w, step)]
+    points = _grid(h, w, min(h, w) / (ARROWS + 1)).T if points is None else points
     starts = np.asarray(points, dtype=np.float32).reshape(-1, 2)
     if len(starts) == 0 or not ((starts >= 0) & (starts <= (w - 1, h - 1))).all():
         raise InputError(f"points must lie in the image: x from 0 to {w - 1}, y from 0 to {h - 1}.")
@@ -124,40 +94,39 @@ def xt_slice(clip: Any, *, row: int | None = None, column: int | None = None, ti
     frames = as_frames(getattr(clip, "frames", clip))
     cut = motion.xt_slice(frames, row=row, column=column)  # "f w c"
     table = pd.DataFrame(cut.mean(-1)).rename_axis("frame").reset_index()
-    row = frames.shape[1] // 2 if row is None and column is None else row
-    k = max(1, fitted(frames.shape[1:], columns=1, width=520, most=512)[1] // frames.shape[2])
-    thick = max(k, 160 // len(frames))  # px per frame of time, so that few frames make more than a line
-    cut = cut.repeat(thick, 0).repeat(k, 1)
-    cut = cut if column is None else cut.transpose(1, 0, 2)
-    which, way = (f"Row {row}", "downwards") if column is None else (f"Column {column}", "to the right")
+    k = max(1, 480 // cut.shape[1])
+    cut = cut.repeat(max(k, 160 // len(cut)), 0).repeat(k, 1)  # so that few frames make more than a line
+    which, way = f"Row {frames.shape[1] // 2 if row is None else row}", "downwards"
+    if column is not None:
+        cut, which, way = cut.transpose(1, 0, 2), f"Column {column}", "to the right"
     fig, axes = images(size=cut.shape[:2], of=clip, title=title or f"{which} of the image, time {way}")
     draw(axes[0, 0], cut)
     return fig.finish(table)
 
 
-def stepwise(clip: Any, *, playback_fps: float | None = None, ax: Axes | None = None, title: str = "") -> Any:
+def stepwise(clip: Any, *, playback_fps: float | None = None, title: str = "") -> Figure:
     """How fast things move from each frame to the next: the camera, and the subject against the background.
 
     >>> show.stepwise(clip)
     >>> show.stepwise(svdlab.motion.measure(frames))
 
-    clip: a Clip, frames "f h w c", or the table of `motion.measure`. In px/frame, or px/s with playback_fps. ax: where to
-    draw, default a new figure. Pairs that could not be measured are marked, not drawn as zero.
+    clip: a Clip, frames "f h w c", or the table of `motion.measure`. In px/frame, or px/s with playback_fps. Pairs that
+    could not be measured are marked, not drawn as zero.
     """
     table = _measured(clip, playback_fps)
-    unit, words = ("_px_s", "px/s") if playback_fps is not None else ("_px", "px/frame")
-    fig, ax = on(ax, size=(520, 280), of=clip, title=title or "Speed from frame to frame")
-    speeds = table[["camera" + unit, "object" + unit]]
-    for words_for, column, colour, marker in zip(("camera", "subject"), speeds, COLOURS, MARKERS, strict=False):
-        ax.plot(table["pair"], table[column], color=colour, marker=marker, markersize=4, linewidth=1.5, label=words_for)
+    suffix, unit = ("_px", "px/frame") if playback_fps is None else ("_px_s", "px/s")
+    fig, axes = graphs(size=(520, 280), of=clip, title=title or "Speed from frame to frame")
+    ax, speeds = axes[0, 0], table[["camera" + suffix, "object" + suffix]]
+    for label, column, colour, marker in zip(("camera", "subject"), speeds, COLOURS, MARKERS, strict=False):
+        ax.plot(table["pair"], table[column], color=colour, marker=marker, markersize=4, linewidth=1.5, label=label)
     for pair in table["pair"][table["abstained"]]:
         ax.axvspan(pair - 0.5, pair + 0.5, color=PALE, alpha=0.6, linewidth=0, zorder=0)
-    every = 4 if len(table) > 12 else 1
-    ax.set_xticks(table["pair"][::every], [_pair(i) for i in table["pair"][::every]])
+    shown = table["pair"][:: 4 if len(table) > 12 else 1]
+    ax.set_xticks(shown, [_pair(i) for i in shown])
     fastest = max(0.5, float(np.nanmax(speeds.to_numpy(), initial=0.0)))
-    ax.set(ylim=(-0.04 * fastest, 1.1 * fastest), xlabel="frame pair", ylabel=f"speed ({words})")
+    ax.set(ylim=(-0.04 * fastest, 1.1 * fastest), xlabel="frame pair", ylabel=f"speed ({unit})")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=LABEL)
-    return finished(fig, clip, table, "grey: could not be measured" if table["abstained"].any() else "")
+    return fig.finish(table, "grey: could not be measured" if table["abstained"].any() else "")
 
 
 def camera_path(clip: Any, *, title: str = "") -> Figure:
@@ -168,24 +137,24 @@ def camera_path(clip: Any, *, title: str = "") -> Figure:
     clip: as in `stepwise`. The camera's own motion: it goes right where the image goes left.
     """
     path = motion.camera_path(_measured(clip, None))
-    title = title or "Path of the camera"
-    fig, axes = graphs(columns=3, size=(280, 280), of=clip, title=title, sharex=False, sharey=False)
-    look: dict[str, Any] = dict(color=COLOURS[0], marker="o", markersize=3.5, linewidth=1.5)
-    track, zoom, roll = axes[0]
+    fig, axes = graphs(columns=3, size=(280, 280), of=clip, title=title or "Path of the camera", share=False)
+    reach = max(1.0, 1.25 * float(path[["pan_px", "tilt_px"]].abs().to_numpy().max()))
+    turned = max(2.0, 1.1 * float(path["roll_deg"].abs().max()))
+    zoomed = min(0.9, path["zoom"].min()), max(1.1, path["zoom"].max())
+    for ax, x, y, xlabel, ylabel, limits in (
+        (axes[0, 0], path["pan_px"], path["tilt_px"], "pan (px, right is +)", "tilt (px, up is +)", (-reach, reach)),
+        (axes[0, 1], path.index, path["zoom"], "frame", "zoom (factor)", zoomed),
+        (axes[0, 2], path.index, path["roll_deg"], "frame", "roll (degrees, clockwise is +)", (-turned, turned)),
+    ):
+        ax.plot(x, y, color=COLOURS[0], marker="o", markersize=3.5, linewidth=1.5)
+        ax.set(xlabel=xlabel, ylabel=ylabel, ylim=limits)
+    track = axes[0, 0]
+    track.set(xlim=(-reach, reach), box_aspect=1)
     track.axhline(0, color=PALE, linewidth=0.8)
     track.axvline(0, color=PALE, linewidth=0.8)
-    track.plot(path["pan_px"], path["tilt_px"], **look)
-    reach = max(1.0, 1.25 * float(path[["pan_px", "tilt_px"]].abs().to_numpy().max()))
-    track.set(xlim=(-reach, reach), ylim=(-reach, reach), xlabel="pan (px, right is +)", ylabel="tilt (px, up is +)")
-    track.set_box_aspect(1)
-    for i, below in ((0, True), (len(path) - 1, False)):
+    for i, below in ((0, -13), (len(path) - 1, 7)):
         at, words = path[["pan_px", "tilt_px"]].iloc[i], dict(textcoords="offset points", fontsize=SMALL + 1, ha="center")
-        track.annotate(f"frame {i}", tuple(at), xytext=(0, -13 if below else 7), **words)
-    zoom.plot(path.index, path["zoom"], **look)
-    zoom.set(xlabel="frame", ylabel="zoom (factor)", ylim=(min(0.9, path["zoom"].min()), max(1.1, path["zoom"].max())))
-    roll.plot(path.index, path["roll_deg"], **look)
-    limit = max(2.0, 1.1 * float(path["roll_deg"].abs().max()))
-    roll.set(xlabel="frame", ylabel="roll (degrees, clockwise is +)", ylim=(-limit, limit))
+        track.annotate(f"frame {i}", tuple(at), xytext=(0, below), **words)
     return fig.finish(path.reset_index())
 
 
@@ -226,8 +195,8 @@ def _arrows(ax: Axes, field: np.ndarray, size: tuple[int, int], *, threshold: fl
     """Arrows on a grid, the fastest as long as the grid is wide; none where speed is below the threshold."""
     h, w = field.shape[:2]
     k, step = size[1] / w, min(h, w) / ARROWS
-    ys, xs = np.meshgrid(np.arange(step / 2, h, step), np.arange(step / 2, w, step), indexing="ij")
-    u, v = (field[ys.astype(int), xs.astype(int), i] for i in (0, 1))
+    xs, ys = _grid(h, w, step)
+    u, v = field[ys.astype(int), xs.astype(int)].T
     keep = np.hypot(u, v) > threshold
     longest = max(0.1, float(np.percentile(np.linalg.norm(field, axis=-1), 99)))
     look: dict[str, Any] = dict(width=max(0.004, 1.6 / size[1]), headwidth=4, headlength=4, headaxislength=3.6)
@@ -236,15 +205,24 @@ def _arrows(ax: Axes, field: np.ndarray, size: tuple[int, int], *, threshold: fl
     ax.set(xlim=(-0.5, size[1] - 0.5), ylim=(size[0] - 0.5, -0.5))
 
 
-def _disc(beside: Axes, fastest: float) -> None:
+def _grid(h: int, w: int, step: float) -> np.ndarray:
+    """Points of an image on a grid of `step` px, "xy n"."""
+    return np.array([(x, y) for y in np.arange(step / 2, h, step) for x in np.arange(step / 2, w, step)]).T
+
+
+def _disc(beside: Axes, size: tuple[int, int], fastest: float) -> None:
     """The key: a disc of all directions, full speed at its rim, with words around it."""
-    key = key_beside(beside, 40, -KEY / 2, KEY, KEY)
+    across, tall = KEY / size[1], KEY / size[0]
+    key = beside.inset_axes((1 + 40 / size[1], 0.5 - tall / 2, across, tall))
     key.set_axis_off()
     y, x = np.mgrid[-1:1:128j, -1:1:128j]
     draw(key, np.where((np.hypot(x, y) <= 1)[..., None], flow_colours(np.stack([x, y], -1), 1.0), 1.0))
-    places = {"right": (1.06, 0.5, "left", "center"), "left": (-0.06, 0.5, "right", "center"),
-              "up": (0.5, 1.02, "center", "bottom"), "down": (0.5, -0.04, "center", "top")}  # fmt: skip
-    for text, (across, up, ha, va) in places.items():
-        key.text(across, up, text, transform=key.transAxes, fontsize=SMALL + 0.5, color=INK, ha=ha, va=va)
     rim = f"rim: {number(round(fastest, 2))} px/frame"
-    key.text(0.5, -0.32, rim, transform=key.transAxes, fontsize=SMALL + 0.5, color=GREY, ha="center", va="top")
+    for text, at, ha, va in (
+        ("right", (1.06, 0.5), "left", "center"),
+        ("left", (-0.06, 0.5), "right", "center"),
+        ("up", (0.5, 1.02), "center", "bottom"),
+        ("down", (0.5, -0.04), "center", "top"),
+        (rim, (0.5, -0.32), "center", "top"),
+    ):
+        key.text(*at, text, transform=key.transAxes, fontsize=SMALL + 0.5, color=INK, ha=ha, va=va)

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from svdlab.errors import InputError
-from svdlab.show.figure import COLOURS, GREY, INK, LABEL, PALE, SMALL, WIDTH, Figure, finished, graphs, on
+from svdlab.show.figure import COLOURS, GREY, INK, LABEL, PALE, SMALL, WIDTH, Figure, graphs
 from svdlab.show.labels import axis, name, number, ordered
 from svdlab.stats.intervals import mean_interval
 
@@ -24,83 +23,56 @@ TICKS = 13  # labels along a side
 FEWEST = 3  # units: with fewer of them no interval is drawn
 
 
-def dose_response(
-    results: pd.DataFrame,
-    *,
-    x: str,
-    y: str,
-    by: str | None = None,
-    reference: Callable[[pd.DataFrame], Any] | None = None,
-    reference_label: str = "expected",
-    ax: Axes | None = None,
-    title: str = "",
-) -> Any:
+def dose_response(results: pd.DataFrame, *, x: str, y: str, by: str | None = None, title: str = "") -> Figure:
     """A measure against a condition: each run a point, runs of one seed joined, the mean with its interval.
 
     >>> show.dose_response(results, x="motion_bucket_id", y="object_px", by="fps")
 
     by: a column for small multiples side by side, on shared axes. The band is the 95 % interval of the mean over images
-    where there are several, else over seeds (`svdlab.stats.mean_interval`), drawn from three of them up. reference: a
-    function from the table to what theory expects of each of its rows, drawn dashed. ax: draw there (then `by` is not
-    possible). Returns the Figure; its table has mean, interval and the runs' values at each point. Raises InputError for a
-    missing column, or a measure with no number in it.
+    where there are several, else over seeds (`svdlab.stats.mean_interval`), drawn from three of them up. The figure's table
+    has mean, interval and the runs' values at each point. Raises InputError for a missing column, or a measure with no
+    number in it.
     """
     for column in filter(None, (x, y, by)):
         if column not in results.columns:
             raise InputError(f"no column {column!r}: the table has {', '.join(map(str, results.columns))}.")
-    if by and ax is not None:
-        raise InputError("by= makes several axes: leave ax= out, or narrow the table to one value and leave by= out.")
-    places = _places(results[x])
+    numeric = pd.api.types.is_numeric_dtype(results[x])
+    places = {v: float(v if numeric else i) for i, v in enumerate(ordered(results[x]))}  # others stand side by side
     table = results.assign(_x=results[x].map(places), _y=pd.to_numeric(results[y], errors="coerce"))
-    if reference is not None:
-        table["_reference"] = np.asarray(reference(results), dtype=float)
     missing = int(table["_y"].isna().sum())
     if missing == len(table):
         raise InputError(f"the column {y!r} holds no number in {len(table)} rows: nothing to draw.")
     unit = "image" if x != "image" and "image" in table and table["image"].nunique() > 1 else "seed"
-    title = title or f"{name(y).capitalize()} against {name(x)}" + (f", by {name(by)}" if by else "")
-    if by is None:
-        groups: list[tuple[Any, pd.DataFrame]] = [(None, table)]
-        fig, only = on(ax, size=(520, 320), of=results, title=title)
-        panels = [only]
-    else:
-        groups = list(table.groupby(by, sort=True))
-        columns = min(4, len(groups))
-        size = (max(220, min(360, WIDTH / columns)), 240)
-        fig, axes = graphs(rows=-(-len(groups) // columns), columns=columns, size=size, of=results, title=title)
-        panels = list(axes.flat)
-        for spare in panels[len(groups) :]:
-            spare.set_visible(False)
-        for panel, (value, _) in zip(panels, groups, strict=False):
-            panel.set_title(f"{name(by)} {number(value)}", fontsize=LABEL, loc="left", color=INK)
+    groups = list(table.groupby(by, sort=True)) if by else [(None, table)]
+    columns = min(4, len(groups))
+    fig, axes = graphs(
+        size=(max(220, min(360, WIDTH / columns)), 240) if by else (520, 320),
+        rows=-(-len(groups) // columns),
+        columns=columns,
+        of=results,
+        title=title or f"{name(y).capitalize()} against {name(x)}" + (f", by {name(by)}" if by else ""),
+    )
+    for spare in axes.flat[len(groups) :]:
+        spare.set_visible(False)
     tables = []
-    for panel, (value, group) in zip(panels, groups, strict=False):
-        estimates = _means(group, x, unit)
-        _curve(panel, group, estimates, numeric=pd.api.types.is_numeric_dtype(results[x]))
-        panel.set_xlabel(axis(x))
-        panel.set_ylabel(axis(y))
-        panel.label_outer(remove_inner_ticks=False)
-        if _roomy(list(places.values())):
-            panel.set_xticks(list(places.values()), [number(v) for v in places])
-        tables.append(estimates.drop(columns="_x").rename(columns={"mean": f"{y}_mean"}).assign(**({by: value} if by else {})))
+    for i, (ax, (value, group)) in enumerate(zip(axes.flat, groups, strict=False)):
+        means = _means(group, x, unit)
+        _curve(ax, group, means, numeric=numeric)
+        first, last = i % columns == 0, i + columns >= len(groups)
+        ax.set(xlabel=axis(x) if last else "", ylabel=axis(y) if first else "")
+        ax.tick_params(labelbottom=last, labelleft=first)
+        if by:
+            ax.set_title(f"{name(by)} {number(value)}", fontsize=LABEL, loc="left", color=INK)
+        gaps = np.diff(sorted(places.values()))
+        if not len(gaps) or gaps.min() >= 0.1 * gaps.sum():  # every value can have its tick without the labels touching
+            ax.set_xticks(list(places.values()), [number(v) for v in places])
+        tables.append(means.drop(columns="_x").rename(columns={"mean": f"{y}_mean"}).assign(**({by: value} if by else {})))
     data = pd.concat(tables, ignore_index=True)
-    panels[0].set_ylim(*_limits(table, data))  # the axes of a grid share it
-    notes = ["points: runs", f"dashed: {reference_label}" if reference is not None else ""]
-    notes.append(f"band: 95 % interval of the mean over {unit}s" if data["low"].notna().any() else "")
-    notes.append(f"{missing} run{'s' * (missing > 1)} without a number left out" if missing else "")
-    return finished(fig, results, data, *notes)
-
-
-def _places(values: pd.Series) -> dict[Any, float]:
-    """Where each value stands on the axis: numbers at themselves, others side by side."""
-    numeric = pd.api.types.is_numeric_dtype(values)
-    return {v: float(v) if numeric else float(i) for i, v in enumerate(ordered(values))}
-
-
-def _roomy(at: list[float]) -> bool:
-    """Whether every value can have its own tick without the labels touching."""
-    gaps = np.diff(sorted(at))
-    return len(at) < 2 or bool(gaps.min() >= 0.1 * gaps.sum())
+    drawn = pd.concat([table["_y"], data["low"], data["high"]])
+    margin = 0.08 * (drawn.max() - drawn.min()) or max(0.1 * abs(drawn.max()), 0.1)
+    axes[0, 0].set_ylim(drawn.min() - margin, drawn.max() + margin)  # the axes of a grid share it
+    notes = ["points: runs", f"band: 95 % interval of the mean over {unit}s" if data["low"].notna().any() else ""]
+    return fig.finish(data, *notes, f"{missing} run{'s' * (missing > 1)} without a number left out" if missing else "")
 
 
 def _means(group: pd.DataFrame, x: str, unit: str) -> pd.DataFrame:
@@ -117,8 +89,8 @@ def _means(group: pd.DataFrame, x: str, unit: str) -> pd.DataFrame:
 
 def _curve(ax: Axes, group: pd.DataFrame, means: pd.DataFrame, *, numeric: bool) -> None:
     group = group.dropna(subset="_y").sort_values("_x")
-    keys = ["seed", "image"] if {"seed", "image"} <= set(group.columns) else ["seed"] if "seed" in group.columns else []
-    units = [u for _, u in group.groupby(keys)] if keys else []
+    keys = [key for key in ("seed", "image") if key in group]
+    units = [u for _, u in group.groupby(keys)] if "seed" in keys else []
     if all(u["_x"].is_unique for u in units):  # else another condition varies too, and joining would draw a tangle
         for one in units:
             ax.plot(one["_x"], one["_y"], color=PALE, linewidth=0.8, zorder=1)
@@ -130,18 +102,6 @@ def _curve(ax: Axes, group: pd.DataFrame, means: pd.DataFrame, *, numeric: bool)
         ax.vlines(means["_x"], means["low"], means["high"], color=COLOURS[0], linewidth=5, alpha=0.3, zorder=3)
         ax.plot(means["_x"], means["mean"], "_", color=COLOURS[0], markersize=14, markeredgewidth=2, zorder=4)
         ax.margins(x=0.15)
-    if "_reference" in group:
-        line = group.groupby("_x")["_reference"].mean()
-        ax.plot(line.index, line, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=3)
-
-
-def _limits(table: pd.DataFrame, means: pd.DataFrame) -> tuple[float, float]:
-    """Limits of y that hold everything that is drawn."""
-    drawn = [table["_y"], means["low"], means["high"], *([table["_reference"]] if "_reference" in table else [])]
-    values = pd.concat(drawn)
-    low, high = values.min(), values.max()
-    margin = 0.08 * (high - low) or max(0.1 * abs(high), 0.1)
-    return low - margin, high + margin
 
 
 def heat(
@@ -156,12 +116,12 @@ def heat(
     index and columns are. centre: this value is white, and both sides get a colour each; without it viridis runs from the
     least to the greatest. NaN is left blank. Raises InputError for a table without numbers.
     """
-    values = table.to_numpy(dtype=float) if len(table.columns) and len(table) else np.zeros((0, 0))
+    values = table.to_numpy(dtype=float)
     if not np.isfinite(values).any():
         raise InputError(f"the table has {table.shape[0]} rows and {table.shape[1]} columns, and no number to draw.")
     down, across = values.shape
     size = (max(480.0, min(880.0, 150 + 46.0 * across)), max(210.0, min(560.0, 70 + 26.0 * down)))
-    fig, axes = graphs(size=size, of=list(things), title=title)
+    fig, axes = graphs(size=size, of=things, title=title)
     ax = axes[0, 0]
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     if centre is not None:
@@ -176,12 +136,11 @@ def heat(
     ax.set(xlabel=columns, ylabel=rows)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
-    if values.size <= WRITTEN:
-        for (r, c), value in np.ndenumerate(values):
-            if np.isfinite(value):
-                light = np.dot(drawn.cmap(drawn.norm(value))[:3], (0.299, 0.587, 0.114)) > 0.55
-                text = "0" if abs(value) < 0.005 * np.nanmax(np.abs(values)) else f"{value:.2g}"
-                ax.text(c, r, text, ha="center", va="center", fontsize=SMALL + 1, color=INK if light else "white")
+    for (r, c), value in np.ndenumerate(values if values.size <= WRITTEN else np.empty((0, 0))):
+        if np.isfinite(value):
+            light = np.dot(drawn.cmap(drawn.norm(value))[:3], (0.299, 0.587, 0.114)) > 0.55
+            text = "0" if abs(value) < 0.005 * np.nanmax(np.abs(values)) else f"{value:.2g}"
+            ax.text(c, r, text, ha="center", va="center", fontsize=SMALL + 1, color=INK if light else "white")
     bar = fig.colorbar(drawn, ax=ax, fraction=0.04, pad=0.02)
     bar.set_label(key, fontsize=LABEL, color=INK)
     bar.ax.tick_params(labelsize=LABEL - 1, length=2)

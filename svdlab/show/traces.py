@@ -26,7 +26,6 @@ def denoising(
     frame: int | Sequence[int] = 0,
     steps: Sequence[int] | None = None,
     decoded: np.ndarray | None = None,
-    most: int = 8,
     title: str = "",
 ) -> Figure:
     """The denoised estimate from step to step: what the model would make of the noise if it stopped there.
@@ -36,12 +35,12 @@ def denoising(
     >>> show.denoising(tr, frame=[0, 4], decoded=tr.decode(pipe))            # all is decoded, some of it is shown
 
     tr: a Trace of one sample with `denoised`. frame: one frame or several (a row each). steps: positions in the
-    trace, default `most` of them evenly spread. decoded: images "s f h w 3" in [0, 1] of those steps and frames, or of
+    trace, default 8 of them, evenly spread. decoded: images "s f h w 3" in [0, 1] of those steps and frames, or of
     all, from `Trace.decode`; without, latents are shown as colours by the trace's linear map, or by their first three
     principal components where it has none. Raises TraceError for a batch or a trace without `denoised`, InputError for
     steps or frames that are not there.
     """
-    values, picked, rows = _values(tr, "denoised", frame, steps, most)
+    values, picked, rows = _values(tr, "denoised", frame, steps)
     if decoded is None:
         shown, how = _coloured(tr, values)
     else:
@@ -64,7 +63,6 @@ def latents(
     steps: Sequence[int] | None = None,
     mode: str = "channels",
     name: str = "latents",
-    most: int = 8,
     title: str = "",
 ) -> Figure:
     """Latents of one frame from step to step: each channel as a map, or three components as colours.
@@ -78,7 +76,7 @@ def latents(
     """
     if mode not in MODES:
         raise InputError(f"mode={mode!r}: give {', '.join(MODES)}.")
-    values, picked, rows = _values(tr, name, frame, steps, most)
+    values, picked, rows = _values(tr, name, frame, steps)
     if name in ("latents", "next_latents"):
         ends = [s.sigma if name == "latents" else s.sigma_next for s in (tr.steps[i] for i in picked)]
         values = values / np.sqrt(np.square(ends) + 1)[:, None, None, None, None]
@@ -114,14 +112,14 @@ def components(values: np.ndarray) -> np.ndarray:
     return np.pad(parts, [(0, 0), (0, 3 - parts.shape[1])]).reshape(*z.shape[:-1], 3)
 
 
-def _values(tr: Any, name: str, frame: Any, steps: Any, most: int) -> tuple[np.ndarray, list[int], list[int]]:
+def _values(tr: Any, name: str, frame: Any, steps: Any) -> tuple[np.ndarray, list[int], list[int]]:
     """What was kept under a name, float32 "s f c h w" at the chosen steps and frames, and those."""
     if tr.batch != 1:
         raise TraceError(f"this trace holds {tr.batch} samples: show one, as in show.denoising(tr[0]).")
     kept = tr[name]
     if kept.ndim != 5:
         raise InputError(f'{name!r} has shape {tuple(kept.shape)}: latents are "s f c h w".')
-    picked = chosen(steps, kept.shape[0], most, "step")
+    picked = chosen(steps, kept.shape[0], 8, "step")
     rows = chosen(frame, kept.shape[1], 1, "frame")
     return kept[picked][:, rows].float().numpy(), picked, rows
 

@@ -20,7 +20,7 @@ from svdlab.widgets.runs import cell
 if TYPE_CHECKING:
     from svdlab.widgets.panel import Panel
 
-FORMATS = ("png", "svg", "csv")
+FORMATS = ("png", "pdf", "csv")
 
 
 def write(panel: Panel, out: str | Path) -> list[Path]:

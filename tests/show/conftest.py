@@ -21,21 +21,16 @@ def pan() -> world.Scenes:
 
 
 @pytest.fixture(scope="session")
-def tr_and_clip(pipe: Any) -> tuple[Any, Any]:
+def tr(pipe: Any) -> Any:
     with svdlab.trace(pipe) as tr:
-        clip = svdlab.generate(pipe, "scene-27", seed=0, num_inference_steps=4)
-    return tr, clip
+        tr.clip = svdlab.generate(pipe, "scene-27", seed=0, num_inference_steps=4)
+    return tr
 
 
 @pytest.fixture(scope="session")
-def tr(tr_and_clip: Any) -> Any:
-    return tr_and_clip[0]
-
-
-@pytest.fixture(scope="session")
-def clip(tr_and_clip: Any, pan: world.Scenes) -> Any:
+def clip(tr: Any, pan: world.Scenes) -> Any:
     """The pan's frames, as if the organism had made them."""
-    return replace(tr_and_clip[1], frames=pan.video[0])
+    return replace(tr.clip, frames=pan.video[0])
 
 
 @pytest.fixture(scope="session")

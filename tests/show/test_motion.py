@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 from skimage.color import rgb2lab
 
 from svdlab import show
@@ -32,7 +31,7 @@ def test_flow_colours_are_pale_when_slow_and_darker_with_speed_in_every_directio
 def test_a_known_flow_is_drawn_in_its_keys_colour() -> None:
     field = np.zeros((1, 64, 64, 2), np.float32)
     field[..., 1] = -2.0  # upwards
-    fig = show.flow(field, fastest=2.0, label="ground truth")
+    fig = show.flow(field, label="ground truth")
     expected = (show.flow_colours(np.array([0.0, -1.0]), 1.0) * 255).round()
     assert (np.abs(drawn_in(fig, fig.axes[0]) - expected).max(-1) <= 1).mean() > 0.5  # the rest is arrows
     assert "rim: 2 px/frame" in texts(fig) and fig.footer == "ground truth"
@@ -51,41 +50,28 @@ def test_graphs_of_a_known_pan(pan: world.Scenes, clip: Any) -> None:
     assert moved.tolist() == pytest.approx([-7 * speed] * 2, rel=0.15)  # the image runs left under a camera that goes right
 
 
-def test_the_legend_stands_beside_the_data(clip: Any) -> None:
-    fig = show.stepwise(clip)
+def test_a_graph_of_speed_marks_what_could_not_be_measured_and_has_its_legend_beside_the_data(clip: Any) -> None:
+    table = motion.measure(clip.frames)
+    assert "could not be measured" not in show.stepwise(table.assign(abstained=False)).footer
+    fig = show.stepwise(table.assign(abstained=table.pair == 2))
+    assert "could not be measured" in fig.footer
     fig.canvas.draw()
     (ax,) = fig.axes
     assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1
 
 
-def test_pairs_that_could_not_be_measured_are_marked(clip: Any) -> None:
-    table = motion.measure(clip.frames)
-    assert "could not be measured" not in show.stepwise(table.assign(abstained=False)).footer
-    assert "could not be measured" in show.stepwise(table.assign(abstained=table.pair == 2)).footer
-
-
-def test_speed_can_be_drawn_on_the_users_axes() -> None:
-    own = Figure()
-    axes = own.subplots(1, 2)
-    assert show.stepwise(np.zeros((3, 32, 32, 3), np.float32), ax=axes[0]) is own
-    assert axes[0].lines and not axes[1].lines and isinstance(own.data, pd.DataFrame)  # type: ignore[attr-defined]
-
-
-def test_a_slice_is_the_images_own_row_or_column(clip: Any) -> None:
-    fig = show.xt_slice(clip, row=20)
-    shown = drawn_in(fig, fig.axes[0])
-    assert np.abs(shown - scaled(motion.xt_slice(clip.frames, row=20), shown.shape[:2]) * 255.0).max() <= 1
-    fig = show.xt_slice(clip, column=20)
-    shown = drawn_in(fig, fig.axes[0])
-    column = motion.xt_slice(clip.frames, column=20).transpose(1, 0, 2)
-    assert np.abs(shown - scaled(column, shown.shape[:2]) * 255.0).max() <= 1
+@pytest.mark.parametrize("which", ["row", "column"])
+def test_a_slice_is_the_images_own_row_or_column(which: str, clip: Any) -> None:
+    fig = show.xt_slice(clip, **{which: 20})
+    shown, cut = drawn_in(fig, fig.axes[0]), motion.xt_slice(clip.frames, **{which: 20})
+    cut = cut if which == "row" else cut.transpose(1, 0, 2)
+    assert np.abs(shown - scaled(cut, shown.shape[:2]) * 255.0).max() <= 1
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda c: show.flow(c, pairs=[7]), "frame pairs 0"),
-        (lambda c: show.flow(c, fastest=0), "above 0"),
         (lambda c: show.flow(np.full((2, 32, 32, 2), np.nan)), "NaN"),
         (lambda c: show.trajectories(c, points=[(64, 3)]), "x from 0 to 63"),
         (lambda c: show.xt_slice(c, row=64), "64"),

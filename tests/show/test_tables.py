@@ -5,16 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 
 from svdlab import show
 from svdlab.errors import InputError
 from svdlab.stats.intervals import mean_interval
-from tests.show.drawn import NOTE, texts
+from tests.show.drawn import NOTE
+
+BUCKETS = dict(x="motion_bucket_id", y="object_px")
 
 
 def test_a_curve_is_mean_and_interval_over_seeds(results: pd.DataFrame) -> None:
-    fig = show.dose_response(results, x="motion_bucket_id", y="object_px", by="fps")
+    fig = show.dose_response(results, **BUCKETS, by="fps")
     assert len(fig.data) == 12 and [ax.get_title("left") for ax in fig.axes] == ["fps 6", "fps 8", "fps 12"]
     here = results[(results.fps == 8) & (results.motion_bucket_id == 120)].object_px
     row = fig.data[(fig.data.fps == 8) & (fig.data.motion_bucket_id == 120)].iloc[0]
@@ -26,7 +27,7 @@ def test_a_curve_is_mean_and_interval_over_seeds(results: pd.DataFrame) -> None:
 def test_images_not_runs_are_the_units_where_there_are_several(results: pd.DataFrame) -> None:
     one = results[results.fps == 8]
     several = pd.concat([one.assign(image=f"scene-{i}", object_px=one.object_px + i) for i in range(4)])
-    fig = show.dose_response(several, x="motion_bucket_id", y="object_px")
+    fig = show.dose_response(several, **BUCKETS)
     here = several[several.motion_bucket_id == 60].groupby("image").object_px.mean()
     expected = mean_interval(here.to_numpy())
     row = fig.data[fig.data.motion_bucket_id == 60].iloc[0]
@@ -36,32 +37,17 @@ def test_images_not_runs_are_the_units_where_there_are_several(results: pd.DataF
 
 
 def test_the_footer_names_only_what_was_drawn(results: pd.DataFrame) -> None:
-    few = results[results.seed < 2]
-    fig = show.dose_response(few, x="motion_bucket_id", y="object_px", by="fps")
+    fig = show.dose_response(results[results.seed < 2], **BUCKETS, by="fps")
     assert fig.data.low.isna().all() and "interval" not in fig.footer and "points: runs" in fig.footer
-    law = dict(reference=lambda t: 0.14 * t.motion_bucket_id / t.fps, reference_label="law of the world")
-    assert "dashed: law of the world" in show.dose_response(results, x="motion_bucket_id", y="object_px", **law).footer
-
-
-def test_a_curve_can_be_drawn_on_the_users_axes(results: pd.DataFrame) -> None:
-    own = Figure()
-    axes = own.subplots(1, 2)
-    returned = show.dose_response(results[results.fps == 8], x="motion_bucket_id", y="object_px", ax=axes[1])
-    assert returned is own and not axes[0].lines and axes[1].lines and NOTE in " ".join(texts(own).split())
-    assert own.sources[0]["checkpoint"] == "organism"  # type: ignore[attr-defined]
-    with pytest.raises(InputError, match="by="):
-        show.dose_response(results, x="motion_bucket_id", y="object_px", by="fps", ax=axes[1])
-    with pytest.raises(InputError, match="Axes"):
-        show.dose_response(results, x="motion_bucket_id", y="object_px", ax=own)
 
 
 def test_what_is_no_number_is_counted_not_drawn(results: pd.DataFrame) -> None:
     holed = results[results.fps == 8].reset_index(drop=True)
     holed.loc[[0, 7], "object_px"] = np.nan
-    fig = show.dose_response(holed, x="motion_bucket_id", y="object_px")
+    fig = show.dose_response(holed, **BUCKETS)
     assert fig.data.runs.tolist() == [4, 4, 5, 5] and "2 runs without a number left out" in fig.footer
     with pytest.raises(InputError, match="no number in 20 rows"):
-        show.dose_response(holed.assign(object_px=np.nan), x="motion_bucket_id", y="object_px")
+        show.dose_response(holed.assign(object_px=np.nan), **BUCKETS)
     with pytest.raises(InputError, match="no column 'speed'"):
         show.dose_response(holed, x="motion_bucket_id", y="speed")
 

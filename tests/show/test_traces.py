@@ -25,21 +25,15 @@ def test_columns_are_titled_by_sigma(tr: Any) -> None:
     assert np.abs(shown - expected * 255.0).max() <= 1
 
 
-def test_decoded_images_are_shown_as_given(tr: Any) -> None:
-    images = np.random.default_rng(0).random((2, 1, 64, 64, 3), dtype=np.float32)
-    fig = show.denoising(tr, frame=4, steps=[0, 3], decoded=images)
-    shown = drawn_in(fig, fig.axes[1])
-    assert np.abs(shown - scaled(images[1, 0], shown.shape[:2]) * 255.0).max() <= 1
-    with pytest.raises(InputError, match=r"tr\.decode\(pipe, steps=\[0, 3\], frames=\[4\]\)"):
-        show.denoising(tr, frame=4, steps=[0, 3], decoded=images[:1])
-
-
-def test_of_all_that_was_decoded_the_chosen_part_is_shown(pipe: Any, tr: Any) -> None:
+def test_decoded_images_are_shown_as_given_or_the_chosen_part_of_all(pipe: Any, tr: Any) -> None:
     decoded = tr.decode(pipe)
     whole = show.denoising(tr, frame=[0, 4], steps=[0, 3], decoded=decoded)
     some = show.denoising(tr, frame=[0, 4], steps=[0, 3], decoded=decoded[[0, 3]][:, [0, 4]])
     assert (pixels(whole) == pixels(some)).all()
-    assert len(show.denoising(tr, frame=2, decoded=decoded, most=2).axes) == 2
+    shown = drawn_in(some, some.axes[3])
+    assert np.abs(shown - scaled(decoded[3, 4], shown.shape[:2]) * 255.0).max() <= 1
+    with pytest.raises(InputError, match=r"tr\.decode\(pipe, steps=\[0, 3\], frames=\[4\]\)"):
+        show.denoising(tr, frame=4, steps=[0, 3], decoded=decoded[:1])
 
 
 def test_a_trace_without_colours_is_shown_by_components(tr: Any) -> None:

@@ -103,7 +103,7 @@ def test_explore(browser: Any, lab: labs.Lab, ledger: Path) -> None:
 
         page.get_by_role("button", name="Export").click()
         sheet.wait(lambda: plans_in(lab.root / "exports"), 30, "nothing was exported")
-        assert {p.suffix for p in (lab.root / "exports").iterdir()} == {".png", ".svg", ".csv", ".mp4", ".json"}
+        assert {p.suffix for p in (lab.root / "exports").iterdir()} == {".png", ".pdf", ".csv", ".mp4", ".json"}
         assert sheet.complaints() == []
 
 

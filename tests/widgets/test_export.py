@@ -64,7 +64,7 @@ def test_an_export_makes_the_same_clips_again(pipe: Any, results: pd.DataFrame, 
     originals = [read_frames(results["frames"].iloc[0]), as_bytes(clip.frames), as_bytes(clip.frames)]
     for n, (one, frames) in enumerate(zip(panels, originals, strict=True)):
         files = one.export(tmp_path / str(n))
-        assert {p.suffix for p in files} == {".png", ".svg", ".csv", ".mp4", ".json"} and all(p.stat().st_size for p in files)
+        assert {p.suffix for p in files} == {".png", ".pdf", ".csv", ".mp4", ".json"} and all(p.stat().st_size for p in files)
         plan = read_plan(next(p for p in files if p.suffix == ".json"))
         again = svdlab.sweep(pipe, plan, tmp_path / "again", measure=(), progress=False)
         assert again["run_id"].iloc[0] == plan.get("label_run", again["run_id"]).iloc[0]

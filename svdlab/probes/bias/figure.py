@@ -33,7 +33,7 @@ def slopes(result: BiasResult, row: Any) -> Figure:
     contrast, measure, values = _values(result, row)
     words, unit = measure_of(measure)
     title = f"{contrast.scheme}: {words}, pair by pair"
-    fig, axes = graphs(size=(330, 300), columns=2, of=result.clips, title=title, sharex=False, sharey=False)
+    fig, axes = graphs(size=(330, 300), columns=2, of=result.clips, title=title, share=False)
     left, right = axes[0]
     falls, d = values.a > values.b, (values.a - values.b).to_numpy()
     for pair, down in zip(values.to_numpy(), falls, strict=True):
