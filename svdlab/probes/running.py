@@ -1,6 +1,6 @@
 """Running probes: `run` one, `run_all`, `estimate` beforehand.
 
-    >>> result = run("stillness", pipe, "results/limitations", images="world", seeds=1, quick=True)
+    >>> result = run("stillness", pipe, "results/limitations", images=["scene-1", "scene-2"], seeds=1, quick=True)
     >>> print(result)
     >>> result.findings[["key", "value", "low", "high", "verdict"]]
     >>> result.figure()

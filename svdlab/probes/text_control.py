@@ -152,7 +152,7 @@ def rms(one: np.ndarray, two: np.ndarray) -> float:
 def part_of_the_way(clip: np.ndarray, start: np.ndarray, goal: Any) -> float:
     """How far a clip is on the straight line from one to another: 0 at its start, 1 at its goal; NaN where these are equal.
 
-    >>> float(part_of_the_way(np.full(4, 0.3), np.zeros(4), np.ones(4)))
+    >>> round(part_of_the_way(np.full(4, 0.3), np.zeros(4), np.ones(4)), 3)
     0.3
     """
     line = (np.asarray(goal) - start).ravel().astype(np.float64)
