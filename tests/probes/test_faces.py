@@ -88,11 +88,3 @@ def test_no_verdict_on_faces_where_the_autoencoder_destroys_them(pipe, study_fol
     result.figure()
     with pytest.raises(InputError, match="none of 2 images has a face"):
         probes.run("faces", pipe, tmp_path, images=["cat", "rocket"], progress=False)
-
-
-def test_the_audit_passes_behind_a_perfect_autoencoder(pipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(stimuli, "through_autoencoder", lambda pipe, frames, chunk=None: frames)
-    study = probes.prepare("faces", pipe, tmp_path, seeds=1, quick=True, conditions=FEW, progress=False)
-    checks = study.probe.audit(study)
-    assert all(c.passed for c in checks), [c for c in checks if not c.passed]
-    assert set(study.plan["label_stimulus"]) == set(study.stimuli.names) and not study.notes

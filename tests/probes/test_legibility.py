@@ -76,14 +76,6 @@ def test_no_verdict_on_text_where_the_autoencoder_destroys_it(pipe, study_folder
     result.figure()
 
 
-def test_the_audit_passes_behind_a_perfect_autoencoder(pipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(stimuli, "through_autoencoder", lambda pipe, frames, chunk=None: frames)
-    study = probes.prepare("legibility", pipe, tmp_path, seeds=1, quick=True, conditions=FEW, progress=False)
-    checks = study.probe.audit(study)
-    assert all(c.passed for c in checks), [c for c in checks if not c.passed]
-    assert set(study.plan["label_stimulus"]) == set(study.stimuli.names) and not study.notes
-
-
 def test_a_sign_that_does_not_fit_is_refused(pipe, tmp_path):
     with pytest.raises(InputError, match="no sign fits"):
         probes.run("legibility", pipe, tmp_path, heights=(0.01,), progress=False)

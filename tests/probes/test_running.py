@@ -228,3 +228,13 @@ def test_where_the_autoencoder_spoils_everything_there_is_no_verdict(name: str, 
     small = svdlab.load_pipeline(save_checkpoint(tmp_path / "small"))
     study = probes.prepare(name, small, tmp_path, images=["scene-1", "scene-2"], seeds=1, conditions=FAST, progress=False)
     assert not all(c.passed for c in study.probe.audit(study))
+
+
+@pytest.mark.parametrize("name", ["legibility", "faces"])
+def test_behind_a_perfect_autoencoder_the_audit_passes(
+    name: str, pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probes.stimuli, "through_autoencoder", lambda pipe, frames, chunk=None: frames)
+    study = probes.prepare(name, pipe, tmp_path, seeds=1, quick=True, conditions=FAST, progress=False)
+    assert all(check.passed for check in study.probe.audit(study))
+    assert set(study.plan["label_stimulus"]) == set(study.stimuli.names) and not study.notes
