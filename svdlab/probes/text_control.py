@@ -110,8 +110,8 @@ def findings(clips: pd.DataFrame) -> Iterator[Effect]:
     relative = clips.assign(relative=clips["change"] / clips["stimulus"].map(reference))
     for kind, group in ((kind, relative[relative["kind"] == kind]) for kind in STEERED):
         if len(group):
-            done = "replaced by another image's" if kind == "swap" else f"times {SCALES[kind]:g}"
-            what, unit = f"change with the image embedding {done}", "of what another seed changes"
+            done = "another image's embedding" if kind == "swap" else f"the embedding times {SCALES[kind]:g}"
+            what, unit = f"change with {done}", "of what another seed changes"
             yield ratio(kind, what, group, "relative", unit=unit, margin=MARGIN)
     what = "the replaced embedding leads towards the other image's clip"
     yield mean("towards", what, clips[clips["kind"] == "swap"], unit="of the way", margin=MARGIN)
