@@ -59,15 +59,6 @@ def test_seeds_are_averaged_before_pairs_are_counted() -> None:
     assert (row.value, row.p) == pytest.approx(((means[:, 0] - means[:, 1]).mean(), 2 / 2**4))
 
 
-@pytest.mark.parametrize(("pairs", "schemes", "verdict"), [(5, "x", TOO_FEW), (6, "xy", TOO_FEW), (7, "xy", EFFECT)])
-def test_too_few_pairs_have_numbers_and_no_verdict(pairs: int, schemes: str, verdict: str) -> None:
-    """2 / 2 ** n against 0.05 over the number of contrasts: 1/16, 1/32, 1/32 > 0.025, 1/64."""
-    values = np.tile(apart(np.linspace(1, 2, pairs)), len(schemes))
-    table = compare(clips(values), manifest(pairs, schemes), ["speed"])
-    assert set(table.verdict) == {verdict}
-    assert table.p.notna().all()
-
-
 def test_the_whole_study_is_one_family_and_a_measure_without_numbers_is_not_in_it() -> None:
     rng = np.random.default_rng(3)
     results = clips(rng.normal(size=48)).assign(other=rng.normal(size=48), silent=np.nan)
@@ -95,14 +86,6 @@ def test_equivalence_is_shown_only_inside_a_margin() -> None:
     rows = [one(results, 30, margins=margins) for margins in ({}, {"speed": 0.001}, {"speed": 0.2})]
     assert [row.verdict for row in rows] == [INCONCLUSIVE, INCONCLUSIVE, EQUIVALENT]
     assert f"An effect below {rows[0].detectable:.3g} would mostly be missed." in rows[0].sentence
-
-
-@pytest.mark.parametrize(("pairs", "verdict"), [(12, INCONCLUSIVE), (40, EQUIVALENT)])
-def test_shares_that_never_differ_prove_little_in_few_pairs(pairs: int, verdict: str) -> None:
-    """Were a tenth of all pairs to differ, 12 pairs would show none of them once in four, 40 once in 68."""
-    results = clips(np.zeros(2 * pairs)).assign(still=pd.array([False] * 2 * pairs, dtype="object"))
-    row = compare(results, manifest(pairs), ["still"], margins={"still": 0.1}).iloc[0]
-    assert (row.p_equivalent, row.verdict) == (pytest.approx(0.9**pairs), verdict)
 
 
 def test_ordinary_variation_stands_beside_the_difference() -> None:

@@ -130,14 +130,6 @@ def test_clips_that_are_older_than_the_plan_are_a_departure(
     assert late.departures == ["16 clip(s) were made before the plan was written (2999-01-01T00:00:00+00:00)."]
 
 
-def test_a_manifest_with_faults_stops_the_study_before_a_model_is_there(images: Path) -> None:
-    table = pd.read_csv(images, dtype=str, keep_default_na=False)
-    table.loc[2, "licence"] = ""
-    table["path"] = [str(images.parent / path) for path in table.path]
-    with pytest.raises(InputError, match=r"row 2 .* licence is empty"):
-        bias.Design(table)
-
-
 @pytest.mark.parametrize(
     ("options", "said"),
     [
