@@ -159,9 +159,9 @@ def findings(table: pd.DataFrame) -> Iterator[Effect]:
         what, group = f"contrast kept of gratings of {1 / frequency:.3g} px", waves[waves["frequency"] == frequency]
         yield mean(f"contrast_{1 / frequency:.0f}px", what, group, "contrast_kept", unit="share", null=None)
     for (height, width), group in stills[~stills["own_size"].astype(bool)].groupby(["height", "width"]):
-        both, ends = pd.concat([own, group]), dict(a=height, b=own["height"].iloc[0])
+        both, ends = pd.concat([own, group]), (height, own["height"].iloc[0])
         what = f"PSNR at {width:.0f}x{height:.0f} minus that at the checkpoint's size"
-        yield difference(f"size_{width:.0f}x{height:.0f}", what, both, "psnr", by="height", unit="dB", **ends)
+        yield difference(f"size_{width:.0f}x{height:.0f}", what, both, "psnr", by="height", unit="dB", levels=ends)
     yield grey("seam_height", "seams between decode chunks", clips, margin=SEAM_MARGIN)
     yield grey("chunk_rms", "change by decoding in chunks", clips, null=None)
     yield grey("flicker", "flicker of a still image", clips, margin=SEAM_MARGIN)

@@ -126,7 +126,7 @@ def findings(clips: pd.DataFrame, *, fps: float) -> Iterator[Effect]:
     yield mean("blur_slope", "blur gained along the chain", slopes, "blur_rise", unit="per second")
     yield mean("colour_slope", "colour drift along the chain", slopes, "colour_shift", unit="RGB distance per second")
     what = f"speed in round {rounds} minus that in round 0"
-    yield difference("speed", what, clips, "flow_px", by="round", a=rounds, b=0, unit="px/frame")
+    yield difference("speed", what, clips, "flow_px", by="round", levels=(rounds, 0), unit="px/frame")
 
 
 def curves(clip: Clip) -> dict[str, Any]:

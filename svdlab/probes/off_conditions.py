@@ -84,7 +84,7 @@ class OffConditions(Probe):
 def findings(clips: pd.DataFrame) -> Iterator[Effect]:
     """Of a table with `stimulus`, `seed`, `centre`, `fps`, `motion_bucket_id` and the measures."""
     others = clips[~clips["centre"]]
-    minus_centre = partial(difference, by="centre", a=False, b=True)
+    minus_centre = partial(difference, by="centre", levels=(False, True))
     if 0 < len(others) < len(clips):
         for column, (what, unit, margin) in QUALITY.items():
             yield minus_centre(column, f"{what}, all other cells minus the centre", clips, unit=unit, margin=margin)

@@ -116,7 +116,7 @@ def findings(clips: pd.DataFrame) -> Iterator[Effect]:
     what = "the replaced embedding leads towards the other image's clip"
     yield mean("towards", what, clips[clips["kind"] == "swap"], unit="of the way", margin=MARGIN)
     what = "speed, replaced embedding minus own"
-    yield difference("speed", what, clips, "flow_px", by="kind", a="swap", b="none", unit="px/frame")
+    yield difference("speed", what, clips, "flow_px", by="kind", levels=("swap", "none"), unit="px/frame")
 
 
 def partner(names: list[str]) -> dict[str, str]:

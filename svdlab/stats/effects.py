@@ -152,29 +152,28 @@ def difference(
     column: str | None = None,
     *,
     by: str,
-    a: Any = None,
-    b: Any = None,
+    levels: tuple[Any, Any] | None = None,
     unit: str = "",
     margin: float | None = None,
 ) -> Effect:
-    """The mean over images of (column where by == a) - (where by == b), within each image that has both.
+    """The mean over images of (column where by == a) - (where by == b), (a, b) = levels, within each image that has both.
 
     >>> table = pd.DataFrame({"stimulus": [0, 0, 1, 1], "bucket": [1, 255, 1, 255], "flow_px": [1.0, 4.0, 2.0, 6.0]})
     >>> difference("bucket", "flow, bucket 255 minus 1", table, "flow_px", by="bucket", unit="px/frame").value
     3.5
 
-    By default a is the highest and b the lowest value of `by`. Of shares (unit="share") the interval is that of
+    By default these are the highest and the lowest value of `by`. Of shares (unit="share") the interval is that of
     `stats.paired_shares`: where every image agrees, that is not certainty.
     """
-    if a is None and b is None:
-        levels = sorted(table[by].dropna().unique()) if by in table else []
-        if len(levels) < 2:
-            raise InputError(f"{what}: {by} has {len(levels)} value(s) in the table, and a difference needs two.")
-        a, b = levels[-1], levels[0]
-    if absent := [v for v in (a, b) if not (table[by] == v).any()]:
+    if levels is None:
+        found = sorted(table[by].dropna().unique()) if by in table else []
+        if len(found) < 2:
+            raise InputError(f"{what}: {by} has {len(found)} value(s) in the table, and a difference needs two.")
+        levels = found[-1], found[0]
+    if absent := [v for v in levels if not (table[by] == v).any()]:
         raise InputError(f"{what}: the table has no rows with {by} = {absent[0]!r}.")
-    one, two = (per_image(table[table[by] == v], column or key) for v in (a, b))
-    blank = _blank(key, what, table[table[by].isin([a, b])], column, unit, margin)
+    one, two = (per_image(table[table[by] == v], column or key) for v in levels)
+    blank = _blank(key, what, table[table[by].isin(levels)], column, unit, margin)
     return _judged(blank, (one - two).dropna(), intervals.paired_shares if unit == "share" else intervals.mean_interval)
 
 

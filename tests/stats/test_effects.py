@@ -94,7 +94,7 @@ def test_a_difference_is_within_images_and_by_default_highest_minus_lowest() -> 
     table = pd.concat([clips(range(8)).assign(b=1), clips(np.arange(8) * 1.5 + 1).assign(b=255), clips([9] * 8).assign(b=127)])
     found = ef.difference("d", "d", table, "x", by="b", unit="px")
     assert found.value == pytest.approx((np.arange(8) * 0.5 + 1).mean())
-    assert found.value == -ef.difference("d", "d", table, "x", by="b", a=1, b=255, unit="px").value
+    assert found.value == -ef.difference("d", "d", table, "x", by="b", levels=(1, 255), unit="px").value
     alone = ef.difference("d", "d", table[(table.b == 255) | (table.stimulus < 6)], "x", by="b", unit="px")
     assert alone.n == 6
 
@@ -175,7 +175,7 @@ def test_sentences_and_the_table() -> None:
     [
         (lambda t: ef.mean("y", "y", t, unit=""), "no column 'y'"),
         (lambda t: ef.difference("x", "x", t.assign(b=1), by="b"), "needs two"),
-        (lambda t: ef.difference("x", "x", t.assign(b=1), by="b", a=1, b=2), "no rows with b = 2"),
+        (lambda t: ef.difference("x", "x", t.assign(b=1), by="b", levels=(1, 2)), "no rows with b = 2"),
         (lambda t: ef.paired("x", "x", t.x, unit="", margin=-1), "margin=-1: give a number above 0"),
         (lambda t: ef.share("x", "x", t, margin="15 %"), "margin='15 %': give a number above 0"),
     ],
