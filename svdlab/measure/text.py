@@ -1,8 +1,8 @@
 """Signs with a known text, how much of each letter is still there, and what optical character recognition (OCR) reads.
 
     >>> plate = make_plate("OPEN", (256, 256), height=40)
-    >>> correlation(plate, clip.frames).groupby("frame").correlation.mean()
-    >>> read_clip(clip.frames, "OPEN").error_rate        # needs svdlab[ocr]
+    >>> correlation(plate, plate.image[None]).groupby("frame").correlation.mean()
+    >>> read_clip(plate.image[None], "OPEN").error_rate          # needs svdlab[ocr]
 
 A plate is followed from frame to frame as one body that shifts and changes its size. Then each letter is compared with its own
 image by normalised correlation: 1 is the letter, whatever its contrast; about 0.3 to 0.5 is some other letter in its place;
@@ -39,6 +39,7 @@ ZOOMS = (0.97, 0.985, 1.0, 1.015, 1.03)  # how its size may change from one fram
 FAINT = 1 / 255  # standard deviation of grey: less is an empty place, not a letter
 WORKING_SIDE = 128  # px: images with a shorter side than that are enlarged by a whole factor before they are read
 LARGEST_SIDE = 960  # px: longer ones are shrunk to that to find where text is; it is read at full size
+COLUMNS = ["frame", "letter", "char", "correlation", "contrast", "dropped", "dx", "dy", "scale"]  # of `correlation`
 
 Pose = tuple[float, float, float]  # dx, dy in px and a factor of size: how a plate moved from where it was drawn
 
@@ -72,13 +73,9 @@ def make_plate(
     >>> make_plate("EXIT", (64, 64), height=12, font="serif", contrast=0.5).letters
     'EXIT'
 
-    Args:
-        text: capitals, figures and blanks.
-        shape: "h w" of the image, px.
-        height: of a capital, px; at least 5.
-        font: "sans" (bold), "serif" or "mono": DejaVu, as it comes with matplotlib.
-        contrast: Michelson's, (light - dark) / (light + dark) about mid grey; above 0, at most 1.
-        background: what the sign hangs on, "h w 3" in [0, 1]; None for mid grey.
+    shape: "h w" of the image, px. height: of a capital, px; at least 5. font: "sans" (bold), "serif" or "mono", of DejaVu.
+    contrast: Michelson's, (light - dark) / (light + dark) about mid grey; above 0, at most 1. background: "h w 3" in [0, 1];
+    None for mid grey.
 
     Raises InputError for another font, a value outside its range, or a text that does not fit.
     """
@@ -104,23 +101,17 @@ def make_plate(
     dark, light = 0.5 * (1 - contrast), 0.5 * (1 + contrast)
     image[top : top + panel_h, left : left + panel_w] = light * (1 - alpha) + dark * alpha
     ends = [left + margin + face.getlength(text[:i]) for i in range(len(text) + 1)]
-    boxes = [
-        (math.floor(ends[i]), top + margin - 1, math.ceil(ends[i + 1]), top + margin + height + 1)
-        for i, letter in enumerate(text)
-        if letter != " "
-    ]
+    upper, lower = top + margin - 1, top + margin + height + 1
+    cells = ((math.floor(ends[i]), upper, math.ceil(ends[i + 1]), lower) for i in range(len(text)) if text[i] != " ")
     panel = (left, top, left + panel_w, top + panel_h)
-    return Plate(image, text, np.array(boxes), height, font, contrast, panel)
-
-
-# --- letters ----------------------------------------------------------------------------------------------------------
+    return Plate(image, text, np.array(list(cells)), height, font, contrast, panel)
 
 
 def correlation(plate: Plate, frames: Any) -> pd.DataFrame:
     """How much of each letter each frame still shows: a row per frame and letter.
 
-    >>> table = correlation(plate, clip.frames)
-    >>> (table.correlation < DROPPED).groupby(table.frame).sum()           # letters gone, by frame
+    >>> table = correlation(make_plate("EXIT", (64, 64), height=12), clip.frames)
+    >>> table.groupby("frame").dropped.sum()             # letters gone, by frame
 
     Columns: `frame`, `letter` (its place in the text), `char`; `correlation` with its own image, -1 to 1 (0 where the place is
     empty); `contrast` left of it, 1 for all; `dropped`: correlation below 0.5; `dx`, `dy`, `scale`: where the plate was found,
@@ -134,13 +125,11 @@ def correlation(plate: Plate, frames: Any) -> pd.DataFrame:
     for number, frame in enumerate(clip):
         grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
         pose = _follow(own, grey, plate.panel, pose)
-        where = dict(zip(("dx", "dy", "scale"), pose, strict=True))
         back = _brought_back(grey, pose)
         for i, char in enumerate(plate.letters):
             found, contrast = _compare(plate, own, back, i)
-            row = {"frame": number, "letter": i, "char": char, "correlation": found, "contrast": contrast}
-            rows.append({**row, "dropped": found < DROPPED, **where})
-    return pd.DataFrame(rows)
+            rows.append((number, i, char, found, contrast, found < DROPPED, *pose))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _follow(own: np.ndarray, grey: np.ndarray, panel: tuple[int, int, int, int], last: Pose) -> Pose:
@@ -208,22 +197,12 @@ def _face(font: str, height: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(path), max(4, round(1000 * height / (bottom - top))))
 
 
-# --- OCR --------------------------------------------------------------------------------------------------------------
+def read(image: Any) -> str:
+    """All text in one image "h w 3" in [0, 1], lines from top to bottom joined by blanks; "" for none.
 
-
-@dataclass(frozen=True)
-class Reading:
-    """What was read: text, lines from top to bottom joined by blanks ("" for none); score, their mean confidence, 0 to 1."""
-
-    text: str
-    score: float
-
-
-def read(image: Any) -> Reading:
-    """All text in one image "h w 3" in [0, 1], wherever it is.
-
-    >>> read(plate.image).text
+    >>> read(make_plate("OPEN", (256, 256), height=40).image)
     'OPEN'
+
     Raises MissingExtraError where rapidocr is not installed, InputError for an image that cannot be used.
     """
     pixels: Any = (as_image(image) * 255 + 0.5).astype(np.uint8)
@@ -232,20 +211,18 @@ def read(image: Any) -> Reading:
         pixels = cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
     # Said each time: rapidocr keeps what one call switched off for all calls after it.
     found = engine()(pixels[..., ::-1], use_det=True, use_cls=False, use_rec=True)
-    if not found.txts:
-        return Reading("", 0.0)
-    order = np.argsort([box[:, 1].min() for box in found.boxes], kind="stable")
-    return Reading(" ".join(found.txts[i] for i in order), float(np.mean(found.scores)))
+    lines = zip(found.txts or (), found.boxes if found.txts else (), strict=True)
+    return " ".join(text for text, _ in sorted(lines, key=lambda line: line[1][:, 1].min()))
 
 
 def read_clip(frames: Any, truth: str) -> pd.DataFrame:
-    """A row per frame: `frame`, `text`, `score`, and `error_rate` against the truth.
+    """A row per frame: `frame`, `text`, and `error_rate` against the truth.
 
     >>> read_clip(clip.frames, "OPEN").error_rate.mean()
     """
     found = [read(frame) for frame in as_frames(frames, least=1)]
-    table = pd.DataFrame(found).rename_axis("frame").reset_index()
-    return table.assign(error_rate=[error_rate(truth, text) for text in table.text])
+    rates = [error_rate(truth, text) for text in found]
+    return pd.DataFrame({"frame": range(len(found)), "text": found, "error_rate": rates})
 
 
 def error_rate(truth: str, text: str) -> float:

@@ -70,9 +70,6 @@ XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 PNG_NAMES = {"Software": "encoded_by", "Description": "comment", "Copyright": "copyright", "svdlab": "svdlab"}
 
 
-# --- frames -----------------------------------------------------------------------------------------------------------
-
-
 def as_bytes(frames: Any) -> np.ndarray:
     """Frames "f h w c" in [0, 1] (or uint8 already) as uint8: what a video file holds of them."""
     array = np.asarray(frames)
@@ -153,9 +150,6 @@ def _ffmpeg(path: str | Path, *arguments: str) -> bytes:
     return done.stdout
 
 
-# --- licences ---------------------------------------------------------------------------------------------------------
-
-
 def licence_line(repo_id: str | None, card: Mapping[str, Any]) -> str:
     """What a checkpoint's licence asks to be said, from its hub id and the header of its model card; "" where neither says.
 
@@ -185,9 +179,6 @@ def notice() -> str:
     except metadata.PackageNotFoundError:
         text = None
     return text or (Path(__file__).parents[2] / "NOTICE").read_text()
-
-
-# --- tags -------------------------------------------------------------------------------------------------------------
 
 
 def describe(call: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:

@@ -99,9 +99,9 @@ class Legibility(Probe):
                 "gone": correlation(plate, gone[None]).dropped.tolist() == [False] * (len(plate.letters) - 1) + [True],
                 "soft": correlation(plate, soft).correlation.mean(),
                 "through": correlation(plate, through).correlation.mean(),
-                "read": error_rate(plate.text, read(image).text),
-                "read_soft": error_rate(plate.text, read(soft[0]).text),
-                "read_through": error_rate(plate.text, read(through[len(through) // 2]).text),
+                "read": error_rate(plate.text, read(image)),
+                "read_soft": error_rate(plate.text, read(soft[0])),
+                "read_through": error_rate(plate.text, read(through[len(through) // 2])),
             }
 
         own = partial(moved, study.pipe, frames=AUDIT_FRAMES, chunk=study.conditions.decode_chunk_size, by=DRIFT)

@@ -109,7 +109,6 @@ def test_reading_clean_blurred_and_absent_text():
     table = text.read_clip(np.stack([PLATE.image, blurred, empty]), "RIVER")
     assert table.error_rate.tolist() == [0, 1, 1]
     assert table.text[0] == "RIVER" and len(table.text[2]) <= 1  # a cup seen from above is an O to some
-    assert table.score[0] > 0.9
 
 
 def test_reading_finds_dropped_letters():
@@ -120,7 +119,7 @@ def test_reading_finds_dropped_letters():
 def test_the_ocr_engine_is_loaded_once_and_keeps_no_switches():
     """rapidocr remembers what one call switched off; a call of ours must not care what came before."""
     text.engine()(np.zeros((64, 64, 3), np.uint8), use_det=False)
-    assert text.read(PLATE.image).text == "RIVER"
+    assert text.read(PLATE.image) == "RIVER"
     assert text.engine.cache_info().misses == 1
 
 
