@@ -123,9 +123,3 @@ def test_another_face_is_not_taken_for_the_first():
 def test_without_a_face_there_is_nothing_to_follow():
     with pytest.raises(InputError, match="no face"):
         faces.track(image("coffee")[None].repeat(3, 0))
-
-
-def test_the_detector_is_loaded_once():
-    faces.detect(FACE)
-    assert faces.detector() is faces.detector()
-    assert faces.detector.cache_info().misses == 1

@@ -63,9 +63,8 @@ def test_plain_values_survive_json():
         "pandas": pd.Series([1, 2]).iloc[0],
         "torch": torch.tensor([1, 2]),
         "path": Path("a/b"),
-        "nothing": (None, math_nan := float("nan"), float("inf")),
+        "nothing": (None, float("nan"), float("inf")),
     }
-    assert math_nan != math_nan
     assert plain(cells) == {
         "numpy": [0.5, 3, True, [1.0, None]],
         "pandas": 1,
