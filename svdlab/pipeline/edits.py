@@ -1,6 +1,6 @@
 """Ready-made edits: interventions that come up again and again, each one `with` block and each made of few parts.
 
-    >>> with svdlab.edits.motion_bucket_per_frame(pipe, [20, 20, 20, 20, 200, 200, 200, 200]):
+    >>> with svdlab.edits.image_embedding(pipe, "cat"):
     ...     clip = svdlab.generate(pipe, image)
     >>> with svdlab.edits.silence_temporal_attention(pipe, "unet.mid_block*"), svdlab.trace(pipe) as tr:
     ...     clip = svdlab.generate(pipe, image)
@@ -11,55 +11,18 @@ They nest with `svdlab.edit` and `svdlab.trace`, take the same `steps=`, and lik
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from contextvars import ContextVar
 from typing import Any
 
-import numpy as np
 import torch
 
-from svdlab.errors import InputError, TraceError
-from svdlab.pipeline.conditions import guidance_curve
+from svdlab.errors import TraceError
 from svdlab.pipeline.generate import ProbePipeline
 from svdlab.pipeline.hooks import edit
 from svdlab.pipeline.images import prepare_image
 from svdlab.pipeline.modules import chosen_steps, module_names, select_modules
-from svdlab.pipeline.sampler import Denoising, Step, listen, running
-
-
-def guidance(
-    pipe: ProbePipeline,
-    curve: str | Sequence[float] = "linear",
-    low: float = 1.0,
-    high: float = 3.0,
-    *,
-    steps: Any = None,
-) -> AbstractContextManager[None]:
-    """Another guidance scale per frame, at some steps or all; the run must be guided, so that both halves are computed.
-
-    >>> with svdlab.edits.guidance(pipe, "triangle", 1.0, 3.0): pass
-    >>> with svdlab.edits.guidance(pipe, "constant", high=1.0, steps=(10.0, 700.0)): pass  # none while noise is strong
-
-    curve, low, high: as `pipeline.conditions.guidance_curve`; or one number per frame. To save the cost of guidance too,
-    use the condition guidance_interval instead.
-    """
-    numbers = _per_frame("guidance", curve, None) if not isinstance(curve, str) else None
-    if isinstance(curve, str):
-        guidance_curve(curve, 2, low, high)  # raises now rather than in mid-run
-
-    def scale(value: torch.Tensor, step: Step) -> torch.Tensor:
-        frames = value.shape[1]
-        own: Any
-        if numbers is not None:
-            own = _per_frame("guidance", numbers, frames)
-        elif curve == "linear":
-            own = torch.linspace(low, high, frames)  # diffusers' own, which differs from numpy's in the last bit
-        else:
-            own = guidance_curve(str(curve), frames, low, high)
-        return torch.as_tensor(own).to(value)[None, :, None, None, None].expand_as(value)
-
-    return edit(pipe, "guidance", scale, steps=steps)
+from svdlab.pipeline.sampler import Denoising, listen, running
 
 
 def image_embedding(pipe: ProbePipeline, image: Any, *, steps: Any = None) -> AbstractContextManager[Any]:
@@ -128,71 +91,10 @@ def mix_factor(pipe: ProbePipeline, scale: float, blocks: Any = None, *, steps: 
         share = 1.0 - share if module.switch_spatial_to_temporal_mix else share
         return share * spatial + (1.0 - share) * temporal
 
-    with listen(pipe, _unheard, edits="mix_factor") as listener, ExitStack() as stack:
+    with listen(pipe, lambda name, value, run: value, edits="mix_factor") as listener, ExitStack() as stack:
         for module in mixers.values():
             stack.callback(module.register_forward_hook(mix, with_kwargs=True, prepend=True).remove)
         yield
-
-
-@contextmanager
-def motion_bucket_per_frame(pipe: ProbePipeline, motion_bucket_id: Sequence[float], *, steps: Any = None) -> Iterator[None]:
-    """A motion bucket for each frame; Stability's code builds one condition vector per frame, diffusers repeats one.
-
-    >>> with svdlab.edits.motion_bucket_per_frame(pipe, np.linspace(0, 255, 8)):
-    ...     clip = svdlab.generate(pipe, image)
-
-    motion_bucket_id: one number per frame, each 0 or more. Raises InputError, for a wrong count when the run begins.
-    """
-    buckets = _per_frame("motion_bucket_id", motion_bucket_id, None)
-    if (buckets < 0).any():
-        raise InputError(f"motion_bucket_id={buckets.tolist()}: must be 0 or more; usual are 1 to 255.")
-    unet, wanted = pipe.unet, chosen_steps(steps)
-    targets = [name for name in module_names(pipe) if name.count(".") == 2 and "_blocks." in name] + ["unet.mid_block"]
-    blocks = select_modules(pipe, targets)
-    differences: ContextVar[torch.Tensor | None] = ContextVar("differences", default=None)  # of this thread's call
-
-    def hear(name: str, value: Any, run: Denoising) -> Any:
-        if name == "start":
-            _per_frame("motion_bucket_id", buckets, run.latents.shape[1])
-        elif name == "added_time_ids":
-            differences.set(None)
-            if run.step is not None and wanted(run.step):
-                shared = value.repeat_interleave(len(buckets), dim=0)
-                own = shared.clone()
-                own[:, 1] = torch.as_tensor(buckets).to(own).repeat(len(value))
-                step, run.step = run.step, None  # or a trace of the embedding's modules would see these as well
-                differences.set(_embedding(unet, own) - _embedding(unet, shared))
-                run.step = step
-        return value
-
-    def give(module: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
-        difference = differences.get()
-        if running(listener) is None or difference is None:
-            return None
-        return args, kwargs | {"temb": kwargs["temb"] + difference.to(kwargs["temb"])}
-
-    with listen(pipe, hear, edits="motion_bucket_per_frame") as listener, ExitStack() as stack:
-        for module in blocks.values():
-            stack.callback(module.register_forward_pre_hook(give, with_kwargs=True).remove)
-        yield
-
-
-def _unheard(name: str, value: Any, run: Denoising) -> Any:
-    return value
-
-
-def _embedding(unet: Any, ids: torch.Tensor) -> torch.Tensor:
-    """What the UNet makes of added_time_ids "n 3": "n d"."""
-    sinusoids = unet.add_time_proj(ids.flatten()).reshape(len(ids), -1)
-    return unet.add_embedding(sinusoids.to(ids.dtype))
-
-
-def _per_frame(name: str, values: Any, frames: int | None) -> np.ndarray:
-    numbers = np.asarray(values, dtype=float)
-    if numbers.ndim != 1 or not np.isfinite(numbers).all() or (frames is not None and len(numbers) != frames):
-        count = "each frame" if frames is None else f"each of the {frames} frames"
-        raise InputError(f"{name}={numbers.tolist()}: give one finite number for {count}.")
-    return numbers
 
 
 def _inside(pipe: ProbePipeline, blocks: Any, kind: Callable[[str], bool]) -> list[str]:

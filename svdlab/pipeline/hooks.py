@@ -14,10 +14,10 @@ calls of the thread that opened it (`contextvars.copy_context().run` takes it in
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ import torch
 
 from svdlab.errors import InputError, TraceError
 from svdlab.pipeline.conditions import Conditions
-from svdlab.pipeline.generate import Clip, ProbePipeline, generate_batch
+from svdlab.pipeline.generate import Clip, ProbePipeline, Start, generate_batch
 from svdlab.pipeline.modules import (
     attention_maps,
     attention_modules,
@@ -36,25 +36,18 @@ from svdlab.pipeline.modules import (
     select_modules,
 )
 from svdlab.pipeline.sampler import EDITABLE, Denoising, Listener, Step, listen, running
-from svdlab.pipeline.trace import KEEP, Trace, colour_map, name_dims
+from svdlab.pipeline.trace import KEEP, Trace, colour_map
 
 __all__ = ["EDITABLE", "KEEP", "branch", "edit", "module_names", "trace", "transplant"]
 
-LARGE = 1e9  # bytes: a trace beyond that is announced
 ONE_STEP = ("EulerDiscrete", "EulerAncestralDiscrete", "EDMEuler", "DDIM", "DDPM", "LCM")  # schedulers without a memory
 Fn = Callable[[torch.Tensor, Step], "torch.Tensor | None"]
 
 
-class LargeTraceWarning(UserWarning):
-    """A trace will take a good part of the memory."""
-
-
-def _on_sampler(pipe: Any) -> ProbePipeline:
-    if isinstance(pipe, ProbePipeline):
-        return pipe
-    raise TraceError(
-        f"a {type(pipe).__name__} cannot be looked into. Use pipe = svdlab.ProbePipeline.from_pipe(pipe), on the same weights."
-    )
+def _check_pipe(pipe: Any) -> None:
+    if not isinstance(pipe, ProbePipeline):
+        kind = type(pipe).__name__
+        raise TraceError(f"a {kind} cannot be looked into: use svdlab.ProbePipeline.from_pipe(pipe), on the same weights.")
 
 
 # --- trace ------------------------------------------------------------------------------------------------------------
@@ -69,7 +62,6 @@ def trace(
     attention: Any = (),
     queries: Sequence[tuple[float, float]] = ((0.5, 0.5),),
     steps: Any = None,
-    reduce: Callable[[torch.Tensor], torch.Tensor] | None = None,
     dtype: torch.dtype | None = None,
 ) -> Iterator[Trace]:
     """Keep what one call of the pipeline computes, moved to the CPU step by step.
@@ -87,177 +79,137 @@ def trace(
     frames, mean over sites and heads, "s half query key", with name.entropy "s half" in nats and name.first_frame "s half
     query", the weight on frame 0; spatial: from `queries`, positions (y, x) as fractions of the frame, "s half f position y
     x", mean over heads. The image's cross-attention is refused: its weights are 1.
-    steps: numbers from 0, a slice, two floats as a range of sigma, or a function of the step. reduce: applied to each
-    module's output "half ..." of one sample before storing. dtype: None keeps what was computed.
+    steps: numbers from 0, a slice, two floats as a range of sigma, or a function of the step. dtype: None keeps what was
+    computed.
 
-    One block traces one call. Beyond 1 GB its size is announced (LargeTraceWarning), beyond what the machine has free the call
-    is stopped (TraceError), before the first UNet call where it can be known. Raises InputError or TraceError, with the
-    nearest names, for what does not exist, and TraceError where a module never runs. An empty trace raises when it is read.
+    One block traces one call. Raises InputError or TraceError, with the nearest names, for what does not exist, and during the
+    call TraceError where a module never runs, and in its first step where the memory that is free would not hold all of the
+    trace. An empty trace raises when it is read.
     """
-    _on_sampler(pipe)
+    _check_pipe(pipe)
     keep = (keep,) if isinstance(keep, str) else tuple(keep)
     if unknown := [name for name in keep if name not in KEEP]:
         raise InputError(f"keep={keep!r}: {unknown[0]!r} is none of {', '.join(KEEP)}.")
     chosen = select_modules(pipe, modules) if callable(modules) or len(modules) else {}
-    record = _Recorder(keep, chosen_steps(steps), reduce, dtype, check_queries(queries))
-    maps = attention_modules(pipe, attention)
-    record.trace.label = pipe.source.label
-    record.expected = [*chosen, *(f"{name}.weights" for name in maps)]
+    maps, queries = attention_modules(pipe, attention), check_queries(queries)
+    record = _Recorder(keep, chosen_steps(steps), dtype, [*chosen, *(f"{name}.weights" for name in maps)])
+    record.trace.label, record.trace.find_colours = pipe.source.label, cache(partial(colour_map, pipe))
     with listen(pipe, record.hear) as record.listener, ExitStack() as stack:
         for name, module in chosen.items():
             stack.callback(module.register_forward_hook(record.output_of(name)).remove)
         for name, module in maps.items():
-            for hooked, hook in record.attention_of(name, module):
+            for hooked, hook in record.attention_of(name, module, queries):
                 stack.callback(hooked.register_forward_hook(hook).remove)
         yield record.trace
-    if record.trace.steps and set(keep) & {"latents", "next_latents", "denoised"}:
-        record.trace.colours = colour_map(pipe)
 
 
 class _Recorder:
-    """Fills a `Trace` during one call. What comes by waits in `passed` and `pending` until its step is over."""
+    """Fills a `Trace` during one call. What comes by waits in `passed` and `kept` until its step is over."""
 
     listener: Listener
 
-    def __init__(
-        self, keep: tuple[str, ...], wanted: Callable[[Step], bool], reduce: Any, dtype: Any, queries: Sequence
-    ) -> None:
-        self.keep, self.wanted, self.reduce, self.dtype, self.queries = keep, wanted, reduce, dtype, queries
-        self.trace, self.expected = Trace(), list[str]()
-        self.passed: dict[str, torch.Tensor] = {}  # the sampler's values
-        self.pending: dict[str, torch.Tensor] = {}  # what is kept of modules
-        self.steps_to_keep, self.clock = 0, 0.0
+    def __init__(self, keep: tuple[str, ...], wanted: Callable[[Step], bool], dtype: Any, expected: list[str]) -> None:
+        self.keep, self.wanted, self.dtype, self.expected = keep, wanted, dtype, expected
+        self.trace, self.steps, self.clock = Trace(), 0, 0.0
+        self.passed: dict[str, Any] = {}  # the sampler's values, by place
+        self.kept: dict[str, torch.Tensor] = {}
 
     def hear(self, name: str, value: Any, run: Denoising) -> Any:
+        self.passed[name] = value
         if name == "start":
             self.start(run)
-        elif name == "next_latents":
-            self.passed[name] = value
-            self.end(run)
-        else:
-            self.passed["denoised" if name == "pred_original_sample" else name] = value
+        elif name == "next_latents" and run.step is not None:
+            self.end(run, run.step)
+            self.passed, self.kept, self.clock = {}, {}, time.perf_counter()
         return value
 
     def start(self, run: Denoising) -> None:
-        """Before the first UNet call: everything that can be refused or announced by now."""
+        """Before the first UNet call: everything that can be refused by now."""
         tr = self.trace
         if len(tr.schedule):
             raise TraceError("this trace already holds a call: open one `with svdlab.trace(pipe)` block for each.")
         needs = [name for name in self.keep if name in ("uncond", "guidance_pressure")]
-        if needs and not run.guided:
+        if needs and run.guidance is None:
             raise TraceError(f"keep={needs[0]!r} needs guidance: set max_guidance_scale above 1.")
         tr.calls, tr.images, tr.batch = list(run.calls), list(run.images), len(run.latents)
         tr.schedule = np.array([s.sigma for s in run.steps] + [run.steps[-1].sigma_next], np.float32)
-        self.steps_to_keep = sum(map(self.wanted, run.steps[run.first :]))
-        self.clock = time.perf_counter()
-        size = 0
-        for name in self.keep:  # the scheduler gives its estimate in single precision
-            own = torch.float32 if name in ("denoised", "guidance_pressure") else run.latents.dtype
-            each = run.latents.numel() // (run.latents.shape[2] if name == "guidance_pressure" else 1)
-            size += each * (self.dtype or own).itemsize
-        self.announce(size * self.steps_to_keep)
+        self.steps, self.clock = sum(map(self.wanted, run.steps[run.first :])), time.perf_counter()
 
-    def announce(self, size: float) -> None:
-        free = psutil.virtual_memory().available
-        advice = "keep fewer steps (steps=), fewer modules, or pass reduce="
-        if size > 0.8 * free:
-            raise TraceError(f"this trace would hold {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: {advice}.")
-        if size > LARGE:
-            warnings.warn(f"this trace will hold {size / 1e9:.1f} GB: {advice}.", LargeTraceWarning, stacklevel=2)
+    def end(self, run: Denoising, step: Step) -> None:
+        """When a step is over: what passed through the sampler, and the modules' outputs, become a Step."""
+        if not self.wanted(step):
+            return
+        if silent := [name for name in self.expected if name not in self.kept]:
+            raise TraceError(f"{silent[0]} did not run in this step: trace a module that does, such as one that encloses it.")
+        passed = self.passed
+        passed |= {"denoised": passed["pred_original_sample"], "model_output": passed["noise_pred"]}
+        if "denoised" in self.keep and passed["denoised"] is None:
+            raise TraceError(f"{type(run.scheduler).__name__} gives no denoised estimate: leave 'denoised' out of keep=.")
+        if "uncond" not in passed:
+            passed["uncond"] = torch.full_like(passed["cond"], float("nan"))
+        if "guidance_pressure" in self.keep:
+            passed["guidance_pressure"] = (passed["cond"].float() - passed["uncond"].float()).norm(dim=2)
+        for name in self.keep:
+            self.store(name, passed[name])
+        self.trace.steps.append(replace(step, seconds=time.perf_counter() - self.clock, values=self.kept))
 
-    def store(self, name: str, value: torch.Tensor, dims: tuple[str, ...] | None) -> None:
-        """Into the step that is being computed; what a whole trace of it would take is checked before it is there."""
+    def store(self, name: str, value: torch.Tensor) -> None:
+        """Into the step that is being computed; in the first, what a whole trace of it would take must be free."""
+        dtype, times = self.dtype or value.dtype, 1
         if not self.trace.steps:
-            so_far = sum(v.nbytes for v in self.pending.values()) + value.numel() * (self.dtype or value.dtype).itemsize
-            if so_far * self.steps_to_keep > LARGE:
-                self.announce(so_far * self.steps_to_keep)
-        times = 1
-        while (key := name if times == 1 else f"{name}#{times}") in self.pending:
+            size = self.steps * (sum(v.nbytes for v in self.kept.values()) + value.numel() * dtype.itemsize)
+            if size > 1e6 and size > 0.8 * (free := psutil.virtual_memory().available):
+                raise TraceError(
+                    f"this trace would hold {size / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free: keep fewer steps "
+                    f"(steps=) or fewer modules."
+                )
+        while (key := name if times == 1 else f"{name}#{times}") in self.kept:
             times += 1
-        self.pending[key] = value.detach().to("cpu", self.dtype or value.dtype, copy=True)
-        if dims is not None:
-            self.trace.dims[key] = dims
+        self.kept[key] = value.detach().to("cpu", dtype, copy=True)
 
     def recording(self) -> Denoising | None:
         run = running(self.listener)
         return run if run is not None and run.step is not None and self.wanted(run.step) else None
 
     def by_sample(self, value: torch.Tensor, run: Denoising) -> torch.Tensor:
-        """First dimension (half b n) to "b half n ..."; a half that was not computed is NaN."""
+        """First dimension (half b n) to "b half n ..." without an n of 1; a half that was not computed is NaN."""
         value = value.unflatten(0, (run.halves, len(run.latents), -1)).transpose(0, 1)
-        if run.guided and run.halves == 1:
+        if run.guidance is not None and run.halves == 1:
             value = torch.cat([torch.full_like(value, float("nan")), value], dim=1)
-        return value
+        return value.squeeze(2)
 
     def output_of(self, name: str) -> Callable:
         def hook(module: Any, args: tuple, output: Any) -> None:
-            if (run := self.recording()) is None:
-                return
-            value = self.by_sample(_tensor(output), run)
-            value, dims = name_dims(name, value, run.latents.shape)
-            if self.reduce:
-                value, dims = torch.stack([torch.as_tensor(self.reduce(sample)) for sample in value]), None
-            self.store(name, value, dims)
+            if (run := self.recording()) is not None:
+                self.store(name, self.by_sample(_tensor(output), run))
 
         return hook
 
-    def attention_of(self, name: str, attn: Any) -> list[tuple[torch.nn.Module, Callable]]:
+    def attention_of(self, name: str, attn: Any, queries: Sequence) -> list[tuple[torch.nn.Module, Callable]]:
         """Hooks that catch the call's own queries and keys, and one that makes maps of them when the module is done."""
         caught: dict[str, torch.Tensor] = {}
 
-        def catch(which: str) -> Callable:
+        def catch(*which: str) -> Callable:
             def hook(module: Any, args: tuple, output: torch.Tensor) -> None:
                 if self.recording() is not None:
-                    caught.update(
-                        {"q": output.chunk(3, -1)[0], "k": output.chunk(3, -1)[1]} if which == "qkv" else {which: output}
-                    )
+                    caught.update(zip(which, output.chunk(len(which), -1), strict=True))
 
             return hook
 
         def finish(module: Any, args: tuple, output: Any) -> None:
             if (run := self.recording()) is None:
                 return
-            if len(caught) < 2:
+            if not caught.keys() >= {"q", "k"}:
                 raise TraceError(
                     f"{name} computes its queries and keys in a {type(attn.processor).__name__}, past to_q and to_k: "
                     f"there is no map. Call pipe.unet.set_default_attn_processor() first."
                 )
-            q, k = caught.pop("q"), caught.pop("k")
             n, size = run.halves * len(run.latents), (run.latents.shape[-2], run.latents.shape[-1])
-            found = attention_maps(name, attn, q, k, n, size, self.queries)
-            temporal = ".first_frame" in found
-            dims: dict[str, tuple[str, ...]] = {".entropy": ("half",), ".first_frame": ("half", "query")}
-            dims[".weights"] = ("half", "query", "key") if temporal else ("half", "frame", "position", "y", "x")
-            for part, value in found.items():
-                value = self.by_sample(value, run)
-                self.store(name + part, value.squeeze(2) if temporal else value, dims[part])
+            for part, value in attention_maps(name, attn, caught.pop("q"), caught.pop("k"), n, size, queries).items():
+                self.store(name + part, self.by_sample(value, run))
 
-        fused = [(attn.to_qkv, catch("qkv"))] if hasattr(attn, "to_qkv") else []
+        fused = [(attn.to_qkv, catch("q", "k", "v"))] if hasattr(attn, "to_qkv") else []
         return [(attn.to_q, catch("q")), (attn.to_k, catch("k")), *fused, (attn, finish)]
-
-    def end(self, run: Denoising) -> None:
-        """When a step is over: what passed through the sampler, and the modules' outputs, become a Step."""
-        passed, modules, self.passed, self.pending = self.passed, self.pending, {}, {}
-        step = run.step
-        if step is not None and self.wanted(step):
-            if silent := [name for name in self.expected if name not in modules]:
-                raise TraceError(
-                    f"{silent[0]} did not run in this step: trace a module that does, such as one that encloses it."
-                )
-            if "denoised" in self.keep and passed["denoised"] is None:
-                raise TraceError(f"{type(run.scheduler).__name__} gives no denoised estimate: leave 'denoised' out of keep=.")
-            if run.guided and run.halves == 1:
-                passed["uncond"] = torch.full_like(passed["cond"], float("nan"))
-            for name in self.keep:
-                if name == "guidance_pressure":
-                    passed[name] = (passed["cond"].float() - passed["uncond"].float()).norm(dim=2)
-                self.store(name, passed[name], None)
-            seconds = time.perf_counter() - self.clock
-            self.trace.steps.append(replace(step, seconds=seconds, values={**self.pending, **modules}))
-            self.pending = {}
-            if len(self.trace.steps) == 1 and modules:  # without modules it was announced before the first step
-                self.announce(self.trace.nbytes * self.steps_to_keep)
-        self.clock = time.perf_counter()
 
 
 # --- edit -------------------------------------------------------------------------------------------------------------
@@ -282,19 +234,26 @@ def edit(pipe: ProbePipeline, where: Any, fn: Fn, *, steps: Any = None) -> Itera
     fn is given a copy: to change it in place and return it is fine. Raises TraceError for an unknown place, and during the
     call for a result of another shape, and for a value that was changed in place and not returned.
     """
-    _on_sampler(pipe)
-    change, named = _checked(where, fn, chosen_steps(steps)), isinstance(where, str) and where in EDITABLE
+    _check_pipe(pipe)
+    wanted, named = chosen_steps(steps), isinstance(where, str) and where in EDITABLE
     selected = {} if named else select_modules(pipe, where, others=EDITABLE)
 
     def hear(name: str, value: Any, run: Denoising) -> Any:
-        return change(value, run.step) if named and name == where and run.step is not None else value
+        if (step := run.step) is None or name not in (where, "cond") or not wanted(step):
+            return value
+        if where == "guidance" and name == "cond" and run.halves == 1:
+            raise TraceError(
+                f"an edit of guidance cannot act on step {step.index}, where no unconditional half is computed: set "
+                f"max_guidance_scale above 1, and restrict the edit by steps= where there is a guidance_interval."
+            )
+        return _changed(where, fn, value, step) if name == where else value
 
     def hook(module: Any, args: tuple, output: Any) -> Any:
         run = running(listener)
-        if run is None or run.step is None:
+        if run is None or run.step is None or not wanted(run.step):
             return None
         value = _tensor(output)
-        new = change(value, run.step)
+        new = _changed(where, fn, value, run.step)
         if new is value:
             return None
         if isinstance(output, torch.Tensor):
@@ -313,29 +272,21 @@ def _tensor(output: Any) -> torch.Tensor:
     return output[0] if isinstance(output, tuple) else getattr(output, "sample", output)
 
 
-def _checked(where: Any, fn: Fn, wanted: Callable[[Step], bool]) -> Callable[[torch.Tensor, Step], torch.Tensor]:
-    """fn on a copy of the value; the very same value comes back where it left it alone."""
-
-    def change(value: torch.Tensor, step: Step) -> torch.Tensor:
-        if not wanted(step):
-            return value
-        copy = value.clone()
-        new = fn(copy, step)
-        touched = not copy.is_inference() and copy._version > 0
-        if new is None and touched:
-            raise TraceError(
-                f"the edit of {where!r} changed its value in place and gave None: end the function with `return value`."
-            )
-        if new is None or (new is copy and not touched):
-            return value
-        if not isinstance(new, torch.Tensor) or new.shape != value.shape:
-            came = tuple(new.shape) if isinstance(new, torch.Tensor) else type(new).__name__
-            raise TraceError(
-                f"the edit of {where!r} gave {came}: it must give a tensor of shape {tuple(value.shape)}, or None."
-            )
-        return new.to(value)
-
-    return change
+def _changed(where: Any, fn: Fn, value: torch.Tensor, step: Step) -> torch.Tensor:
+    """What fn makes of a copy of the value; the very same value where it left it alone."""
+    copy = value.clone()
+    new = fn(copy, step)
+    touched = not copy.is_inference() and copy._version > 0
+    if new is None and touched:
+        raise TraceError(
+            f"the edit of {where!r} changed its value in place and gave None: end the function with `return value`."
+        )
+    if new is None or (new is copy and not touched):
+        return value
+    if not isinstance(new, torch.Tensor) or new.shape != value.shape:
+        came = tuple(new.shape) if isinstance(new, torch.Tensor) else type(new).__name__
+        raise TraceError(f"the edit of {where!r} gave {came}: give a tensor of shape {tuple(value.shape)}, or None.")
+    return new.to(value)
 
 
 # --- branch -----------------------------------------------------------------------------------------------------------
@@ -352,11 +303,8 @@ def branch(pipe: ProbePipeline, trace: Trace, step: int, *, decode: bool = True,
     TraceError where the trace does not hold what is needed, or the scheduler remembers earlier steps; InputError for a
     change that is none; all of them before any model runs.
     """
-    latents, image, conditions = _branch_from(pipe, trace, step, changes)
-    call = trace.calls[0]
-    sigmas = call.start.get("sigmas")
-    start: dict[str, Any] = dict(sigmas=sigmas, latents=latents, flip_noise=[call.start.get("flip_noise")], first=step)
-    return generate_batch(pipe, [image], [conditions], [call.seed], **start, decode=decode)[0]
+    image, conditions, start = _branch_from(pipe, trace, step, changes)
+    return generate_batch(pipe, [image], [conditions], [trace.calls[0].seed], start, decode=decode)[0]
 
 
 def transplant(
@@ -376,10 +324,8 @@ def transplant(
     return {step: branch(pipe, trace, step, decode=decode, **changes) for step in chosen}
 
 
-def _branch_from(
-    pipe: ProbePipeline, trace: Trace, step: int, changes: dict[str, Any]
-) -> tuple[torch.Tensor, Any, Conditions]:
-    """Latents, image and conditions that a branch begins with."""
+def _branch_from(pipe: ProbePipeline, trace: Trace, step: int, changes: dict[str, Any]) -> tuple[Any, Conditions, Start]:
+    """Image, conditions and start of a branch."""
     if trace.batch != 1:
         raise TraceError(f"this trace holds {trace.batch} samples: branch from one, as in branch(pipe, tr[0], {step}).")
     kept = {s.index: s.values["latents"] for s in trace.steps if "latents" in s.values}
@@ -387,22 +333,18 @@ def _branch_from(
         held = ", ".join(map(str, sorted(kept))) or "no step"
         raise TraceError(f"step {step}: the trace holds latents of {held}. Trace with keep=('latents',) and that step.")
     if not trace.calls:
-        raise TraceError(
-            "branch needs a trace made through svdlab.generate, which brings image, seed and conditions with it; this one "
-            "was made by calling the pipeline itself."
-        )
-    kind = type(pipe.scheduler).__name__.removesuffix("Scheduler")
+        raise TraceError("branch needs a trace made through svdlab.generate, which brings image, seed and conditions with it.")
+    call, kind = trace.calls[0], type(pipe.scheduler).__name__.removesuffix("Scheduler")
     if step and kind not in ONE_STEP:
         raise TraceError(
             f"{kind} goes by earlier steps, which the latents of step {step} do not hold: use one of {', '.join(ONE_STEP)}."
         )
-    if "image" in trace.calls[0].start.get("noise", {}):
+    if "image" in call.start.get("noise", {}):
         raise TraceError("this call started from given noise, which a branch cannot draw again from its seed.")
-    rest = dict(changes)
-    if "image" not in rest and not trace.images:
+    if "image" not in changes and not trace.images:
         raise TraceError("this trace came without its image: pass image=, the one that the clip was made from.")
-    image = rest.pop("image", trace.images[0] if trace.images else None)
-    fixed = sorted({"num_frames", "height", "width", "num_inference_steps"} & set(rest))
-    if fixed:
+    if fixed := sorted({"num_frames", "height", "width", "num_inference_steps"} & changes.keys()):
         raise InputError(f"{', '.join(fixed)} cannot change in mid-run: the latents have that shape and schedule.")
-    return kept[step], image, trace.calls[0].conditions.replace(**rest)
+    conditions = call.conditions.replace(**{name: value for name, value in changes.items() if name != "image"})
+    flips, image = [call.start.get("flip_noise")], changes["image"] if "image" in changes else trace.images[0]
+    return image, conditions, Start(call.start.get("sigmas"), kept[step], flip_noise=flips, first=step)

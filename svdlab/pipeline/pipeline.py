@@ -22,8 +22,8 @@ from PIL import Image
 
 from svdlab.errors import InputError
 from svdlab.pipeline.conditions import Conditions
-from svdlab.pipeline.sampler import Denoising
-from svdlab.pipeline.vae import vae_in_float32
+from svdlab.pipeline.sampler import Denoising, Listener
+from svdlab.pipeline.vae import encode_pixels, vae_in_turn
 
 SVD_SIZE = (576, 1024)  # height, width of Stability's checkpoints, whatever unet.config.sample_size says
 
@@ -49,8 +49,8 @@ class ProbePipeline(StableVideoDiffusionPipeline):
 
     >>> pipe = ProbePipeline.from_pipe(stock)                  # on the same weights
 
-    Its one own default: without height and width, frames have the checkpoint's own size (`pipe.source`), not 576x1024. Where
-    the VAE is float32, one pipeline serves several threads.
+    Its one own default: without height and width, frames have the checkpoint's own size (`pipe.source`), not 576x1024. One
+    pipeline serves several threads.
     """
 
     source: Source = Source()
@@ -90,22 +90,18 @@ class ProbePipeline(StableVideoDiffusionPipeline):
         height, width = height or self.source.height, width or self.source.width
         num_frames = num_frames if num_frames is not None else self.unet.config.num_frames
         self.check_inputs(image, height, width)
-        batch, each, device = (
-            1 if isinstance(image, Image.Image) else len(image),
-            num_videos_per_prompt or 1,
-            self._execution_device,
-        )
-        embeddings = self._encode_image(image, device, each, False)
-        pixels = self.video_processor.preprocess(image, height=height, width=width).to(device)
-        pixels = pixels + noise_aug_strength * randn_tensor(pixels.shape, generator, device, pixels.dtype)
-        with vae_in_float32(self):
-            picture = self._encode_vae_image(pixels, device, each, False).to(embeddings.dtype)
-        ids = self._get_add_time_ids(fps - 1, motion_bucket_id, noise_aug_strength, embeddings.dtype, batch, each, False)
-        scheduler = copy.deepcopy(self.scheduler)
-        retrieve_timesteps(scheduler, num_inference_steps, device, None, sigmas)
+        device, each = self._execution_device, num_videos_per_prompt or 1
+        batch = 1 if isinstance(image, Image.Image) else len(image)
         n, side = batch * each, self.vae_scale_factor
         if isinstance(generator, list) and len(generator) != n:
             raise ValueError(f"{len(generator)} generators for {n} videos: give one for each, or a single one.")
+        embeddings = self._encode_image(image, device, each, False)
+        pixels = self.video_processor.preprocess(image, height=height, width=width).to(device)
+        pixels = pixels + noise_aug_strength * randn_tensor(pixels.shape, generator, device, pixels.dtype)
+        picture = encode_pixels(self, pixels, each).to(embeddings.dtype)
+        ids = self._get_add_time_ids(fps - 1, motion_bucket_id, noise_aug_strength, embeddings.dtype, batch, each, False)
+        scheduler = copy.deepcopy(self.scheduler)
+        retrieve_timesteps(scheduler, num_inference_steps, device, None, sigmas)
         if latents is None:
             shape = (n, num_frames, self.unet.config.in_channels // 2, height // side, width // side)
             latents = randn_tensor(shape, generator, device, embeddings.dtype)
@@ -113,45 +109,43 @@ class ProbePipeline(StableVideoDiffusionPipeline):
         scale = torch.linspace(min_guidance_scale, max_guidance_scale, num_frames).to(device, latents.dtype)
         scale = scale[None, :, None, None, None].repeat(n, 1, 1, 1, 1)
         self._guidance_scale, self._num_timesteps = scale, len(scheduler.timesteps)
+        guidance = lambda step: self._guidance_scale if callback_on_step_end else scale  # which a callback may change
+        run = Denoising(self, scheduler, latents, ids.to(device), embeddings, picture, guidance if scale.max() > 1 else None)
+        seen: dict[str, Any] = {}
 
-        def on_step_end(values: dict[str, Any]) -> torch.Tensor:
-            assert callback_on_step_end is not None
-            wanted = {name: values[name] for name in callback_on_step_end_tensor_inputs}
-            return callback_on_step_end(self, values["i"], values["t"], wanted).pop("latents", values["latents"])
+        def hear(name: str, value: Any, run: Denoising) -> Any:
+            """The callback acts as the last listener, and is given what passed through the step."""
+            seen[name] = value
+            if name != "next_latents" or run.step is None or callback_on_step_end is None:
+                return value
+            seen.update(latents=value, guidance_scale=seen.get("guidance"))
+            wanted, i = {name: seen[name] for name in callback_on_step_end_tensor_inputs}, run.step.index
+            return callback_on_step_end(self, i, scheduler.timesteps[i], wanted).pop("latents", value)
 
-        run = Denoising(
-            self,
-            scheduler,
-            latents,
-            ids.to(device),
-            embeddings,
-            picture[:, None].repeat(1, num_frames, 1, 1, 1),
-            (lambda step: self._guidance_scale if callback_on_step_end else scale) if scale.max() > 1 else None,
-        )
-        frames = run.run(on_step_end if callback_on_step_end else None)
+        if callback_on_step_end is not None:
+            run.listeners.append(Listener(self, hear))
+        frames = run.run()
         if output_type != "latent":
-            frames = self.decode_latents(frames, num_frames, decode_chunk_size or num_frames)
+            with vae_in_turn(self):
+                frames = self.decode_latents(frames, num_frames, decode_chunk_size or num_frames)
             frames = self.video_processor.postprocess_video(video=frames, output_type=output_type)
         self.maybe_free_model_hooks()
         return StableVideoDiffusionPipelineOutput(frames=frames) if return_dict else frames
 
 
 def resolve(pipe: StableVideoDiffusionPipeline, conditions: Conditions) -> Conditions:
-    """Conditions with the checkpoint's own number of frames and size where they were None; raises InputError where
-    the size does not suit the model's levels."""
-    source = getattr(pipe, "source", Source())
-    frames = conditions.num_frames or pipe.unet.config.num_frames
-    filled = conditions.replace(
-        num_frames=frames,
-        height=conditions.height or source.height,
-        width=conditions.width or source.width,
-        decode_chunk_size=conditions.decode_chunk_size or frames,
-    )
+    """Conditions with the checkpoint's own number of frames and size where they were None.
+
+    Raises InputError where the size does not suit the model's levels.
+    """
+    source, frames = getattr(pipe, "source", Source()), conditions.num_frames or pipe.unet.config.num_frames
+    height, width = conditions.height or source.height, conditions.width or source.width
     levels = len(pipe.unet.config.block_out_channels)
     least = max(pipe.vae_scale_factor * 2 ** (levels - 1), 8)
-    if filled.height % least or filled.width % least:
+    if height % least or width % least:
         raise InputError(
-            f"{filled.width}x{filled.height} px: both sides must be multiples of {least} "
+            f"{width}x{height} px: both sides must be multiples of {least} "
             f"(the VAE divides by {pipe.vae_scale_factor}, the UNet's {levels} levels by {2 ** (levels - 1)})."
         )
-    return filled
+    chunk = conditions.decode_chunk_size or frames
+    return conditions.replace(num_frames=frames, height=height, width=width, decode_chunk_size=chunk)

@@ -4,15 +4,15 @@
     ...     clip = svdlab.generate(pipe, image)
 
 Everything that a call changes belongs to the call: its scheduler is a copy, its step and its listeners are fields of its
-`Denoising`. So one pipeline serves several threads. Which call a module's hook serves is told by a context variable
-(`running`); a listener hears the calls of the context, hence the thread, in which it was opened.
+`Denoising`. So one pipeline serves several threads. A context variable tells a module's hook which call it serves (`running`).
+A listener hears the calls of the context, hence the thread, in which it was opened.
 """
 
 from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -26,6 +26,7 @@ from svdlab.errors import InputError, TraceError
 INPUTS = ("added_time_ids", "image_embeddings", "image_latents")
 EDITABLE = ("latents", *INPUTS, "cond", "uncond", "guidance", "model_output", "denoised")
 SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 700.0, 7.0  # svd_xt_1_1.yaml, EDMDiscretization
+QUIET = ("EulerDiscreteScheduler", "DDIMScheduler")  # draw no noise of their own
 WORKING = "use SVD's own EulerDiscreteScheduler, or DDIMScheduler"
 VE = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")  # whose step is taken from x towards D as SVD defines it
 
@@ -45,7 +46,7 @@ class Step:
 
 @dataclass(eq=False)
 class Listener:
-    """An open block. hear: given (name, value, run), returns the value, changed or the same; edits: what it changes, or ""."""
+    """An open block: see `listen`. edits: what it changes, or ""."""
 
     pipe: Any
     hear: Callable[[str, Any, Denoising], Any]
@@ -58,11 +59,12 @@ _RUNNING: ContextVar[Denoising | None] = ContextVar("running", default=None)
 
 @contextmanager
 def listen(pipe: Any, hear: Callable[[str, Any, Denoising], Any], *, edits: str = "") -> Iterator[Listener]:
-    """Inside the block, `hear(name, value, run)` is called at every place of every step of this pipeline's calls.
+    """Inside the block, `hear(name, value, run)` is called at every place of every step of this pipeline's calls, and returns
+    the value, changed or the same.
 
     names: "start" once, before the first step (value None); then in each step EDITABLE, as far as they occur, followed by
-    "pred_original_sample" (the scheduler's denoised estimate) and "next_latents". An exception ends the call. Edits come
-    before mere listeners, and the edit of the inner block before that of the outer one.
+    "noise_pred" (what the scheduler is given), "pred_original_sample" (its denoised estimate) and "next_latents". An exception
+    ends the call. Edits come before mere listeners, and the edit of the inner block before that of the outer one.
     """
     listener = Listener(pipe, hear, edits)
     _LISTENERS.set((*_LISTENERS.get(), listener))
@@ -88,10 +90,10 @@ class Denoising:
     """One call: what its denoising is made of, and where it is.
 
     scheduler: the call's own, its timesteps set. latents: to start from, "b f c h w", as noisy as the first step is.
-    added_time_ids "b 3", image_embeddings "b 1 d", image_latents "b f c h w": of the conditional half. guidance: gives the
-    scale "b f 1 1 1" of a step, or None where all of it is 1; None for no guidance, without an unconditional half. seeds: of
-    the scheduler's own noise, if it draws any; first: the step to begin with. calls, images: what makes each sample, for
-    traces. While it runs: step, and halves, the number that the UNet computes in this step.
+    added_time_ids "b 3", image_embeddings "b 1 d", image_latents "b c h w": of the conditional half. guidance: gives the scale
+    "b f 1 1 1" of a step, or None where all of it is 1; None for no guidance, without an unconditional half. first: the step
+    to begin with. calls, images: what makes each sample, for traces; a call's seed also makes the scheduler's own noise, if
+    it draws any. While it runs: step, and halves, the number that the UNet computes in this step.
     """
 
     pipe: Any
@@ -101,7 +103,6 @@ class Denoising:
     image_embeddings: torch.Tensor
     image_latents: torch.Tensor
     guidance: Callable[[Step], torch.Tensor | None] | None
-    seeds: Sequence[int] = ()
     first: int = 0
     calls: list[Any] = field(default_factory=list)
     images: list[Any] = field(default_factory=list)
@@ -113,11 +114,6 @@ class Denoising:
         own = [listener for listener in _LISTENERS.get() if listener.pipe is self.pipe]
         self.edits = tuple(listener.edits for listener in own if listener.edits)
         self.listeners = [x for x in reversed(own) if x.edits] + [x for x in own if not x.edits]
-        self.finite: list[torch.Tensor] = []  # after each step, whether the model's output and the latents are
-
-    @property
-    def guided(self) -> bool:
-        return self.guidance is not None
 
     def at(self, name: str, value: Any) -> Any:
         """The value after all who listen; the very same tensor where nobody changed it."""
@@ -125,108 +121,71 @@ class Denoising:
             value = listener.hear(name, value, self)
         return value
 
-    def tell(self, name: str, value: Any) -> None:
-        """For those who listen only."""
-        for listener in self.listeners:
-            if not listener.edits:
-                listener.hear(name, value, self)
-
     @torch.no_grad()
-    def run(self, on_step_end: Callable[[dict[str, Any]], torch.Tensor] | None = None) -> torch.Tensor:
-        """The latents after the last step. on_step_end: given the step's tensors, returns the latents to go on with."""
-        scheduler, at, x, n = self.scheduler, self.at, self.latents, len(self.latents)
-        ids, embeddings, picture = self.added_time_ids, self.image_embeddings, self.image_latents
-        if self.guided:  # the unconditional half: the same numbers, no image
-            ids = torch.cat([ids, ids])
-            embeddings, picture = (torch.cat([torch.zeros_like(y), y]) for y in (embeddings, picture))
-        if self.seeds and hasattr(scheduler, "set_begin_index"):  # or some begin at the second of two equal timesteps
-            scheduler.set_begin_index(self.first)
+    def run(self) -> torch.Tensor:
+        """The latents after the last step."""
+        pipe, scheduler, at, x, n = self.pipe, self.scheduler, self.at, self.latents, len(self.latents)
+        image_latents = self.image_latents[:, None].repeat(1, x.shape[1], 1, 1, 1)
+        inputs = [self.added_time_ids, self.image_embeddings, image_latents]
+        if self.guidance is not None:  # the unconditional half comes first: the same numbers, no image
+            inputs = [torch.cat([y if y is self.added_time_ids else torch.zeros_like(y), y]) for y in inputs]
         token = _RUNNING.set(self)
         try:
             at("start", None)
-            with self.pipe.progress_bar(total=len(self.steps) - self.first) as bar:
+            with pipe.progress_bar(total=len(self.steps) - self.first) as bar:
                 for step in self.steps[self.first :]:
                     self.step, t = step, scheduler.timesteps[step.index]
                     scale = self.guidance(step) if self.guidance else None
                     self.halves = 1 if scale is None else 2
                     x = at("latents", x)
-                    y = {
-                        name: at(name, v[-self.halves * n :])
-                        for name, v in zip(INPUTS, (ids, embeddings, picture), strict=True)
-                    }
+                    ids, embeddings, images = (at(k, y[-self.halves * n :]) for k, y in zip(INPUTS, inputs, strict=True))
                     noisy = scheduler.scale_model_input(torch.cat([x] * self.halves), t)
-                    v = self.pipe.unet(
-                        torch.cat([noisy, y["image_latents"]], dim=2),
+                    v = pipe.unet(
+                        torch.cat([noisy, images], dim=2),
                         t,
-                        encoder_hidden_states=y["image_embeddings"],
-                        added_time_ids=y["added_time_ids"],
+                        encoder_hidden_states=embeddings,
+                        added_time_ids=ids,
                         return_dict=False,
                     )[0]
                     if scale is None:
                         v = at("cond", v)
-                        self._check_guidance(n)
                     else:
                         uncond, cond = v.chunk(2)
                         uncond, cond = at("uncond", uncond), at("cond", cond)
                         v = uncond + at("guidance", scale) * (cond - uncond)
-                    v = at("model_output", v)
-                    v = self._towards_edited(x, v)
-                    out = self._scheduler_step(v, t, x, step)
-                    x = out.prev_sample
-                    self.tell("pred_original_sample", getattr(out, "pred_original_sample", None))
-                    self.tell("next_latents", x)
-                    self.finite.append(torch.stack([v.isfinite().all(), x.isfinite().all()]))
-                    if on_step_end is not None:
-                        x = on_step_end(dict(y, latents=x, noise_pred=v, guidance_scale=scale, i=step.index, t=t))
+                    v = self._towards_edited(x, at("model_output", v), step)
+                    out = self._scheduler_step(at("noise_pred", v), t, x)
+                    at("pred_original_sample", getattr(out, "pred_original_sample", None))
+                    x = at("next_latents", out.prev_sample)
                     bar.update()
         finally:
             _RUNNING.reset(token)
             self.step = None
         return x
 
-    def _check_guidance(self, n: int) -> None:
-        """Nothing is combined in this step: an edit of the scale cannot act."""
-        if "guidance" in self.edits and not self.guided:
-            raise TraceError("an edit of guidance needs an unconditional half: set max_guidance_scale above 1.")
-        one = torch.ones(n, self.latents.shape[1], 1, 1, 1)
-        if "guidance" in self.edits and self.at("guidance", one) is not one:
-            raise TraceError(
-                "an edit of guidance acts on a step outside guidance_interval, where no unconditional half is computed: "
-                "leave guidance_interval out, or restrict the edit by steps=."
-            )
-
-    def _towards_edited(self, x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def _towards_edited(self, x: torch.Tensor, v: torch.Tensor, step: Step) -> torch.Tensor:
         """The model output that leads to the edited denoised estimate."""
-        if "denoised" not in self.edits or self.step is None:
+        if "denoised" not in self.edits:
             return v
         kind = type(self.scheduler).__name__
         if kind not in VE or self.scheduler.config.prediction_type != "v_prediction":
             raise TraceError(
                 f"an edit of denoised is made for v-prediction and {' or '.join(VE)}: with this {kind}, edit model_output."
             )
-        denoised = v_to_denoised(x.float(), v.float(), self.step.sigma)
+        denoised = v_to_denoised(x.float(), v.float(), step.sigma)
         new = self.at("denoised", denoised)
-        if new is not denoised:
-            v = denoised_to_v(x.float(), new, self.step.sigma).to(v)
-            self.tell("model_output", v)
-        return v
+        return v if new is denoised else denoised_to_v(x.float(), new, step.sigma).to(v)
 
-    def _scheduler_step(self, v: torch.Tensor, t: torch.Tensor, x: torch.Tensor, step: Step) -> Any:
+    def _scheduler_step(self, v: torch.Tensor, t: torch.Tensor, x: torch.Tensor) -> Any:
         """The scheduler's own noise, if it draws any, is determined by each sample's seed and the step."""
         noise: dict[str, Any] = {}
-        if self.seeds and "generator" in inspect.signature(self.scheduler.step).parameters:
-            digests = [hashlib.sha256(f"{seed} {step.index}".encode()).digest() for seed in self.seeds]
+        if self.calls and self.step and "generator" in inspect.signature(self.scheduler.step).parameters:
+            digests = [hashlib.sha256(f"{call.seed} {self.step.index}".encode()).digest() for call in self.calls]
             noise["generator"] = [torch.Generator().manual_seed(int.from_bytes(d[:7], "big")) for d in digests]
-        fresh = [g.get_state() for g in noise.get("generator", ())] if any("flip_noise" in c.start for c in self.calls) else []
         try:
-            out = self.scheduler.step(v, t, x, **noise)
+            return self.scheduler.step(v, t, x, **noise)
         except (IndexError, AssertionError, AttributeError, NotImplementedError, TypeError, ValueError) as error:
             raise InputError(f"{type(self.scheduler).__name__} fails on SVD's schedule ({error!r}): {WORKING}.") from error
-        if any(not torch.equal(g.get_state(), state) for g, state in zip(noise.get("generator", ()), fresh, strict=False)):
-            raise InputError(
-                f"{type(self.scheduler).__name__} draws noise of its own, which flip_noise cannot turn: {WORKING}."
-            )
-        return out
 
 
 def steps_of(scheduler: Any) -> list[Step]:

@@ -1,4 +1,4 @@
-"""What one call's denoising left behind: a `Trace` of its steps, the file it lives in, and its latents as colours.
+"""What one call's denoising left behind: a `Trace` of its steps, the file it lives in, and the colours of its latents.
 
 >>> tr.latents.shape, float(tr.sigmas[0])                     # "s f c h w", before each step
 (torch.Size([4, 8, 4, 16, 16]), 700.0)
@@ -10,9 +10,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,7 @@ from svdlab.errors import OutputError, TraceError
 from svdlab.measure.files import write_whole
 from svdlab.pipeline.generate import Call
 from svdlab.pipeline.sampler import Step
-from svdlab.pipeline.vae import decode_latents
+from svdlab.pipeline.vae import decode_latents, vae_in_turn
 
 if TYPE_CHECKING:
     import xarray
@@ -51,7 +50,7 @@ class Trace:
     """The steps of one run. `tr["name"]` stacks what was kept over the steps: "s ...", or "s b ..." for a batch.
 
     schedule: every noise level of the run, terminal zero included, "s+1". calls: the `Call` of each sample, where it
-    was made through `svdlab.generate`. label: what figures must say. colours: see `as_colours`.
+    was made through `svdlab.generate`. label: what figures must say. images: the prepared ones, for `branch`.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -59,9 +58,8 @@ class Trace:
     schedule: np.ndarray = field(default_factory=lambda: np.zeros(0))
     calls: list[Call] = field(default_factory=list)
     label: str = ""
-    colours: np.ndarray | None = None  # "c+1 3": linear map from latent channels (and 1) to RGB
-    images: list[Any] = field(default_factory=list, repr=False)  # the prepared images, kept for `branch`
-    dims: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False)  # of modules' outputs, after the batch
+    images: list[Any] = field(default_factory=list, repr=False)
+    find_colours: Callable[[], np.ndarray | None] = field(default=lambda: None, repr=False)
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -89,6 +87,11 @@ class Trace:
     def denoised(self) -> torch.Tensor:
         """The denoised estimate at each step, "s f c h w"."""
         return self["denoised"]
+
+    @property
+    def colours(self) -> np.ndarray | None:
+        """The traced checkpoint's linear map "c+1 3" from latent channels (and 1) to RGB, computed when first asked for."""
+        return self.find_colours()
 
     @property
     def nbytes(self) -> int:
@@ -128,10 +131,10 @@ class Trace:
 
     def as_colours(self, latents: Any) -> np.ndarray:
         """Latents "... c h w" as RGB "... h w 3" in [0, 1], by the linear map of this trace's checkpoint."""
-        if self.colours is None:
+        if (colours := self.colours) is None:
             raise TraceError("this trace has no map from latents to colours: show.latents(tr, mode='pca') needs none.")
         z = np.moveaxis(np.asarray(latents, dtype=np.float32), -3, -1)
-        return np.clip(z @ self.colours[:-1] + self.colours[-1], 0, 1)
+        return np.clip(z @ colours[:-1] + colours[-1], 0, 1)
 
     def decode(self, pipe: Any, *, steps: Any = None, frames: Any = None, name: str = "denoised") -> np.ndarray:
         """Frames of the denoised estimates by the pipeline's own VAE, float32 "s f h w c" in [0, 1].
@@ -140,7 +143,7 @@ class Trace:
 
         steps: positions in this trace, None for all; frames: frame numbers, None for all. Neighbouring frames are
         decoded with each chosen one where all frames are asked for; a single frame is decoded by itself, which
-        differs slightly because the decoder is temporal. The cost is printed when it exceeds 50 frames.
+        differs slightly because the decoder is temporal.
         """
         self._check()
         if self.batch != 1:
@@ -148,8 +151,6 @@ class Trace:
         latents = self[name]
         latents = latents if steps is None else latents[list(steps)]
         latents = latents if frames is None else latents[:, list(frames)]
-        if latents.shape[0] * latents.shape[1] > 50:
-            print(f"decoding {latents.shape[0]} steps x {latents.shape[1]} frames with the VAE")
         chunk = (self.calls[0].conditions.decode_chunk_size if self.calls else None) or latents.shape[1]
         return np.stack([decode_latents(pipe, z, chunk) for z in latents])
 
@@ -160,15 +161,14 @@ class Trace:
         tensors = {f"{n}/{name}": v.contiguous() for n, s in enumerate(self.steps) for name, v in s.values.items()}
         for i, image in enumerate(self.images):
             tensors[f"image/{i}"] = torch.from_numpy(np.array(image.convert("RGB")))
-        if self.colours is not None:
-            tensors["colours"] = torch.from_numpy(np.asarray(self.colours)).contiguous()
+        if {"latents", "next_latents", "denoised"} & set(self.names) and (colours := self.colours) is not None:
+            tensors["colours"] = torch.from_numpy(colours)
         header = dict(
             format=FORMAT,
             batch=self.batch,
             schedule=[float(s) for s in self.schedule],
             calls=[call.asdict() for call in self.calls],
             label=self.label,
-            dims=self.dims,
             steps=[{k: getattr(s, k) for k in ("index", "sigma", "sigma_next", "timestep", "seconds")} for s in self.steps],
         )
         try:
@@ -206,68 +206,32 @@ class Trace:
             np.array(header["schedule"], dtype=np.float32),
             [Call.read(call) for call in header["calls"]],
             header["label"],
-            None if colours is None else colours.numpy(),
             [images[i] for i in sorted(images)],
-            {name: tuple(dims) for name, dims in header["dims"].items()},
+            lambda: None if colours is None else colours.numpy(),
         )
 
     def to_xarray(self) -> xarray.Dataset:
-        """A Dataset with a variable for each thing kept, and coordinates step, sigma, timestep and half.
+        """A Dataset with a variable for each thing kept, and coordinates sigma and timestep of each step.
 
         >>> still = tr.to_xarray()["denoised"].sel(step=2, frame=0)
 
-        Dimensions are called what they are: step, sample (of a batch), half, frame, channel, y, x, site, query, key. Where
-        two variables differ in the size of one, its size is added (channel_64, y_8). Steps at which a thing was not kept
-        are NaN. bfloat16 becomes float32, which xarray can hold.
+        Dimensions: step, sample (of a batch), then frame, channel, y, x as in KEEP. What comes from modules has "half" and
+        dimensions named by their place and size, such as axis1_8. Steps at which a thing was not kept are NaN, and bfloat16
+        becomes float32, which xarray can hold.
         """
         import xarray
 
         self._check()
-        sizes: dict[str, int] = {}
-        data = {}
-        for name in sorted(self.names, key=lambda name: (name not in KEEP, name)):  # KEEP's sizes go without a suffix
-            value = self[name]
-            value = value.float().numpy() if value.dtype == torch.bfloat16 else value.numpy()
-            lead = ("step", "sample") if self.batch > 1 else ("step",)
+        data, lead = {}, ("step", "sample") if self.batch > 1 else ("step",)
+        for name in self.names:
+            value = self[name].float().numpy() if self[name].dtype == torch.bfloat16 else self[name].numpy()
             inner = value.shape[len(lead) :]
-            named = KEEP.get(name) or self.dims.get(name) or ()
-            if len(named) != len(inner):  # what reduce= made of it
-                named = tuple(f"axis{i}" for i in range(len(inner)))
-            fitting = [d if sizes.setdefault(d, n) == n else f"{d}_{n}" for d, n in zip(named, inner, strict=True)]
-            index = [s.index for s in self.steps if name in s.values]
-            data[name] = xarray.DataArray(value, dims=[*lead, *fitting], coords={"step": index})
-        coords: dict[str, Any] = {
-            "step": [s.index for s in self.steps],
-            "sigma": ("step", [s.sigma for s in self.steps]),
-            "timestep": ("step", [s.timestep for s in self.steps]),
-        }
-        if "half" in sizes:
-            coords["half"] = ["uncond", "cond"] if sizes["half"] == 2 else ["cond"]
-        return xarray.Dataset(data, coords=coords).assign_attrs(
-            label=self.label, calls=json.dumps([call.asdict() for call in self.calls])
-        )
-
-
-def name_dims(name: str, value: torch.Tensor, latents: torch.Size) -> tuple[torch.Tensor, tuple[str, ...] | None]:
-    """A module's output "b half n ..." without an n of 1, and the names of its dimensions after b; None where unclear.
-
-    latents: their shape, "b f c h w". The UNet's modules see pictures "(b f) c h w", videos "b c f h w", tokens of a frame
-    "(b f) site c", tokens of a site "(b site) f c", and vectors "(b f) c", "b f c" or "b c".
-    """
-    n, rest, frames = value.shape[2], value.shape[3:], latents[1]
-    layouts: dict[tuple[bool, int], tuple[str, ...] | None] = {
-        (True, 3): FRAMES,
-        (False, 4): FRAMES if name == "unet" else ("channel", "frame", "y", "x"),
-        (True, 1): ("frame", "channel") if n == frames else None,
-        (False, 2): ("frame", "channel"),
-        (False, 1): ("channel",),
-    }
-    layout = layouts.get((n > 1, len(rest)))
-    if n > 1 and len(rest) == 2:
-        inside_site = "temporal_transformer" in name if n == frames == rest[0] else n != frames
-        first, second = ("site", "frame") if inside_site else ("frame", "site")
-        layout = (first, "key" if rest[0] == 1 else second, "channel")
-    return value if n > 1 else value.squeeze(2), None if layout is None else ("half", *layout)
+            dims = KEEP.get(name) or ("half", *(f"axis{i}_{n}" for i, n in enumerate(inner[1:], 1)))
+            steps = [s.index for s in self.steps if name in s.values]
+            data[name] = xarray.DataArray(value, dims=[*lead, *dims], coords={"step": steps})
+        coords = {name: ("step", [getattr(s, name) for s in self.steps]) for name in ("sigma", "timestep")}
+        attributes = {"label": self.label, "calls": json.dumps([call.asdict() for call in self.calls])}
+        return xarray.Dataset(data, {"step": [s.index for s in self.steps], **coords}, attributes)
 
 
 LARGEST = 256  # px of a field's longer side: one map serves every site, so a larger picture would add little but cost
@@ -279,7 +243,7 @@ def colour_map(pipe: Any) -> np.ndarray | None:
     """The linear map of a pipeline's VAE, float32 "c+1 3", from latent channels (and 1) to RGB; None where it overflows.
 
     Least squares over what the VAE makes of smooth random colour fields from a fixed seed, at the checkpoint's own shape up to
-    LARGEST px: the same weights give the same map. In float32, with a copy of the encoder where the VAE has another dtype.
+    LARGEST px: the same weights give the same map, computed in float32.
     """
     source, unit, vae = pipe.source, pipe.vae_scale_factor, pipe.vae
     by = max(1.0, max(source.height, source.width) / LARGEST)
@@ -289,20 +253,15 @@ def colour_map(pipe: Any) -> np.ndarray | None:
         grey, hue = rng.random((5, 5, 1), dtype=np.float32), rng.random((5, 5, 3), dtype=np.float32)
         coarse = grey + np.float32(saturation) * (hue - grey)
         images.append(np.clip(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1))
-    encode = lambda x: vae.encode(x.to(vae.dtype)).latent_dist.mode()
-    if vae.dtype != torch.float32 and vae.encoder.conv_in.weight.device.type != "meta":
-        encoder, last = (copy.deepcopy(p).to(pipe._execution_device, torch.float32) for p in (vae.encoder, vae.quant_conv))
-        encode = lambda x: last(encoder(x)).chunk(2, dim=1)[0]
     fields = (torch.from_numpy(image).permute(2, 0, 1)[None].to(pipe._execution_device) * 2 - 1 for image in images)
-    z = np.stack([(encode(x)[0] * vae.config.scaling_factor).float().cpu().numpy() for x in fields])
+    loaded = vae.encoder.conv_in.weight.device.type != "meta"  # or accelerate brings the weights, as they are
+    with vae_in_turn(pipe, cast=[vae.dtype] if loaded else ()):
+        latents = [vae.encode(x.to(vae.dtype)).latent_dist.mode()[0] * vae.config.scaling_factor for x in fields]
+    z = torch.stack(latents).double().cpu().numpy()
     pipe.maybe_free_model_hooks()
-    return _fit(z, np.stack(images)) if np.isfinite(z).all() else None
-
-
-def _fit(latents: Any, images: np.ndarray) -> np.ndarray:
-    """Least squares from latents "n c h w" (and 1) to images "n H W 3" averaged to h x w; float32 "c+1 3"."""
-    z = np.asarray(latents, dtype=np.float64)
+    if not np.isfinite(z).all():
+        return None
     n, c, h, w = z.shape
-    small = np.stack([cv2.resize(np.asarray(p, np.float32), (w, h), interpolation=cv2.INTER_AREA) for p in images])
+    small = np.stack([cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA) for image in images])
     sites = np.concatenate([z.transpose(0, 2, 3, 1).reshape(-1, c), np.ones((n * h * w, 1))], axis=1)
     return np.linalg.lstsq(sites, small.reshape(-1, 3).astype(np.float64), rcond=None)[0].astype(np.float32)

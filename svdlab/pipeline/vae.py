@@ -7,9 +7,10 @@ True
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,22 @@ class VaeOverflowWarning(UserWarning):
     """Frames that float16 could not decode, and float32 did."""
 
 
+_TURN = threading.RLock()  # a VAE in half precision may be cast in place: it serves one thread at a time
+
+
+@contextmanager
+def vae_in_turn(pipe: Any, *, cast: Sequence[torch.dtype] = ()) -> Iterator[None]:
+    """Around each use of the VAE: in float32 where its dtype is one of `cast`. A float32 one serves all threads at once."""
+    with ExitStack() as stack:
+        stack.enter_context(_TURN)  # before the dtype is read: another thread may have it cast
+        if (dtype := pipe.vae.dtype) == torch.float32:
+            stack.close()
+        elif dtype in cast:
+            pipe.vae.to(dtype=torch.float32)
+            stack.callback(pipe.vae.to, dtype=dtype)
+        yield
+
+
 @torch.no_grad()
 def decode_latents(pipe: Any, latents: torch.Tensor, decode_chunk_size: int) -> np.ndarray:
     """Latents "f c h w" of one clip to frames, float32 "f h w c" in [0, 1], by the pipeline's own methods.
@@ -33,23 +50,29 @@ def decode_latents(pipe: Any, latents: torch.Tensor, decode_chunk_size: int) -> 
     """
     if not torch.isfinite(latents).all():
         raise BrokenClipError("the latents hold NaN or infinities: try dtype=torch.bfloat16 or float32.")
-    decode = lambda: pipe.decode_latents(
-        latents[None].to(pipe._execution_device, pipe.vae.dtype), len(latents), decode_chunk_size
-    )
-    frames = decode()
-    if pipe.vae.dtype == torch.float16 and not torch.isfinite(frames).all():
-        text = "the VAE overflows in float16 here: this clip is decoded in float32, which takes twice the memory and time."
-        warnings.warn(text, VaeOverflowWarning, stacklevel=2)
-        with vae_in_float32(pipe, always=True):
-            frames = decode()
+    x = latents[None].to(pipe._execution_device)
+    with vae_in_turn(pipe):
+        dtype = pipe.vae.dtype
+        frames = pipe.decode_latents(x.to(dtype), len(latents), decode_chunk_size)
+        if dtype == torch.float16 and not torch.isfinite(frames).all():
+            text = "the VAE overflows in float16: this clip is decoded in float32, which takes twice the memory and time."
+            warnings.warn(text, VaeOverflowWarning, stacklevel=2)
+            with vae_in_turn(pipe, cast=[dtype]):
+                frames = pipe.decode_latents(x.to(torch.float32), len(latents), decode_chunk_size)
     video = pipe.video_processor.postprocess_video(video=frames, output_type="np")[0]
     pipe.maybe_free_model_hooks()
     if not np.isfinite(video).all() or video.max() <= 1 / 255:
         raise BrokenClipError(
-            f"the decoded frames are NaN or black, by the VAE in {str(pipe.vae.dtype).removeprefix('torch.')}, from "
-            f"latents that are finite: load with dtype='bfloat16' or 'float32', and look at edits, if there are any."
+            f"the decoded frames are NaN or black, by the VAE in {str(dtype).removeprefix('torch.')}, from latents that are "
+            f"finite: load with dtype='bfloat16' or 'float32', and look at edits, if there are any."
         )
     return np.asarray(video, dtype=np.float32)
+
+
+def encode_pixels(pipe: Any, pixels: torch.Tensor, each: int = 1) -> torch.Tensor:
+    """Images "n c h w" in [-1, 1] to latents "(each n) c h w", not scaled, as diffusers encodes: a float16 VAE in float32."""
+    with vae_in_turn(pipe, cast=[torch.float16] if pipe.vae.config.force_upcast else ()):
+        return pipe._encode_vae_image(pixels, pipe._execution_device, each, False)
 
 
 @torch.no_grad()
@@ -69,24 +92,9 @@ def encode(pipe: Any, video: Any) -> torch.Tensor:
     x = (x / 255 if x.dtype == torch.uint8 else x.float()) * 2 - 1
     if not x.abs().max() <= 1:
         raise InputError("video has values outside [0, 1], or NaN: give uint8, or floats in [0, 1].")
-    with vae_in_float32(pipe):
-        latents = [pipe._encode_vae_image(chunk, pipe._execution_device, 1, False) for chunk in x.split(8)]
+    latents = [encode_pixels(pipe, chunk) for chunk in x.split(8)]
     pipe.maybe_free_model_hooks()
     return (torch.cat(latents) * pipe.vae.config.scaling_factor).float().cpu()
-
-
-@contextmanager
-def vae_in_float32(pipe: Any, *, always: bool = False) -> Iterator[None]:
-    """The VAE in float32 where its float16 overflows, as diffusers has it for encoding."""
-    dtype = pipe.vae.dtype
-    if not always and not (dtype == torch.float16 and pipe.vae.config.force_upcast):
-        yield
-        return
-    pipe.vae.to(dtype=torch.float32)
-    try:
-        yield
-    finally:
-        pipe.vae.to(dtype=dtype)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -105,12 +113,8 @@ def room(pipe: Any, conditions: Sequence[Conditions]) -> Iterator[None]:
         if isinstance(error, SvdlabError) or not is_out_of_memory(error):
             raise
         c, n = conditions[0], len(conditions)
-        help = (
-            "Make fewer clips at a time"
-            if n > 1
-            else "Load with offload='model', or choose a smaller decode_chunk_size, fewer frames or a smaller size"
-        )
+        alone = "Load with offload='model', or choose a smaller decode_chunk_size, fewer frames or a smaller size"
         raise OutOfMemoryError(
-            f"{n} clip(s) of {c.num_frames} frames of {c.width}x{c.height} px did not fit into memory. {help}. "
-            f"({next(iter(str(error).splitlines()), type(error).__name__)})"
+            f"{n} clip(s) of {c.num_frames} frames of {c.width}x{c.height} px did not fit into memory. "
+            f"{'Make fewer clips at a time' if n > 1 else alone}. ({str(error).partition(chr(10))[0] or type(error).__name__})"
         ) from error

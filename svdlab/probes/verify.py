@@ -27,9 +27,10 @@ from svdlab.measure.files import write_whole
 from svdlab.organism import trackers, world
 from svdlab.pipeline.checkpoints import load_pipeline
 from svdlab.pipeline.conditions import Conditions
-from svdlab.pipeline.generate import ProbePipeline, decode_latents, encode, generate_batch
+from svdlab.pipeline.generate import ProbePipeline, generate_batch
 from svdlab.pipeline.hooks import edit
 from svdlab.pipeline.images import open_image
+from svdlab.pipeline.vae import decode_latents, encode
 from svdlab.stats import intervals
 
 FIRST_SEED = 500_000  # scenes for verification; training draws from 1,000,000 up

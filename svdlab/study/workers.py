@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,10 @@ from svdlab import __version__
 from svdlab.errors import BrokenClipError, OutOfMemoryError, OutputError
 from svdlab.measure import video
 from svdlab.pipeline.conditions import Conditions
-from svdlab.pipeline.generate import Call, Clip, ProbePipeline, decode_clip, generate_batch
+from svdlab.pipeline.generate import Call, Clip, ProbePipeline, Start, decode_clip, generate_batch
 from svdlab.pipeline.hooks import trace
 from svdlab.pipeline.temporal import quick_convolutions
-from svdlab.pipeline.trace import Trace
+from svdlab.pipeline.trace import Trace, colour_map
 from svdlab.study import ledger
 from svdlab.study.measures import Measure, measure_clip, missing_measures
 
@@ -128,6 +129,7 @@ class Making:
         self.size, self.threads, self.working = self.how.batch_size, threads, threads
         self.claims: dict[str, FileLock] = {}  # of runs that are not yet written
         self.encodings: dict[Any, torch.Tensor] = {}  # each image is encoded once
+        self.colours = cache(partial(colour_map, self.pipe))  # of all traces
         self.room, self.mutex = threading.Semaphore(CLIPS_IN_MEMORY), threading.Lock()
         self.error: BaseException | None = None  # the writer's first; the batches in hand are finished
         self.abandoned = False
@@ -278,12 +280,17 @@ class Making:
                 [self.inputs[job.image] for job in jobs],
                 [job.conditions for job in jobs],
                 [job.seed for job in jobs],
-                latents=given["latents"],
-                noise=None if given["noise"] is None else (None, given["noise"]),
-                flip_noise=[job.start.get("flip_noise") for job in jobs],
+                Start(
+                    latents=given["latents"],
+                    noise=None if given["noise"] is None else (None, given["noise"]),
+                    flip_noise=[job.start.get("flip_noise") for job in jobs],
+                ),
                 encodings=self.encodings,
                 decode=False,
             )
+        if tr is not None:
+            tr.find_colours = self.colours
+            self.colours()  # here, and not on the writer's thread while this one uses the VAE
         for clip in clips:
             clip.call = replace(clip.call, intervention=self.how.model["intervention"])
         return clips, [None if tr is None else tr[i] for i in range(len(clips))]

@@ -4,44 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 import svdlab
 from svdlab.errors import InputError, SvdlabError, TraceError
 from svdlab.pipeline import edits
-from svdlab.pipeline.generate import generate_batch
-from tests.four_levels import four_levels
-
-TEMPORAL = "unet.mid_block.attentions.0.temporal_transformer_blocks.0.attn1"
+from tests.pipeline.making import TEMPORAL, hooks_of
+from tests.pipeline.making import make as make_clip
 
 
-@pytest.fixture(scope="module")
-def four() -> Any:
-    return four_levels()
-
-
-@pytest.fixture(params=["organism", "four levels"])
-def each(request: pytest.FixtureRequest) -> Any:
-    return request.getfixturevalue("pipe" if request.param == "organism" else "four")
-
-
-def close(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """The same but for rounding, which a few steps of a network amplify."""
-    return bool((a - b).norm() < 1e-3 * b.norm())
-
-
-def make(pipe: Any, image: Any = "scene-1", **overrides: Any) -> torch.Tensor:
-    conditions = svdlab.Conditions(**{"num_inference_steps": 2, **overrides})
-    return generate_batch(pipe, [image], [conditions], [0], decode=False)[0].latents
+def make(pipe: Any, image: Any = "scene-1", **conditions: Any) -> torch.Tensor:
+    return make_clip(pipe, image, **conditions).latents
 
 
 def test_an_edit_to_what_was_there_changes_nothing(each: Any) -> None:
-    plain, frames = make(each), each.unet.config.num_frames
+    plain = make(each)
     for same in (
-        edits.motion_bucket_per_frame(each, [127] * frames),
-        edits.guidance(each, "linear", 1.0, 3.0),
         edits.image_embedding(each, "scene-1"),
         edits.mix_factor(each, 1.0),
         edits.silence_temporal_attention(each, scale=1.0),
@@ -52,11 +31,8 @@ def test_an_edit_to_what_was_there_changes_nothing(each: Any) -> None:
 
 
 def test_an_edit_to_something_else_changes_the_clip_and_is_noted(each: Any) -> None:
-    plain, frames = make(each), each.unet.config.num_frames
+    plain = make(each)
     for other in (
-        edits.motion_bucket_per_frame(each, np.linspace(0, 255, frames)),
-        edits.guidance(each, "triangle", 1.0, 6.0),
-        edits.guidance(each, np.arange(frames)),
         edits.image_embedding(each, "scene-2"),
         edits.mix_factor(each, -3.0),
         edits.silence_temporal_attention(each),
@@ -65,32 +41,6 @@ def test_an_edit_to_something_else_changes_the_clip_and_is_noted(each: Any) -> N
             assert not torch.equal(make(each), plain)
         assert len(tr.calls[0].edits) == 1
     assert torch.equal(make(each), plain)
-
-
-def test_a_bucket_for_every_frame_alike_is_the_bucket(pipe: Any) -> None:
-    with edits.motion_bucket_per_frame(pipe, [10.0] * 8):
-        edited = make(pipe)
-    assert close(edited, make(pipe, motion_bucket_id=10))
-    assert not close(edited, make(pipe))
-
-
-def test_a_bucket_per_frame_in_a_batch_and_outside_the_guidance_interval(pipe: Any) -> None:
-    conditions = [svdlab.Conditions(num_inference_steps=2, guidance_interval=(100.0, 700.0), fps=fps) for fps in (7, 20)]
-    with edits.motion_bucket_per_frame(pipe, [10.0] * 8):
-        clips = generate_batch(pipe, ["scene-1", "scene-2"], conditions, [0, 1], decode=False)
-    for clip, image, condition, seed in zip(clips, ("scene-1", "scene-2"), conditions, (0, 1), strict=True):
-        expected = generate_batch(pipe, [image], [condition.replace(motion_bucket_id=10)], [seed], decode=False)[0]
-        assert close(clip.latents, expected.latents)
-
-
-def test_guidance_by_curve_is_the_condition(pipe: Any) -> None:
-    for curve in ("triangle", "trapezoid", "constant"):
-        with edits.guidance(pipe, curve, 1.5, 5.0):
-            edited = make(pipe)
-        assert torch.equal(edited, make(pipe, guidance_curve=curve, min_guidance_scale=1.5, max_guidance_scale=5.0))
-    with edits.guidance(pipe, "constant", high=1.0, steps=(100.0, 1000.0)):
-        edited = make(pipe)
-    assert close(edited, make(pipe, guidance_interval=(0.0, 100.0)))
 
 
 def test_an_embedding_is_swapped_and_the_latents_stay(pipe: Any) -> None:
@@ -137,29 +87,15 @@ def test_silenced_attention_adds_nothing(pipe: Any) -> None:
 
 def test_nothing_is_left_behind(pipe: Any) -> None:
     make(pipe)
-    before = {
-        name: (sorted(vars(m)), list(m._forward_hooks), list(m._forward_pre_hooks)) for name, m in pipe.unet.named_modules()
-    }
-    blocks = (
-        edits.mix_factor(pipe, 0.0),
-        edits.motion_bucket_per_frame(pipe, [5] * 8),
-        edits.silence_temporal_attention(pipe),
-        svdlab.edit(pipe, "cond", lambda value, step: 1 / 0),
-    )
-    with pytest.raises(ZeroDivisionError), blocks[0], blocks[1], blocks[2], blocks[3]:
+    before = hooks_of(pipe)
+    broken = svdlab.edit(pipe, "cond", lambda value, step: 1 / 0)
+    with pytest.raises(ZeroDivisionError), edits.mix_factor(pipe, 0.0), edits.silence_temporal_attention(pipe), broken:
         make(pipe)
-    after = {
-        name: (sorted(vars(m)), list(m._forward_hooks), list(m._forward_pre_hooks)) for name, m in pipe.unet.named_modules()
-    }
-    assert after == before
+    assert hooks_of(pipe) == before
 
 
 def test_what_cannot_be_is_refused(pipe: Any) -> None:
     for call, kind, message in [
-        (lambda: edits.motion_bucket_per_frame(pipe, [-1] * 8), InputError, "0 or more"),
-        (lambda: edits.motion_bucket_per_frame(pipe, [1, 2]), InputError, "8 frames"),
-        (lambda: edits.guidance(pipe, "cubic"), InputError, "triangle"),
-        (lambda: edits.guidance(pipe, [1.0, 2.0]), InputError, "8 frames"),
         (lambda: edits.image_embedding(pipe, "no-such.png"), InputError, "No such file"),
         (lambda: edits.mix_factor(pipe, 1.0, "unet.conv_in"), TraceError, "nothing of that kind"),
         (lambda: edits.silence_temporal_attention(pipe, "unet.midblock"), TraceError, "Nearest"),

@@ -17,36 +17,26 @@ import svdlab
 from svdlab.errors import InputError, TraceError
 from svdlab.pipeline import sampler
 from svdlab.pipeline.conditions import UnusualConditionWarning
-from svdlab.pipeline.generate import ProbePipeline, generate_batch
-from tests.four_levels import four_levels
+from svdlab.pipeline.generate import Start, generate_batch
 from tests.full_size import SCHEDULER
+from tests.pipeline.making import TEMPORAL, beside, close
+from tests.pipeline.making import make as make_clip
 
 CLASSES = sorted(EulerDiscreteScheduler(**SCHEDULER).compatibles, key=lambda c: c.__name__)
 ONE_STEP = ("DDIMScheduler", "DDPMScheduler", "EDMEulerScheduler", "EulerAncestralDiscreteScheduler", "EulerDiscreteScheduler")
-TEMPORAL = "unet.mid_block.attentions.0.temporal_transformer_blocks.0.attn1"
 
 
-@pytest.fixture(scope="module")
-def four() -> ProbePipeline:
-    return four_levels()
-
-
-def with_scheduler(pipe: Any, kind: Any) -> ProbePipeline:
+def with_scheduler(pipe: Any, kind: Any) -> Any:
     try:
-        scheduler = kind.from_config(pipe.scheduler.config)
+        return beside(pipe, scheduler=kind.from_config(pipe.scheduler.config))
     except ImportError as error:
         pytest.skip(str(error))
-    own = ProbePipeline(**{**pipe.components, "scheduler": scheduler})
-    own.source = pipe.source
-    own.set_progress_bar_config(disable=True)
-    return own
 
 
-def make(pipe: Any, seed: int = 0, image: str = "scene-1", **overrides: Any) -> torch.Tensor:
+def make(pipe: Any, seed: int = 0, **conditions: Any) -> torch.Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UnusualConditionWarning)
-        conditions = svdlab.Conditions(**{"num_inference_steps": 3, **overrides})
-        return generate_batch(pipe, [image], [conditions], [seed], decode=False)[0].latents
+        return make_clip(pipe, seed=seed, **{"num_inference_steps": 3, **conditions}).latents
 
 
 # --- schedulers -------------------------------------------------------------------------------------------------------
@@ -81,20 +71,17 @@ def test_a_batch_draws_each_samples_own_noise(pipe: Any, kind: str) -> None:
     c = svdlab.Conditions(num_inference_steps=3)
     with pytest.warns(UnusualConditionWarning, match=f"{kind} does not make the checkpoint's schedule"):
         both = generate_batch(own, ["scene-2", "scene-1"], [c, c], [5, 0], decode=False)
-    alone = make(own)
-    assert (both[1].latents - alone).norm() < 1e-3 * alone.norm()
+    assert close(both[1].latents, make(own))
 
 
-def test_noise_of_the_schedulers_own_cannot_be_flipped(four: Any) -> None:
-    own, c = with_scheduler(four, LCMScheduler), svdlab.Conditions(num_inference_steps=2)
-    with pytest.raises(InputError, match="noise of its own"), pytest.warns(UnusualConditionWarning):
-        generate_batch(own, ["scene-1"], [c], [0], flip_noise=["left_right"], decode=False)
-
-
-def test_levels_of_ones_own_need_a_scheduler_that_takes_them(four: Any) -> None:
-    own = with_scheduler(four, next(c for c in CLASSES if c.__name__ == "DDIMScheduler"))
+def test_what_needs_another_scheduler_is_refused(four: Any) -> None:
+    """Noise of its own cannot be flipped; not every class takes noise levels."""
+    with pytest.raises(InputError, match=r"may draw.*EulerDiscreteScheduler"):
+        make_clip(with_scheduler(four, LCMScheduler), start=Start(flip_noise=["left_right"]))
     with pytest.raises(InputError, match="EulerDiscreteScheduler"):
-        svdlab.generate(own, "scene-1", sigmas=[5.0, 1.0])
+        svdlab.generate(
+            with_scheduler(four, next(c for c in CLASSES if c.__name__ == "DDIMScheduler")), "cat", sigmas=[5.0, 1.0]
+        )
 
 
 def test_karras_levels_are_the_schedulers() -> None:
@@ -146,13 +133,12 @@ def test_one_pipeline_serves_several_threads(pipe: Any) -> None:
 def test_a_block_acts_in_the_thread_that_opened_it_unless_its_context_is_taken_along(pipe: Any) -> None:
     plain, found = make(pipe), {}
     with svdlab.edit(pipe, "cond", lambda value, step: 0 * value), svdlab.trace(pipe) as tr:
-        thread = threading.Thread(target=lambda: found.update(other=make(pipe)))
-        thread.start()
-        thread.join()
-        assert torch.equal(found["other"], plain) and not tr.steps
-        thread = threading.Thread(target=contextvars.copy_context().run, args=[lambda: found.update(same=make(pipe))])
-        thread.start()
-        thread.join()
+        for name, run in (("other", lambda work: work()), ("same", contextvars.copy_context().run)):
+            thread = threading.Thread(target=run, args=[lambda name=name: found.update({name: make(pipe)})])
+            thread.start()
+            thread.join()
+            assert bool(tr.steps) == (name == "same")
+    assert torch.equal(found["other"], plain)
     assert not torch.equal(found["same"], plain) and len(tr) == 3
 
 
@@ -168,7 +154,8 @@ def test_a_listener_hears_every_place_in_order_and_may_stop_the_call(four: Any) 
     plain = make(four)
     with pytest.raises(KeyboardInterrupt), sampler.listen(four, hear):
         make(four)
-    places = ["latents", *sampler.INPUTS, "uncond", "cond", "guidance", "model_output", "pred_original_sample", "next_latents"]
+    places = ["latents", *sampler.INPUTS, "uncond", "cond", "guidance", "model_output"]
+    places += ["noise_pred", "pred_original_sample", "next_latents"]
     assert heard == [("start", None)] + [(place, i) for i in (0, 1) for place in places]
     assert sampler.open_edits(four) == () and torch.equal(make(four), plain)
     with svdlab.edit(four, "cond", lambda value, step: None), svdlab.trace(four):

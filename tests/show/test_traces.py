@@ -37,7 +37,7 @@ def test_decoded_images_are_shown_as_given_or_the_chosen_part_of_all(pipe: Any, 
 
 
 def test_a_trace_without_colours_is_shown_by_components(tr: Any) -> None:
-    assert "principal components" in texts(show.denoising(replace(tr, colours=None)))
+    assert "principal components" in texts(show.denoising(replace(tr, find_colours=lambda: None)))
     assert show.latents(tr, mode="colours", steps=[0]).title == "Latents of frame 0, latents as colours"
 
 

@@ -12,7 +12,7 @@ import torch
 
 import svdlab
 from svdlab.errors import InputError
-from svdlab.pipeline.generate import ProbePipeline, Source, generate_batch
+from svdlab.pipeline.generate import ProbePipeline, Source, Start, generate_batch
 from svdlab.probes.bias import symmetry
 from tests.small import build
 
@@ -57,7 +57,7 @@ def test_a_symmetrical_model_mirrors_its_clip_if_both_noises_are_mirrored(fair: 
     mirrored = symmetry.mirror(image)
     conditions = [FAST] * 3
     clip, twin, other = generate_batch(
-        fair, [image, mirrored, mirrored], conditions, [1, 1, 1], flip_noise=[None, "left_right", None], decode=False
+        fair, [image, mirrored, mirrored], conditions, [1, 1, 1], Start(flip_noise=[None, "left_right", None]), decode=False
     )
     spread = clip.latents.std()
     assert (torch.flip(clip.latents, (-1,)) - twin.latents).abs().max() < 1e-3 * spread
