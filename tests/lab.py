@@ -6,6 +6,7 @@ Screenshots go to build/browser/, which git ignores.
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import socket
@@ -26,12 +27,13 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 SHOTS = ROOT / "build" / "browser"
+PROMPTS = "what => [...document.querySelectorAll('.jp-InputPrompt')].some(p => p.innerText.match(what))"
 TOKEN = "a-test-on-loopback"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NO_BROWSER = "no Chromium here: on Debian, `apt-get install chromium`"
-SETTINGS = {  # every cell in the page, however far down
-    "@jupyterlab/notebook-extension/tracker.jupyterlab-settings": '{"windowingMode": "none"}',
-    "@jupyterlab/apputils-extension/notification.jupyterlab-settings": '{"fetchNews": "false", "checkForUpdates": false}',
+SETTINGS = {
+    "@jupyterlab/notebook-extension:tracker": {"windowingMode": "none"},  # every cell in the page, however far down
+    "@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False},
 }
 # What JupyterLab itself may say: of its own optional services that a bare server lacks.
 LABS_OWN = ("/lsp/", "favicon", "workspaces", "jupyterlab-manager", "ResizeObserver")
@@ -52,38 +54,24 @@ class Sheet:
     page: Any
     errors: list[str] = field(default_factory=list)
 
-    def run_all(self, until: str, timeout: float = 180) -> None:
-        """Run every cell, again if the command was lost, until a selector is there."""
-        self.wait(lambda: self.kernel() == "idle", 60, "the kernel never came up")
-        for _ in range(3):
-            self.page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
-            ends = time.monotonic() + timeout
-            while time.monotonic() < ends:
-                if self.page.locator(until).count():
-                    return
-                failed = self.page.locator(".jp-OutputArea-output", has_text="Traceback (most recent call last)")
-                if failed.count():
-                    raise AssertionError(failed.first.inner_text())
-                if self.never_ran() and time.monotonic() > ends - timeout + 10:
-                    break  # sent too early
-                time.sleep(0.25)
-            else:
-                raise AssertionError(f"{until} did not come within {timeout} s; see {self.shot('timeout')}")
-        raise AssertionError("three commands to run all cells were lost")
+    def run_all(self, until: str, timeout: float = 300) -> None:
+        """Run every cell, and wait until none runs and a selector is there."""
 
-    def never_ran(self) -> bool:
-        prompts = self.page.locator(".jp-InputPrompt").all_inner_texts()
-        return not any("*" in p or any(c.isdigit() for c in p) for p in prompts)
+        def begun() -> bool:
+            self.command("notebook:run-all-cells")  # lost, where the notebook is not ready for it
+            self.page.wait_for_timeout(2000)
+            return bool(self.page.evaluate(PROMPTS, "[*0-9]"))
+
+        self.wait(lambda: self.kernel() == "idle", 60, "the kernel never came up")
+        self.wait(begun, 60, "no cell ever ran")
+        self.wait(lambda: self.kernel() == "idle" and not self.page.evaluate(PROMPTS, "[*]"), timeout, "cells still run")
+        failed = self.page.locator(".jp-OutputArea-output", has_text="Traceback (most recent call last)")
+        assert not failed.count(), failed.first.inner_text()
+        self.wait(lambda: self.page.locator(until).count(), 60, f"{until} did not come")
 
     def kernel(self) -> str:
-        return str(
-            self.page.evaluate("window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status ?? 'none'")
-        )
-
-    def idle(self, timeout: float = 120) -> None:
-        """Until no cell runs and none waits."""
-        waiting = "[...document.querySelectorAll('.jp-InputPrompt')].some(p => p.innerText.includes('*'))"
-        self.wait(lambda: self.kernel() == "idle" and not self.page.evaluate(waiting), timeout, "cells still run")
+        status = "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status"
+        return str(self.page.evaluate(f"{status} ?? 'none'"))
 
     def wait(self, what: Callable[[], Any], timeout: float, complaint: str) -> None:
         ends = time.monotonic() + timeout
@@ -104,8 +92,8 @@ class Sheet:
 
         self.wait(there, timeout, "the slider's handle never came to its end")
 
-    def command(self, name: str) -> None:
-        self.page.evaluate("name => window.jupyterapp.commands.execute(name)", name)
+    def command(self, name: str, arguments: Any = None) -> None:
+        self.page.evaluate("([name, given]) => window.jupyterapp.commands.execute(name, given ?? {})", [name, arguments])
 
     def shot(self, name: str) -> Path:
         SHOTS.mkdir(parents=True, exist_ok=True)
@@ -113,23 +101,17 @@ class Sheet:
         self.page.screenshot(path=path)
         return path
 
-    def complaints(self) -> list[str]:
-        """Errors in the console, without those that JupyterLab has of its own on a bare server."""
-        return [e for e in self.errors if not any(known in e for known in LABS_OWN)]
-
 
 @contextmanager
 def lab(root: Path) -> Iterator[Lab]:
     """A JupyterLab server on a free port, gone with the block."""
     config = root.parent / "jupyter"
-    for name, text in SETTINGS.items():
-        path = config / "settings" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+    (config / "labconfig").mkdir(parents=True)
+    (config / "labconfig" / "default_setting_overrides.json").write_text(json.dumps(SETTINGS))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    own = {"JUPYTER_CONFIG_DIR": config, "JUPYTERLAB_SETTINGS_DIR": config / "settings", "JUPYTER_RUNTIME_DIR": config / "run"}
+    own = {"JUPYTER_CONFIG_DIR": config, "JUPYTERLAB_SETTINGS_DIR": config / "own", "JUPYTER_RUNTIME_DIR": config / "run"}
     env = {**os.environ, "PYTHONPATH": str(ROOT), **{k: str(v) for k, v in own.items()}, "IPYTHONDIR": str(config / "ipython")}
     options = f"""--no-browser --allow-root --port={port} --ServerApp.root_dir={root} --IdentityProvider.token={TOKEN}
         --LabApp.expose_app_in_browser=True --LabApp.extension_manager=readonly --ServerApp.port_retries=0
@@ -140,23 +122,22 @@ def lab(root: Path) -> Iterator[Lab]:
     url = f"http://127.0.0.1:{port}"
     try:
         ends = time.monotonic() + 60
-        while True:
-            try:
-                urllib.request.urlopen(f"{url}/api?token={TOKEN}", timeout=2)
-                break
-            except OSError:
-                if server.poll() is not None or time.monotonic() > ends:
-                    raise AssertionError(f"no JupyterLab:\n{(config / 'server.log').read_text()[-3000:]}") from None
-                time.sleep(0.2)
+        while not _answers(f"{url}/api?token={TOKEN}"):
+            if server.poll() is not None or time.monotonic() > ends:
+                raise AssertionError(f"no JupyterLab:\n{(config / 'server.log').read_text()[-3000:]}")
+            time.sleep(0.2)
         yield Lab(url, root)
     finally:
         server.terminate()  # it ends its kernels, too
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+        server.wait(60)
         log.close()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return bool(urllib.request.urlopen(url, timeout=2))
+    except OSError:
+        return False
 
 
 @contextmanager
@@ -177,7 +158,7 @@ def chromium() -> Iterator[Any]:
 
 @contextmanager
 def opened(browser: Any, lab: Lab, name: str, *, dark: bool = False) -> Iterator[Sheet]:
-    """A notebook of the server's folder, open in a page of its own."""
+    """A notebook of the server's folder, open in a page of its own, whose console has no complaint at the end."""
     context = browser.new_context(viewport={"width": 1500, "height": 1300})
     context.set_default_timeout(120_000)  # a busy machine takes its time
     page = context.new_page()
@@ -188,10 +169,11 @@ def opened(browser: Any, lab: Lab, name: str, *, dark: bool = False) -> Iterator
         page.goto(f"{lab.url}/lab/tree/{name}?token={TOKEN}&reset")
         page.wait_for_selector(".jp-Notebook .jp-Cell")
         if dark:
-            page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
+            sheet.command("apputils:change-theme", {"theme": "JupyterLab Dark"})
         yield sheet
         sheet.shot(f"{Path(name).stem}{'-dark' if dark else ''}")
-        page.evaluate("window.jupyterapp.commands.execute('notebook:shutdown-kernel')")
+        assert [e for e in sheet.errors if not any(known in e for known in LABS_OWN)] == []
+        sheet.command("notebook:shutdown-kernel")
     finally:
         context.close()
 

@@ -11,10 +11,10 @@ Each is also a figure: papermill's copies, nbconvert and viewers that run no wid
 exports what is on screen, with a plan that makes it again.
 """
 
-from svdlab.widgets.compare import Comparison, compare
-from svdlab.widgets.explore import Explorer, explore
-from svdlab.widgets.live import Live, live
-from svdlab.widgets.step_through import Stepper, step_through
-from svdlab.widgets.verdicts import Verdicts, verdicts
+from svdlab.widgets.compare import Comparison as compare
+from svdlab.widgets.explore import Explorer as explore
+from svdlab.widgets.live import Live as live
+from svdlab.widgets.step_through import Stepper as step_through
+from svdlab.widgets.verdicts import Verdicts as verdicts
 
-__all__ = ["Comparison", "Explorer", "Live", "Stepper", "Verdicts", "compare", "explore", "live", "step_through", "verdicts"]
+__all__ = ["compare", "explore", "live", "step_through", "verdicts"]

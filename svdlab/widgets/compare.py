@@ -1,11 +1,7 @@
-"""Clips side by side under one scrubber, with their differences and optical flow as overlays.
-
->>> svdlab.widgets.compare({"as generated": clip, "reversed": clip.frames[::-1]})
-"""
+"""Clips side by side under one scrubber, with their differences and optical flow as overlays."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,55 +17,37 @@ from svdlab.pipeline.generate import Clip
 from svdlab.show.clips import Video, named, rate_of
 from svdlab.show.figure import Figure, fitted
 from svdlab.show.labels import about, number
-from svdlab.widgets.background import Latest
-from svdlab.widgets.export import row_of_call, row_of_run
-from svdlab.widgets.panel import ImageView, Panel, pale, put, status, still, wide, wrapping
-
-
-def compare(
-    clips: Any, *, labels: Sequence[str] | None = None, fps: float | None = None, out: str | Path = "results/exports"
-) -> Comparison:
-    """Clips in step: one scrubber for all, a play button, and two overlays.
-
-    >>> compare([clip, clip.frames[::-1]])
-    >>> compare(results.query("seed == 0"))
-
-    clips, labels, fps: as in `show.video`. difference: the distance of each pixel from the first clip's in the same frame.
-    flow: where each pixel goes until the next frame, on one scale for all. Raises InputError for no clips, or clips of
-    different sizes.
-    """
-    return Comparison(clips, labels, fps, out)
+from svdlab.widgets.panel import Panel, control, frame_view, pale, player, put, status, webp, wrapping
+from svdlab.widgets.runs import row_of_call, row_of_run
 
 
 class Comparison(Panel):
-    """What `compare` returns. frame: the scrubber; overlay: clip, difference or flow; images: what is on screen."""
+    """Clips in step: one scrubber for all, a play button, and two overlays.
 
-    kind = "compare"
+    >>> svdlab.widgets.compare({"as generated": clip, "reversed": clip.frames[::-1]})
+    >>> svdlab.widgets.compare(results.query("seed == 0"))
 
-    def __init__(self, clips: Any, labels: Sequence[str] | None, fps: float | None, out: str | Path) -> None:
-        _, self.labels, self.clips = named(clips, labels)
+    clips: as in `show.video`; a dict's keys are their labels. frame: the scrubber. overlay: clip; difference, the distance of
+    each pixel from the first clip's in the same frame; flow, where each pixel goes until the next frame, on one scale for
+    all. images: what is on screen. Raises InputError for no clips, or clips of different sizes.
+    """
+
+    def __init__(self, clips: Any, *, out: str | Path = "results/exports") -> None:
+        _, self.labels, self.clips = named(clips, None)
         self._source = clips[clips["frames"].astype(bool)] if isinstance(clips, pd.DataFrame) else self.clips
         self.videos = [as_bytes(getattr(c, "frames", c)) for c in self.clips]
-        self.fps = fps if fps is not None else rate_of(self.clips[0])
-        self._drawn = {"clip": (_stills(self.videos), "")}
-        self.draw = Latest(self.report, wait=0.0)
-        last = max(map(len, self.videos)) - 1
+        self._drawn: dict[str, tuple[list[list[bytes]], str]] = {}
         size = fitted(self.videos[0].shape[1:], columns=min(4, len(self.videos)), width=1000, most=340)
-        self.images = [ImageView(width=str(size[1])) for _ in self.videos]
-        for image in self.images:
-            image.add_class("svdlab-pixels")
+        self.images = [frame_view(width=str(size[1])) for _ in self.videos]
         heads = [ipywidgets.HTML(status(text), layout=ipywidgets.Layout(width=f"{size[1]}px")) for text in self.labels]
-        self.frame = ipywidgets.IntSlider(0, 0, last, description="frame", **wide("360px"))
-        self.play = ipywidgets.Play(min=0, max=last, interval=max(20, round(1000 / self.fps)), repeat=True)
-        ipywidgets.jslink((self.play, "value"), (self.frame, "value"))
-        self.overlay = ipywidgets.ToggleButtons(options=["clip", *OVERLAYS], description="show", tabbable=True)
-        self.key = ipywidgets.HTML()
-        for control in (self.frame, self.overlay):
-            control.observe(lambda _: self._paint(), "value")
         board = wrapping(*(ipywidgets.VBox(cell) for cell in zip(heads, self.images, strict=True)))
-        parts = [board, ipywidgets.HBox([self.play, self.frame]), self.overlay, self.key, pale(about(clips))]
-        super().__init__(parts, out=out)
-        self._paint()
+        last = max(map(len, self.videos)) - 1
+        self.frame = control(ipywidgets.IntSlider, "frame", self._paint, width="360px", max=last)
+        self.overlay = control(ipywidgets.ToggleButtons, "show", self._paint, width=None, options=list(OVERLAYS))
+        self.key = ipywidgets.HTML()
+        played = player(self.frame, max(20, 1000 / rate_of(self.clips[0])))
+        super().__init__([board, played, self.overlay, self.key, pale(about(clips))], out=out)
+        self._compute("clip")
 
     def _paint(self) -> None:
         """All images to the same frame; an overlay that is not there yet is computed on a thread."""
@@ -86,27 +64,19 @@ class Comparison(Panel):
 
     def _compute(self, which: str) -> None:
         videos, key = OVERLAYS[which](self.videos)
-        self._drawn[which] = _stills(videos), key
-        if self.overlay.value == which:
-            self._paint()
+        self._drawn[which] = [[webp(frame[None]) for frame in video] for video in videos], key
+        self._paint()
 
     def figure(self) -> Figure:
         return show.filmstrip(self._source, labels=self.labels, title=f"{len(self.videos)} clips in step")
 
     def video(self) -> Video:
-        return show.video(self._source, labels=self.labels, fps=self.fps)
+        return show.video(self._source, labels=self.labels)
 
     def plan(self) -> list[dict[str, Any]]:
         if isinstance(self._source, pd.DataFrame):
             return [row_of_run(row) for _, row in self._source.iterrows()]
         return [row_of_call(clip.call, clip.image) for clip in self.clips if isinstance(clip, Clip)]
-
-    def view(self) -> dict[str, Any]:
-        return {"labels": self.labels, "overlay": self.overlay.value, "frame": self.frame.value}
-
-
-def _stills(videos: list[np.ndarray]) -> list[list[bytes]]:
-    return [[still(frame) for frame in video] for video in videos]
 
 
 def _differences(videos: list[np.ndarray]) -> tuple[list[np.ndarray], str]:
@@ -128,4 +98,4 @@ def _flows(videos: list[np.ndarray]) -> tuple[list[np.ndarray], str]:
     return [show.flow_colours(field, most) for field in fields], f"flow until the next frame: {key}"
 
 
-OVERLAYS = {"difference": _differences, "flow": _flows}
+OVERLAYS = {"clip": lambda videos: (videos, ""), "difference": _differences, "flow": _flows}

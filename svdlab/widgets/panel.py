@@ -1,4 +1,4 @@
-"""What all widgets share: a still figure for viewers that run no widgets, one button that exports, one style.
+"""What all widgets share: a still figure for viewers that run no widgets, an export, drawing on a thread, and their parts.
 
 A panel's mimebundle holds the live view and a PNG of the figure that it stands for. Which of them is shown is the
 viewer's choice: JupyterLab takes the view; papermill's copies, nbconvert and GitHub show the figure.
@@ -9,56 +9,41 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Callable, Sequence
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import ipywidgets
-import numpy as np
 from PIL import Image
 from traitlets import Unicode
 
+from svdlab import __version__
 from svdlab.errors import SvdlabError
+from svdlab.measure.files import hash_facts, plain, write_whole
 from svdlab.measure.video import as_bytes
+from svdlab.pipeline.images import image_hash
 from svdlab.show.clips import Video
-from svdlab.show.figure import Figure
-from svdlab.widgets.export import write
+from svdlab.show.figure import Figure, save
 
 STYLE = f"<style>{Path(__file__).with_name('style.css').read_text()}</style>"
+WAIT = 0.1  # s that the controls rest before something is drawn on a thread
 SMALL = 256 * 256  # px: up to that images are sent as they are; beyond, lossy, at a tenth of the size
 QUALITY = 92
-FORMATS = {b"\x89PNG": "png", b"RIFF": "webp"}  # by the first bytes; else JPEG
-
-
-class ImageView(ipywidgets.Image):
-    """An image whose `tooltip` says what is to be seen (the element's title, which screen readers read).
-
-    The front end looks at a description before it sets the title, and fails where a widget has none.
-    """
-
-    description = Unicode("").tag(sync=True)
-
-
-class VideoView(ipywidgets.Video):
-    """A video with a `tooltip`, as `ImageView` has it."""
-
-    description = Unicode("").tag(sync=True)
 
 
 class Panel(ipywidgets.VBox):
     """A widget that is also a figure, a video and a plan, and exports them; subclasses define what is on screen.
 
-    out: the folder that the button writes to. exported: the files of the last export.
+    out: the folder that the button writes to. message: the line beside the button.
     """
 
-    kind = "panel"
-
     def __init__(self, children: Sequence[ipywidgets.Widget], *, out: str | Path) -> None:
-        self.out = Path(out)
-        self.exported: list[Path] = []
-        self.export_button = button(
-            "Export", "download", self._export, "Write figure, video and the plan that reproduces them"
-        )
+        self.kind, self.out = type(self).__module__.rsplit(".", 1)[-1].replace("_", "-"), Path(out)
+        self._one, self._timer = threading.Lock(), threading.Timer(0, lambda: None)
+        tooltip = "Write figure, video and the plan that reproduces them"
+        self.export_button = button("Export", "download", lambda: self._attempt(self._export), tooltip)
         self.message = ipywidgets.HTML()
         style = ipywidgets.HTML(STYLE, layout=ipywidgets.Layout(display="none"))
         super().__init__([style, *children, ipywidgets.HBox([self.export_button, self.message])])
@@ -76,12 +61,12 @@ class Panel(ipywidgets.VBox):
         """A row for each clip on screen, which `svdlab.sweep` makes again."""
         return []
 
-    def view(self) -> dict[str, Any]:
-        """Where the controls stand, as plain values; part of what is exported."""
-        return {}
+    def view(self) -> list[Any]:
+        """Where the controls stand, as pairs of name and value; part of what is exported."""
+        return [(w.description, w.value) for w in _inside(self) if isinstance(w, ipywidgets.ValueWidget) and w.description]
 
     def export(self, out: str | Path | None = None) -> list[Path]:
-        """Write what is on screen: a figure (PNG, SVG, the table behind it as CSV), a video (MP4), a plan (JSON).
+        """Write what is on screen: a figure (PNG, PDF, the table behind it as CSV), a video (MP4), a plan (JSON).
 
         >>> svdlab.widgets.compare(results).export("results/look")
 
@@ -89,20 +74,58 @@ class Panel(ipywidgets.VBox):
         where they came from. On the same machine, clips made one at a time (batch_size=1) are the same to the bit. The same
         view replaces its own files. Raises OutputError where the folder cannot be written.
         """
-        self.exported = write(self, out or self.out)
-        return self.exported
+        out = Path(out or self.out)
+        view = json.dumps([("widget", self.kind), *self.view()], default=str)
+        rows = [{**row, "label_svdlab": __version__, "label_view": view} for row in self.plan()]
+        files = []
+        for row in rows:
+            if isinstance(image := row.get("image"), Image.Image):  # it has no name: it goes along as a file
+                files.append(out / f"image-{image_hash(image)[:12]}.png")
+                row["image"] = str(files[-1])
+                with write_whole(files[-1]) as part:
+                    image.save(part)
+        stem = out / f"{self.kind}-{hash_facts({'plan': rows, 'view': view})[:8]}"
+        fig = save(self.figure(), stem, formats=("png", "pdf", "csv"))
+        files += [stem.with_suffix(end) for end in (".png", ".pdf", *([".csv"] if fig.data is not None else []))]
+        if (video := self.video()) is not None:
+            files.append(video.save(stem))
+        if rows:
+            files.append(stem.with_suffix(".json"))
+            with write_whole(files[-1]) as part:
+                part.write_text(json.dumps(rows, indent=1, default=plain) + "\n", encoding="utf-8")
+        return list(dict.fromkeys(files))
 
     def _export(self) -> None:
-        self.message.value = "writing …"
-        try:
-            names = self.export()
-            self.message.value = status(f"{names[0].parent}/: {', '.join(p.name for p in names)}")
-        except SvdlabError as error:
-            self.report(error)
+        self.message.value = status("writing …")
+        names = self.export()
+        self.message.value = status(f"{names[0].parent}/: {', '.join(p.name for p in names)}")
 
-    def report(self, error: Exception) -> None:
-        """Show what went wrong, beside the export button."""
-        self.message.value = warning(error)
+    def _attempt(self, act: Callable[[], Any]) -> None:
+        """Do something for the one who looks at the screen: whatever goes wrong is said there, beside the export button."""
+        try:
+            act()
+        except Exception as error:
+            self.message.value = warning(error)
+
+    def draw(self, task: Callable[[], Any]) -> None:
+        """Do a task on a thread, once the controls rest: unless a newer one comes meanwhile. One task at a time."""
+        self._timer.cancel()
+        self._timer = threading.Timer(WAIT, self._draw, [task])
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _draw(self, task: Callable[[], Any]) -> None:
+        with self._one:
+            if threading.current_thread() is self._timer:  # else a newer task came while an older one was done
+                self._attempt(task)
+
+    def settled(self, timeout: float = 60.0) -> bool:
+        """Wait until nothing is left to draw; False where that takes longer."""
+        last = None
+        while last is not self._timer and self._timer.ident is not None:  # a task may have asked for another one
+            last = self._timer
+            last.join(timeout)
+        return last is None or not last.is_alive()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         data = super()._repr_mimebundle_(**kwargs)
@@ -113,48 +136,37 @@ class Panel(ipywidgets.VBox):
         return {**data, **still, "text/plain": f"<svdlab {self.kind}: {metadata['image/png']['alt']}>"}, metadata
 
 
-class Plot(ipywidgets.VBox):
-    """A figure with marks over it, which move without the figure being drawn or sent again."""
-
-    def __init__(self) -> None:
-        self.image, self.over = ImageView(format="png"), ipywidgets.HTML()
-        self.over.add_class("svdlab-over")
-        super().__init__([self.image, self.over])
-        self.add_class("svdlab-plot")
-        self._axes: Any = None
-
-    def set(self, fig: Figure) -> None:
-        """Show a figure; marks are in the data coordinates of its first axes."""
-        put_figure(self.image, fig)
-        box = fig.axes[0].get_position()
-        self._axes = fig.axes[0].transData.frozen(), fig.transFigure.inverted(), 100 * (1 - box.y1), 100 * box.height
-
-    def mark(self, *points: tuple[float, float | None]) -> None:
-        """Rings at (x, y), a square for the second; a vertical line at (x, None); nothing where a number is missing."""
-        if self._axes is None:
-            return
-        to_pixels, to_figure, top, height = self._axes
-        marks = []
-        for n, (x, y) in enumerate(points):
-            left, up = to_figure.transform(to_pixels.transform((x, 1.0 if y is None else y)))
-            if y is None:
-                marks.append(f'<b style="left:{100 * left:.2f}%;top:{top:.2f}%;height:{height:.2f}%"></b>')
-            elif left == left and up == up:
-                which = ("first", "second")[n]
-                marks.append(f'<i class="{which}" style="left:{100 * left:.2f}%;top:{100 * (1 - up):.2f}%"></i>')
-        self.over.value = "".join(marks)
+def _inside(widget: ipywidgets.Widget) -> Iterator[ipywidgets.Widget]:
+    yield widget
+    for child in getattr(widget, "children", ()):
+        yield from _inside(child)
 
 
-def still(image: Any) -> bytes:
-    """An image "h w 3", uint8 or floats in [0, 1], as PNG, or as JPEG above 256 x 256 px."""
-    pixels, buffer = as_bytes(np.asarray(image)[None])[0], io.BytesIO()
-    small = pixels.shape[0] * pixels.shape[1] <= SMALL
-    Image.fromarray(pixels).save(buffer, "PNG" if small else "JPEG", compress_level=3, quality=QUALITY)
-    return buffer.getvalue()
+# --- images and videos ------------------------------------------------------------------------------------------------
 
 
-def animation(frames: Any, *, fps: float) -> bytes:
-    """Frames "f h w 3" as a looping WebP, without loss up to 256 x 256 px."""
+class ImageView(ipywidgets.Image):
+    """An image whose `tooltip` says what is to be seen (the element's title, which screen readers read).
+
+    The front end looks at a description before it sets the title, and fails where a widget has none.
+    """
+
+    description = Unicode("").tag(sync=True)
+
+
+class VideoView(ipywidgets.Video):
+    """A video with a `tooltip`, as `ImageView` has it."""
+
+    description = Unicode("").tag(sync=True)
+
+
+def frame_view(**traits: Any) -> ImageView:
+    """For frames by `webp`, in which every pixel is seen as such."""
+    return ImageView(format="webp", **traits).add_class("svdlab-pixels")
+
+
+def webp(frames: Any, *, fps: float = 1.0) -> bytes:
+    """Frames "f h w 3", uint8 or floats in [0, 1], as a WebP, looping; without loss up to 256 x 256 px."""
     pixels, buffer = as_bytes(frames), io.BytesIO()
     first, *rest = map(Image.fromarray, pixels)
     how: dict[str, Any] = {"lossless": True} if pixels[0, ..., 0].size <= SMALL else {"quality": QUALITY}
@@ -166,18 +178,18 @@ def put(where: ImageView | VideoView, data: bytes, alt: str, width: int | None =
     """Show other bytes, in one message: each message makes the browser load them again."""
     with where.hold_sync():
         where.set_trait("tooltip", alt)
-        if isinstance(where, ImageView):
-            where.format = FORMATS.get(bytes(data[:4]), "jpeg")
         if width is not None:
             where.width = str(width)
         where.value = data
 
 
-def put_figure(where: ImageView, fig: Figure, alt: str = "") -> None:
+def put_figure(where: ImageView, fig: Figure) -> None:
     """Show a figure at its own size on the screen."""
     data, metadata = fig._repr_mimebundle_()
-    facts = metadata["image/png"]
-    put(where, base64.b64decode(data["image/png"]), alt or facts["alt"], facts["width"])
+    put(where, base64.b64decode(data["image/png"]), metadata["image/png"]["alt"], metadata["image/png"]["width"])
+
+
+# --- controls and text ------------------------------------------------------------------------------------------------
 
 
 def button(text: str, icon: str, act: Callable[[], Any], tooltip: str = "") -> ipywidgets.Button:
@@ -186,9 +198,18 @@ def button(text: str, icon: str, act: Callable[[], Any], tooltip: str = "") -> i
     return made
 
 
-def wide(width: str = "100%") -> dict[str, Any]:
-    """Traits of a control: how wide, and that the Tab key reaches it."""
-    return {"layout": ipywidgets.Layout(width=width), "tabbable": True}
+def control(kind: type, text: str, changed: Callable[[], Any], *, width: str | None = "100%", **traits: Any) -> Any:
+    """A control of ipywidgets with its label, which the Tab key reaches. changed: called when its value is another."""
+    made = kind(description=text, layout=ipywidgets.Layout(width=width), tabbable=True, **traits)
+    made.observe(lambda _: changed(), "value")
+    return made
+
+
+def player(slider: ipywidgets.IntSlider, interval: float) -> ipywidgets.HBox:
+    """A slider with a button that plays it, a value every `interval` ms; it runs in the browser."""
+    play = ipywidgets.Play(min=slider.min, max=slider.max, interval=round(interval), repeat=True)
+    ipywidgets.jslink((play, "value"), (slider, "value"))
+    return ipywidgets.HBox([play, slider])
 
 
 def wrapping(*children: ipywidgets.Widget) -> ipywidgets.HBox:
@@ -198,9 +219,7 @@ def wrapping(*children: ipywidgets.Widget) -> ipywidgets.HBox:
 
 def pale(text: str) -> ipywidgets.HTML:
     """A line of small print."""
-    made = ipywidgets.HTML(status(text))
-    made.add_class("svdlab-pale")
-    return made
+    return ipywidgets.HTML(status(text)).add_class("svdlab-pale")
 
 
 def visible(widget: ipywidgets.Widget, there: bool) -> None:

@@ -13,29 +13,27 @@ from svdlab.measure.video import as_bytes
 
 def test_step_through_shows_the_real_decoders_frames(pipe: Any, traced: Any, decoded: Any) -> None:
     tr, _ = traced
-    panel = widgets.step_through(tr, pipe)
     whole = tr.decode(pipe)
-    for step, frame in ((0, 4), (2, 0), (2, 7)):
-        panel.step.value, panel.frame.value = step, frame
-        assert panel.draw.settled()
-        assert (decoded(panel.image.value) == as_bytes(whole[step])[frame]).all()
-    assert "sigma" in panel.caption.value and panel.sigma.over.value and panel.pressure.over.value
-    given = widgets.step_through(tr, decoded=whole)
-    given.step.value = 1
-    assert (decoded(given.image.value) == as_bytes(whole[1])[4]).all()
+    for panel in (widgets.step_through(tr, pipe), widgets.step_through(tr, decoded=whole)):
+        for step, frame in ((0, 4), (2, 0), (2, 7)):
+            panel.step.value, panel.frame.value = step, frame
+            assert panel.settled() and "sigma" in panel.caption.value
+            assert (decoded(panel.image.value) == as_bytes(whole[step])[frame]).all()
 
 
 def test_step_through_has_a_view_for_everything_that_was_kept(traced: Any) -> None:
-    tr, _ = traced
-    panel = widgets.step_through(tr)
-    seen = set()
+    panel = widgets.step_through(traced[0])
+    seen, graphs = set(), set()
     for what in panel.what.options:
         panel.what.value = what
         for step in (0, 2):
             panel.step.value = step
+            assert panel.settled()
             seen.add(bytes(panel.image.value))
+            graphs |= {bytes(graph.value) for graph in panel.graphs}
         assert panel.figure().title and len(panel.video().frames) == 3
     assert len(seen) == 2 * len(panel.what.options) == 8
+    assert len(graphs) == 4  # sigma and guidance pressure, marked at both steps
 
 
 def test_what_does_not_fit_is_refused(traced: Any) -> None:

@@ -23,7 +23,7 @@ def test_verdicts_open_to_the_probes_own_figure(tmp_path: Path, decoded: Any) ->
     assert panel.lines.titles[0] == "stillness · done · Found." and "<b>nothing</b>" not in panel.texts[0].value
     assert not panel.images[1].value
     panel.lines.selected_index = 1
-    assert panel.draw.settled() and decoded(panel.images[1].value).std() > 5 and not panel.images[0].value
+    assert panel.settled() and decoded(panel.images[1].value).std() > 5 and not panel.images[0].value
     assert {p.suffix for p in panel.export()} == {".png", ".pdf"} | ({".csv"} if found.figure().data is not None else set())
     with pytest.raises(errors.InputError, match="run_all"):
         widgets.verdicts([])

@@ -36,7 +36,6 @@ def moves(root: Path) -> list[float]:
     labs.write_notebook(root / "explore.ipynb", "from svdlab import widgets\nwidgets.explore('ledger')")
     with labs.lab(root) as lab, labs.chromium() as browser, labs.opened(browser, lab, "explore.ipynb") as sheet:
         sheet.run_all(".svdlab video")
-        sheet.idle()
         handle = labs.slider(sheet.page, "seed").element_handle()
         video = sheet.page.locator(".svdlab video").first.element_handle()
         keys = (["ArrowRight"] * 7 + ["ArrowLeft"] * 7) * 4

@@ -1,4 +1,4 @@
-"""Work beside the notebook: the last task is done, jobs report their end and take turns. Steps: tests/widgets/test_live.py."""
+"""Jobs report how they ended, take turns and can be cancelled. Steps: tests/widgets/test_live.py."""
 
 from __future__ import annotations
 
@@ -8,32 +8,15 @@ from typing import Any
 import pytest
 
 from svdlab.errors import InputError
-from svdlab.widgets.background import Job, Latest
+from svdlab.widgets.job import Job
 
 
 class Pipe:
     """Whatever jobs take turns on."""
 
 
-def test_of_many_tasks_the_last_is_done_and_its_error_is_reported() -> None:
-    done: list[Any] = []
-    draw = Latest(done.append, wait=0.05)
-    for n in range(20):
-        draw(lambda n=n: done.append(n))
-    assert draw.settled(10) and done == [19]
-
-    def fail() -> None:
-        raise InputError("no")
-
-    draw(fail)
-    assert draw.settled(10) and isinstance(done[1], InputError)
-    draw(lambda: draw(lambda: done.append("asked for by a task")))
-    assert draw.settled(10) and done[2:] == ["asked for by a task"]
-
-
 @pytest.mark.parametrize(
-    ("work", "style", "text"),
-    [(lambda: 3, "success", "made 3"), (lambda: 1 / 0, "danger", "Could not"), (lambda: [][0], "danger", "range")],
+    ("work", "style", "text"), [(lambda: 3, "success", "made 3"), (lambda: 1 / 0, "danger", "Could not: </b>division")]
 )
 def test_a_job_reports_how_it_ended(work: Any, style: str, text: str) -> None:
     job = Job(Pipe(), "Go", lambda: work, lambda result: f"made {result}")

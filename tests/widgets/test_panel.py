@@ -18,44 +18,42 @@ import svdlab
 from svdlab import errors, widgets
 from svdlab.measure.video import as_bytes, read_frames
 from svdlab.study.plans import read_plan
-from svdlab.widgets.panel import animation, still
+from svdlab.widgets.panel import Panel, webp
 
 VIEW = "application/vnd.jupyter.widget-view+json"
-
-
-@pytest.fixture(params=["explore", "step_through", "live", "compare"])
-def panel(request: pytest.FixtureRequest, pipe: Any, results: pd.DataFrame, traced: Any, tmp_path: Path) -> Any:
-    make = {
-        "explore": lambda: widgets.explore(results, out=tmp_path),
-        "step_through": lambda: widgets.step_through(traced[0], pipe, out=tmp_path),
-        "live": lambda: widgets.live(pipe, "scene-27", svdlab.Conditions(num_inference_steps=2), out=tmp_path),
-        "compare": lambda: widgets.compare(results, out=tmp_path),
-    }
-    return make[request.param]()
 
 
 def inside(widget: Any) -> list[Any]:
     return [widget, *(inner for child in getattr(widget, "children", ()) for inner in inside(child))]
 
 
-def test_small_images_lose_nothing_and_animations_keep_their_length(decoded: Any) -> None:
-    frames = np.random.default_rng(0).integers(0, 255, (5, 40, 48, 3), dtype=np.uint8)
-    assert (decoded(still(frames[0])) == frames[0]).all()
-    moving = animation(frames, fps=10)
-    assert Image.open(io.BytesIO(moving)).n_frames == 5 and (decoded(moving) == frames[-1]).all()
-    assert still(np.zeros((300, 300, 3)))[:2] == b"\xff\xd8"  # JPEG
-
-
-def test_a_panel_shows_a_figure_where_no_widget_runs(panel: Any) -> None:
+@pytest.mark.parametrize("kind", ["explore", "step_through", "live", "compare"])
+def test_a_panel_shows_a_figure_where_no_widget_runs_and_its_state_is_small(
+    kind: str, pipe: Any, results: pd.DataFrame, traced: Any
+) -> None:
+    given = {"step_through": (traced[0], pipe), "live": (pipe, "scene-27")}.get(kind, (results,))
+    panel = getattr(widgets, kind)(*given)
     data, metadata = panel._repr_mimebundle_()
     image = Image.open(io.BytesIO(base64.b64decode(data["image/png"])))
     assert VIEW in data and image.width >= 300 and metadata["image/png"]["alt"]
     assert np.asarray(image.convert("RGB")).std() > 5  # something is drawn
-
-
-def test_a_panels_state_stays_small(panel: Any) -> None:
     values = [v for widget in inside(panel) for v in widget.get_state().values()]
     assert 1_000 < sum(len(v) for v in values if isinstance(v, (bytes, memoryview, str))) < 2_000_000
+
+
+def test_small_images_lose_nothing_and_animations_keep_their_length(decoded: Any) -> None:
+    frames = np.random.default_rng(0).integers(0, 255, (5, 40, 48, 3), dtype=np.uint8)
+    assert (decoded(webp(frames[:1])) == frames[0]).all()
+    assert Image.open(io.BytesIO(webp(frames, fps=10))).n_frames == 5 and (decoded(webp(frames)) == frames[-1]).all()
+
+
+def test_of_many_tasks_the_last_is_done_and_its_error_is_reported() -> None:
+    panel, done = Panel([], out="nowhere"), list[Any]()
+    for n in range(20):
+        panel.draw(lambda n=n: done.append(n))
+    assert panel.settled(10) and done == [19]
+    panel.draw(lambda: panel.draw(lambda: 1 / 0))  # a task may ask for another one
+    assert panel.settled(10) and "Could not: </b>division" in panel.message.value
 
 
 def test_an_export_makes_the_same_clips_again(pipe: Any, results: pd.DataFrame, traced: Any, tmp_path: Path) -> None:
@@ -73,13 +71,16 @@ def test_an_export_makes_the_same_clips_again(pipe: Any, results: pd.DataFrame, 
         assert one.export(tmp_path / str(n)) == files  # the same view replaces itself
 
 
-def test_an_export_that_the_disk_refuses_is_reported(results: pd.DataFrame, tmp_path: Path) -> None:
+def test_an_export_that_fails_says_so_on_screen(results: pd.DataFrame, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     panel = widgets.explore(results, out=tmp_path / "file")
     with pytest.raises(errors.OutputError):
         panel.export()
     panel.export_button.click()
     assert "Could not" in panel.message.value and "written" in panel.message.value
+    unfinished = Panel([], out=tmp_path)  # no figure: an error of Python's own
+    unfinished.export_button.click()
+    assert "Could not" in unfinished.message.value
 
 
 def test_labels_cannot_smuggle_markup() -> None:
