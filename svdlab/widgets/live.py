@@ -129,7 +129,7 @@ class Live(Panel):
     def _preview(self, step: Step, denoised: Any) -> None:
         """After each step: the estimate as a small video."""
         if self._colours is not None:
-            estimate = Trace(colours=self._colours).as_colours(denoised[0].float().cpu())
+            estimate = Trace(find_colours=lambda: self._colours).as_colours(denoised[0].float().cpu())
             alt = f"The denoised estimate after step {step.index + 1}, as colours of the latents"
             put(self.preview, webp(estimate, fps=PREVIEW_FPS), alt)
 
