@@ -79,7 +79,8 @@ def hash_facts(facts: Mapping[str, Any]) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A table's cell as JSON holds it: numpy's and pandas' values become Python's, tuples and arrays become lists, NaN None.
+    """A table's cell as JSON holds it: numpy's and pandas' values become Python's, tuples and arrays become lists, NaN None,
+    functions their names.
 
     >>> plain(np.array([1.0, np.nan])), plain((1, "a")), plain(Path("a/b"))
     ([1.0, None], [1, 'a'], 'a/b')
@@ -98,4 +99,4 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if hasattr(value, "tolist"):  # a torch tensor
         return plain(value.tolist())
-    return str(value)
+    return str(getattr(value, "__qualname__", value))

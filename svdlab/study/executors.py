@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, as_completed
+from concurrent.futures import as_completed
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from svdlab.errors import CheckpointError, RunError, SvdlabError
+from svdlab.pipeline.checkpoints import load_pipeline
 from svdlab.pipeline.generate import ProbePipeline
 from svdlab.study import identity
 from svdlab.study.workers import How, Job, Making
@@ -26,39 +26,29 @@ TASKS = 8  # but no fewer tasks than this, where there are so many batches, or s
 _LOADING = threading.Lock()  # transformers patches torch.nn while it loads
 
 
-def make_by(
-    executor: Any,
-    pipe: ProbePipeline,
-    jobs: list[Job],
-    inputs: dict[str, Any],
-    out: Path,
-    how: How,
-    done: Callable[[int], Any],
-    stop: Callable[[], bool],
-) -> None:
-    """The jobs as tasks for an executor's workers; `done` is told how many runs each finished task made.
-
-    Raises RunError where a worker fails for a reason of its own.
-    """
-    load = load_arguments(pipe)
-    futures: list[Future] = []
+def make_by(executor: Any, making: Making) -> None:
+    """The batches as tasks for an executor's workers. Raises RunError where a worker fails for a reason of its own."""
+    load, batches, out = load_arguments(making.pipe), list(making.queue), making.out.resolve()
+    size, futures = max(1, min(TASK_BATCHES, len(batches) // TASKS)), {}
     try:
-        batches = max(1, min(TASK_BATCHES, len(jobs) // (how.batch_size * TASKS)))
-        for chunk in _chunks(jobs, how.batch_size * batches):
-            own = {key: inputs[key] for job in chunk for key in (job.image, *job.start.values()) if key in inputs}
-            futures.append(executor.submit(make_elsewhere, load, chunk, own, str(out.resolve()), how))
+        for n in range(0, len(batches), size):
+            jobs = [job for batch in batches[n : n + size] for job in batch]
+            keys = {key for job in jobs for key in (job.image, *job.start.values())} & making.inputs.keys()
+            inputs = {key: making.inputs[key] for key in keys}
+            futures[executor.submit(_make, load, batches[n : n + size], inputs, out, making.how)] = len(jobs)
         for future in as_completed(futures):
-            if future.cancelled():
-                continue
-            done(future.result())
-            if stop():
+            if not future.cancelled():
+                future.result()
+                for _ in range(futures[future]):
+                    making.done()
+            if making.stop():
                 for other in futures:
                     other.cancel()  # those that run already go on to their end
     except SvdlabError:
         raise
     except Exception as error:  # whatever an executor raises where its workers die
         raise RunError(
-            f"a worker failed ({type(error).__name__}: {error}). What was made is kept in {out}: "
+            f"a worker failed ({type(error).__name__}: {error}). What was made is kept in {making.out}: "
             f"run the same sweep again to go on."
         ) from error
     finally:
@@ -66,25 +56,14 @@ def make_by(
             future.cancel()
 
 
-def _chunks(jobs: list[Job], size: int) -> Iterator[list[Job]]:
-    """Tasks of neighbours that share a batch."""
-    chunk: list[Job] = []
-    for job in jobs:
-        if chunk and (len(chunk) >= size or job.batch_key != chunk[0].batch_key):
-            yield chunk
-            chunk = []
-        chunk.append(job)
-    yield chunk
-
-
 def load_arguments(pipe: ProbePipeline) -> dict[str, Any]:
     """Arguments of `load_pipeline` that load another pipeline like this one, as plain JSON."""
     source = pipe.source
-    checkpoint = str(Path(source.checkpoint).resolve()) if Path(source.checkpoint).is_dir() else source.checkpoint
+    local = Path(source.checkpoint).is_dir()
     moved_by = type(getattr(pipe.unet, "_hf_hook", None)).__name__
     return {
-        "checkpoint": checkpoint,
-        "revision": source.revision if checkpoint == source.checkpoint else None,
+        "checkpoint": str(Path(source.checkpoint).resolve()) if local else source.checkpoint,
+        "revision": None if local else source.revision,
         "device": pipe._execution_device.type,
         "dtype": str(pipe.unet.dtype).removeprefix("torch."),
         "variant": source.variant,
@@ -92,19 +71,16 @@ def load_arguments(pipe: ProbePipeline) -> dict[str, Any]:
     }
 
 
-def make_elsewhere(load: dict[str, Any], jobs: list[Job], inputs: dict[str, Any], out: str, how: How) -> int:
-    """Make jobs' runs with this worker's pipeline, which its first task loads; returns how many."""
+def _make(load: dict[str, Any], batches: list[list[Job]], inputs: dict[str, Any], out: Path, how: How) -> None:
+    """Make runs with this worker's pipeline, which its first task loads."""
     with _LOADING:
         pipe = _loaded(*map(json.dumps, (load, how.model, how.fingerprint)))
-    Making(pipe, deque(jobs), inputs, Path(out), how).run()
-    return len(jobs)
+    Making(pipe, deque(batches), inputs, out, how).run()
 
 
 @lru_cache(maxsize=1)
 def _loaded(load: str, model: str, fingerprint: str) -> ProbePipeline:
     """A worker's pipeline. Raises CheckpointError where it is not what the sweep's is, by weights, settings or behaviour."""
-    from svdlab.pipeline.checkpoints import load_pipeline
-
     pipe, wanted = load_pipeline(**json.loads(load)), json.loads(model)
     own = identity.facts(pipe)
     other = sorted(name for name in own if own[name] != wanted[name])

@@ -24,12 +24,12 @@ from PIL import Image
 
 from svdlab.errors import InputError
 from svdlab.measure.files import hash_facts, plain, write_whole
+from svdlab.study import ledger
 
 FORMAT = 2  # of run.json and of the ids
 PARTS = ("unet", "vae", "image_encoder", "feature_extractor", "scheduler", "video_processor")
 PROJECTIONS = 8
-TOLERANCE = {"float32": 5e-3, "float64": 5e-3}  # of a fingerprint's norm: other machines, threads and TF32 stay below it
-HALF_TOLERANCE = 5e-2
+TOLERANCE, HALF_TOLERANCE = 5e-3, 5e-2  # of a fingerprint's norm: other machines, threads and TF32 stay below it
 LEAST = 1e-4  # norm below which an output is nothing but rounding
 
 
@@ -56,7 +56,7 @@ def weights_hash(pipe: Any) -> str:
     digest = hashlib.sha256()
     for part in ("unet", "vae", "image_encoder"):
         module = _module(pipe, part)
-        for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
             if tensor.device.type == "meta":
                 return f"{pipe.source.weights_hash or pipe.source.checkpoint}@{pipe.source.revision}"
             digest.update(f"{part}.{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -65,15 +65,13 @@ def weights_hash(pipe: Any) -> str:
 
 
 def describe(pipe: Any) -> dict[str, Any]:
-    """Class and config of each part, with a hash of its modules' settings and the names of its attention processors."""
+    """Class and config of each part, with a hash of its modules' settings."""
     described: dict[str, Any] = {}
     for name in PARTS:
         part = _module(pipe, name)
         described[name] = {"class": _class(part), "config": _config(part)}
         if isinstance(part, torch.nn.Module):
-            settings = {key: _settings(module) for key, module in part.named_modules()}
-            processors = {_class(module.processor) for module in part.modules() if hasattr(module, "processor")}
-            described[name] |= {"modules": hash_facts(settings), "processors": sorted(processors)}
+            described[name]["modules"] = hash_facts({key: _settings(module) for key, module in part.named_modules()})
     return described
 
 
@@ -88,25 +86,21 @@ def _class(thing: Any) -> str:
 
 def _config(part: Any) -> dict[str, Any]:
     """Settings without where they came from, and without what only records that."""
-    config = part.to_dict() if hasattr(part, "to_dict") else getattr(part, "config", {})
-    config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    config = part if hasattr(part, "to_dict") else getattr(part, "config", {})
+    config = config.to_dict() if hasattr(config, "to_dict") else config
     records = ("transformers_version", "architectures", "dtype", "torch_dtype")
     return {key: plain(value) for key, value in config.items() if not key.startswith("_") and key not in records}
 
 
 def _settings(module: torch.nn.Module) -> list[Any]:
-    """What a module computes with beside its tensors: its plain attributes, its processor's, and its adapters' state."""
-    adapters = {name: getattr(module, name, None) for name in ("active_adapters", "disable_adapters", "merged_adapters")}
-    processor = getattr(module, "processor", None)
-    return [_class(module), _attributes(module), _class(processor), _attributes(processor)] + (
-        [plain(adapters)] if hasattr(module, "scaling") else []  # a layer of peft; `scaling` itself is an attribute
-    )
-
-
-def _attributes(thing: Any) -> dict[str, Any]:
+    """What a module computes with beside its tensors: plain attributes, its own and its attention processor's, and which
+    adapters of peft are at work (their `scaling` is an attribute)."""
+    found: list[Any] = [getattr(module, name, None) for name in ("active_adapters", "disable_adapters", "merged_adapters")]
     kinds = (bool, int, float, str, tuple, dict, type(None))
-    own = {k: v for k, v in getattr(thing, "__dict__", {}).items() if k[0] != "_" and isinstance(v, kinds)}
-    return {k: plain(v) for k, v in own.items() if k not in ("training", "name_or_path")}
+    for thing in (module, getattr(module, "processor", None)):
+        own = {k: v for k, v in getattr(thing, "__dict__", {}).items() if k[0] != "_" and isinstance(v, kinds)}
+        found += [_class(thing), {k: plain(v) for k, v in own.items() if k not in ("training", "name_or_path")}]
+    return found
 
 
 # --- behaviour --------------------------------------------------------------------------------------------------------
@@ -147,16 +141,12 @@ def fingerprint(pipe: Any) -> dict[str, list[float]]:
 def _outputs(pipe: Any) -> Iterator[dict[str, Any]]:
     """The last output of each module with submodules, by name, while the block runs."""
     seen: dict[str, Any] = {}
-
-    def keep(name: str) -> Any:
-        return lambda module, args, output: seen.update({name: output})
-
-    parts = [(part, _module(pipe, part)) for part in ("unet", "vae", "image_encoder")]
     with ExitStack() as hooks:
-        for part, module in parts:
-            for name, inner in module.named_modules():
-                if name and any(inner.children()):
-                    hooks.callback(inner.register_forward_hook(keep(f"{part}.{name}")).remove)
+        for part in ("unet", "vae", "image_encoder"):
+            for name, module in _module(pipe, part).named_modules(prefix=part):
+                if name != part and any(module.children()):
+                    keep = lambda module, args, output, name=name: seen.update({name: output})
+                    hooks.callback(module.register_forward_hook(keep).remove)
         yield seen
 
 
@@ -170,11 +160,11 @@ def _projected(output: Any) -> list[float]:
 
 def different(one: Mapping[str, list[float]], other: Mapping[str, list[float]], dtype: str) -> list[str]:
     """The modules whose fingerprints differ by more than rounding on another machine, outermost first."""
-    found, none = [], [0.0] * PROJECTIONS
+    found, none, tolerance = [], [0.0] * PROJECTIONS, HALF_TOLERANCE if dtype in ("float16", "bfloat16") else TOLERANCE
     for name in sorted({*one, *other}, key=lambda n: (n.count("."), n)):
         a, b = (np.asarray(prints.get(name, none)) for prints in (one, other))
         difference, size = (float(np.linalg.norm(x)) for x in (a - b, np.hypot(a, b)))
-        if difference > TOLERANCE.get(dtype, HALF_TOLERANCE) * max(size, LEAST):
+        if difference > tolerance * max(size, LEAST):
             found.append(name)
     return found
 
@@ -188,7 +178,7 @@ def check(pipe: Any, out: Path, model: dict[str, Any]) -> dict[str, list[float]]
     try:
         modules = different(json.loads(path.read_text())["fingerprint"], own, model["dtype"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or damaged
-        with write_whole(path) as part:
+        with ledger.disk_errors(path), write_whole(path) as part:
             part.write_text(json.dumps({"model": model, "parts": describe(pipe), "fingerprint": own}) + "\n")
         return own
     if modules:

@@ -135,30 +135,27 @@ def new_run(out: str | Path, run_id: str, record: dict[str, Any]) -> Iterator[Pa
     target, unique = run_folder(out, run_id), uuid.uuid4().hex[:8]
     folder, old = (target.with_name(f".{run_id}.{unique}.{kind}") for kind in ("tmp", "old"))
     try:
-        folder.mkdir(parents=True)
-        yield folder
-        for path in folder.iterdir():
-            path.chmod(folder.stat().st_mode & 0o666)  # some writers make files that only their owner can read
-            _sync(path)
-        files = {p.name: {"bytes": p.stat().st_size, "sha256": hash_file(p)} for p in sorted(folder.iterdir())}
-        write_record(folder, {**record, "run_id": run_id, "files": files})
-        if target.exists():
-            target.rename(old)
-        folder.rename(target)
-        _sync(target.parent)
-    except OSError as error:
-        raise OutputError(_disk_says(target, error)) from error
+        with disk_errors(target):
+            folder.mkdir(parents=True)
+            yield folder
+            for path in folder.iterdir():
+                path.chmod(folder.stat().st_mode & 0o666)  # some writers make files that only their owner can read
+                _sync(path)
+            files = {p.name: {"bytes": p.stat().st_size, "sha256": hash_file(p)} for p in sorted(folder.iterdir())}
+            write_record(folder, {**record, "run_id": run_id, "files": files})
+            if target.exists():
+                target.rename(old)
+            folder.rename(target)
+            _sync(target.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
-    try:
-        with write_whole(folder / RECORD) as part:
-            part.write_text(record_text(record))
-    except OSError as error:
-        raise OutputError(_disk_says(folder, error)) from error
+    """Write run.json, or write it anew: the files of the run stay as they are."""
+    with disk_errors(folder), write_whole(folder / RECORD) as part:
+        part.write_text(record_text(record))
 
 
 def record_text(record: dict[str, Any]) -> str:
@@ -175,14 +172,17 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def _disk_says(target: Path, error: OSError) -> str:
-    free = ""
-    with suppress(OSError):
-        free = f" ({shutil.disk_usage(target.parent).free / 1e6:.0f} MB free)"
-    return (
-        f"{target} could not be written: {error}{free}. Every run already in the study is whole; make room and start the "
-        f"same sweep again, which goes on from here."
-    )
+@contextmanager
+def disk_errors(target: Path) -> Iterator[None]:
+    """What the disk refuses inside the block is raised as OutputError, with what to do."""
+    try:
+        yield
+    except OSError as error:
+        free = shutil.disk_usage(next(p for p in target.parents if p.exists())).free
+        raise OutputError(
+            f"{target} could not be written: {error} ({free / 1e6:.0f} MB free). Every run already in the study is whole: "
+            f"make room and start the same sweep again, which goes on from here."
+        ) from error
 
 
 def pending_latents(out: str | Path, run_id: str) -> Path:

@@ -4,21 +4,20 @@
 >>> [measure.name for measure in as_measures(["motion", "fidelity"])]
 ['motion', 'fidelity']
 
-A run measured by an earlier text of the instrument, or with other parameters, is measured again; nothing else changes a
-measure's identity.
+A run measured by an earlier text of the instrument, or with other parameters, is measured again; a new version of svdlab
+alone changes nothing.
 """
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import importlib.util
 import inspect
-import pkgutil
+import io
+import tokenize
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,6 @@ from svdlab.study.plans import COLUMNS
 # Columns of results: a measure of that name would overwrite one.
 TAKEN = {*COLUMNS, "run_id", "latents_id", "status", "reason", "fps_id", "image_hash", "checkpoint", "weights", "label"}
 TAKEN |= {"licence", "intervention", "seconds", "frames", "preview", "latents", "trace"}
-PLAIN = (bool, int, float, str, type(None))
 
 
 @dataclass(frozen=True)
@@ -39,21 +37,21 @@ class Measure:
     """Numbers from a clip: `function(clip, **parameters)`, where it has a parameter `pipe` with the pipeline.
 
     function: returns a number, a string, None, a list of these, or a dict of such values. A single value is filed under
-    `name`, a dict's under name_key. own: the module of svdlab whose numbers these are, which keep their names as columns.
+    `name`, a dict's under name_key. own: one of svdlab's, whose numbers keep their names as columns.
     """
 
     function: Callable[..., Any]
     name: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    own: str = ""
+    own: bool = False
 
     @cached_property
     def identity(self) -> str:
         """Hash of the instrument's source and the parameters, defaults included: 24 hex digits."""
         signature = inspect.signature(self.function).parameters
         defaults = {k: p.default for k, p in signature.items() if p.default is not p.empty}
-        facts = {"name": self.name, "parameters": plain({**defaults, **self.parameters})}
-        return hash_facts({**facts, "source": _source(self.function, self.own)})
+        facts = {"name": self.name, "parameters": {**defaults, **self.parameters}}
+        return hash_facts({**facts, "source": _source(self.function, whole=not self.own)})
 
 
 def motion(clip: Any) -> dict[str, Any]:
@@ -74,7 +72,7 @@ def published(clip: Any) -> dict[str, Any]:
     return published.summary(clip.frames, clip.image, playback_fps=clip.playback_fps or video.PLAYBACK_FPS)
 
 
-MEASURES = {f.__name__: Measure(f, f.__name__, own=f"svdlab.measure.{f.__name__}") for f in (motion, fidelity, published)}
+OWN = {function.__name__: function for function in (motion, fidelity, published)}
 
 
 def as_measures(wanted: Any) -> tuple[Measure, ...]:
@@ -86,49 +84,43 @@ def as_measures(wanted: Any) -> tuple[Measure, ...]:
     found: dict[str, Measure] = {}
     for item in wanted if isinstance(wanted, (list, tuple, set)) else [wanted]:
         measure = _as_measure(item)
-        if measure.name in found and found[measure.name] != measure:
+        if found.setdefault(measure.name, measure).identity != measure.identity:
             raise InputError(f"two measures are called {measure.name!r}: give one another name, Measure(function, 'name').")
-        found[measure.name] = measure
     return tuple(found.values())
 
 
 def _as_measure(item: Any) -> Measure:
-    if isinstance(item, str):
-        if item not in MEASURES:
-            raise InputError(f"unknown measure {item!r}: give {', '.join(MEASURES)}, or a function that takes a Clip.")
-        return replace(MEASURES[item])
-    if isinstance(item, Measure):
-        function, name, parameters = item.function, item.name or getattr(item.function, "__name__", ""), item.parameters
-    elif isinstance(item, partial):
-        function, name, parameters = item.func, getattr(item.func, "__name__", ""), item.keywords
-        if item.args:
-            raise InputError(f"measure {name}: give its parameters by name, functools.partial({name}, threshold=0.5).")
-    else:
-        function, name, parameters = item, getattr(item, "__name__", ""), {}
-    if item in MEASURES.values():
-        return item
-    if not inspect.isfunction(function) or not name.isidentifier() or name in MEASURES:
+    if isinstance(item, str) and item in OWN:
+        return Measure(OWN[item], item, own=True)
+    given = item
+    if isinstance(item, partial) and not item.args:
+        given = Measure(item.func, parameters=item.keywords)
+    elif not isinstance(item, Measure):
+        given = Measure(item)
+    function, name = given.function, given.name or getattr(given.function, "__name__", "")
+    if given.own:
+        return given
+    if not inspect.isfunction(function) or not name.isidentifier() or name in OWN:
         raise InputError(
-            f"measure {name or type(item).__name__}: give {', '.join(MEASURES)}, or a function with a name of its own "
-            f"(def, not a lambda or a method), or functools.partial of one."
+            f"measure {name or item!r}: give {', '.join(OWN)}, or a function with a name of its own (def, not a lambda or a "
+            f"method), or a functools.partial of one with its parameters by name."
         )
-    if function.__closure__:
-        held = function.__code__.co_freevars
+    if held := function.__code__.co_freevars:
         raise InputError(
             f"measure {name} takes {', '.join(held)} from around it, so results could not be told apart when that changes. "
             f"Make it a parameter: def {name}(clip, {', '.join(held)}): ..., and give functools.partial({name}, "
             f"{', '.join(f'{v}={v}' for v in held)}). The pipeline comes by itself where a parameter is called pipe."
         )
     if name in TAKEN or name.startswith("label_"):
-        raise InputError(
-            f"measure {name!r} would overwrite the column {name!r} of the results: give the function another name."
-        )
-    if odd := [k for k, v in parameters.items() if not _is_plain(v)]:
-        kind = type(parameters[odd[0]]).__name__
-        raise InputError(
-            f"measure {name}: {odd[0]} is a {kind}: give numbers, strings, truth values, or lists and dicts of these."
-        )
-    return Measure(function, name, dict(parameters))
+        raise InputError(f"measure {name!r} would overwrite the column {name!r} of the results: give it another name.")
+    for key, value in given.parameters.items():
+        _check_plain(f"measure {name}: {key}", value)
+    return Measure(function, name, dict(given.parameters))
+
+
+def _check_plain(what: str, value: Any) -> None:
+    if not _is_plain(value):
+        raise InputError(f"{what} is a {type(value).__name__}: give numbers, strings, truth values, None or lists of these.")
 
 
 def _is_plain(value: Any) -> bool:
@@ -136,81 +128,52 @@ def _is_plain(value: Any) -> bool:
         return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
     if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):
         return all(_is_plain(v) for v in value)
-    return isinstance(value, (*PLAIN, np.generic, Path)) or (hasattr(value, "tolist") and _is_plain(value.tolist()))
+    kinds = (bool, int, float, str, type(None), np.generic, Path)
+    return isinstance(value, kinds) or (hasattr(value, "tolist") and _is_plain(value.tolist()))
 
 
 # --- identity ---------------------------------------------------------------------------------------------------------
 
 
-def _source(function: Callable[..., Any], own: str) -> dict[str, str]:
-    """Hashes of the function's text, of its file, of the modules of svdlab that this imports, and of those in svdlab.measure
-    that they import in turn. Of a notebook's cells, those functions and values count that it names."""
-    path = Path(function.__code__.co_filename)
+def _source(function: Any, whole: bool) -> dict[str, str]:
+    """The function's text and, with whole, its file's; and the files that these name by a word of their code, and so on: in
+    svdlab.measure and, with whole, beside the function's. One too many is harmless: it is measured once more."""
+    path, folders = Path(function.__code__.co_filename), [Path(svdlab.measure.__path__[0])]
     try:
-        texts = {f"def {function.__qualname__}": inspect.getsource(function)}
-        if own:
-            queue = [own]
-        elif path.is_file():
-            texts[path.name] = path.read_text(encoding="utf-8")
-            queue = _imported(texts[path.name])
-        else:
-            queue = _named(function, texts)
+        texts = {"": "\n".join(_cell(function, set()))}
+        if whole and path.is_file():
+            texts[""] += path.read_text(encoding="utf-8")
+            folders.append(path.parent)
     except OSError as error:
-        raise InputError(
-            f"the source of measure {function.__name__} cannot be read: define it in a file or a cell."
-        ) from error
-    for name in queue:
-        if name not in texts and (source := _file(name)):
-            texts[name] = source.read_text(encoding="utf-8")
-            queue += _imported(texts[name]) if name.startswith("svdlab.measure.") else []
-    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+        raise InputError(f"measure {function.__name__} has no source: define it in a file or a cell.") from error
+    files = {file.stem: file for folder in folders for file in folder.glob("*.py") if file.stem != "__init__"}
+    queue = [texts[""]]
+    for text in queue:
+        for name in _words(text) & files.keys() - texts.keys():
+            texts[name] = files[name].read_text(encoding="utf-8")
+            queue.append(texts[name])
+    return texts
 
 
-def _file(name: str) -> Path | None:
-    try:
-        spec = importlib.util.find_spec(name)
-    except ModuleNotFoundError:  # a name inside a module
-        return None
-    return Path(spec.origin) if spec and spec.origin else None
-
-
-def _imported(text: str) -> list[str]:
-    """What of svdlab a source imports, wherever the statement stands."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    return _instruments(names)
-
-
-def _named(function: Any, texts: dict[str, str]) -> list[str]:
-    """Puts the functions and plain values that a function names into `texts`; returns the modules of svdlab."""
-    codes, names, modules = [function.__code__], set[str](), set[str]()
-    for code in codes:
-        names |= set(code.co_names)
-        codes += [inner for inner in code.co_consts if inspect.iscode(inner)]
-    for name in sorted(names & function.__globals__.keys() - texts.keys()):
+def _cell(function: Any, seen: set[str]) -> list[str]:
+    """A function's text, with the functions and plain values that it names, and where others come from."""
+    texts = [dedent(inspect.getsource(function))]
+    for name in sorted(_words(texts[0]) & function.__globals__.keys() - seen):
+        seen.add(name)
         value = function.__globals__[name]
-        if inspect.ismodule(value):
-            modules.add(value.__name__)
-        elif inspect.isfunction(value) and value.__module__ == function.__module__:
-            texts[name] = inspect.getsource(value)
-            modules |= set(_named(value, texts))
-        elif inspect.isfunction(value):
-            modules.add(value.__module__)
+        if inspect.isfunction(value) and value.__module__ == function.__module__:
+            texts += _cell(value, seen)
+        elif inspect.ismodule(value) or inspect.isfunction(value):
+            texts.append(f"import {getattr(value, '__module__', value.__name__)}")
         elif _is_plain(value):
-            texts[name] = repr(plain(value))
-    return _instruments(modules)
+            texts.append(f"{name} = {plain(value)!r}")
+    return texts
 
 
-def _instruments(names: Iterable[str]) -> list[str]:
-    """The modules of svdlab among some names; for `svdlab` itself, through which all can be reached, all that measure."""
-    found = {name for name in names if name.startswith("svdlab.")}
-    if "svdlab" in names:
-        found |= {f"svdlab.measure.{module.name}" for module in pkgutil.iter_modules(svdlab.measure.__path__)}
-    return sorted(found)
+@lru_cache
+def _words(text: str) -> frozenset[str]:
+    """The names in a source, not what stands in its strings and comments."""
+    return frozenset(t.string for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type == tokenize.NAME)
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------
@@ -229,10 +192,7 @@ def measure_clip(clip: Any, measures: Iterable[Measure], pipe: Any) -> dict[str,
             elif not measure.own:
                 values = {f"{measure.name}_{key}": value for key, value in values.items()}
             for key, value in values.items():
-                if not _is_plain(value):
-                    raise InputError(
-                        f"{key} is a {type(value).__name__}: give numbers, strings, truth values, None or lists of these."
-                    )
+                _check_plain(key, value)
                 if key in TAKEN or any(key in other["values"] for other in found.values()):
                     raise InputError(f"{key!r} is a column already.")
             entry["values"] = {str(key): plain(value) for key, value in values.items()}

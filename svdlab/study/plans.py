@@ -85,23 +85,21 @@ def read_plan(path: str | Path) -> pd.DataFrame:
     Empty cells keep the default. Raises InputError for what cannot be read, and for unknown columns.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"there is no plan {path}: give a .csv, .parquet, .yaml or .json file.")
-    if path.suffix in (".yaml", ".yml", ".json"):
-        content = read_yaml(path)
-        if isinstance(content, Mapping):
-            return grid(**{str(name): axis for name, axis in content.items()})
-        if not isinstance(content, list) or not all(isinstance(row, Mapping) for row in content):
-            raise InputError(f"{path} is neither a mapping from names to values, nor a list of rows.")
-        return as_plan([{str(k): v for k, v in row.items()} for row in content])
     readers: dict[str, Any] = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
-    if path.suffix not in readers:
-        raise InputError(f"{path}: a plan is a .csv, .parquet, .yaml or .json file.")
+    readers |= dict.fromkeys((".yaml", ".yml", ".json"), read_yaml)
+    if path.suffix not in readers or not path.is_file():
+        raise InputError(f"there is no plan {path}: give a .csv, .parquet, .yaml or .json file.")
     try:
-        plan = readers[path.suffix](path)
+        content = readers[path.suffix](path)
     except (ValueError, OSError) as error:
         raise InputError(f"{path} cannot be read as a plan: {error}") from error
-    return as_plan(plan.astype(object).where(plan.notna(), None))
+    if isinstance(content, Mapping):
+        return grid(**{str(name): axis for name, axis in content.items()})
+    if isinstance(content, pd.DataFrame):
+        return as_plan(content.astype(object).where(content.notna(), None))
+    if not isinstance(content, list) or not all(isinstance(row, Mapping) for row in content):
+        raise InputError(f"{path} is neither a mapping from names to values, nor a list of rows.")
+    return as_plan(content)
 
 
 def read_yaml(path: Path) -> Any:
@@ -156,9 +154,11 @@ def _canonical(name: str, value: Any) -> Any:
     if value is None or (default is None and isinstance(value, float) and math.isnan(value)):
         return None  # pandas writes NaN for None; where None is not allowed, Conditions refuses NaN
     if name in _SEQUENCES:
-        if isinstance(value, str) and value[:1] in ("[", "("):  # as CSV files hold it
-            value = ast.literal_eval(value)
-        return value if isinstance(value, str) else tuple(float(v) for v in value)
+        try:  # in a CSV file it is a text in brackets
+            value = ast.literal_eval(value) if isinstance(value, str) and value[:1] in ("[", "(") else value
+            return value if isinstance(value, str) else tuple(float(v) for v in value)
+        except (ValueError, SyntaxError, TypeError) as error:
+            raise InputError(f"{name}={value!r}: give numbers, as in [1.0, 2.5].") from error
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -168,7 +168,8 @@ def _canonical(name: str, value: Any) -> Any:
 
 def _axis(name: str, axis: Any) -> list[Any]:
     several = isinstance(axis, Iterable) and not isinstance(axis, (str, bytes, Mapping)) and not hasattr(axis, "getbands")
-    if not several or (name == "image" and isinstance(axis, np.ndarray)) or (name in _SEQUENCES and _is_row(axis)):
+    is_row = several and name in _SEQUENCES and all(isinstance(v, (int, float, np.number)) for v in axis)
+    if not several or (name == "image" and isinstance(axis, np.ndarray)) or is_row:
         axis = [axis]
     values: list[Any] = [v.item() if isinstance(v, np.generic) else tuple(v) if isinstance(v, list) else v for v in axis]
     if not values:
@@ -179,10 +180,6 @@ def _axis(name: str, axis: Any) -> list[Any]:
         elif name != "guidance_curve" or isinstance(value, str):
             Conditions(**{name: value})
     return values
-
-
-def _is_row(axis: Any) -> bool:
-    return all(isinstance(v, (int, float, np.number)) for v in axis)
 
 
 def _draw(rng: np.random.Generator, name: str, what: Any, n: int) -> list[Any]:

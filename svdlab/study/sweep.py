@@ -12,6 +12,7 @@ again after whatever stopped it, and it makes what is missing.
 from __future__ import annotations
 
 import hashlib
+import math
 import signal
 import sys
 import threading
@@ -20,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import groupby
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -90,19 +92,18 @@ def sweep(
     plan = plans.as_plan(plan)
     how = How(identity.facts(_usable(pipe, executor, intervention), intervention), as_measures(measure), _kept(keep))
     jobs, inputs = _jobs(pipe, plan, image, how.model)
-    size, several = _batch_size(batch_size, pipe, jobs), _threads(threads, pipe, executor, len(jobs))
+    several = _threads(threads, pipe, executor, len(jobs))
+    size = _batch_size(batch_size, pipe, jobs)
     out = ledger.prepare(out)
-    how = replace(how, batch_size=size, retry_failed=retry_failed, fingerprint=identity.check(pipe, out, how.model))
+    how = replace(how, retry_failed=retry_failed, fingerprint=identity.check(pipe, out, how.model))
     results, lacking = _found(out, jobs, how)
     wanted = len({job.run_id for job in jobs})
     if lacking:
-        todo = _in_order(lacking)
-        bar = tqdm(total=wanted, initial=wanted - len(todo), desc="sweep", unit="clip", disable=not progress)
-        with bar, _interruptible(executor is None) as pressed:
-            if executor is not None:
-                make_by(executor, pipe, todo, inputs, out, how, bar.update, pressed.is_set)
-            else:
-                Making(pipe, deque(todo), inputs, out, how, bar.update, pressed.is_set).run(several)
+        queue = deque(_batches(lacking, min(size, math.ceil(len(lacking) / several))))
+        bar = tqdm(total=wanted, initial=wanted - len(lacking), desc="sweep", unit="clip", disable=not progress)
+        with bar, _interruptible() as pressed:
+            making = Making(pipe, queue, inputs, out, how, bar.update, pressed.is_set)
+            making.run(several) if executor is None else make_by(executor, making)
         results, lacking = _found(out, jobs, replace(how, retry_failed=False))
         if lacking and pressed.is_set():
             raise SweepInterrupted(
@@ -146,16 +147,15 @@ def _usable(pipe: Any, executor: Any, intervention: str | None) -> ProbePipeline
             f"this sweep runs inside svdlab.edit of {', '.join(open_edits(pipe))}. An edited model's clips need ids of their "
             f"own: name what is done to it, as in sweep(..., intervention='no temporal attention')."
         )
-    if executor is not None and intervention is not None:
+    if executor is not None and (intervention is not None or not pipe.source.checkpoint):
         raise InputError(
-            "an intervention lives in this process and does not reach an executor's workers: leave executor= out."
+            "an executor's workers load the checkpoint themselves: an intervention does not reach them, and pipe must come "
+            "from svdlab.load_pipeline. Or leave executor= out."
         )
     if executor is not None and not hasattr(executor, "submit"):
         raise InputError(
             f"executor is a {type(executor).__name__}: give a concurrent.futures.Executor, as dask's Client.get_executor() is."
         )
-    if executor is not None and not pipe.source.checkpoint:
-        raise InputError("an executor's workers load the checkpoint themselves: sweep with a pipe from svdlab.load_pipeline.")
     return pipe
 
 
@@ -167,62 +167,60 @@ def _kept(keep: Any) -> dict[str, Any] | None:
     return {"keep": tuple(keep)} if len(keep) else None
 
 
+def _whole(name: str, asked: Any) -> int:
+    if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
+        raise InputError(f"{name}={asked!r}: give a whole number of at least 1, or 'auto'.")
+    return asked
+
+
 def _threads(asked: Any, pipe: ProbePipeline, executor: Any, jobs: int) -> int:
     """How many batches are made side by side. Raises InputError for more than one where they would disturb each other."""
     parts: list[Any] = [getattr(part, "_orig_mod", part) for part in (pipe.unet, pipe.vae, pipe.image_encoder)]
     moved = any(hasattr(m, "_hf_hook") or getattr(m, "_diffusers_hook", None) for part in parts for m in part.modules())
+    device = pipe._execution_device.type
     reasons = {
         "executor= brings workers of its own": executor is not None,
-        f"the pipeline is on {pipe._execution_device.type}": pipe._execution_device.type != "cpu",
+        f"the pipeline is on {device}": device != "cpu",
         "its UNet is compiled": parts[0] is not pipe.unet,
         "hooks of accelerate or diffusers change its weights while it runs": moved,
         "its VAE is float16, and changes to float32 and back": pipe.vae.dtype == torch.float16,
-        "autocast holds for one thread": torch.is_autocast_enabled(pipe._execution_device.type),
+        "autocast holds for one thread": torch.is_autocast_enabled(device),
     }
     reason = next((text for text, holds in reasons.items() if holds), "")
     if asked == "auto":
         return 1 if reason else max(1, min(torch.get_num_threads(), MOST_THREADS, jobs))
-    if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
-        raise InputError(f"threads={asked!r}: give a whole number of at least 1, or 'auto'.")
-    if asked > 1 and reason:
+    if _whole("threads", asked) > 1 and reason:
         raise InputError(f"threads={asked}: this sweep cannot be shared out among threads: {reason}.")
     return min(asked, jobs)
 
 
 def _batch_size(asked: Any, pipe: ProbePipeline, jobs: list[Job]) -> int:
     if asked != "auto":
-        if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
-            raise InputError(f"batch_size={asked!r}: give a whole number of at least 1, or 'auto'.")
-        return asked
+        return _whole("batch_size", asked)
     sides = [(job.conditions.num_frames or 0) * (job.conditions.height or 0) * (job.conditions.width or 0) for job in jobs]
-    sites = max(sides) // pipe.vae_scale_factor**2
-    return max(1, min(LARGEST_BATCH, BATCH_SITES // sites))
+    return max(1, min(LARGEST_BATCH, BATCH_SITES * pipe.vae_scale_factor**2 // max(sides)))
 
 
 def _jobs(pipe: ProbePipeline, plan: pd.DataFrame, image: Any, model: dict[str, Any]) -> tuple[list[Job], dict[str, Any]]:
     """A job for each row, and the prepared images and given tensors by hash. Whatever recurs is checked and hashed once."""
-
-    def column(name: str, default: Any = None) -> list[Any]:
-        cells = plan[name].tolist() if name in plan else [None] * len(plan)
-        return [default if _empty(cell) else cell for cell in cells]
-
     inputs: dict[str, Any] = {}
     prepared: dict[tuple, tuple[str, str]] = {}
     filled: dict[tuple, Conditions] = {}
     unusual: dict[str, None] = {}
     jobs, model_id = [], hash_facts(model)
-    cells = zip(column("image", image), column("seed", 0), *map(column, plans.STARTS), strict=True)
-    for label, row, (picture, seed, *starts) in zip(plan.index, plans.condition_rows(plan), cells, strict=True):
+    for label, row, cells in zip(plan.index, plans.condition_rows(plan), plan.to_dict("records"), strict=True):
+        given = {"image": image, "seed": 0} | {str(name): cell for name, cell in cells.items() if not _empty(cell)}
         try:
             if row not in filled:
                 filled[row] = resolve(pipe, Conditions(**dict(zip(plans.CONDITIONS, row, strict=True))))
                 unusual.update(dict.fromkeys(filled[row].unusual((pipe.source.height, pipe.source.width))))
             conditions = filled[row]
+            picture = given["image"]
             key = (picture if isinstance(picture, (str, Path)) else id(picture), conditions.height, conditions.width)
             if key not in prepared:
                 prepared[key] = _prepare(picture, conditions, inputs)
-            start = {plans.STARTS[k]: _start(k, v, inputs) for k, v in zip(plans.STARTS, starts, strict=True) if v is not None}
-            jobs.append(_job(conditions, _seed(seed), *prepared[key], start, model_id))
+            start = {entry: _start(name, given[name], inputs) for name, entry in plans.STARTS.items() if name in given}
+            jobs.append(_job(conditions, _seed(given["seed"]), *prepared[key], start, model_id))
         except InputError as error:
             raise type(error)(f"row {label!r} of the plan: {error}") from error
     for message in unusual:
@@ -235,8 +233,7 @@ def _job(conditions: Conditions, seed: int, image: str, image_name: str, start: 
     the video files."""
     values = {name: getattr(conditions, name) for name in plans.CONDITIONS}
     decoding = {name: values.pop(name) for name in ("decode_chunk_size", "playback_fps")}
-    facts = {"model": model_id, "conditions": values, "seed": seed, "image": image, "start": start}
-    latents_id = hash_facts(facts)
+    latents_id = hash_facts({"model": model_id, "conditions": values, "seed": seed, "image": image, "start": start})
     return Job(hash_facts({"latents": latents_id, **decoding}), latents_id, conditions, seed, image, image_name, start)
 
 
@@ -274,6 +271,9 @@ def _seed(seed: Any) -> int:
     return int(seed)
 
 
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
 def _found(out: Path, jobs: list[Job], how: How) -> tuple[pd.DataFrame, list[Job]]:
     """The runs that are there as a table, and the jobs, each once, whose run is missing or lacks something."""
     lacking = {job.run_id: job for job in jobs}
@@ -287,21 +287,23 @@ def _found(out: Path, jobs: list[Job], how: How) -> tuple[pd.DataFrame, list[Job
     return ledger.table(out, seen()), list(lacking.values())
 
 
-def _in_order(jobs: list[Job]) -> list[Job]:
-    """Neighbours that share a batch, an image's embedding and its encoding; within these, in the plan's order."""
-    firsts: list[dict[Any, int]] = [{}, {}, {}]
-    ranks = []
+def _batches(jobs: list[Job], size: int) -> Iterator[list[Job]]:
+    """Jobs that can share a call; those of one image, one seed and one noise level side by side, which share encodings."""
+    first: dict[Any, int] = {}
     for job in jobs:
-        keys = (job.batch_key, job.image, (job.image, job.seed))
-        ranks.append([first.setdefault(key, len(first)) for first, key in zip(firsts, keys, strict=True)])
-    return [jobs[n] for n in sorted(range(len(jobs)), key=lambda n: (*ranks[n], jobs[n].conditions.noise_aug_strength))]
+        first.setdefault(job.batch_key, len(first))
+        first.setdefault(job.image, len(first))
 
+    def rank(job: Job) -> tuple:
+        return first[job.batch_key], first[job.image], job.seed, job.conditions.noise_aug_strength
 
-# --- running ----------------------------------------------------------------------------------------------------------
+    for _, group in groupby(sorted(jobs, key=rank), lambda job: job.batch_key):
+        neighbours = list(group)
+        yield from (neighbours[n : n + size] for n in range(0, len(neighbours), size))
 
 
 @contextmanager
-def _interruptible(own: bool) -> Iterator[threading.Event]:
+def _interruptible() -> Iterator[threading.Event]:
     """Ctrl-C sets the yielded flag; a second one stops at once. Signals reach the main thread only."""
     pressed = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -312,8 +314,7 @@ def _interruptible(own: bool) -> Iterator[threading.Event]:
     def note(number: int, frame: Any) -> None:
         pressed.set()
         signal.signal(signal.SIGINT, before if callable(before) else signal.default_int_handler)
-        what = "the clips in hand" if own else "the tasks that run"
-        print(f"\nfinishing {what}, then stopping; interrupt again to stop at once", file=sys.stderr, flush=True)
+        print("\nfinishing what is in hand, then stopping; interrupt again to stop at once", file=sys.stderr, flush=True)
 
     signal.signal(signal.SIGINT, note)
     try:

@@ -60,10 +60,13 @@ def survey(out: Path, ids: Any = None) -> list[str]:
 # --- places -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir()
+def test_links_are_not_followed(out: Path, tmp_path: Path) -> None:
+    folder = write_run(out, 1)
+    folder.rename(tmp_path / "outside")
+    folder.symlink_to(tmp_path / "outside")
+    assert "link" in ledger.check(out, set_aside=False).problem[0]
     (tmp_path / "other").mkdir()
-    (tmp_path / "other/runs").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "other/runs").symlink_to(tmp_path / "outside")
     with pytest.raises(InputError, match="leads out"):
         ledger.prepare(tmp_path / "other")
 
@@ -74,12 +77,13 @@ def test_what_is_no_run_id_reaches_no_folder(run_id: Any, out: Path) -> None:
         ledger.run_folder(out, run_id)
 
 
-def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_a_study_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="cannot be written to"):
         ledger.prepare(tmp_path / "file")
-    with pytest.raises(OSError):
-        ledger.prepare(tmp_path / "file" / "study")
+    for act in (ledger.check, lambda p: ledger.export(p, tmp_path / "x")):
+        with pytest.raises(InputError, match="no study"):
+            act(tmp_path)
 
 
 def test_latents_wait_until_their_run_is_there(out: Path) -> None:
@@ -90,20 +94,7 @@ def test_latents_wait_until_their_run_is_there(out: Path) -> None:
     assert not done.exists() and waiting.exists()
 
 
-def test_what_is_no_study_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
-    for act in (ledger.check, lambda p: ledger.export(p, tmp_path / "x")):
-        with pytest.raises(InputError, match="no study"):
-            act(tmp_path)
-
-
 # --- writing ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_run_is_there_whole_with_its_sizes_and_hashes(out: Path) -> None:
-    folder = write_run(out, 3)
-    found, wrong = ledger.inspect(folder)
-    assert found["run_id"] == folder.name and found["files"][ledger.FRAMES]["bytes"] == 800 and wrong == {}
-    assert [p.name for p in (out / "runs").iterdir()] == [folder.name]  # no temporary folder, no lock
 
 
 def test_an_error_in_the_middle_leaves_nothing(out: Path) -> None:
@@ -113,8 +104,10 @@ def test_an_error_in_the_middle_leaves_nothing(out: Path) -> None:
     assert list((out / "runs").iterdir()) == []
 
 
-def test_making_a_run_again_replaces_it_whole(out: Path) -> None:
+def test_a_run_is_there_whole_and_making_it_again_replaces_it_whole(out: Path) -> None:
     folder = write_run(out, 0)
+    found, wrong = ledger.inspect(folder)
+    assert found["run_id"] == folder.name and found["files"][ledger.FRAMES]["bytes"] == 800 and wrong == {}
     (folder / "left-over").write_text("of the old one")
     with ledger.new_run(out, folder.name, record(0)) as new:
         (new / ledger.FRAMES).write_bytes(b"new")
@@ -122,17 +115,13 @@ def test_making_a_run_again_replaces_it_whole(out: Path) -> None:
     assert ledger.inspect(folder)[1] == {} and [p.name for p in (out / "runs").iterdir()] == [folder.name]
 
 
-def test_a_record_is_written_anew_without_touching_the_files(out: Path) -> None:
+def test_a_record_written_anew_is_json_that_anything_reads(out: Path) -> None:
     folder = write_run(out, 1)
     found = ledger.read_record(folder)
-    found["measures"]["mine"] = {"identity": "a", "values": {"mine": 42}}
-    ledger.write_record(folder, found)
-    assert ledger.table(out, ledger.survey(out)).mine.tolist() == [42] and ledger.inspect(folder)[1] == {}
-
-
-def test_a_record_is_json_that_anything_reads(out: Path) -> None:
     values = plain({"a": float("nan"), "b": float("inf"), "c": True, "d": [1.5, None]})
-    folder = write_run(out, 0, measures={"mine": {"identity": "1", "values": values}})
+    found["measures"]["mine"] = {"identity": "a", "values": values}
+    ledger.write_record(folder, found)
+    assert ledger.table(out, ledger.survey(out)).c.tolist() == [True] and ledger.inspect(folder)[1] == {}
 
     def strict(text: str) -> None:
         raise AssertionError(f"{text} is not JSON")
@@ -228,14 +217,6 @@ def test_whatever_cannot_be_read_is_a_damaged_run_that_is_named(out: Path, harm:
     with pytest.warns(ledger.DamagedRunWarning):
         assert survey(out, [bad.name, "f" * 24]) == []
     assert ledger.check(out, set_aside=False).run_id.tolist() == [bad.name]
-
-
-def test_a_run_that_is_a_link_is_not_followed(out: Path, tmp_path: Path) -> None:
-    folder = write_run(out, 1)
-    outside = tmp_path / "outside"
-    folder.rename(outside)
-    folder.symlink_to(outside)
-    assert "link" in ledger.check(out, set_aside=False).problem[0]
 
 
 def test_a_table_has_a_row_for_each_run_and_a_column_for_all_that_any_has(out: Path) -> None:

@@ -15,10 +15,12 @@ from svdlab.pipeline.conditions import Conditions
 from svdlab.study.plans import COLUMNS, CONDITIONS, as_plan, condition_rows, grid, random_plan, read_plan
 
 
-def test_a_grid_is_the_product_with_the_last_axis_fastest() -> None:
+def test_a_grid_is_the_product_with_the_last_axis_fastest(tmp_path: Path) -> None:
     plan = grid(fps=[6, 12], image="cat", seed=range(3))
     assert list(zip(plan.fps, plan.seed, strict=True)) == list(itertools.product([6, 12], range(3)))
     assert set(plan.image) == {"cat"} and set(plan.noise) == {"common"}
+    (tmp_path / "grid.yaml").write_text("fps: [6, 12]\nimage: cat\nseed: [0, 1, 2]\n")
+    pd.testing.assert_frame_equal(read_plan(tmp_path / "grid.yaml"), plan)
 
 
 def test_a_tuple_is_one_value_where_a_condition_is_one() -> None:
@@ -76,13 +78,6 @@ def test_a_plan_reads_back_from_a_file(tmp_path: Path, suffix: str) -> None:
     read = read_plan(path)
     assert condition_rows(read) == condition_rows(plan) and read.label_arm.tolist() == ["a", "b"]
     assert condition_rows(read)[1][CONDITIONS.index("guidance_curve")] == (1.0, 2.0)
-
-
-def test_a_grid_file_is_a_grid(tmp_path: Path) -> None:
-    (tmp_path / "grid.yaml").write_text("fps: [6, 12]\nmotion_bucket_id: [40, 127, 250]\nimage: cat\n")
-    pd.testing.assert_frame_equal(
-        read_plan(tmp_path / "grid.yaml"), grid(fps=[6, 12], motion_bucket_id=[40, 127, 250], image="cat")
-    )
 
 
 @pytest.mark.parametrize(

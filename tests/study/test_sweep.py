@@ -128,26 +128,15 @@ def test_rows_that_cannot_share_a_call_share_a_plan(small: Any, out: Path) -> No
     assert shapes == [(3, SIDE, SIDE, 3), *[(FRAMES, SIDE, SIDE, 3)], (FRAMES, 48, SIDE, 3), *[(FRAMES, SIDE, SIDE, 3)] * 2]
 
 
-def test_encodings_are_made_once(small: Any, out: Path) -> None:
+def test_every_run_and_every_encoding_is_made_once(small: Any, out: Path) -> None:
     plan = plan_of(fps=[6, 8, 10], image=["cat", "coffee"], noise_aug_strength=[0.0, 0.1], seed=[0, 1])
     with counted(small) as counts:
-        sweep(small, plan, out, batch_size=4)
+        table = sweep(small, pd.concat([plan, plan[::-1]], ignore_index=True), out, batch_size=4)
     assert counts["clip"] == 2 and counts["encode"] == 2 * 2 * 2
     assert counts["decode"] == len(plan) and counts["unet"] == len(plan) / 4 * 2  # two steps for each batch of four
-
-
-def test_runs_of_equal_rows_are_made_once(small: Any, out: Path) -> None:
-    plan = pd.concat([plan_of(seed=[0, 1]), plan_of(seed=[1, 0])], ignore_index=True)
-    with counted(small) as counts:
-        table = sweep(small, plan, out)
-    assert counts["decode"] == 2 and table.run_id.nunique() == 2
-    assert table.run_id.tolist() == [*table.run_id[:2], *table.run_id[1::-1]]
-
-
-def test_load_results_is_the_same_table(small: Any, out: Path) -> None:
-    table = sweep(small, plan_of(seed=[0, 1, 2]), out, measure="fidelity")
-    read = svdlab.load_results(out).set_index("run_id").loc[table.run_id]
-    assert read.drift_slope.tolist() == table.drift_slope.tolist() and read.frames.tolist() == table.frames.tolist()
+    assert (
+        table.run_id.nunique() == len(plan) and table.run_id[len(plan) :].tolist() == table.run_id[: len(plan)][::-1].tolist()
+    )
 
 
 # --- going on ---------------------------------------------------------------------------------------------------------
@@ -161,13 +150,15 @@ def range_of(clip: svdlab.Clip) -> dict[str, float]:
     return {"low": clip.frames.min(), "high": clip.frames.max()}
 
 
-def test_what_is_there_is_not_made_again(small: Any, out: Path) -> None:
+def test_what_is_there_is_not_made_again_and_can_be_read(small: Any, out: Path) -> None:
     first = sweep(small, plan_of(seed=[0, 1]), out, measure="motion")
     with counted(small) as counts:
         pd.testing.assert_frame_equal(sweep(small, plan_of(seed=[0, 1]), out, measure="motion"), first)
         assert not counts
         more = sweep(small, plan_of(seed=[0, 1, 2]), out, measure="motion")
     assert counts["decode"] == 1 and more.run_id.tolist()[:2] == first.run_id.tolist()
+    read = svdlab.load_results(out).set_index("run_id").loc[more.run_id]
+    assert read.flow_px.tolist() == more.flow_px.tolist() and read.frames.tolist() == more.frames.tolist()
 
 
 def test_a_new_measure_runs_no_model(small: Any, tmp_path: Path) -> None:
@@ -180,21 +171,6 @@ def test_a_new_measure_runs_no_model(small: Any, tmp_path: Path) -> None:
     columns = ["drift_slope", "warp_error", "brightness", "range_of_low", "range_of_high"]
     pd.testing.assert_frame_equal(later[columns], at_once[columns], rtol=1e-2)  # batches of the two studies are the same
     assert later.brightness[0] == pytest.approx(ledger.read_frames(tmp_path / "a", later.run_id[0]).mean() / 255)
-
-
-def test_a_measure_whose_text_changed_is_measured_again(small: Any, out: Path) -> None:
-    plan = plan_of(seed=[0])
-
-    def mine(clip: svdlab.Clip) -> float:
-        return 1.0
-
-    assert sweep(small, plan, out, measure=mine).mine.tolist() == [1.0]
-
-    def mine(clip: svdlab.Clip) -> float:  # type: ignore[no-redef]
-        return 2.0
-
-    with counted(small) as counts:
-        assert sweep(small, plan, out, measure=mine).mine.tolist() == [2.0] and not counts
 
 
 def test_clips_of_other_chunk_sizes_are_runs_of_their_own(small: Any, out: Path) -> None:
@@ -218,23 +194,15 @@ def test_a_failed_decoding_costs_no_denoising(small: Any, out: Path, monkeypatch
         with pytest.raises(error):
             sweep(small, plan, out)
     monkeypatch.undo()
+    damaged, steps = error is ZeroDivisionError, 2
+    if damaged:
+        path = sorted((out / "runs").glob(".*.latents"))[0]
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
     with counted(small) as counts:
         table = sweep(small, plan, out, retry_failed=True)
-    assert counts == {"decode": 2} and table.run_id.tolist() == whole.run_id.tolist()
-    assert torch.equal(latents(table), latents(whole)) and table.image_hash.tolist() == whole.image_hash.tolist()
+    assert counts["unet"] == damaged * steps and counts["decode"] == 2 and table.run_id.tolist() == whole.run_id.tolist()
+    assert (latents(table) - latents(whole)).abs().max() < damaged * 1e-2 + 1e-9
     assert sorted(p.name for p in (out / "runs").iterdir()) == sorted(table.run_id)
-
-
-def test_damaged_latents_are_not_decoded(small: Any, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "decode_clip", lambda pipe, clip: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        sweep(small, plan_of(), out)
-    monkeypatch.undo()
-    (path,) = (out / "runs").iterdir()
-    path.write_bytes(path.read_bytes()[:-1] + b"?")
-    with counted(small) as counts:
-        sweep(small, plan_of(), out)
-    assert counts["unet"] == 2  # denoised again, in two steps
 
 
 def test_a_damaged_run_is_made_again(small: Any, out: Path) -> None:
@@ -254,24 +222,6 @@ def test_a_damaged_run_is_made_again(small: Any, out: Path) -> None:
     with counted(small) as counts:
         again = sweep(small, plan_of(seed=[0, 1, 2]), out, keep=("denoised",))
     assert counts["decode"] == 3 and ledger.check(out).empty and again.run_id.tolist() == table.run_id.tolist()
-
-
-def test_ctrl_c_finishes_what_is_in_hand(small: Any, out: Path, capfd: pytest.CaptureFixture) -> None:
-    def interrupting(clip: svdlab.Clip) -> int:
-        if clip.seed == 0:  # a second one would stop at once
-            os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.2)
-        return 1
-
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(SweepInterrupted, match=r"of 6 clips are whole .* again to go on"):
-        sweep(small, plan_of(seed=range(6)), out, measure=interrupting, batch_size=2)
-    assert signal.getsignal(signal.SIGINT) is before and "in hand" in capfd.readouterr().err
-    made = svdlab.load_results(out)
-    assert len(made) in (2, 4) and ledger.check(out).empty and issubclass(SweepInterrupted, KeyboardInterrupt)
-    with counted(small) as counts:
-        assert set(sweep(small, plan_of(seed=range(6)), out).status) == {"done"}
-    assert counts["decode"] == 6 - len(made)
 
 
 # --- rows that fail ---------------------------------------------------------------------------------------------------
@@ -333,25 +283,13 @@ def test_an_edited_model_has_ids_of_its_own(small: Any, out: Path) -> None:
     assert edited.intervention[0] == "no temporal attention in the middle"
 
 
-def test_weights_changed_in_memory_have_ids_of_their_own(checkpoint: Path, out: Path) -> None:
-    pipe = svdlab.load_pipeline(checkpoint, device="cpu")
-    plain = sweep(pipe, plan_of(), out)
-    mixer = next(p for name, p in pipe.unet.named_parameters() if name.endswith("mix_factor"))
-    mixer.data.add_(1.0)
-    changed = sweep(pipe, plan_of(), out)
-    assert changed.run_id[0] != plain.run_id[0] and not torch.equal(latents(changed), latents(plain))
-    mixer.data.sub_(1.0)
-    assert sweep(pipe, plan_of(), out).run_id[0] == plain.run_id[0]
-
-
 def test_every_fact_is_in_the_id(small: Any, out: Path) -> None:
     rows = [{}, {"seed": 1}, {"fps": 8}, {"guidance_curve": "triangle"}, {"image": "coffee"}, {"playback_fps": 5.0}]
     rows += [{"guidance_interval": (0.1, 5.0)}, {"decode_chunk_size": 1}, {"min_guidance_scale": 2.0}, {"width": 48}]
     rows += [{"motion_bucket_id": 3}, {"noise_aug_strength": 0.5}, {"num_inference_steps": 1}, {"num_frames": 2}]
     table = sweep(small, [{"image": "cat", "num_inference_steps": 2, **row} for row in rows], out)
-    assert (
-        table.run_id.is_unique and table.latents_id.nunique() == len(rows) - 2
-    )  # playback and chunks decide after the latents
+    assert table.run_id.is_unique
+    assert table.latents_id.nunique() == len(rows) - 2  # playback and chunks decide after the latents
 
 
 def test_the_picture_counts_by_its_pixels(small: Any, out: Path, tmp_path: Path) -> None:
@@ -445,16 +383,23 @@ def test_by_itself_a_sweep_takes_as_many_threads_as_torch_has(small: Any, out: P
 def press(clip: svdlab.Clip) -> int:
     if clip.seed == 3:
         os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.1)
     return 1
 
 
-def test_ctrl_c_lets_every_thread_finish_what_it_has_in_hand(small: Any, out: Path, two_threads: None) -> None:
-    with pytest.raises(SweepInterrupted, match="again to go on"):
-        sweep(small, plan_of(seed=range(24)), out, measure=press, threads=2, batch_size=2)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_ctrl_c_lets_every_thread_finish_what_it_has_in_hand(
+    small: Any, out: Path, two_threads: None, capfd: pytest.CaptureFixture, threads: int
+) -> None:
+    before, plan = signal.getsignal(signal.SIGINT), plan_of(seed=range(20))
+    with pytest.raises(SweepInterrupted, match=r"of 20 clips are whole .* again to go on"):
+        sweep(small, plan, out, measure=press, threads=threads, batch_size=2)
+    assert signal.getsignal(signal.SIGINT) is before and "in hand" in capfd.readouterr().err and helpers() == []
     made = ledger.run_ids(out)
-    assert 4 <= len(made) < 24 and ledger.check(out).empty and helpers() == []
+    assert 4 <= len(made) < 20 and ledger.check(out).empty and issubclass(SweepInterrupted, KeyboardInterrupt)
     assert sorted(p.name for p in (out / "runs").iterdir()) == made
-    assert set(sweep(small, plan_of(seed=range(24)), out).status) == {"done"}
+    with counted(small) as counts:
+        assert set(sweep(small, plan, out).status) == {"done"} and counts["decode"] == 20 - len(made)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -629,7 +574,7 @@ def test_no_token_reaches_the_ledger(checkpoint: Path, out: Path, tmp_path: Path
         ([{"seed": True}], {}, "seed=True"),
         ([{}], {"image": None}, "no image"),
         ([{"image": "no-such-file.png"}], {}, "No such file"),
-        ([{}], {"measure": "speed"}, "unknown measure 'speed'"),
+        ([{}], {"measure": "speed"}, "measure 'speed': give motion"),
         ([{}], {"keep": ("everything",)}, "everything"),
         ([{}], {"batch_size": 0}, "batch_size=0"),
         ([{}], {"executor": 2}, "executor is a int"),
@@ -646,13 +591,6 @@ def test_what_cannot_be_made_is_refused_before_any_model_runs(small: Any, out: P
     with counted(small) as counts, pytest.raises(InputError, match=said):
         sweep(small, plan, out, **how)
     assert not counts and not out.exists()
-
-
-def test_an_output_folder_that_is_a_file_is_refused(small: Any, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with counted(small) as counts, pytest.raises(OutputError, match="cannot be written to"):
-        sweep(small, plan_of(), tmp_path / "file")
-    assert not counts
 
 
 def test_unusual_conditions_are_warned_of_once(small: Any, out: Path) -> None:
