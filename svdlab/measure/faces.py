@@ -126,11 +126,9 @@ def summarise(table: pd.DataFrame) -> dict[str, float]:
 
     Keys: `persistence` share of frames in which the face is found; `lost_at` the first frame without it (NaN: never);
     `longest_gap` in frames; `score` mean over all frames, missed ones at 0; `size_first`, `size_change` last found over first
-    found; `blur_first`, `blur_change` (above 0: less sharp at last); `landmark_jitter`: how much a landmark jitters from frame
-    to frame, in shares of the distance between the eyes, as the standard deviation of one coordinate of independent noise; a
-    face that moves or grows steadily has none, but the detector itself has about 0.04 on a face of 50 px: compare with a
-    steadily moved image of the same face; `shape_jitter`: the same of the landmarks against each other, after shift, size and
-    turn are taken out. NaN where the face is not found in three frames in a row.
+    found; `blur_first`, `blur_change` (above 0: less sharp at last); `landmark_jitter`: `jitter` over the distance between the
+    eyes (the detector itself has about 0.04 on a face of 50 px: compare with a steadily moved image of the same face);
+    `shape_jitter`: the same after shift, size and turn are taken out. NaN where no three frames in a row have the face.
     """
     found, seen = table.found.to_numpy(bool), table[table.found]
     points = table[list(POINTS)].to_numpy(float).reshape(len(table), 5, 2)
