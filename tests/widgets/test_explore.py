@@ -28,14 +28,11 @@ def test_a_run_is_found_by_its_conditions_and_what_is_missing_is_known(results: 
     assert runs.at(missing) is None
     row = runs.row_to_make(missing)
     assert (row["motion_bucket_id"], row["seed"], row["image"], row["num_inference_steps"]) == (200, 1, "scene-27", 2)
-    folder = Path(results["frames"].iloc[0]).parents[2]
-    assert study_of(results) == folder and sorted(Runs(folder).table["run_id"]) == sorted(results["run_id"])
-
-
-def test_the_nearest_run_differs_in_as_few_axes_as_can_be() -> None:
     runs = Runs(table("fps motion_bucket_id seed", (6, 10, 0), (6, 40, 0), (24, 10, 1)))
     assert runs.nearest({"fps": 24, "motion_bucket_id": 40, "seed": 0}) == 1  # only fps differs
     assert runs.nearest({"fps": 6, "motion_bucket_id": 10, "seed": 1}) == 0
+    folder = Path(results["frames"].iloc[0]).parents[2]
+    assert study_of(results) == folder and sorted(Runs(folder).table["run_id"]) == sorted(results["run_id"])
 
 
 def test_an_empty_cell_is_a_point_of_its_own() -> None:

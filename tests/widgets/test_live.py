@@ -70,8 +70,6 @@ def test_cancel_stops_before_the_next_step_and_leaves_the_pipeline_as_it_was(pip
     reached = threading.Event()
     panel.job.bar.observe(lambda change: (seen.append(change["new"]), change["new"] >= 2 and reached.set()), "value")
     panel.generate()
-    with pytest.raises(errors.InputError, match="being made"):
-        panel.generate()
     assert reached.wait(60)
     panel.job.halt.click()
     at = max(seen)
@@ -79,16 +77,6 @@ def test_cancel_stops_before_the_next_step_and_leaves_the_pipeline_as_it_was(pip
     assert f"stopped after {max(seen)} steps" in panel.job.status.value
     assert not pipe.unet._forward_hooks and not pipe.unet._forward_pre_hooks
     assert (svdlab.generate(pipe, "scene-3", num_inference_steps=2).frames == before).all()
-
-
-def test_two_panels_take_turns(pipe: Any) -> None:
-    panels = [widgets.live(pipe, "scene-27", svdlab.Conditions(num_inference_steps=3), seed=s) for s in (0, 1)]
-    for panel in panels:
-        panel.generate()
-    assert all(panel.job.join(60) for panel in panels)
-    for seed, panel in enumerate(panels):
-        want = svdlab.generate(pipe, "scene-27", seed=seed, num_inference_steps=3)
-        assert all((clip.frames == want.frames).all() for clip in panel.clips.values()) and panel.clips
 
 
 def test_live_reports_what_goes_wrong(pipe: Any) -> None:
