@@ -1,8 +1,8 @@
-"""Makes results/gallery/, which git keeps: the pictures that README.md shows, with the command that makes each.
+"""Makes results/gallery/, which git keeps: the images that README.md shows, with the command that makes each.
 
-`python tools/gallery.py` executes the notebooks that the pictures come from, at their defaults, takes the pictures, opens
+`python tools/gallery.py` executes the notebooks that the images come from, at their defaults, takes the images, opens
 the explorer in a browser for its screenshot, and writes results/gallery/README.md. `--as-they-are` takes the notebooks'
-pictures from results/ as they lie there; `--no-browser` keeps the screenshot that is there.
+images from results/ as they lie there; `--no-browser` keeps the screenshot that is there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LIMIT = 1e6  # bytes a file: a clone should stay small
 
 
 class Shot(NamedTuple):
-    """A picture: the notebook that saves it, the file, and what it shows."""
+    """A image: the notebook that saves it, the file, and what it shows."""
 
     notebook: str
     file: str
@@ -32,15 +32,15 @@ class Shot(NamedTuple):
 
 SHOTS = (
     Shot("00-tour", "sweep", "A sweep as a contact sheet: the last frame by motion bucket and fps, with the subject's speed"),
-    Shot("00-tour", "denoising", "The denoised estimate of one frame, from pure noise to the finished picture"),
+    Shot("00-tour", "denoising", "The denoised estimate of one frame, from pure noise to the finished image"),
     Shot("00-tour", "denoising-latents", "The same, as colours of the latents"),
     Shot("00-tour", "dose-response", "The subject's speed against the motion bucket, by fps, with intervals"),
-    Shot("00-tour", "filmstrip", "One clip, frame by frame, beside the picture that it was made from"),
+    Shot("00-tour", "filmstrip", "One clip, frame by frame, beside the image that it was made from"),
     Shot("00-tour", "flow", "Optical flow of the clip: hue is direction"),
     Shot("00-tour", "photograph", "A photograph, which is outside the organism's world"),
     Shot("02-denoising-trace", "guidance-pressure", "How hard guidance pulls, by step and frame"),
     Shot("03-motion", "trajectories", "Where points of the first frame travel"),
-    Shot("05-bias", "forest", "Effects of planted differences between paired pictures, with intervals and a margin"),
+    Shot("05-bias", "forest", "Effects of planted differences between paired images, with intervals and a margin"),
     Shot("06-interventions", "branch-and-swap", "What still arrives of a change, by the step from which it holds"),
 )
 EXPLORER = "01-conditioning-sweep-explorer.png"
@@ -80,7 +80,7 @@ def target(shot: Shot) -> Path:
 
 
 def take(shot: Shot) -> bool:
-    """Copy a notebook's picture; one above the limit is halved until it fits."""
+    """Copy a notebook's image; one above the limit is halved until it fits."""
     source = RESULTS / shot.notebook / f"{shot.file}.png"
     if not source.is_file():
         return False
@@ -88,16 +88,16 @@ def take(shot: Shot) -> bool:
         shutil.copyfile(source, target(shot))
         return True
     with Image.open(source) as opened:
-        picture, info = opened.copy(), opened.info
-    while len(data := encoded(picture, info)) > LIMIT:
-        picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
+        image, info = opened.copy(), opened.info
+    while len(data := encoded(image, info)) > LIMIT:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
     target(shot).write_bytes(data)
     return True
 
 
-def encoded(picture: Image.Image, info: dict) -> bytes:
+def encoded(image: Image.Image, info: dict) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True, dpi=info.get("dpi"))
+    image.save(buffer, "PNG", optimize=True, dpi=info.get("dpi"))
     return buffer.getvalue()
 
 
@@ -130,7 +130,7 @@ def photograph(ledger: Path) -> bool:
 
 
 def write_index() -> None:
-    """A page with each picture that is there, what it shows, and the command that makes it."""
+    """A page with each image that is there, what it shows, and the command that makes it."""
     lines = [
         "# Gallery",
         "",
