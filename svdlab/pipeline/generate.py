@@ -181,7 +181,7 @@ def generate(
     """Make one clip from one image.
 
     >>> clip = generate(pipe, "scene-27", seed=3, fps=7, motion_bucket_id=200, num_inference_steps=4)
-    >>> clip = generate(pipe, image, PRESETS["SVD_1_1"], num_frames=8, num_inference_steps=4)
+    >>> clip = generate(pipe, image, svdlab.PRESETS["SVD_1_1"], num_frames=8, num_inference_steps=4)
 
     image: path, sample's name, PIL image or array; cropped to the frame's aspect. conditions: default `Conditions()`, changed
     by overrides by name. seed: of all noise, drawn on the CPU, so that it is the same on every device. sigmas: noise levels

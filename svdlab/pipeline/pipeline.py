@@ -47,7 +47,7 @@ class Source:
 class ProbePipeline(StableVideoDiffusionPipeline):
     """diffusers' pipeline on svdlab's sampler: the same call with the same results, which `trace` and `edit` can look into.
 
-    >>> pipe = ProbePipeline.from_pipe(stock)                  # on the same weights
+    >>> pipe = ProbePipeline.from_pipe(pipe)                   # on the same weights
 
     Its one own default: without height and width, frames have the checkpoint's own size (`pipe.source`), not 576x1024. One
     pipeline serves several threads.

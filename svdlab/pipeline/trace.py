@@ -2,8 +2,8 @@
 
 >>> tr.latents.shape, float(tr.sigmas[0])                     # "s f c h w", before each step
 (torch.Size([4, 8, 4, 16, 16]), 700.0)
->>> path = tr.save("trace.safetensors"); Trace.load(path).names
-['denoised', 'latents']
+>>> path = tr.save("trace.safetensors"); Trace.load(path).names[:2]
+['cond', 'denoised']
 >>> tr.as_colours(tr.denoised[0]).shape                       # "f h w 3" in [0, 1]
 (8, 16, 16, 3)
 """
