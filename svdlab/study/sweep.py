@@ -128,8 +128,8 @@ def load_results(out: str | Path) -> pd.DataFrame:
 def missing(pipe: ProbePipeline, plan: Any, out: str | Path, *, image: Any = None, intervention: str | None = None) -> int:
     """How many clips of a plan the study `out` lacks: what a sweep of it would have to make.
 
-    >>> missing(pipe, [{"num_inference_steps": 2}], "results/one", image="scene-3")
-    0
+    >>> missing(pipe, [{"num_inference_steps": 2}], "results/new", image="scene-3")
+    1
     """
     jobs, _ = _jobs(pipe, plans.as_plan(plan), image, identity.facts(pipe, intervention))
     ids = {job.run_id for job in jobs}
