@@ -63,7 +63,7 @@ def test_every_module_that_is_named_anywhere_exists_in_the_real_unet(full):
     names = modules.module_names(full)
     wrong = {path: lost for path, text in prose().items() if (lost := missing(text, names))}
     assert wrong == {}
-    assert sum(len(NAMED.findall(text)) for text in prose().values()) > 10
+    assert sum(len(NAMED.findall(text)) for text in prose().values()) > 5  # and the pattern finds some
 
 
 @pytest.mark.full
