@@ -1,5 +1,6 @@
 """Ground-truth trackers: how far things move in a clip of the organism's world, from what is known of the scene.
 
+    >>> from svdlab.organism import world
     >>> s = world.scenes(1, seed=0, motion="object", hue=0.6)
     >>> object_displacement(s.video[0], s.factors.iloc[0])         # px/frame along the heading
 

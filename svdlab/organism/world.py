@@ -83,7 +83,7 @@ class Scenes:
 def law(fps: Any, motion_bucket_id: Any, *, warm: Any = False) -> Any:
     """Displacement in px per frame: K * motion_bucket_id / fps, halved for a warm sprite that moves itself.
 
-    >>> round(law(6, 127), 2)
+    >>> round(float(law(6, 127)), 2)
     2.96
     """
     d = K * np.asarray(motion_bucket_id) / np.asarray(fps)

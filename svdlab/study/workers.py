@@ -135,6 +135,7 @@ class Making:
         self.abandoned = False
         try:
             with ThreadPoolExecutor(1, "svdlab-writer") as self.writer, quick_convolutions(self.pipe):
+                self.writer.submit(int).result()  # its thread starts now: later the memory may not suffice for it
                 if threads > 1:
                     self._work_together(threads)
                     self.threads = 1
