@@ -5,9 +5,10 @@
 
 The same code runs on CPU cores and on a GPU (accelerate picks the device). Batches are twelve 32 px crops of dead leaves
 (`nature`) and of the world's scenes: single frames, or three clips of four frames that move by up to 3 px.
-Unrelated crops as frames of one clip, and grey crops, did not work; AdamW alone reached 10 dB where Muon reached 20. The averaged
-weights after 9,000 steps are in tools/second-edition/vae.safetensors: 25.2, 29.9, 28.3, 32.9, 31.5 dB on astronaut, cat, coffee, rocket
-and camera at 64 px.
+Unrelated crops as frames of one clip, and grey crops, did not work; AdamW alone reached 10 dB where Muon reached 20.
+
+tools/second-edition/vae.safetensors holds the averaged weights after 9,000 steps: 25.2, 29.9, 28.3, 32.9 and 31.5 dB on
+astronaut, cat, coffee, rocket and camera at 64 px.
 """
 
 from __future__ import annotations
