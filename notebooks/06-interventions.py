@@ -127,8 +127,8 @@ show.save(fig, Path(out, "embedding-or-latents"))
 # The original and the clips with a condition swapped in before the first step, synchronised: **difference** shows where they differ.
 
 # %%
-films = {"original": clip} | {name: some[0] for name, some in branches.items()}
-widgets.compare(films, out=Path(out, "exports"))
+starts = {"original": clip} | {name: some[0] for name, some in branches.items()}
+widgets.compare(starts, out=Path(out, "exports"))
 
 # %% [markdown]
 # ## Limits

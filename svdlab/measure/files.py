@@ -43,9 +43,9 @@ def write_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         part = folder / target.name
         yield part
-        _sync(part)
+        sync(part)
         os.replace(part, target)
-        _sync(target.parent)
+        sync(target.parent)
     except OSError as error:
         if isinstance(error, OutputError):
             raise
@@ -54,7 +54,8 @@ def write_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """What was written to a file or a folder is on the disk when this returns."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

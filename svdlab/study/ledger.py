@@ -33,7 +33,7 @@ from filelock import FileLock, Timeout
 
 from svdlab.errors import InputError, OutputError
 from svdlab.measure import video
-from svdlab.measure.files import hash_file, write_whole
+from svdlab.measure.files import hash_file, sync, write_whole
 
 if TYPE_CHECKING:
     from svdlab.pipeline.trace import Trace
@@ -140,13 +140,13 @@ def new_run(out: str | Path, run_id: str, record: dict[str, Any]) -> Iterator[Pa
             yield folder
             for path in folder.iterdir():
                 path.chmod(folder.stat().st_mode & 0o666)  # some writers make files that only their owner can read
-                _sync(path)
+                sync(path)
             files = {p.name: {"bytes": p.stat().st_size, "sha256": hash_file(p)} for p in sorted(folder.iterdir())}
             write_record(folder, {**record, "run_id": run_id, "files": files})
             if target.exists():
                 target.rename(old)
             folder.rename(target)
-            _sync(target.parent)
+            sync(target.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
@@ -162,14 +162,6 @@ def record_text(record: dict[str, Any]) -> str:
     """The text of run.json, whose last entry is the SHA-256 of what stands before it."""
     text = json.dumps(record, indent=1).removesuffix("\n}")
     return f'{text},\n "sha256": "{hashlib.sha256(text.encode()).hexdigest()}"\n}}\n'
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager
