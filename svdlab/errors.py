@@ -1,7 +1,25 @@
-"""What svdlab raises. Each message says what came, what is allowed and what to do.
+"""What svdlab raises, and the checks of plain values that raise it: one for each kind of value, for every public function.
 
-Where a caller would catch a builtin (`ValueError`, `OSError`), the class is also that builtin.
+>>> whole("num_frames", np.int64(25), least=2), number("alpha", 0.05, above=0, below=1), seed("seed", 2**60)
+(25, 0.05, 1152921504606846976)
+>>> whole("num_frames", True)
+Traceback (most recent call last):
+svdlab.errors.InputError: num_frames=True: give a whole number, at least 0.
+
+Each message says what came, what is allowed and what to do. Where a caller would catch a builtin (`ValueError`, `OSError`),
+the class is also that builtin.
 """
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+LONGEST = 255  # bytes of a name that file systems allow
 
 
 class SvdlabError(Exception):
@@ -42,3 +60,126 @@ class RunError(SvdlabError, RuntimeError):
 
 class SweepInterrupted(SvdlabError, KeyboardInterrupt):
     """A sweep that was told to stop, after it had finished what was in hand."""
+
+
+# --- checks -----------------------------------------------------------------------------------------------------------
+
+
+def shown(value: Any) -> str:
+    """A value as a message shows it: in one line, never long.
+
+    >>> shown("x" * 300)[-8:], shown(np.zeros((2, 3)))
+    ('xxxx ...', 'ndarray of shape (2, 3)')
+    """
+    shape = getattr(value, "shape", None)
+    if shape:
+        return f"{type(value).__name__} of shape {tuple(shape)}"
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # a whole number of thousands of digits
+        return f"a very long {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:76]} ..."
+
+
+def whole(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
+    """A whole number from least to most; numpy's count, truth values and floats do not."""
+    found = None if isinstance(value, bool) or not isinstance(value, Integral) else int(value)
+    if found is None or found < least or (most is not None and found > most):
+        reach = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise InputError(f"{name}={shown(value)}: give a whole number, {reach}.")
+    return found
+
+
+def seed(name: str, value: Any) -> int:
+    """A seed: a whole number from 0 to 2**63 - 1."""
+    return whole(name, value, 0, 2**63 - 1)
+
+
+def number(
+    name: str,
+    value: Any,
+    least: float = -math.inf,
+    most: float = math.inf,
+    *,
+    above: float = -math.inf,
+    below: float = math.inf,
+) -> float:
+    """A finite number with least <= value <= most and above < value < below. above=0, below=1 for a level or a confidence.
+
+    >>> number("margin", 0.3, above=0)
+    0.3
+    """
+    try:
+        found = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+    except OverflowError:
+        found = math.inf
+    if not (math.isfinite(found) and least <= found <= most and above < found < below):
+        ends = {"at least": least, "at most": most, "above": above, "below": below}
+        reach = [f"{words} {end:g}" for words, end in ends.items() if math.isfinite(end)]
+        raise InputError(f"{name}={shown(value)}: give a finite number{', ' * bool(reach)}{' and '.join(reach)}.")
+    return found
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False; nothing that merely counts as one of them."""
+    if not isinstance(value, bool) and type(value).__name__ not in ("bool_", "bool"):  # numpy's
+        raise InputError(f"{name}={shown(value)}: give True or False.")
+    return bool(value)
+
+
+def one_of(name: str, value: Any, options: Iterable[str]) -> str:
+    """One of some words."""
+    words = list(options)
+    if not isinstance(value, str) or value not in words:
+        raise InputError(f"{name}={shown(value)}: give one of {', '.join(words)}.")
+    return value
+
+
+def text(name: str, value: Any) -> str:
+    """A text of one or more characters."""
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise InputError(f"{name}={shown(value)}: give a text.")
+    return value
+
+
+def path(name: str, value: Any) -> Path:
+    """A path, absolute, with `~` expanded; its names may be as long as file systems allow.
+
+    >>> path("out", "~/study") == Path.home() / "study"
+    True
+    """
+    if not isinstance(value, (str, os.PathLike)) or not os.fspath(value) or not isinstance(os.fspath(value), str):
+        raise InputError(f"{name}={shown(value)}: give a path as a text or a pathlib.Path.")
+    found = Path(value)
+    if "\0" in str(found) or any(len(os.fsencode(part)) > LONGEST for part in found.parts):
+        raise InputError(f"{name}={shown(value)}: a path has no NUL byte, and no name longer than {LONGEST} bytes.")
+    try:
+        return Path(os.path.abspath(found.expanduser()))
+    except RuntimeError as error:
+        raise InputError(f"{name}={shown(value)}: there is no such user's home folder.") from error
+
+
+def several(name: str, values: Any, check: Callable[[str, Any], Any], least: int = 1) -> tuple[Any, ...]:
+    """A list, tuple, range or array, each of its values checked; a single value is refused, never made a list of one.
+
+    >>> several("seeds", range(3), seed)
+    (0, 1, 2)
+    """
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise InputError(f"{name}={shown(values)}: give a list.")
+    found = tuple(check(name, value) for value in values)
+    if len(found) < least:
+        raise InputError(f"{name} holds {len(found)} value(s): give at least {least}.")
+    return found
+
+
+def columns(name: str, table: Any, *names: str, least: int = 1) -> Any:
+    """A DataFrame that has the columns named, and at least some rows."""
+    if not hasattr(table, "columns") or not hasattr(table, "iloc"):
+        raise InputError(f"{name}={shown(table)}: give a DataFrame.")
+    if lacking := [column for column in names if column not in table.columns]:
+        has = ", ".join(map(str, table.columns)) or "none"
+        raise InputError(f"{name} has no column {', '.join(map(repr, lacking))}: it has {has}.")
+    if len(table) < least:
+        raise InputError(f"{name} has {len(table)} row(s): at least {least} needed.")
+    return table

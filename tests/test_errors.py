@@ -1,0 +1,73 @@
+"""The checks of plain values: what each kind takes, and that nothing else passes."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from svdlab import errors
+
+ODD = [None, True, "7", "", [], {}, math.nan, math.inf, -1, 1.5, 10**40, pytest.param(10**5000, id="long")]
+ODD += [np.zeros(2), object(), pd.NA, 1j]
+
+
+@pytest.mark.parametrize("value", ODD)
+def test_a_seed_is_a_whole_number_that_torch_takes(value: Any) -> None:
+    with pytest.raises(errors.InputError, match=r"^seed=.*: give a whole number, from 0 to 9223372036854775807\.$"):
+        errors.seed("seed", value)
+
+
+@pytest.mark.parametrize("value", [0, 2**53 + 1, np.int64(7), np.uint8(3)])
+def test_seeds_keep_every_digit(value: Any) -> None:
+    assert errors.seed("seed", value) == int(value) and type(errors.seed("seed", value)) is int
+
+
+@pytest.mark.parametrize("value", [*ODD, 0, 1, 2])
+def test_a_level_lies_between_0_and_1(value: Any) -> None:
+    with pytest.raises(errors.InputError, match=r"alpha=.*: give a finite number, above 0 and below 1\."):
+        errors.number("alpha", value, above=0, below=1)
+    assert errors.number("alpha", np.float32(0.5), above=0, below=1) == 0.5
+
+
+@pytest.mark.parametrize("value", [None, 7, "", b"x", "a\0b", "x" * 300, ["a"], math.nan, "~nobody-of-that-name/x"])
+def test_a_path_is_a_text_or_a_path(value: Any) -> None:
+    with pytest.raises(errors.InputError, match=r"^out="):
+        errors.path("out", value)
+
+
+def test_a_path_becomes_absolute_and_its_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert errors.path("out", "a/../b") == tmp_path / "b" and errors.path("out", Path("~/x")) == tmp_path / "home/x"
+    assert errors.path("out", "12:30") == tmp_path / "12:30"
+
+
+@pytest.mark.parametrize("value", [0, 1, "yes", None, [], np.zeros(2)])
+def test_a_flag_is_true_or_false(value: Any) -> None:
+    with pytest.raises(errors.InputError, match="give True or False"):
+        errors.flag("quick", value)
+    assert errors.flag("quick", np.bool_(True)) is True
+
+
+def test_lists_tables_and_words_are_checked_by_name() -> None:
+    assert errors.several("seeds", np.arange(3), errors.seed) == (0, 1, 2)
+    for values in (0, "012", None, [], [0, -1]):
+        with pytest.raises(errors.InputError, match=r"^seeds"):
+            errors.several("seeds", values, errors.seed)
+    table = pd.DataFrame({"a": [1.0]})
+    assert errors.columns("clips", table, "a") is table
+    for wrong, words in ((table, "has no column 'b'"), (table.iloc[:0], "0 row"), ({"b": 1}, "give a DataFrame")):
+        with pytest.raises(errors.InputError, match=words):
+            errors.columns("clips", wrong, *(() if len(wrong) == 0 else ("b",)))
+    with pytest.raises(errors.InputError, match=r"kind='wave': give one of pan, zoom\."):
+        errors.one_of("kind", "wave", ("pan", "zoom"))
+
+
+def test_a_message_is_one_short_line() -> None:
+    for value in ("x\n\x1b[31m" * 400, np.zeros((900, 900)), [list(range(999))] * 9):
+        assert len(errors.shown(value)) < 100 and "\n" not in errors.shown(value) and "\x1b" not in errors.shown(value)
