@@ -26,7 +26,7 @@ from skimage.measure import blur_effect
 from skimage.transform import SimilarityTransform
 
 from svdlab.errors import InputError, MissingExtraError
-from svdlab.measure.frames import as_frames, as_image
+from svdlab.measure.video import as_frames, as_image
 
 MODEL = "face_detection_yunet_2023mar.onnx"
 CONFIDENT = 0.7  # score from which on a detection counts; YuNet gives faces .8 to .95, and cups and cats up to .68

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 
 from svdlab.errors import InputError
-from svdlab.measure.frames import as_frames
+from svdlab.measure.video import as_frames
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ def flow(frames: Any, *, longest_baseline: int = LONGEST_BASELINE) -> np.ndarray
 
     >>> flow(clip.frames)[0, 32, 32]         # px from frame 0 to frame 1, at row 32, column 32
 
-    frames: "f h w c" in [0, 1], or what `svdlab.measure.frames.as_frames` converts, whose InputError this raises.
+    frames: "f h w c" in [0, 1], or what `svdlab.measure.video.as_frames` converts, whose InputError this raises.
     longest_baseline: frames over which slow motion may be averaged; 1 takes each pair on its own.
     """
     clip = as_frames(frames)

@@ -37,7 +37,7 @@ from svdlab.measure.flow import (
     working_grey,
     xt_slice,
 )
-from svdlab.measure.frames import as_frames
+from svdlab.measure.video import as_frames
 
 __all__ = ["CAMERAS", "both_ways", "camera_class", "camera_path", "flow", "measure", "points", "summary", "xt_slice"]
 
@@ -77,7 +77,7 @@ def measure(frames: Any, *, playback_fps: float | None = None) -> pd.DataFrame:
     of what the camera does not explain; `frozen` nothing moves; `abstained` nothing can be told, and then all numbers are NaN;
     `why` says why. `start` and `baseline` say from which frame, over how many, the pair was measured.
     With `playback_fps` also `*_px_s` (px per second) and `*_pct_s` (percent of the frame width per second).
-    Raises InputError for frames that are not a clip (see `svdlab.measure.frames.as_frames`), a playback_fps not above 0.
+    Raises InputError for frames that are not a clip (see `svdlab.measure.video.as_frames`), a playback_fps not above 0.
     """
     clip = as_frames(frames)
     if playback_fps is not None and not 0 < playback_fps < math.inf:

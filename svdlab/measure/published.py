@@ -22,7 +22,7 @@ import numpy as np
 from svdlab.errors import InputError
 from svdlab.measure.fidelity import ssim
 from svdlab.measure.flow import both_ways, flow, points, sample
-from svdlab.measure.frames import as_frames, as_image
+from svdlab.measure.video import as_frames, as_image
 
 # Directions in which the middles of two opposite borders move, and what VBench-I2V's code calls that.
 TURNS = {("left", "left"): "pan_right", ("right", "right"): "pan_left", ("down", "down"): "tilt_up", ("up", "up"): "tilt_down"}

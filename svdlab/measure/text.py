@@ -29,7 +29,7 @@ import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
 from svdlab.errors import InputError, MissingExtraError
-from svdlab.measure.frames import as_frames, as_image
+from svdlab.measure.video import as_frames, as_image
 
 FONTS = {"sans": "DejaVuSans-Bold.ttf", "serif": "DejaVuSerif.ttf", "mono": "DejaVuSansMono.ttf"}  # free; matplotlib's
 LEAST_HEIGHT = 5  # px: no font has five strokes' room below

@@ -1,5 +1,7 @@
-"""Video files of clips, and what an image or video file says about the model that made it.
+"""A clip's frames, video files of them, and what an image or video file says about the model that made it.
 
+    >>> as_frames([image, image]).shape[-1]                          # one check, shared by everything that measures
+    3
     >>> write_frames("frames.mkv", clip.frames)                      # FFV1: the 8-bit frames, bit for bit
     >>> facts = describe(clip.call.asdict(), run_id="3f2a")
     >>> write_preview("preview.mp4", clip.frames, facts=facts)       # H.264: what a browser plays
@@ -7,10 +9,8 @@
     'http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia'
 
 A PNG gets an XMP packet with the IPTC terms for media made by a trained model (IPTC Photo Metadata Standard 2025.1) and PNG's
-own texts; an MP4 gets container tags, and a JSON file beside it, because many players and sites drop tags.
-
-Files are written whole or not at all, encoded by mediapy with the ffmpeg inside imageio-ffmpeg's wheel; an OutputError says
-what could not be written or read.
+own texts; an MP4 gets container tags, and a JSON file beside it, because many players and sites drop tags. Files are written
+whole or not at all, encoded by mediapy with imageio-ffmpeg's ffmpeg; an OutputError names what could not be written or read.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from svdlab import __version__
-from svdlab.errors import OutputError
+from svdlab.errors import InputError, OutputError
 from svdlab.measure.files import plain, write_whole
-from svdlab.measure.frames import as_frames
 
+SLACK = 1e-3  # rounding of a decoder around 0 and 1, which is clipped
+SMALLEST = 16  # px: below that neither flow nor SSIM has a neighbourhood to look at
 PLAYBACK_FPS = 7.0  # for players, where a clip does not say: diffusers' default fps
 PREVIEW_SIDE = 256  # px: smaller clips are enlarged by whole factors, or nobody would see what happens in them
 
@@ -68,6 +69,51 @@ XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 </x:xmpmeta>
 <?xpacket end="w"?>"""
 PNG_NAMES = {"Software": "encoded_by", "Description": "comment", "Copyright": "copyright", "svdlab": "svdlab"}
+
+
+def as_frames(frames: Any, *, least: int = 2) -> np.ndarray:
+    """Check a clip and return it as float32 "f h w 3" in [0, 1].
+
+    >>> as_frames(np.zeros((25, 576, 1024, 3), np.uint8)).dtype
+    dtype('float32')
+
+    frames: floats in [0, 1], kept as they are, or uint8, divided by 255; RGB, or grey "f h w" or "f h w 1", repeated to three
+    channels; as an array, a CPU tensor, or a list of arrays or PIL images. Raises InputError for anything else: fewer than
+    `least` frames, mixed sizes, NaN or infinity, floats outside [0, 1], a side under 16 px.
+    """
+    if isinstance(frames, (list, tuple)):
+        frames = [np.asarray(f) for f in frames]
+        if len({f.shape for f in frames}) > 1:
+            raise InputError("got frames of different shapes: the frames of a clip have one size.")
+    array = np.asarray(frames)
+    if array.ndim == 3 and array.shape[-1] not in (1, 3, 4):
+        array = array[..., None]
+    floats = np.issubdtype(array.dtype, np.floating) and array.size > 0
+    low, high = (float(array.min()), float(array.max())) if floats else (0.0, 255.0)
+    fits = array.ndim == 4 and array.shape[-1] in (1, 3) and len(array) >= least and min(array.shape[1:3]) >= SMALLEST
+    if not fits or not (array.dtype == np.uint8 or (floats and low >= -SLACK and high <= 1 + SLACK)):  # False for NaN
+        raise InputError(
+            f"got {array.dtype} of shape {array.shape}{f', from {low:.3g} to {high:.3g}' if floats else ''}; "
+            f'frames are "f h w c": {least} or more, {SMALLEST} px or more each way, RGB last, floats in [0, 1] or uint8.'
+        )
+    if not floats:
+        array = array.astype(np.float32) / 255
+    elif low < 0 or high > 1:
+        array = np.clip(array, 0, 1)
+    array = array.astype(np.float32, copy=False)
+    return np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else array
+
+
+def as_image(image: Any, size: tuple[int, ...] | None = None) -> np.ndarray:
+    """Check one image and return it as float32 "h w 3" in [0, 1]; the rules are those of `as_frames`.
+
+    size: the "h w" that it needs; InputError for another.
+    """
+    array = np.asarray(image)
+    array = as_frames(array[None] if array.ndim in (2, 3) else array, least=1)[0]
+    if size is not None and array.shape[:2] != tuple(size[:2]):
+        raise InputError(f"got an image of {array.shape[:2]} (h, w), and {tuple(size[:2])} is needed: bring both to one size.")
+    return array
 
 
 def as_bytes(frames: Any) -> np.ndarray:

@@ -20,7 +20,7 @@ import pandas as pd
 from skimage import data
 
 from svdlab.measure import fidelity
-from svdlab.measure.detail import BANDS, grating, kept, modulation, seams
+from svdlab.measure.fidelity import BANDS, grating, kept, modulation, seams
 from svdlab.measure.text import make_plate
 from svdlab.pipeline.images import sample_image
 from svdlab.probes.probe import Check, Example, Graph, Probe, Study, below, near
@@ -173,7 +173,7 @@ def losses(image: np.ndarray, through: np.ndarray) -> dict[str, float]:
     """What a round trip did to an image, both "h w 3" in [0, 1]: flat dict.
 
     `rms` error in grey levels, `psnr` in dB (NaN where equal), `ssim`; `db_1` ... `db_5`: what is kept of the detail of each
-    of `svdlab.measure.detail.BANDS`, in dB.
+    of `svdlab.measure.fidelity.BANDS`, in dB.
     """
     found = fidelity.reconstruction_error(image, through)
     psnr, rms = found["reconstruction_psnr"], LEVEL * math.sqrt(found["reconstruction_mse"])

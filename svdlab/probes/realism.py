@@ -23,7 +23,7 @@ from skimage.measure import blur_effect
 
 from svdlab.measure import fidelity
 from svdlab.measure.calibrate import degrade
-from svdlab.measure.detail import BANDS, EMPTY, FINE, REGIONS, budget, decibels, power, seams
+from svdlab.measure.fidelity import BANDS, EMPTY, FINE, REGIONS, budget, decibels, power, seams
 from svdlab.pipeline.generate import Clip, ProbePipeline
 from svdlab.probes.probe import Check, Graph, Probe, Study, below, most, near
 from svdlab.probes.stimuli import blurred, decode, still, through_autoencoder

@@ -22,7 +22,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from svdlab.errors import InputError
 from svdlab.measure import video as files
 from svdlab.measure.files import write_whole
-from svdlab.measure.frames import as_frames
+from svdlab.measure.video import as_frames
 from svdlab.show.figure import GREY, INK, LABEL, WIDTH, Figure, broken, chosen, draw, facts_of, fitted, images, scaled
 from svdlab.show.labels import axis, caption, name, number, ordered
 

@@ -20,7 +20,7 @@ from skimage.color import lab2rgb
 
 from svdlab.errors import InputError
 from svdlab.measure import motion
-from svdlab.measure.frames import as_frames
+from svdlab.measure.video import as_frames
 from svdlab.show.figure import COLOURS, INK, LABEL, MARKERS, PALE, SMALL, Figure, chosen, draw, fitted, graphs, images, scaled
 from svdlab.show.labels import number
 

@@ -1,4 +1,4 @@
-"""Videos keep their frames; what is written into files is read back, by others' readers too, and changes no pixel."""
+"""Frames are converted or refused; videos keep them; what files say is read back, by others' readers too."""
 
 from __future__ import annotations
 
@@ -9,15 +9,52 @@ from xml.etree import ElementTree
 import imageio_ffmpeg
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
-from svdlab.errors import OutputError
+from svdlab.errors import InputError, OutputError
 from svdlab.measure import video
+from svdlab.measure.video import as_frames, as_image
 
 MADE_BY_A_MODEL = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 AWKWARD = 'a "label" <with> marks & = ; # \\ and ünïcode'
 FRAMES = np.random.default_rng(0).integers(0, 256, (5, 33, 47, 3), dtype=np.uint8)  # odd sides, nothing that compresses
+FLOATS = as_frames(FRAMES)
+
+
+def test_frames_of_any_form_keep_their_values():
+    assert as_frames(FLOATS) is FLOATS and np.array_equal(FLOATS, FRAMES.astype(np.float32) / 255)
+    images = [Image.fromarray(f) for f in FRAMES]
+    for form in (list(FRAMES), images, torch.from_numpy(FRAMES), FLOATS.astype(np.float64)):
+        assert as_frames(form).dtype == np.float32 and np.array_equal(as_frames(form), FLOATS)
+    grey = FLOATS[..., 0]
+    for form in (grey, grey[..., None]):
+        assert np.array_equal(as_frames(form), grey[..., None].repeat(3, -1))
+    assert np.array_equal(as_image(images[0]), FLOATS[0]) and np.array_equal(as_image(grey[0]), as_frames(grey)[0])
+    assert as_frames(FLOATS * 1.0009).max() == 1 and as_frames(FLOATS - 0.0009).min() == 0  # a decoder's rounding
+
+
+@pytest.mark.parametrize(
+    ("frames", "says"),
+    [
+        (FLOATS[:1], r"\(1, 33, 47, 3\)"),
+        (FLOATS[0], "shape"),
+        (np.zeros((4, 64, 64, 4)), "RGB"),
+        (np.zeros((4, 3, 64, 64)), "RGB last"),
+        ([FLOATS[0], FLOATS[0, :32]], "different shapes"),
+        ([], "shape"),
+        (np.concatenate([FLOATS, np.full_like(FLOATS, np.nan)]), "nan"),
+        (np.concatenate([FLOATS, np.full_like(FLOATS, np.inf)]), "inf"),
+        (FLOATS * 255, "to 255"),
+        (FLOATS - 1, "from -1"),
+        (FRAMES.astype(np.int64), "int64"),
+        (FLOATS[:, :8], "16 px"),
+    ],
+)
+def test_what_are_no_frames_is_refused_with_the_reason(frames, says):
+    with pytest.raises(InputError, match=says):
+        as_frames(frames)
 
 
 def test_ffv1_keeps_every_bit(tmp_path):

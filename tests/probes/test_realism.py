@@ -9,7 +9,7 @@ import pytest
 
 from svdlab import probes
 from svdlab.measure.calibrate import PHOTOGRAPHS, moving
-from svdlab.measure.detail import BANDS
+from svdlab.measure.fidelity import BANDS
 from svdlab.probes import realism, stimuli
 from svdlab.stats.effects import EFFECT, EQUIVALENT
 from tests.probes.conftest import FEW, by_key, table_of

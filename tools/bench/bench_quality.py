@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from svdlab.measure import detail, faces, text
+from svdlab.measure import faces, fidelity, text
 from svdlab.measure.calibrate import moving
 from svdlab.pipeline.images import sample_image
 from svdlab.probes import realism
@@ -46,12 +46,12 @@ def main() -> list[Row]:
         signs = plate.image[None].repeat(FRAMES, 0)
         face = np.asarray(sample_image("astronaut").resize(size[::-1]), np.float32)[None].repeat(FRAMES, 0) / 255
         calls = {
-            "spectrum of detail": lambda c=clip: detail.power(c),
+            "spectrum of detail": lambda c=clip: fidelity.power(c),
             "error budget, its chunks, flicker and blur": lambda c=clip: realism.measures(c[0], c, c, c, c, 2),
             "letters' correlation": lambda p=plate, s=signs: text.correlation(p, s),
             "reading by rapidocr": lambda s=signs: text.read_clip(s, "EXIT"),
             "faces by YuNet": lambda f=face: faces.track(f),
-            "seams between chunks": lambda c=clip: detail.seams(c, c, 2),
+            "seams between chunks": lambda c=clip: fidelity.seams(c, c, 2),
         }
         for name, call in calls.items():
             rows.append(Row(f"{name}, {size[1]}x{size[0]}, per frame", seconds(call), ALLOWED[name][i], "s"))
