@@ -24,12 +24,11 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from PIL import Image
-from skimage.color import hsv2rgb, rgb2hsv
 from skimage.filters import gaussian
 
 from svdlab.errors import InputError
@@ -71,17 +70,12 @@ def read_manifest(source: Any) -> pd.DataFrame:
     table, base = source, Path()
     if not isinstance(source, pd.DataFrame):
         try:
-            how: dict[str, Any] = dict(dtype=str, keep_default_na=False)
-            table = pd.read_parquet(source) if Path(source).suffix == ".parquet" else pd.read_csv(source, **how)
+            base, text = Path(source).parent, partial(pd.read_csv, dtype=str, keep_default_na=False)
+            table = (pd.read_parquet if Path(source).suffix == ".parquet" else text)(source)
         except (ValueError, TypeError, OSError) as error:
-            raise InputError(
-                f"there is no manifest {source}: give a DataFrame, or a .csv or .parquet file ({error})."
-            ) from error
-        base = Path(source).parent
-    missing = [name for name in COLUMNS if name not in table]
-    if missing or not len(table):
-        what = f"lacks the column(s) {', '.join(missing)}" if missing else "has no rows"
-        raise InputError(f"the manifest {what}: it needs {', '.join(COLUMNS)}, and at least one pair of images.")
+            raise InputError(f"there is no manifest {source}: {error}.") from error
+    if (missing := [name for name in COLUMNS if name not in table]) or not len(table):
+        raise InputError(f"the manifest lacks {', '.join(missing) or 'rows'}: it needs {', '.join(COLUMNS)}, a row per image.")
     table = pd.DataFrame({"flip_noise": ""}, index=table.index).assign(**table).reset_index(drop=True)
     for name in (*COLUMNS, "flip_noise"):
         table[name] = ["" if pd.isna(value) else str(value).strip() for value in table[name]]
@@ -154,8 +148,7 @@ def _faults(table: pd.DataFrame) -> Iterator[tuple[Any, str]]:
         yield from ((row, f"{name} is empty") for row in table.index[table[name] == ""])
     for row in table.index[~table.flip_noise.isin(["", *FLIPS])]:
         yield row, f"flip_noise is {table.flip_noise[row]!r}: leave it empty, or give one of {', '.join(FLIPS)}"
-    whole = table[(table[[*NEEDED]] != "").all(axis=1)]
-    for scheme, part in whole.groupby("group_scheme", sort=False):
+    for scheme, part in table[(table[[*NEEDED]] != "").all(axis=1)].groupby("group_scheme", sort=False):
         groups = part.group.unique().tolist()
         if len(groups) == 1:
             yield part.index[0], f"scheme {scheme!r} has only the group {groups[0]!r}: there is nothing to compare it with"
@@ -171,7 +164,7 @@ def _faults(table: pd.DataFrame) -> Iterator[tuple[Any, str]]:
                 yield row, f"subject {subject!r} is in pair {own.pair_id.iloc[0]!r} too: each belongs to one pair"
 
 
-# --- changes ----------------------------------------------------------------------------------------------------------
+# --- pairs that svdlab makes ------------------------------------------------------------------------------------------
 
 
 def mirror(image: Any, flip: str = "left_right") -> Image.Image:
@@ -186,16 +179,6 @@ def mirror(image: Any, flip: str = "left_right") -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(np.flip(np.asarray(open_image(image)), axes)))
 
 
-def crops(image: Any, shift: float = 0.10) -> tuple[Image.Image, Image.Image]:
-    """Two crops of one size, `shift` of the longer side apart along it, so that no pixel is invented."""
-    whole = open_image(image)
-    (w, h), step = whole.size, round(shift * max(whole.size))
-    if not 1 <= step <= max(w, h) // 2:
-        raise InputError(f"shift={shift}: give a share of the longer side, above 0 and up to 0.5.")
-    dx, dy = (step, 0) if w >= h else (0, step)
-    return whole.crop((0, 0, w - dx, h - dy)), whole.crop((dx, dy, w, h))
-
-
 def change(image: Any, kind: str, amount: float) -> Image.Image:
     """The image changed in one respect (of CHANGES), by an amount: see there what it is.
 
@@ -203,31 +186,15 @@ def change(image: Any, kind: str, amount: float) -> Image.Image:
     """
     if kind not in CHANGES:
         raise InputError(f"kind={kind!r}: one of {', '.join(CHANGES)}.")
-    make, allowed, words = CHANGES[kind]
-    if not allowed(amount):
-        raise InputError(f"{kind} by {amount}: {words}.")
-    return _image(make(_values(image), amount))
-
-
-def recolour(image: Any, mask: Any, turns: float = 0.5) -> Image.Image:
-    """The hue inside a mask "h w" in [0, 1] turned by a part of the colour circle; saturation and value (HSV) stay."""
-    values, inside = _values(image), _mask(mask, image)
-    hsv = rgb2hsv(values)
-    hsv[..., 0] = (hsv[..., 0] + turns) % 1.0
-    return _image(values + inside * (hsv2rgb(hsv) - values))
-
-
-def swap_background(image: Any, mask: Any, background: Any) -> Image.Image:
-    """What the mask holds on another image, which is resized to this one's size; the light stays as it was."""
-    inside, front = _mask(mask, image), open_image(image)
-    behind = open_image(background).resize(front.size, Image.Resampling.LANCZOS)
-    return _image(inside * _values(front) + (1 - inside) * _values(behind))
+    if not CHANGES[kind].allowed(amount):
+        raise InputError(f"{kind} by {amount}: {CHANGES[kind].means}.")
+    return _image(CHANGES[kind].make(np.asarray(open_image(image), np.float64) / 255, amount))
 
 
 def _enlarged(values: np.ndarray, factor: float) -> np.ndarray:
     (h, w), half = values.shape[:2], 0.5 / factor
     box = (w * (0.5 - half), h * (0.5 - half), w * (0.5 + half), h * (0.5 + half))
-    return _values(_image(values).resize((w, h), Image.Resampling.BICUBIC, box=box))
+    return np.asarray(_image(values).resize((w, h), Image.Resampling.BICUBIC, box=box)) / 255
 
 
 def _balanced(values: np.ndarray, warmth: float) -> np.ndarray:
@@ -237,21 +204,6 @@ def _balanced(values: np.ndarray, warmth: float) -> np.ndarray:
 
 def _blurred(values: np.ndarray, sigma: float) -> np.ndarray:
     return _encoded(gaussian(_linear(values), sigma * max(values.shape[:2]), channel_axis=-1, mode="nearest"))
-
-
-# Change -> how it is made of values "h w 3" in [0, 1], what amounts are allowed, and what an amount is.
-CHANGES: dict[str, tuple[Callable[[np.ndarray, float], np.ndarray], Callable[[float], bool], str]] = {
-    "scale": (_enlarged, lambda v: v > 1, "a factor above 1, since what lies outside the image is unknown"),
-    "exposure": (lambda x, stops: _encoded(_linear(x) * 2.0**stops), math.isfinite, "a number of stops"),
-    "gamma": (lambda x, exponent: x**exponent, lambda v: v > 0, "an exponent above 0; above 1 darkens the middle"),
-    "white_balance": (_balanced, lambda v: -1 < v < 1, "between -1 (cooler) and 1 (warmer), at the luminance of grey"),
-    "contrast": (lambda x, f: x.mean() + f * (x - x.mean()), lambda v: v >= 0, "a factor of 0 or more"),
-    "blur": (_blurred, lambda v: v >= 0, "a Gaussian's sigma as a share of the longer side, 0 or more"),
-}
-
-
-def _values(image: Any) -> np.ndarray:
-    return np.asarray(open_image(image), np.float64) / 255
 
 
 def _linear(v: np.ndarray) -> np.ndarray:
@@ -267,97 +219,59 @@ def _image(values: np.ndarray) -> Image.Image:
     return Image.fromarray((np.clip(values, 0, 1) * 255).round().astype(np.uint8))
 
 
-def _mask(mask: Any, image: Any) -> np.ndarray:
-    """A mask as weights "h w 1" in [0, 1] of the image's size."""
-    (w, h), array = open_image(image).size, np.asarray(mask, np.float64)
-    if array.shape != (h, w) or not (array.min() >= 0 and 0 < array.max() <= 1):
-        raise InputError(f"mask of shape {array.shape}: a value in [0, 1] for each pixel of the {w}x{h} image, and not all 0.")
-    return array[..., None]
+class Change(NamedTuple):
+    """How values "h w 3" in [0, 1] are changed by an amount; what an amount may be, and means. A pair holds the original and
+    a changed image, in the group `group`, by `amount`."""
+
+    group: str
+    amount: float
+    make: Callable[[np.ndarray, float], np.ndarray]
+    allowed: Callable[[float], bool]
+    means: str
 
 
-# --- pairs that svdlab makes ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A way to make two images of one: b's group and how it is made of the image (and of what it `needs` besides), what a
-    difference between the groups is, and the same of a. A group b that is called as a flip is made with its noise flipped."""
-
-    b: str
-    make_b: Callable[..., Any]
-    says: str
-    a: str = "original"
-    make_a: Callable[..., Any] = lambda image, **besides: image
-    needs: tuple[str, ...] = ()
-
-
-def _by(kind: str, amount: float) -> Callable[..., Any]:
-    return partial(change, kind=kind, amount=amount)
-
-
-KINDS = {
-    "mirror": Kind("left_right", mirror, "response to mirroring left to right, both noises mirrored too"),
-    "upside_down": Kind("up_down", partial(mirror, flip="up_down"), "sensitivity to turning upside down, both noises too"),
-    "half_turn": Kind("half_turn", partial(mirror, flip="half_turn"), "sensitivity to rotation by 180 degrees, noises too"),
-    "translation": Kind("second_crop", lambda image: crops(image)[1], "sensitivity to where the frame lies: a tenth apart",
-                        "first_crop", lambda image: crops(image)[0]),
-    "scale": Kind("enlarged", _by("scale", 1.25), "sensitivity to scale: enlarged 1.25 times (and softer by it)"),
-    "exposure": Kind("one_stop_less", _by("exposure", -1), "sensitivity to exposure: the original, one stop less light"),
-    "gamma": Kind("gamma_1.5", _by("gamma", 1.5), "sensitivity to the tone curve: the original, gamma 1.5"),
-    "white_balance": Kind("cooler", _by("white_balance", -0.15), "sensitivity to white balance: 15 % warmer, 15 % cooler",
-                          "warmer", _by("white_balance", 0.15)),
-    "contrast": Kind("contrast_0.6", _by("contrast", 0.6), "sensitivity to contrast: the original, 0.6 of its contrast"),
-    "blur": Kind("blurred", _by("blur", 0.004), "sensitivity to sharpness: the original, a blur of 0.4 % of its longer side"),
-    "recolour": Kind("recoloured", recolour, "response to the hue of a masked region: half a turn", needs=("mask",)),
-    "background": Kind("other_background", swap_background, "response to the background behind a masked region",
-                       needs=("mask", "background")),
-}  # fmt: skip
+CHANGES = {
+    "scale": Change("enlarged", 1.25, _enlarged, lambda v: v > 1, "a factor above 1; what lies outside the image is unknown"),
+    "exposure": Change("one_stop_less", -1, lambda x, v: _encoded(_linear(x) * 2.0**v), math.isfinite, "a number of stops"),
+    "gamma": Change("gamma_1.5", 1.5, lambda x, v: x**v, lambda v: v > 0, "an exponent above 0; above 1 darkens the middle"),
+    "white_balance": Change("cooler", -0.15, _balanced, lambda v: -1 < v < 1, "from -1 (cooler) to 1, at grey's luminance"),
+    "contrast": Change("contrast_0.6", 0.6, lambda x, v: x.mean() + v * (x - x.mean()), lambda v: v >= 0, "a factor from 0"),
+    "blur": Change("blurred", 0.004, _blurred, lambda v: v >= 0, "a Gaussian's sigma as a share of the longer side, from 0"),
+}
+FLIPPED = {"mirror": "left_right", "upside_down": "up_down", "half_turn": "half_turn"}  # of the image and its noise
 
 
 def make_pairs(
-    images: Iterable[Any],
-    out: str | Path,
-    *,
-    licence: str | Mapping[str, str],
-    kinds: Iterable[str] = ("mirror", "exposure"),
-    masks: Mapping[str, Any] | None = None,
-    backgrounds: Mapping[str, Any] | None = None,
+    images: Iterable[Any] | Mapping[str, Any], out: str | Path, *, licence: str, kinds: Iterable[str] = ("mirror", "exposure")
 ) -> pd.DataFrame:
     """Write both images of each pair to `out` and a manifest of them to `out/manifest.csv`; returns the manifest's rows.
 
     >>> make_pairs(["cat"], "results/pairs", kinds=["blur"], licence="CC0").group.tolist()
     ['original', 'blurred']
 
-    images: paths, sample names or a mapping from your names to images. licence: of the originals, one for all or by name.
-    kinds: of KINDS. masks ("h w"), backgrounds: by name, for the kinds that need them. Raises InputError for an unknown kind,
-    a name that recurs, a missing mask, or a change that leaves the image as it was.
+    images: paths, sample names or a mapping from your names to images. licence: of the originals. kinds: of CHANGES and
+    FLIPPED. Raises InputError for an unknown kind, a name that recurs, or a change that leaves the image as it was.
     """
-    pairs = list(images.items()) if isinstance(images, Mapping) else [
-        (Path(i).stem if isinstance(i, (str, Path)) else "", i) for i in images
-    ]  # fmt: skip
+    pairs = list(images.items()) if isinstance(images, Mapping) else [(Path(str(i)).stem, i) for i in images]
     named, chosen = dict(pairs), list(kinds)
-    if not named or len(named) < len(pairs) or "" in named or isinstance(images, str):
-        raise InputError("images: give a list of paths or samples, each of another name, or a mapping from names to images.")
-    if not chosen or set(chosen) - set(KINDS):
-        raise InputError(f"kinds={kinds!r}: a list of {', '.join(KINDS)}.")
-    given = {"mask": masks or {}, "background": backgrounds or {}}
+    if not named or len(named) < len(pairs):
+        raise InputError("images: give paths or samples, each of another name, or a mapping from names to images.")
+    if not chosen or set(chosen) - {*FLIPPED, *CHANGES}:
+        raise InputError(f"kinds={kinds!r}: a list of {', '.join([*FLIPPED, *CHANGES])}.")
     rows, files = [], {}
     for scheme in chosen:
-        kind = KINDS[scheme]
-        for name, image in named.items():
-            right = licence if isinstance(licence, str) else licence.get(name, "")
-            lacking = [need for need in kind.needs if name not in given[need]] + ["licence"] * (not right.strip())
-            if lacking:
-                raise InputError(f"{scheme} of {name!r} needs a {lacking[0]}: give it to make_pairs, by the image's name.")
-            besides = {need: given[need][name] for need in kind.needs}
-            made = [open_image(make(open_image(image), **besides)) for make in (kind.make_a, kind.make_b)]
-            if image_hash(made[0]) == image_hash(made[1]):
+        flip, how = FLIPPED.get(scheme, ""), CHANGES.get(scheme)
+        group, notes = (how.group, f"changed by {how.amount}: {how.means}") if how else (flip, "both noises flipped too")
+        for name, given in named.items():
+            image = open_image(given)
+            other = change(image, scheme, how.amount) if how else mirror(image, flip)
+            if image_hash(image) == image_hash(other):
                 raise InputError(f"{scheme} leaves {name!r} as it was (a flat or symmetrical image?): leave it out.")
-            for group, picture in zip((kind.a, kind.b), made, strict=True):
-                file = f"{name}.png" if group == "original" else f"{name}-{scheme}-{group}.png"
-                files[file] = picture
-                label = (file, name, group, scheme, f"svdlab.study.pairs.{scheme}", right, "", name, kind.says)
-                rows.append(dict(zip(COLUMNS, label, strict=True)) | {"flip_noise": group if group in FLIPS else ""})
+            files |= {f"{name}.png": image, f"{name}-{scheme}-{group}.png": other}
+            shared = dict(pair_id=name, group_scheme=scheme, label_source=f"svdlab.study.pairs.{scheme}", licence=licence)
+            shared |= dict(consent="", subject_id=name, notes=notes)
+            rows += [dict(path=f"{name}.png", group="original", flip_noise="") | shared]
+            rows += [dict(path=f"{name}-{scheme}-{group}.png", group=group, flip_noise=flip) | shared]
     return write_pairs(rows, files, out)
 
 

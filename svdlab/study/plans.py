@@ -4,11 +4,10 @@
 >>> len(plan)
 36
 
-Columns are conditions by diffusers' names, `seed`, `image` (path or sample name), `noise`, `flip_noise`, and `label_...`
-columns, which are carried along. What a plan leaves out keeps its default. `noise` says how the rows share their noise:
-"common" where every seed meets all conditions (conditions are then compared on equal noise, pair by pair), "own" where each
-row has a seed of its own. `flip_noise` (empty, left_right, up_down or half_turn) flips the seed's noise, for the other half
-of a mirrored pair; `start_latents` and `start_noise` hold tensors "f c h w" to start from, as `generate` takes them.
+Columns are conditions by diffusers' names, `seed`, `image` (path or sample name), `flip_noise`, and `label_...` columns, which
+are carried along. What a plan leaves out keeps its default. `flip_noise` (empty, left_right, up_down or half_turn) flips the
+seed's noise, for the other half of a mirrored pair; `start_latents` and `start_noise` hold tensors "f c h w" to start from, as
+`generate` takes them.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from functools import lru_cache
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from svdlab.pipeline.conditions import Conditions
 DEFAULTS = {f.name: f.default for f in fields(Conditions)}
 CONDITIONS = tuple(DEFAULTS)
 STARTS = {"flip_noise": "flip_noise", "start_latents": "latents", "start_noise": "noise"}  # column -> entry of Call.start
-COLUMNS = (*CONDITIONS, "seed", "image", "noise", *STARTS)
+COLUMNS = (*CONDITIONS, "seed", "image", *STARTS)
 _SEQUENCES = ("guidance_curve", "guidance_interval")  # one value may be a tuple
 _FLOATS = ("noise_aug_strength", "min_guidance_scale", "max_guidance_scale", "playback_fps")
 
@@ -43,36 +43,13 @@ def grid(**axes: Any) -> pd.DataFrame:
     >>> plan = grid(image=["astronaut", "cat"], motion_bucket_id=range(1, 256, 50), seed=[0, 1, 2])
 
     axes: conditions, `seed`, `image`; each one value or several (list, range, array; for guidance_curve and
-    guidance_interval a row of numbers is one value). Raises InputError for an unknown name, an empty axis or a value that is
-    not allowed.
+    guidance_interval a row of numbers is one value). Raises InputError for an unknown name or an empty axis.
     """
-    if not axes:
-        raise InputError(f"grid() without axes has no rows: give some of {', '.join(COLUMNS)}.")
     check_columns(axes)
-    rows = list(itertools.product(*(_axis(name, axis) for name, axis in axes.items())))
-    plan = _table([dict(zip(axes, row, strict=True)) for row in rows])
-    return plan if "noise" in plan else plan.assign(noise="common")
-
-
-def random_plan(n: int, *, seed: int, seeds: Iterable[int] = (0,), common: bool = True, **ranges: Any) -> pd.DataFrame:
-    """n conditions drawn at random, each with every one of `seeds`.
-
-    >>> plan = random_plan(100, seed=1, fps=(5, 30), guidance_curve=["linear", "triangle"], image=["cat"])
-
-    seed: of the drawing. seeds: of the noise; common=False gives each row a seed of its own instead. ranges: (low, high)
-    drawn uniformly (whole numbers, both ends included, where both are whole), or a list to choose from.
-    """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise InputError(f"n={n!r}: must be a whole number of at least 1.")
-    noises = [int(s) for s in seeds]
-    if not noises:
-        raise InputError("seeds is empty: give at least one.")
-    check_columns(ranges)
-    rng = np.random.default_rng(seed)
-    drawn = {name: _draw(rng, name, what, n) for name, what in ranges.items()}
-    rows = [{name: values[i] for name, values in drawn.items()} for i in range(n) for _ in noises]
-    own = rng.choice(2**31, size=len(rows), replace=False).tolist() if not common else noises * n
-    return _table(rows).assign(seed=own, noise="common" if common else "own")
+    values = {name: _axis(name, axis) for name, axis in axes.items()}
+    if empty := [name for name, axis in values.items() if not axis] or not axes:
+        raise InputError(f"the grid is empty: give values for {', '.join(empty if axes else COLUMNS)}.")
+    return _table([dict(zip(axes, row, strict=True)) for row in itertools.product(*values.values())])
 
 
 def read_plan(path: str | Path) -> pd.DataFrame:
@@ -84,7 +61,7 @@ def read_plan(path: str | Path) -> pd.DataFrame:
 
     Empty cells keep the default. Raises InputError for what cannot be read, and for unknown columns.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     readers: dict[str, Any] = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
     readers |= dict.fromkeys((".yaml", ".yml", ".json"), read_yaml)
     if path.suffix not in readers or not path.is_file():
@@ -93,13 +70,9 @@ def read_plan(path: str | Path) -> pd.DataFrame:
         content = readers[path.suffix](path)
     except (ValueError, OSError) as error:
         raise InputError(f"{path} cannot be read as a plan: {error}") from error
-    if isinstance(content, Mapping):
-        return grid(**{str(name): axis for name, axis in content.items()})
     if isinstance(content, pd.DataFrame):
-        return as_plan(content.astype(object).where(content.notna(), None))
-    if not isinstance(content, list) or not all(isinstance(row, Mapping) for row in content):
-        raise InputError(f"{path} is neither a mapping from names to values, nor a list of rows.")
-    return as_plan(content)
+        content = content.astype(object).where(content.notna(), None)
+    return grid(**content) if isinstance(content, dict) else as_plan([] if isinstance(content, str) else content)
 
 
 def read_yaml(path: Path) -> Any:
@@ -167,37 +140,15 @@ def _canonical(name: str, value: Any) -> Any:
 
 
 def _axis(name: str, axis: Any) -> list[Any]:
-    several = isinstance(axis, Iterable) and not isinstance(axis, (str, bytes, Mapping)) and not hasattr(axis, "getbands")
-    is_row = several and name in _SEQUENCES and all(isinstance(v, (int, float, np.number)) for v in axis)
-    if not several or (name == "image" and isinstance(axis, np.ndarray)) or is_row:
-        axis = [axis]
-    values: list[Any] = [v.item() if isinstance(v, np.generic) else tuple(v) if isinstance(v, list) else v for v in axis]
-    if not values:
-        raise InputError(f"{name} has no values: the grid would be empty.")
-    for value in values if name in CONDITIONS else ():
-        if name in ("min_guidance_scale", "max_guidance_scale"):  # alone; their combination is checked when it is swept
-            Conditions(min_guidance_scale=value, max_guidance_scale=value)
-        elif name != "guidance_curve" or isinstance(value, str):
-            Conditions(**{name: value})
-    return values
-
-
-def _draw(rng: np.random.Generator, name: str, what: Any, n: int) -> list[Any]:
-    if isinstance(what, tuple) and len(what) == 2 and all(isinstance(v, (int, float)) for v in what):
-        low, high = what
-        if not low <= high:
-            raise InputError(f"{name}={what!r}: give (low, high), low first.")
-        whole = isinstance(low, int) and isinstance(high, int)
-        return (rng.integers(low, high, n, endpoint=True) if whole else rng.uniform(low, high, n)).tolist()
-    values = _axis(name, what)
-    return [values[i] for i in rng.integers(len(values), size=n)]
+    several = isinstance(axis, Iterable) and not isinstance(axis, (str, Mapping))
+    if not several or (name == "image" and isinstance(axis, np.ndarray)):
+        return [axis]
+    values = [tuple(value) if isinstance(value, list) else value for value in axis]
+    return [tuple(values)] if values and name in _SEQUENCES and all(isinstance(v, Real) for v in values) else values
 
 
 def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """A column is of dtype object where its values are of several kinds: pandas then turns no whole number into a float."""
-    columns: dict[str, Any] = {}
-    for name in dict.fromkeys(name for row in rows for name in row):
-        cells = [row.get(name) for row in rows]
-        kinds = {type(cell) for cell in cells}
-        columns[name] = pd.Series(cells, dtype=None if len(kinds) == 1 and kinds <= {int, float, str} else object)
-    return pd.DataFrame(columns, index=range(len(rows)))
+    """What a row lacks is None, in a column of dtype object: pandas would turn whole numbers beside NaN into floats."""
+    absent = dict.fromkeys(name for row in rows for name in row)
+    table = pd.DataFrame([absent | row for row in rows], dtype=object)
+    return table.apply(lambda column: column if column.isna().any() else column.infer_objects())

@@ -41,10 +41,10 @@ from svdlab.pipeline.trace import KEEP
 from svdlab.study import identity, ledger, plans
 from svdlab.study.executors import make_by
 from svdlab.study.measures import Measure, as_measures
-from svdlab.study.plans import grid, random_plan, read_plan
+from svdlab.study.plans import grid
 from svdlab.study.workers import How, Job, Making, lacks
 
-__all__ = ["grid", "load_results", "missing", "random_plan", "read_plan", "sweep"]
+__all__ = ["grid", "load_results", "missing", "sweep"]
 
 # Latent sites over all frames up to which more clips in one call were faster: for the organism four clips, which on one
 # thread take 0.85 of the time that they take one by one; eight or sixteen gain no more.
@@ -327,7 +327,7 @@ def _results(plan: pd.DataFrame, jobs: list[Job], results: pd.DataFrame) -> pd.D
     ids = [job.run_id for job in jobs]
     table = results.reindex(ids)
     table.index = plan.index
-    carried = {str(name): plan[name] for name in plan if name == "noise" or str(name).startswith("label_")}
+    carried = {str(name): plan[name] for name in plan if str(name).startswith("label_")}
     front = pd.DataFrame({"run_id": ids, **carried}, index=plan.index)
     # The names that this plan gives its images, which an earlier one may have called otherwise.
     return pd.concat([front, table.assign(image=[job.image_name for job in jobs])], axis=1)

@@ -24,7 +24,7 @@ from svdlab.study.plans import CONDITIONS
 from svdlab.study.sweep import load_results
 
 AXES = ("checkpoint", "weights", "intervention", "image", *CONDITIONS, "seed")  # what a sweep may vary, in the order shown
-NO_MEASURE = (*AXES, "noise", "fps_id", "seconds_denoising", "seconds_decoding", "abstained")  # numbers, but not of a clip
+NO_MEASURE = (*AXES, "fps_id", "seconds_denoising", "seconds_decoding", "abstained")  # numbers, but not of a clip
 FIRST = ("object_px", "camera_px", "flow_px", "object_area", "zoom_pct", "drift_ssim_last", "drift_colour_last")
 MOST_MEASURES = 12
 

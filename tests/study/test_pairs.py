@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from skimage.color import rgb2hsv
 
 from svdlab import sample_image
 from svdlab.errors import InputError
@@ -111,7 +110,7 @@ def test_every_fault_is_named_by_its_row(spoil: Any, faults: list[str], table: p
 
 def test_what_is_no_manifest_is_refused_and_consent_and_notes_may_be_empty(table: pd.DataFrame, tmp_path: Path) -> None:
     assert len(read_manifest(written(table.assign(consent="", notes=""), tmp_path))) == 6
-    none = {"lacks the column.* licence": table.drop(columns="licence"), "no rows": table[:0]}
+    none = {"lacks licence": table.drop(columns="licence"), "lacks rows": table[:0]}
     for message, source in (none | {"no manifest .*x.csv": tmp_path / "x.csv", "no manifest 3": 3}).items():
         with pytest.raises(InputError, match=message):
             read_manifest(source)
@@ -131,7 +130,7 @@ def test_other_sizes_and_other_sharpness_are_confounds_with_their_size(table: pd
 
 def test_no_label_is_ever_inferred() -> None:
     """No name of the module, and no kind of pair, is about who somebody is."""
-    text = " ".join([*dir(ps), *ps.KINDS, *(kind.says for kind in ps.KINDS.values())])
+    text = " ".join([*dir(ps), *ps.CHANGES, *(change.means for change in ps.CHANGES.values())])
     words = set(re.findall("[a-z]+", text.replace("_", " ").lower()))
     assert not words & {"skin", "race", "racial", "ethnicity", "gender", "sex", "age", "infer", "classify", "person", "people"}
 
@@ -157,12 +156,6 @@ def cat() -> Image.Image:
 )
 def test_a_mirror_image_is_numpys(cat: Image.Image, flip: str, turned: Any) -> None:
     assert np.array_equal(np.asarray(ps.mirror(cat, flip)), turned(np.asarray(cat)))
-
-
-def test_crops_hold_the_same_pixels_a_known_shift_apart(cat: Image.Image) -> None:
-    one, other = (np.asarray(c) for c in ps.crops(cat, 0.125))
-    assert one.shape == other.shape == (64, 84, 3)
-    assert np.array_equal(one[:, 12:], other[:, :-12])
 
 
 def test_scale_enlarges_about_the_centre() -> None:
@@ -202,29 +195,13 @@ def test_contrast_shrinks_distances_from_the_mean_and_blur_loses_detail(cat: Ima
     assert soft.mean() == pytest.approx(whole.mean(), abs=0.02)
 
 
-def test_a_mask_says_what_is_recoloured_and_what_keeps_its_background(cat: Image.Image) -> None:
-    mask = np.zeros((32, 32))
-    mask[:, :16] = 1
-    red = flat(200, 40, 40)
-    after, before = rgb2hsv(values(ps.recolour(red, mask, 1 / 3))), rgb2hsv(values(red))
-    assert after[:, :16, 0].mean() == pytest.approx(1 / 3, abs=0.01)
-    assert np.abs(after[:, 16:, 0] % 1).max() < 0.01
-    assert np.abs(after - before)[..., 1:].max() < 0.02
-    swapped = np.asarray(ps.swap_background(red, mask, flat(7, 7, 7)))
-    assert set(swapped[:, 16:].flat) == {7}
-    assert np.array_equal(swapped[:, :16], np.asarray(red)[:, :16])
-
-
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
         (lambda p: ps.mirror(p, "sideways"), "left_right"),
-        (lambda p: ps.crops(p, 0), "share of the longer side"),
         (lambda p: change(p, "hue", 0.5), "one of scale"),
         (lambda p: change(p, "scale", 0.5), "scale by 0.5: a factor above 1"),
-        (lambda p: change(p, "blur", float("nan")), "0 or more"),
-        (lambda p: ps.recolour(p, np.ones((3, 3))), "96x64"),
-        (lambda p: ps.recolour(p, np.zeros((64, 96))), "not all 0"),
+        (lambda p: change(p, "blur", float("nan")), "from 0"),
     ],
 )
 def test_a_change_that_is_none_is_refused(cat: Image.Image, wrong: Any, said: str) -> None:
@@ -233,14 +210,10 @@ def test_a_change_that_is_none_is_refused(cat: Image.Image, wrong: Any, said: st
 
 
 def test_every_kind_makes_a_manifest_that_passes(tmp_path: Path, cat: Image.Image) -> None:
-    images = {"cat": cat, "coffee": sample_image("coffee").resize((96, 64))}
-    mask = {name: np.pad(np.ones((32, 48)), ((16, 16), (24, 24))) for name in images}
-    behind = {"cat": images["coffee"], "coffee": images["cat"]}
-    licence = {"cat": "CC0, Stefan van der Walt", "coffee": "CC0, Rachel Michetti"}
-    made = ps.make_pairs(images, tmp_path, kinds=ps.KINDS, licence=licence, masks=mask, backgrounds=behind)
+    images, kinds = {"cat": cat, "coffee": sample_image("coffee").resize((96, 64))}, [*ps.CHANGES, *ps.FLIPPED]
+    made = ps.make_pairs(images, tmp_path, kinds=kinds, licence="CC0")
     manifest = read_manifest(tmp_path / "manifest.csv")
-    assert len(manifest) == len(made) == 2 * 2 * len(ps.KINDS)
-    assert set(manifest.licence) == set(licence.values())
+    assert len(manifest) == len(made) == 2 * 2 * len(kinds)
     mirrored = manifest[manifest.flip_noise != ""].groupby("group_scheme").flip_noise.agg(set).to_dict()
     assert mirrored == {"mirror": {"left_right"}, "upside_down": {"up_down"}, "half_turn": {"half_turn"}}
     blurred = confounds(manifest).query("scheme == 'blur' and key == 'blur'").iloc[0]
@@ -250,15 +223,11 @@ def test_every_kind_makes_a_manifest_that_passes(tmp_path: Path, cat: Image.Imag
 @pytest.mark.parametrize(
     ("images", "how", "said"),
     [
-        (["cat"], dict(kinds=["skin"]), "a list of mirror"),
-        (["cat"], dict(kinds="mirror"), "a list of mirror"),
-        ([], {}, "give a list of paths"),
-        ("cat", {}, "give a list of paths"),
+        (["cat"], dict(kinds=["skin"]), "a list of"),
+        (["cat"], dict(kinds="mirror"), "a list of"),
+        ([], {}, "give paths"),
         (["a/one.png", "b/one.png"], {}, "each of another name"),
-        ([flat(5, 5, 5)], {}, "a mapping from names"),
         ({"flat": flat(5, 5, 5)}, {}, "leaves 'flat' as it was"),
-        (["cat"], dict(kinds=["recolour"]), "recolour of 'cat' needs a mask"),
-        (["cat"], dict(licence={"dog": "CC0"}), "mirror of 'cat' needs a licence"),
     ],
 )
 def test_pairs_that_cannot_be_made_are_refused(tmp_path: Path, images: Any, how: dict[str, Any], said: str) -> None:
