@@ -8,8 +8,8 @@
     results/<study>/models/<id>.json what the model computed, see `svdlab.study.identity`
 
 A run is written to a temporary sibling, synced and renamed. `run.json` records the size and SHA-256 of every file, and its
-own. Sizes are checked whenever runs are looked for; hashes on reading and by `check`. Any number of processes may share a
-study: who makes a run holds its lock, which the operating system takes back when the process dies.
+own. Sizes are checked whenever runs are looked for, hashes by `check`. Any number of processes may share a study: who makes a
+run holds its lock, which the operating system takes back when the process dies.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,19 +35,21 @@ from svdlab.errors import InputError, OutputError
 from svdlab.measure import video
 from svdlab.measure.files import hash_file, sync, write_whole
 
-if TYPE_CHECKING:
-    from svdlab.pipeline.trace import Trace
-
 RECORD = "run.json"
 FRAMES, PREVIEW, LATENTS, TRACE = "frames.mkv", "preview.mp4", "latents.safetensors", "trace.safetensors"
 FILES = {"frames": FRAMES, "preview": PREVIEW, "latents": LATENTS, "trace": TRACE}  # column of the table -> file
 SCHEMA: dict[str, dict[str, type]] = {  # of run.json and its parts: what is read of them
-    "": dict(run_id=str, latents_id=str, status=str, reason=str, image_name=str, seconds=dict, measures=dict, files=dict),
+    "": dict(run_id=str, status=str, reason=str, image_name=str, seconds=dict, measures=dict, files=dict),
     "call": dict(conditions=dict, seed=int, image=str, source=dict, start=dict),
     "model": dict(weights=str, dtype=str, versions=dict),
     "measure": dict(identity=str, values=dict),
     "file": dict(bytes=int, sha256=str),
 }
+README = """{n} clips from the study {study}, made with svdlab by a generative model. {labels}
+results.csv, results.parquet: a row for each clip, with its conditions, its seed and what was measured; `preview` names its
+file, and the .json beside that says which model made it, and under which licence. NOTICE goes with them.
+fps is diffusers' argument; fps_id = fps - 1 is what the model saw; playback_fps is the player's.
+"""
 _ID = re.compile(r"[0-9a-f]{24}")
 
 
@@ -97,9 +99,6 @@ def prepare(out: str | Path) -> Path:
             for remains in [*runs.glob(f".{run_id}.*.tmp"), *runs.glob(f".{run_id}.*.old")]:
                 shutil.rmtree(remains, ignore_errors=True)
             release(lock)
-    for latents in runs.glob(".*.latents"):
-        if (runs / latents.name.split(".")[1] / FRAMES).exists():  # decoded and published
-            latents.unlink(missing_ok=True)
     return Path(out)
 
 
@@ -177,11 +176,6 @@ def disk_errors(target: Path) -> Iterator[None]:
         ) from error
 
 
-def pending_latents(out: str | Path, run_id: str) -> Path:
-    """Where latents wait for their run to be decoded and published: denoised is dear, and the rest may fail."""
-    return Path(out, "runs", f".{run_id}.latents")
-
-
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
@@ -228,35 +222,6 @@ def inspect(folder: str | Path, *, hashes: bool = True) -> tuple[dict[str, Any],
     return record, wrong
 
 
-def read_file(out: str | Path, run_id: str, name: str) -> Path:
-    """The path of one of a run's files, its hash checked. Raises OutputError where it is missing or altered."""
-    folder = run_folder(out, run_id)
-    record, wrong = inspect(folder)
-    if problem := wrong.get(name) or wrong.get(RECORD):
-        raise OutputError(
-            f"{folder / name} {problem}: `svdlab ledger check {out}` sets it aside, and the sweep makes it again."
-        )
-    if name not in record["files"]:
-        raise OutputError(f"run {run_id} has no {name}: it holds {', '.join(record['files']) or 'no files'}.")
-    return folder / name
-
-
-def read_frames(out: str | Path, run_id: str) -> np.ndarray:
-    """A run's frames, uint8 "f h w c", hash checked; OutputError where they are missing or damaged.
-
-    >>> read_frames(Path(results.frames[0]).parents[2], results.run_id[0]).shape
-    (8, 64, 64, 3)
-    """
-    return video.read_frames(read_file(out, run_id, FRAMES))
-
-
-def read_trace(out: str | Path, run_id: str) -> Trace:
-    """A run's trace, hash checked; OutputError where none was kept, or where it is damaged."""
-    from svdlab.pipeline.trace import Trace  # brings torch along, which `check` and `export` do without
-
-    return Trace.load(read_file(out, run_id, TRACE))
-
-
 # --- all runs ---------------------------------------------------------------------------------------------------------
 
 
@@ -292,7 +257,7 @@ def table(out: str | Path, records: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
 def _row(record: dict[str, Any], runs: str) -> dict[str, Any]:
     call, source = record["call"], record["call"]["source"]
-    row = {name: record[name] for name in ("latents_id", "status", "reason")}
+    row = {name: record[name] for name in ("status", "reason")}
     row |= {k: json.dumps(v) if isinstance(v, list) else v for k, v in call["conditions"].items()}
     row |= {"fps_id": call["conditions"]["fps"] - 1, "seed": call["seed"], "image": record["image_name"]}
     row |= {"image_hash": call["image"], "flip_noise": call["start"].get("flip_noise") or ""}
@@ -305,19 +270,19 @@ def _row(record: dict[str, Any], runs: str) -> dict[str, Any]:
     return row | {column: folder + name if name in held else "" for column, name in FILES.items()}
 
 
-def check(out: str | Path, *, set_aside: bool = True) -> pd.DataFrame:
+def check(out: str | Path) -> pd.DataFrame:
     """Every file of every run against its recorded hash: a row for each that is damaged, none where all is well.
 
     >>> check(Path(results.frames[0]).parents[2]).empty
     True
 
-    set_aside: move damaged runs to `<out>/damaged/`, so that the next sweep makes them again; nothing is deleted.
+    Damaged runs are moved to `<out>/damaged/`, so that the next sweep makes them again; nothing is deleted.
     """
     found = []
     for run_id in run_ids(existing(out)):
         _, wrong = inspect(run_folder(out, run_id))
         found += [{"run_id": run_id, "file": name, "problem": problem} for name, problem in wrong.items()]
-        if wrong and set_aside:
+        if wrong:
             Path(out, "damaged").mkdir(exist_ok=True)
             os.rename(run_folder(out, run_id), Path(out, "damaged", f"{run_id}-{uuid.uuid4().hex[:8]}"))
     return pd.DataFrame(found, columns=["run_id", "file", "problem"])
@@ -329,34 +294,23 @@ def export(out: str | Path, to: str | Path) -> Path:
     Each preview says that a model made it, which one and under which licence: in tags, and in a JSON file beside it.
     Raises InputError where `to` already holds something else.
     """
-    records = {record["run_id"]: record for record in survey(existing(out))}
-    to, results = Path(to), table(out, records.values())
+    records, to = list(survey(existing(out))), Path(to)
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"{to} is there already and not empty: give a new folder.")
     try:
         (to / "previews").mkdir(parents=True)
         names = []
-        for n, (run_id, record) in enumerate(records.items()):
-            names.append(f"previews/{n:05d}-{run_id[:8]}.mp4" if PREVIEW in record["files"] else "")
+        for n, record in enumerate(records):
+            names.append(f"previews/{n:05d}-{record['run_id'][:8]}.mp4" if PREVIEW in record["files"] else "")
             if names[-1]:
-                shutil.copyfile(run_folder(out, run_id) / PREVIEW, to / names[-1])
-                video.write_sidecar(to / names[-1], video.describe(record["call"], run_id=run_id))
-        results = results.drop(columns=[c for c in FILES if c in results]).assign(preview=names)
+                shutil.copyfile(run_folder(out, record["run_id"]) / PREVIEW, to / names[-1])
+                video.write_sidecar(to / names[-1], video.describe(record["call"], run_id=record["run_id"]))
+        results = table(out, records).drop(columns=[*FILES], errors="ignore").assign(preview=names)
         results.to_csv(to / "results.csv")
         results.to_parquet(to / "results.parquet")
-        (to / "README.txt").write_text(_readme(out, results))
+        labels = sorted({record["call"]["source"]["label"] for record in records} - {""})
+        (to / "README.txt").write_text(README.format(n=len(records), study=Path(out).name, labels="; ".join(labels)))
         (to / "NOTICE").write_text(video.notice())
     except OSError as error:
         raise OutputError(f"{to} could not be written: {error}") from error
     return to
-
-
-def _readme(out: str | Path, results: pd.DataFrame) -> str:
-    labels = ", ".join(sorted(set(results.get("label", [])) - {""}))
-    return f"""{len(results)} clips from the study {Path(out).name}, made with svdlab. {labels}
-results.csv, results.parquet: one row for each clip, with its conditions, its seed and what was measured.
-previews/: the clips (H.264), made by a generative model; the column `preview` names each row's file, and the
-.json beside it says which model, from what, and under which licence. NOTICE goes with them.
-fps is diffusers' argument; fps_id = fps - 1 is what the model saw; playback_fps is the player's.
-Columns: {", ".join(map(str, results.columns))}
-"""

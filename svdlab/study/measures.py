@@ -28,7 +28,7 @@ from svdlab.measure.files import hash_facts, plain
 from svdlab.study.plans import COLUMNS
 
 # Columns of results: a measure of that name would overwrite one.
-TAKEN = {*COLUMNS, "run_id", "latents_id", "status", "reason", "fps_id", "image_hash", "checkpoint", "weights", "label"}
+TAKEN = {*COLUMNS, "run_id", "status", "reason", "fps_id", "image_hash", "checkpoint", "weights", "label"}
 TAKEN |= {"licence", "intervention", "seconds", "frames", "preview", "latents", "trace"}
 
 

@@ -39,10 +39,9 @@ from svdlab.pipeline.images import FLIPS, image_hash, prepare_image
 from svdlab.pipeline.sampler import open_edits
 from svdlab.pipeline.trace import KEEP
 from svdlab.study import identity, ledger, plans
-from svdlab.study.executors import make_by
 from svdlab.study.measures import Measure, as_measures
 from svdlab.study.plans import grid
-from svdlab.study.workers import How, Job, Making, lacks
+from svdlab.study.workers import How, Job, Making, make_by
 
 __all__ = ["grid", "load_results", "missing", "sweep"]
 
@@ -229,12 +228,11 @@ def _jobs(pipe: ProbePipeline, plan: pd.DataFrame, image: Any, model: dict[str, 
 
 
 def _job(conditions: Conditions, seed: int, image: str, image_name: str, start: dict[str, str], model_id: str) -> Job:
-    """Two ids: of the latents, and of the run, which has the decoding in it too. playback_fps changes no pixel, but px/s and
-    the video files."""
+    """playback_fps changes no pixel, but px/s and the video files."""
     values = {name: getattr(conditions, name) for name in plans.CONDITIONS}
     decoding = {name: values.pop(name) for name in ("decode_chunk_size", "playback_fps")}
     latents_id = hash_facts({"model": model_id, "conditions": values, "seed": seed, "image": image, "start": start})
-    return Job(hash_facts({"latents": latents_id, **decoding}), latents_id, conditions, seed, image, image_name, start)
+    return Job(hash_facts({"latents": latents_id, **decoding}), conditions, seed, image, image_name, start)
 
 
 def _prepare(picture: Any, conditions: Conditions, inputs: dict[str, Any]) -> tuple[str, str]:
@@ -280,7 +278,7 @@ def _found(out: Path, jobs: list[Job], how: How) -> tuple[pd.DataFrame, list[Job
 
     def seen() -> Iterator[dict[str, Any]]:
         for record in ledger.survey(out, list(lacking)):
-            if not lacks(record, how):
+            if not how.lack(record):
                 del lacking[record["run_id"]]
             yield record
 

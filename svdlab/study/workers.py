@@ -1,7 +1,7 @@
 """What makes runs: a queue of batches, denoised and decoded by threads on one pipeline, and one thread that measures and
-writes.
+writes; or the same in an executor's workers, each with a pipeline of its own from the same checkpoint.
 
-    batch of jobs -> claimed -> denoised in one call -> latents stored -> decoded clip by clip -> measured and written
+    batch of jobs -> claimed -> denoised in one call -> decoded clip by clip -> measured and written
 
 Any number of processes may do that for one study: all skip what they find there, and whoever is killed leaves nothing to
 repair. A batch that fails for want of memory, or because one of its clips is broken, returns to the queue in smaller parts.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextvars
 import gc
-import hashlib
+import json
 import os
 import socket
 import threading
@@ -23,30 +23,34 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from filelock import FileLock
-from safetensors.torch import load, load_file, save
+from safetensors.torch import load_file, save
 
 from svdlab import __version__
-from svdlab.errors import BrokenClipError, OutOfMemoryError
+from svdlab.errors import BrokenClipError, CheckpointError, OutOfMemoryError, RunError, SvdlabError
 from svdlab.measure import video
 from svdlab.measure.files import plain
+from svdlab.pipeline.checkpoints import load_pipeline
 from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.generate import Call, Clip, ProbePipeline, Start, decode_clip, generate_batch
 from svdlab.pipeline.hooks import trace
 from svdlab.pipeline.sampler import open_edits
 from svdlab.pipeline.temporal import quick_convolutions
 from svdlab.pipeline.trace import Trace, colour_map
-from svdlab.study import ledger
+from svdlab.study import identity, ledger
 from svdlab.study.measures import Measure, measure_clip, missing_measures
 
 BUSY_WAIT = 0.2  # s between looks at runs that another process is making
 CLIPS_IN_MEMORY = 2  # decoded: one being measured and written, one being decoded or waiting
+TASK_BATCHES = 4  # batches in one task of an executor: enough that writing overlaps with denoising,
+TASKS = 8  # but no fewer tasks than this, where there are so many batches, or some workers would end long before others
+LOADING = threading.Lock()  # transformers patches torch.nn while it loads
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,17 @@ class How:
     retry_failed: bool = False
     fingerprint: dict[str, list[float]] = field(default_factory=dict, repr=False)
 
+    def lack(self, record: Mapping[str, Any]) -> str:
+        """What a whole run still lacks: "clip", "measures", or "" for nothing.
+
+        A clip that came out broken lacks nothing, because it would again, unless failures are to be tried again.
+        """
+        if ledger.FRAMES not in record["files"]:
+            return "clip" if self.retry_failed else ""
+        if self.kept is not None and record.get("kept") != plain(self.kept):
+            return "clip"
+        return "measures" if missing_measures(record, self.measures, retry_failed=self.retry_failed) else ""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -67,7 +82,6 @@ class Job:
     that is not the seed's noise: "flip_noise", hashes of "latents" or "noise"."""
 
     run_id: str
-    latents_id: str
     conditions: Conditions
     seed: int
     image: str
@@ -77,28 +91,8 @@ class Job:
     @property
     def batch_key(self) -> tuple:
         """What clips of one batch must agree in."""
-        c = self.conditions
-        return (
-            c.num_frames,
-            c.height,
-            c.width,
-            c.num_inference_steps,
-            c.guided,
-            "latents" in self.start,
-            "noise" in self.start,
-        )
-
-
-def lacks(record: Mapping[str, Any], how: How) -> str:
-    """What a whole run still lacks of what a sweep asks for: "clip", "measures", or "" for nothing.
-
-    A clip that came out broken lacks nothing, because it would again, unless failures are to be tried again.
-    """
-    if ledger.FRAMES not in record["files"]:
-        return "clip" if how.retry_failed else ""
-    if how.kept is not None and record.get("kept") != plain(how.kept):
-        return "clip"
-    return "measures" if missing_measures(record, how.measures, retry_failed=how.retry_failed) else ""
+        c, given = self.conditions, ("latents" in self.start, "noise" in self.start)
+        return (c.num_frames, c.height, c.width, c.num_inference_steps, c.guided, *given)
 
 
 def device_name() -> str:
@@ -121,7 +115,7 @@ class Making:
     inputs: Mapping[str, Any]
     out: Path
     how: How
-    done: Callable[[], Any] = lambda: None
+    done: Callable[..., Any] = lambda runs=1: None
     stop: Callable[[], bool] = lambda: False
 
     def run(self, threads: int = 1) -> None:
@@ -209,97 +203,64 @@ class Making:
 
     def _make(self, batch: list[Job]) -> None:
         """Make what the jobs lack by now; a job leaves `batch` when the writer has it, or when it lacks nothing."""
-        jobs = []
         for job in list(batch):
             record, wrong = ledger.inspect(folder := ledger.run_folder(self.out, job.run_id), hashes=False)
-            lack = "clip" if wrong else lacks(record, self.how)
+            lack = "clip" if wrong else self.how.lack(record)
             if lack == "measures" and not ledger.inspect(folder)[1]:
                 self.room.acquire()
                 self._hand_over(job, batch, self._measure_again, job, folder)
             elif not lack:
                 batch.remove(job)
                 self._finished(job)
-            elif (latents := self._stored(job)) is not None:
-                self._decode(job, batch, self._undecoded(job, latents))
-            else:
-                jobs.append(job)
-        if not jobs:
-            return
+        jobs = list(batch)
         try:
-            clips, traces = self._denoise(jobs)
+            made = self._denoise(jobs) if jobs else []
         except BrokenClipError as error:
-            if len(batch) > 1:
+            if len(jobs) > 1:
                 raise
             self.room.acquire()
-            clip = self._undecoded(jobs[0])
+            start = {k: {"latents": v} if k == "noise" else v for k, v in jobs[0].start.items()}  # as `generate` records it
+            call = Call(jobs[0].conditions, jobs[0].seed, jobs[0].image, self.pipe.source, start, open_edits(self.pipe))
+            clip = Clip(np.zeros(0), call, self.inputs[jobs[0].image], torch.zeros(0))
             self._hand_over(jobs[0], batch, self._write, self._record(jobs[0], clip, str(error)), clip)
             return
-        for job, clip in zip(jobs, clips, strict=True):
-            self._store(job, clip.latents)
-        for job, clip, tr in zip(jobs, clips, traces, strict=True):
-            self._decode(job, batch, clip, len(jobs), tr)
+        for job, (clip, tr) in zip(jobs, made, strict=True):
+            reason = ""
+            self.room.acquire()
+            try:
+                decode_clip(self.pipe, clip)
+            except BrokenClipError as error:
+                reason = str(error)
+            except BaseException:
+                self.room.release()
+                raise
+            self._hand_over(job, batch, self._write, self._record(job, clip, reason, len(jobs)), clip, tr)
 
-    def _denoise(self, jobs: list[Job]) -> tuple[list[Clip], list[Trace | None]]:
-        given = {
-            name: torch.stack([self.inputs[job.start[name]] for job in jobs]) if name in jobs[0].start else None
+    def _denoise(self, jobs: list[Job]) -> list[tuple[Clip, Trace | None]]:
+        latents, noise = (
+            torch.stack([self.inputs[job.start[name]] for job in jobs]) if name in jobs[0].start else None
             for name in ("latents", "noise")
-        }
+        )
+        flips = [job.start.get("flip_noise") for job in jobs]
         with nullcontext() if self.how.kept is None else trace(self.pipe, **self.how.kept) as tr:
             clips = generate_batch(
                 self.pipe,
                 [self.inputs[job.image] for job in jobs],
                 [job.conditions for job in jobs],
                 [job.seed for job in jobs],
-                Start(
-                    latents=given["latents"],
-                    noise=None if given["noise"] is None else (None, given["noise"]),
-                    flip_noise=[job.start.get("flip_noise") for job in jobs],
-                ),
+                Start(latents=latents, noise=None if noise is None else (None, noise), flip_noise=flips),
                 encodings=self.encodings,
                 decode=False,
             )
         if tr is not None:
             tr.find_colours = self.colours
             self.colours()  # here, and not on the writer's thread while this one uses the VAE
-        for clip in clips:
-            clip.call = replace(clip.call, intervention=self.how.model["intervention"])
-        return clips, [None if tr is None else tr[i] for i in range(len(clips))]
-
-    def _undecoded(self, job: Job, latents: torch.Tensor | None = None) -> Clip:
-        """A clip without frames, and maybe without latents."""
-        start = {k: {"latents": v} if k == "noise" else v for k, v in job.start.items()}  # as `generate` records it
-        made_by = self.pipe.source, start, open_edits(self.pipe), self.how.model["intervention"]
-        call = Call(job.conditions, job.seed, job.image, *made_by)
-        return Clip(np.zeros(0, np.float32), call, self.inputs[job.image], torch.zeros(0) if latents is None else latents)
-
-    def _store(self, job: Job, latents: torch.Tensor) -> None:
-        """Keep latents until they are decoded and published: denoising is expensive, and the rest may fail."""
-        data, path = save({"latents": latents.contiguous()}), ledger.pending_latents(self.out, job.run_id)
-        with ledger.disk_errors(path):
-            path.write_bytes(hashlib.sha256(data).digest() + data)  # not synced: a hash that does not match tells as much
-
-    def _stored(self, job: Job) -> torch.Tensor | None:
-        """Latents that were denoised and not decoded; a trace cannot be had from them."""
-        path = ledger.pending_latents(self.out, job.run_id)
-        content = path.read_bytes() if self.how.kept is None and path.exists() else b""
-        whole = content and hashlib.sha256(content[32:]).digest() == content[:32]
-        return load(content[32:])["latents"] if whole else None
-
-    def _decode(self, job: Job, batch: list[Job], clip: Clip, batch_size: int = 1, tr: Trace | None = None) -> None:
-        reason = ""
-        self.room.acquire()
-        try:
-            decode_clip(self.pipe, clip)
-        except BrokenClipError as error:
-            reason = str(error)
-        except BaseException:
-            self.room.release()
-            raise
-        self._hand_over(job, batch, self._write, self._record(job, clip, reason, batch_size), clip, tr)
+        return [(clip, None if tr is None else tr[i]) for i, clip in enumerate(clips)]
 
     def _record(self, job: Job, clip: Clip, reason: str, batch_size: int = 1) -> dict[str, Any]:
+        clip.call = replace(clip.call, intervention=self.how.model["intervention"])
         return {
-            **{name: getattr(job, name) for name in ("run_id", "latents_id", "image_name")},
+            **{name: getattr(job, name) for name in ("run_id", "image_name")},
             "status": "failed" if reason else "done",
             "reason": reason,
             "made": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -347,7 +308,6 @@ class Making:
             video.write_preview(folder / ledger.PREVIEW, frames, playback_fps=clip.playback_fps, facts=facts)
             if tr is not None:
                 tr.save(folder / ledger.TRACE)
-        ledger.pending_latents(self.out, record["run_id"]).unlink(missing_ok=True)
 
     def _measure_again(self, job: Job, folder: Path) -> None:
         record = ledger.read_record(folder)
@@ -362,3 +322,71 @@ class Making:
         record["measures"] |= measure_clip(clip, wanted, self.pipe)
         errors = [f"measure {name}: {entry['error']}" for name, entry in record["measures"].items() if "error" in entry]
         record.update(status="failed" if errors else "done", reason="; ".join(errors))
+
+
+# --- an executor's workers --------------------------------------------------------------------------------------------
+
+
+def make_by(executor: Any, making: Making) -> None:
+    """The batches as tasks for an executor's workers. Raises RunError where a worker fails for a reason of its own."""
+    load, batches, futures = load_arguments(making.pipe), list(making.queue), {}
+    size = max(1, min(TASK_BATCHES, len(batches) // TASKS))
+    try:
+        for part in (batches[n : n + size] for n in range(0, len(batches), size)):
+            jobs = [job for batch in part for job in batch]
+            inputs = {
+                key: making.inputs[key] for job in jobs for key in (job.image, *job.start.values() & making.inputs.keys())
+            }
+            futures[executor.submit(_make, load, part, inputs, making.out.resolve(), making.how)] = len(jobs)
+        for future in as_completed(futures):
+            if not future.cancelled():
+                future.result()
+                making.done(futures[future])
+            if making.stop():
+                for other in futures:
+                    other.cancel()  # those that run already go on to their end
+    except SvdlabError:
+        raise
+    except Exception as error:  # whatever an executor raises where its workers die
+        raise RunError(f"a worker failed ({type(error).__name__}: {error}): run the same sweep again to go on.") from error
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def load_arguments(pipe: ProbePipeline) -> dict[str, Any]:
+    """Arguments of `load_pipeline` that load another pipeline like this one, as plain JSON."""
+    source = pipe.source
+    local = Path(source.checkpoint).is_dir()
+    moved_by = type(getattr(pipe.unet, "_hf_hook", None)).__name__
+    return {
+        "checkpoint": str(Path(source.checkpoint).resolve()) if local else source.checkpoint,
+        "revision": None if local else source.revision,
+        "device": pipe._execution_device.type,
+        "dtype": str(pipe.unet.dtype).removeprefix("torch."),
+        "variant": source.variant,
+        "offload": {"CpuOffload": "model", "AlignDevicesHook": "sequential"}.get(moved_by),
+    }
+
+
+def _make(load: dict[str, Any], batches: list[list[Job]], inputs: dict[str, Any], out: Path, how: How) -> None:
+    """Make runs with this worker's pipeline, which its first task loads."""
+    with LOADING:
+        pipe = _loaded(*map(json.dumps, (load, how.model, how.fingerprint)))
+    Making(pipe, deque(batches), inputs, out, how).run()
+
+
+@lru_cache(maxsize=1)
+def _loaded(load: str, model: str, fingerprint: str) -> ProbePipeline:
+    """A worker's pipeline. Raises CheckpointError where it is not what the sweep's is, by weights, settings or behaviour."""
+    pipe, wanted = load_pipeline(**json.loads(load)), json.loads(model)
+    own = identity.facts(pipe)
+    other = sorted(name for name in own if own[name] != wanted[name])
+    if not other:
+        other = identity.different(json.loads(fingerprint), identity.fingerprint(pipe), own["dtype"])[:3]
+    if other:
+        raise CheckpointError(
+            f"the worker's {pipe.source.checkpoint!r} differs from the sweep's pipeline in {', '.join(other)}: save the "
+            f"changed pipeline (pipe.save_pretrained) and load that, or sweep without executor=."
+        )
+    return pipe

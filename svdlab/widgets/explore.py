@@ -12,10 +12,10 @@ import pandas as pd
 
 from svdlab import show
 from svdlab.errors import InputError
+from svdlab.measure import video
 from svdlab.show.clips import Video
 from svdlab.show.figure import COLOURS, Figure
 from svdlab.show.labels import about, axis, name, number
-from svdlab.study import ledger
 from svdlab.study.sweep import sweep
 from svdlab.widgets.job import Job
 from svdlab.widgets.panel import ImageView, Panel, VideoView, button, control, pale, put, put_figure, status, visible, wrapping
@@ -126,7 +126,7 @@ class Explorer(Panel):
 
     def _draw_flow(self) -> None:
         first = self.current[:1]
-        frames = ledger.read_frames(study_of(first), first["run_id"].iloc[0])
+        frames = video.read_frames(first["frames"].iloc[0])
         title = f"Optical flow (px/frame) of {self.caption(first.iloc[0])}"
         put_figure(self.flow, show.flow(frames, label=about(first), title=title))
 

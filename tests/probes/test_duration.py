@@ -11,10 +11,10 @@ import pytest
 
 from svdlab import probes
 from svdlab.measure import fidelity
+from svdlab.measure.video import read_frames
 from svdlab.pipeline.images import image_hash, open_image
 from svdlab.probes import Stimuli, duration, stimuli
 from svdlab.stats.effects import EFFECT, EQUIVALENT
-from svdlab.study import ledger
 from tests.probes.conftest import FAST, by_key
 
 
@@ -71,7 +71,7 @@ def test_a_chain_goes_on_from_its_last_frame(pipe: Any, tmp_path: Path) -> None:
     assert table["round"].tolist() == [0, 1, 2] * 2 and set(table["seed"]) == {0}
     for _, chain in table.groupby("stimulus"):
         for before, after in zip(chain.iloc[:-1].to_dict("records"), chain.iloc[1:].to_dict("records"), strict=True):
-            last = ledger.read_frames(tmp_path, before["run_id"])[-1]
+            last = read_frames(before["frames"])[-1]
             assert after["image_hash"] == image_hash(open_image(last))
             assert after["own_seed"] != before["own_seed"]  # no round repeats another's noise
     assert result.status == "no verdict" and "1.14 s at 7 frames/s" in result.verdict  # two images

@@ -102,7 +102,7 @@ def test_thirty_kills_cost_no_published_run(checkpoint: Path, tmp_path: Path) ->
         assert {run: now.get(run) for run in seen} == seen, "a published run was made again or lost"
         seen = now
         if (out / "runs").exists():
-            assert ledger.check(out, set_aside=False).empty
+            assert ledger.check(out).empty
             remains += any((out / "runs").glob(".*.tmp"))
     assert len(seen) >= 10 and remains >= 3, (len(seen), remains)  # the kills hit writing, too
     process = fork.Process(target=work, args=(pipe, out, plan))
@@ -144,7 +144,7 @@ def test_what_the_disk_refuses_is_reported_and_survived(checkpoint: Path, tmp_pa
         assert process.returncode == 1 and "done" not in printed
         assert "OutputError" in wrong and "could not be written" in wrong and "start the same sweep again" in wrong, wrong
         before = stamps(out)
-        assert full == bool(before) and len(before) < 30 and ledger.check(out, set_aside=False).empty
+        assert full == bool(before) and len(before) < 30 and ledger.check(out).empty
         if full:
             subprocess.run(["mount", "-o", "remount,size=50m", out.parent], check=True)
         with start(checkpoint, out, plan) as process:

@@ -258,9 +258,7 @@ def finished(pipe: Any, count: int, allowed: float) -> list[Row]:
         out = ledger.prepare(root / "study")
         for job in sweep._jobs(pipe, plan, "cat", identity.facts(pipe))[0]:
             call = {**real["call"], "seed": job.seed, "conditions": job.conditions.asdict()}
-            _copied(
-                ledger.run_folder(out, job.run_id), {**real, "run_id": job.run_id, "latents_id": job.latents_id, "call": call}
-            )
+            _copied(ledger.run_folder(out, job.run_id), {**real, "run_id": job.run_id, "call": call})
         start = time.perf_counter()
         table = sweep.sweep(pipe, plan, out, **how)
         seconds = time.perf_counter() - start
