@@ -258,7 +258,8 @@ def make_pairs(
         raise InputError("images: give paths or samples, each of another name, or a mapping from names to images.")
     if not chosen or set(chosen) - {*FLIPPED, *CHANGES}:
         raise InputError(f"kinds={kinds!r}: a list of {', '.join([*FLIPPED, *CHANGES])}.")
-    rows, files = [], {}
+    rows: list[dict[str, Any]] = []
+    files: dict[str, Image.Image] = {}
     for scheme in chosen:
         flip, how = FLIPPED.get(scheme, ""), CHANGES.get(scheme)
         group, notes = (how.group, f"changed by {how.amount}: {how.means}") if how else (flip, "both noises flipped too")

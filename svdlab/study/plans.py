@@ -47,8 +47,8 @@ def grid(**axes: Any) -> pd.DataFrame:
     """
     check_columns(axes)
     values = {name: _axis(name, axis) for name, axis in axes.items()}
-    if empty := [name for name, axis in values.items() if not axis] or not axes:
-        raise InputError(f"the grid is empty: give values for {', '.join(empty if axes else COLUMNS)}.")
+    if empty := [name for name in axes or COLUMNS if not values.get(name)]:
+        raise InputError(f"the grid is empty: give values for {', '.join(empty)}.")
     return _table([dict(zip(axes, row, strict=True)) for row in itertools.product(*values.values())])
 
 
