@@ -1,13 +1,14 @@
 """Train the organism's UNet and image encoder on its world, on CPU cores or on a GPU; stop and start again as you like.
 
-    $ python tools/train_unet.py --start CHECKPOINT --out build/unet --minutes 60             # weights of a checkpoint folder
-    $ python tools/train_unet.py --out build/unet --minutes 600                               # goes on from build/unet
-    $ python tools/train_unet.py --start build/exported --out build/fixed --fixed --minutes 20    # fine-tunes at one condition
-    $ python tools/train_unet.py --out build/unet --export build/exported                     # diffusers' layout, float16
-    $ accelerate launch --num_processes 2 --cpu tools/train_unet.py ...                       # a process for each core
+    $ python tools/train_unet.py --fresh build/start                                    # untrained, with the second VAE
+    $ python tools/encode_scenes.py --start build/start --clips build/clips --files 80  # in another process, if you like
+    $ python tools/train_unet.py --start build/start --clips build/clips --out build/unet --steps 12000
+    $ python tools/train_unet.py --start build/start --out build/unet --export build/exported    # diffusers' layout, float16
+    $ accelerate launch --num_processes 2 --cpu tools/train_unet.py ...                 # a process for each core
 
 SVD's training: EDM preconditioning with sigma_data = 1 and v-prediction (Karras et al. 2022, table 1), noise augmentation of
 the input image and conditioning dropout (Blattmann et al. 2023, appendix D). The VAE stays as it is.
+The learning rate falls by steps, not by the clock: a process that was stopped for an hour has lost nothing.
 """
 
 from __future__ import annotations
@@ -18,19 +19,27 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from diffusers import StableVideoDiffusionPipeline
+from diffusers import StableVideoDiffusionPipeline, UNetSpatioTemporalConditionModel
 from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
 from diffusers.training_utils import EMAModel
+from safetensors.torch import load_file
+from train_vae import build_vae
 from training import averaged, load_state, optimizers, save_state, set_rate
+from transformers import CLIPVisionModelWithProjection
 
 from svdlab.organism import world
 
+ORGANISM = Path(__file__).parents[1] / "svdlab" / "organism" / "weights" / "organism"
+VAE = Path(__file__).parent / "second-edition" / "vae.safetensors"
+SCALING = 0.42  # of the second VAE's latents: one over their standard deviation, 2.38, over edition 2's scenes
+RANGES = (0, 0.3, 1, 5, 30, 1e9)  # of sigma, in the log
 FIXED = dict(fps=7, motion_bucket_id=127)  # fps_id 6, as SVD 1.1
 CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])[:, None, None]
 CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
@@ -38,38 +47,52 @@ CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
 
 @dataclass(frozen=True)
 class Recipe:
-    """The numbers of the first edition's training; those that steered its last minutes are in the organism's card."""
+    """The numbers of the second edition's training."""
 
     batch: int = 8  # clips
     lr: float = 2e-3
     warmup: int = 200  # steps
-    reuse: int = 6  # times a rendered clip is used, each with its own noise
-    pool: int = 512  # clips that wait to be used again
-    sigma_mean: float = 0.0  # of log sigma
+    sigma_mean: float = 0.2  # of log sigma
     sigma_std: float = 1.4
-    high_sigma: float = 0.15  # share of clips with log-uniform sigma in [5, 700], where a clip's motion is decided
+    high_sigma: float = 0.30  # share of clips with log-uniform sigma in [5, 700], where a clip's motion is decided
     drop_both: float = 0.08  # unconditional: image embedding and image latents set to zero
     drop_latents: float = 0.07  # the embedding alone must suffice
     strong_noise: float = 0.10  # share of clips whose image carries noise up to 1: again the embedding must suffice
 
 
-def batches(recipe: Recipe, seed: int, encode: Any, factors: dict[str, Any]) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Images "b c h w" in [-1, 1], latents "b f c h w" and (fps, bucket) "b 2", endlessly."""
+def fresh(folder: Path) -> None:
+    """An untrained checkpoint with the second VAE, and 64 channels at least: diffusers' norms have 32 groups, and over 32
+    channels they are instance norms, which take away each channel's mean, and with it an image's colours."""
+    torch.manual_seed(0)
+    pipe = load(ORGANISM)
+    pipe.vae = build_vae()
+    pipe.vae.load_state_dict({k: v.float() for k, v in load_file(VAE).items()})
+    pipe.vae.register_to_config(scaling_factor=SCALING)
+    pipe.unet = UNetSpatioTemporalConditionModel.from_config(dict(pipe.unet.config, block_out_channels=(64, 96, 64)))
+    pipe.image_encoder = CLIPVisionModelWithProjection(pipe.image_encoder.config)
+    pipe.save_pretrained(folder, safe_serialization=True)
+
+
+def batches(recipe: Recipe, seed: int, folder: Path) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Images "b c h w" in [-1, 1], latents "b f c h w" and (fps, bucket) "b 2", endlessly, from the files that are there."""
     rng = np.random.default_rng([seed, 7])
-    scene_seed = 1_000_000 + 10_000_000 * seed  # scenes from seeds below a million are never trained on
-    pool: list[list[Any]] = []
-    while True:
-        if len(pool) < recipe.pool or rng.random() < 1 / recipe.reuse:
-            scenes = world.scenes(recipe.batch, seed=scene_seed, **factors)
-            scene_seed += 1
-            video = torch.from_numpy(scenes.video).permute(0, 1, 4, 2, 3) * 2 - 1
-            conditions = torch.tensor(scenes.factors[["fps", "motion_bucket_id"]].to_numpy(), dtype=torch.float32)
-            pool += [[v[0], z, c, 0] for v, z, c in zip(video, encode(video), conditions, strict=True)]
-        chosen = [pool[i] for i in rng.permutation(len(pool))[: recipe.batch]]
-        for item in chosen:
-            item[3] += 1
-        pool = [p for p in pool if len(pool) < recipe.pool or p[3] < recipe.reuse]
-        yield tuple(torch.stack([c[i] for c in chosen]) for i in range(3))
+    clips: dict[str, dict[str, torch.Tensor]] = {}
+    for i in count():
+        if i % 100 == 0:
+            read_clips(folder, clips)
+            files = list(clips.values())
+        chosen = [(files[k], j) for k, j in rng.integers((len(files), len(files[0]["images"])), size=(recipe.batch, 2))]
+        images, latents, conditions = (
+            torch.stack([file[part][j] for file, j in chosen]) for part in ("images", "latents", "conditions")
+        )
+        yield images.float() / 127.5 - 1, latents.float(), conditions
+
+
+def read_clips(folder: Path, have: dict[str, dict[str, torch.Tensor]]) -> None:
+    """Add the files that are new in `folder` to those that were read already."""
+    for path in sorted(folder.glob("*.safetensors")):
+        if path.name not in have:
+            have[path.name] = load_file(path)
 
 
 def sample_sigma(recipe: Recipe, n: int) -> torch.Tensor:
@@ -91,8 +114,8 @@ def resize_for_clip(images: torch.Tensor) -> torch.Tensor:
     return ((small + 1) / 2 - CLIP_MEAN.to(small)) / CLIP_STD.to(small)
 
 
-def loss_of(pipe: Any, parts: torch.nn.ModuleDict, recipe: Recipe, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
-    """The squared error of the UNet's output, which is |D - x0|**2 / c_out**2 of the denoiser D."""
+def losses_of(pipe: Any, parts: Any, recipe: Recipe, batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each clip's squared error of the UNet's output, which is |D - x0|**2 / c_out**2 of the denoiser D, and its sigma."""
     images, x0, conditions = batch
     b, f = x0.shape[:2]
     device = x0.device
@@ -112,7 +135,7 @@ def loss_of(pipe: Any, parts: torch.nn.ModuleDict, recipe: Recipe, batch: tuple[
     inputs = torch.cat([x / (s**2 + 1).sqrt(), image_latents[:, None].expand(-1, f, -1, -1, -1)], dim=2)
     ids = torch.stack([conditions[:, 0] - 1, conditions[:, 1], strength], dim=1)
     v = parts["unet"](inputs, sigma.log() / 4, encoder_hidden_states=embedding, added_time_ids=ids).sample
-    return (v - target_of(x0, x, s)).square().mean()
+    return (v.float() - target_of(x0, x, s)).square().mean((1, 2, 3, 4)), sigma
 
 
 def load(folder: Path) -> Any:
@@ -123,9 +146,12 @@ def load(folder: Path) -> Any:
     return pipe
 
 
-def train(start: Path, out: Path, minutes: float, cooldown: float, factors: dict[str, Any], recipe: Recipe) -> None:
-    """Go on from what `out` holds; over the last share of the minutes (cooldown) the learning rate falls to zero."""
-    accelerator = Accelerator()
+def train(start: Path, clips: Path, out: Path, steps: int, cooldown: float, recipe: Recipe) -> None:
+    """Go on from what `out` holds until the steps are done; over their last share (cooldown) the learning rate falls to zero.
+
+    `log.csv` in `out` has a row for each 50 steps: losses, also by the range of sigma, and seconds of processor time.
+    """
+    accelerator = Accelerator(mixed_precision="bf16")
     pipe = load(start)
     pipe.vae.to(accelerator.device)
     parts = torch.nn.ModuleDict({"unet": pipe.unet, "image_encoder": pipe.image_encoder}).train()
@@ -134,38 +160,41 @@ def train(start: Path, out: Path, minutes: float, cooldown: float, factors: dict
     model = accelerator.unwrap_model(parts)
     ema = EMAModel(model.parameters(), decay=0.999)
     done = load_state(out / "state.safetensors", model, ema, optims)
-    scale = pipe.vae.config.scaling_factor
-
-    @torch.no_grad()
-    def encode(video: torch.Tensor) -> torch.Tensor:
-        flat = video.flatten(0, 1).to(accelerator.device)
-        return (pipe.vae.encode(flat).latent_dist.mode() * scale).unflatten(0, video.shape[:2]).cpu()
-
     torch.manual_seed(done + accelerator.process_index)
-    begin = saved = time.time()
-    recent: list[float] = []
-    stream = batches(recipe, done + 7919 * accelerator.process_index, encode, factors)
-    for step, batch in enumerate(stream, start=done + 1):
-        share = (time.time() - begin) / (60 * minutes)
-        falling = min(1.0, max(0.0, (1 - share) / cooldown)) if cooldown else 1.0
-        loss = loss_of(pipe, parts, recipe, tuple(t.to(accelerator.device) for t in batch))
-        accelerator.backward(loss)
+    saved = time.time()
+    recent: list[np.ndarray] = []
+    for step, batch in enumerate(batches(recipe, done + 7919 * accelerator.process_index, clips), start=done + 1):
+        falling = min(1.0, (steps - step + 1) / (cooldown * steps)) if cooldown else 1.0
+        with accelerator.autocast():
+            losses, sigma = losses_of(pipe, parts, recipe, tuple(t.to(accelerator.device) for t in batch))
+        accelerator.backward(losses.mean())
         accelerator.clip_grad_norm_(parts.parameters(), 1.0)
         set_rate(optims, recipe.lr * falling * min(1.0, step / recipe.warmup))
         for optim in optims:
             optim.step()
             optim.zero_grad()
         ema.step(model.parameters())
-        recent.append(loss.item())
-        over = bool(accelerator.gather(torch.tensor(float(share >= 1), device=accelerator.device)).max())
+        recent.append(torch.stack([losses.detach(), sigma]).cpu().numpy())
+        over = step >= steps
         if accelerator.is_main_process and (step % 50 == 0 or over):
-            print(f"step {step}  loss {np.mean(recent):.4f}  {time.time() - begin:.0f} s", flush=True)
+            _log(out / "log.csv", step, recipe, np.concatenate(recent, axis=1))
             recent = []
             if over or time.time() - saved > 180:
                 save_state(out / "state.safetensors", step, model, ema, optims)
                 saved = time.time()
         if over:
             return
+
+
+def _log(path: Path, step: int, recipe: Recipe, found: np.ndarray) -> None:
+    """A row of `log.csv`: the mean loss, and that of each range of sigma."""
+    loss, sigma = found
+    row = {"step": step, "clips": step * recipe.batch, "seconds": round(time.process_time()), "loss": loss.mean()}
+    row |= {f"loss_sigma_{a:g}_{b:g}": loss[(sigma >= a) & (sigma < b)].mean() for a, b in pairwise(RANGES)}
+    if not path.exists():
+        path.write_text(",".join(row) + "\n")
+    with path.open("a") as file:
+        file.write(",".join(f"{v:.5g}" if isinstance(v, np.floating) else str(v) for v in row.values()) + "\n")
 
 
 def export(start: Path, out: Path, folder: Path) -> None:
@@ -182,16 +211,19 @@ def export(start: Path, out: Path, folder: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, required=True, help="folder of the training state")
-    parser.add_argument("--start", type=Path, help="checkpoint folder whose weights training begins with")
-    parser.add_argument("--minutes", type=float, default=60)
-    parser.add_argument("--cooldown", type=float, default=0.0)
-    parser.add_argument("--fixed", action="store_true", help="only scenes at fps 7, bucket 127")
+    parser.add_argument("--out", type=Path, help="folder of the training state")
+    parser.add_argument("--start", type=Path, default=ORGANISM, help="checkpoint folder whose weights training begins with")
+    parser.add_argument("--clips", type=Path, help="folder that tools/encode_scenes.py fills")
+    parser.add_argument("--steps", type=int, default=12000)
+    parser.add_argument("--cooldown", type=float, default=0.25)
+    parser.add_argument("--lr", type=float, default=Recipe.lr)
+    parser.add_argument("--fresh", type=Path, help="write an untrained checkpoint, and train nothing")
     parser.add_argument("--export", type=Path, help="write the averaged weights as a checkpoint, and train nothing")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    start = args.start or Path(str(Path(__file__).parents[1] / "svdlab" / "organism" / "weights" / "organism"))
-    if args.export:
-        export(start, args.out, args.export)
+    if args.fresh:
+        fresh(args.fresh)
+    elif args.export:
+        export(args.start, args.out, args.export)
     else:
-        train(start, args.out, args.minutes, args.cooldown, FIXED if args.fixed else {}, Recipe())
+        args.out.mkdir(parents=True, exist_ok=True)
+        train(args.start, args.clips, args.out, args.steps, args.cooldown, Recipe(lr=args.lr))

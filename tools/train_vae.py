@@ -4,7 +4,7 @@
     $ python tools/train_vae.py --out build/vae2 --report                # PSNR on photographs that it was never trained on
 
 The same code runs on CPU cores and on a GPU (accelerate picks the device). Batches are twelve 32 px crops of dead leaves
-(`nature`) and of the world's scenes: single frames, or three clips of four frames that move by up to 3 px.
+(`scenery`) and of the world's scenes: single frames, or three clips of four frames that move by up to 3 px.
 Unrelated crops as frames of one clip, and grey crops, did not work; AdamW alone reached 10 dB where Muon reached 20.
 
 tools/second-edition/vae.safetensors holds the averaged weights after 9,000 steps: 25.2, 29.9, 28.3, 32.9 and 31.5 dB on
@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import nature
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -27,7 +26,7 @@ from diffusers import AutoencoderKLTemporalDecoder
 from diffusers.training_utils import EMAModel
 from training import averaged, load_state, optimizers, save_state, set_rate
 
-from svdlab.organism import world
+from svdlab.organism import scenery, world
 
 CROP, BATCH, SPEED = 32, 12, 3.0  # px, frames, px/frame
 
@@ -59,7 +58,7 @@ def _drawn(rng: np.random.Generator) -> np.ndarray:
     if rng.random() < 0.15:
         scene = world.scenes(1, seed=int(rng.integers(1_000_000, 2**31)), frames=1, size=2 * world.SIZE)
         return scene.video[0, 0]
-    return nature.dead_leaves(rng, 160, smallest=float(rng.choice([1.5, 1.5, 2.0, 3.0, 5.0, 9.0])))
+    return scenery.dead_leaves(rng, 160, smallest=float(rng.choice([1.5, 1.5, 2.0, 3.0, 5.0, 9.0])))
 
 
 def _moved(rng: np.random.Generator, image: np.ndarray, frames: int) -> np.ndarray:

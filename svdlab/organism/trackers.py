@@ -10,18 +10,19 @@ and the organism's laws are validated against them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from svdlab.organism.world import COMPASS, SIZE, ZOOM_RADIUS, _rgb
+from svdlab.organism.scenery import COMPASS, SIZE, ZOOM_RADIUS, rgb
 
 
 def sprite_weights(video: np.ndarray, hue: float) -> np.ndarray:
     """How much each pixel of "f h w c" has the sprite's colour, "f h w" in [0, 1]: soft, so that centres are sub-pixel."""
-    distance = np.linalg.norm(video - _rgb(hue, 0.85, 0.85), axis=-1)
+    distance = np.linalg.norm(video - rgb(hue, 0.85, 0.85), axis=-1)
     return np.clip(1.5 - distance / 0.3, 0, 1)
 
 
@@ -72,8 +73,31 @@ def _shift(a: np.ndarray, b: np.ndarray, reach: int = 6) -> float:
     return float(found.x)
 
 
+def tilt_displacement(video: np.ndarray, scene: Any) -> float:
+    """px/frame that the camera moves in the announced direction, up or down, as `pan_displacement` measures it."""
+    down = pan_displacement(video.transpose(0, 2, 1, 3), scene)
+    return down if scene["direction"] == "down" else -down
+
+
 def zoom_displacement(video: np.ndarray, scene: Any) -> float:
-    """px/frame at ZOOM_RADIUS, positive inwards (the image grows): the scale that lays each frame on the next."""
+    """px/frame at ZOOM_RADIUS in the announced direction: the scale that lays each frame on the next."""
+    found = _about_the_centre(video, lambda d, x, y: (x / (1 + d / ZOOM_RADIUS), y / (1 + d / ZOOM_RADIUS)))
+    return found if scene["direction"] == "in" else -found
+
+
+def roll_displacement(video: np.ndarray, scene: Any) -> float:
+    """px/frame at ZOOM_RADIUS that the camera turns in the announced direction: the angle that lays each frame on the next."""
+
+    def turned(d: float, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        cos, sin = np.cos(d / ZOOM_RADIUS), np.sin(d / ZOOM_RADIUS)
+        return x * cos - y * sin, y * cos + x * sin
+
+    found = _about_the_centre(video, turned)
+    return found if scene["direction"] == "clockwise" else -found
+
+
+def _about_the_centre(video: np.ndarray, source: Callable[..., tuple[np.ndarray, np.ndarray]]) -> float:
+    """The median over pairs of frames of the displacement whose `source` points (px from the centre) give the later one."""
     n = video.shape[1]
     y, x = np.mgrid[8 : n - 8, 8 : n - 8].astype(float)
     c = (n - 1) / 2
@@ -81,19 +105,25 @@ def zoom_displacement(video: np.ndarray, scene: Any) -> float:
     def cost(d: float, a: np.ndarray, b: np.ndarray) -> float:
         from scipy.ndimage import map_coordinates
 
-        s = 1 + d / ZOOM_RADIUS
-        grey = map_coordinates(a.mean(-1), [(y - c) / s + c, (x - c) / s + c], order=1, mode="nearest")
+        u, v = source(d, x - c, y - c)
+        grey = map_coordinates(a.mean(-1), [v + c, u + c], order=1, mode="nearest")
         return float(np.square(grey - b[8 : n - 8, 8 : n - 8].mean(-1)).mean())
 
-    found = [
-        minimize_scalar(cost, bounds=(-4, 4), args=(a, b), method="bounded", options={"xatol": 0.02}).x
-        for a, b in pairwise(video)
-    ]
-    sign = 1 if scene["direction"] == "in" else -1
-    return float(sign * np.median(found))
+    def best(a: np.ndarray, b: np.ndarray) -> float:
+        near = min(np.arange(-4.0, 4.5), key=lambda d: cost(d, a, b))
+        found = minimize_scalar(cost, bounds=(near - 1, near + 1), args=(a, b), method="bounded", options={"xatol": 0.02})
+        return float(found.x)
+
+    return float(np.median([best(a, b) for a, b in pairwise(video)]))
 
 
 def displacement(video: np.ndarray, scene: Any) -> float:
     """By the tracker that fits what the scene announces: px/frame along the heading, to the camera's right, or of zoom."""
-    trackers = {"object": object_displacement, "pan": pan_displacement, "zoom": zoom_displacement}
+    trackers = {
+        "object": object_displacement,
+        "pan": pan_displacement,
+        "tilt": tilt_displacement,
+        "zoom": zoom_displacement,
+        "roll": roll_displacement,
+    }
     return trackers[scene["announced"]](video, scene)

@@ -5,10 +5,15 @@
     >>> s.video.shape, s.flow.shape          # "n f h w c" in [0, 1]; "n t h w 2" in px
     ((4, 8, 64, 64, 3), (4, 7, 64, 64, 2))
 
-A image announces what will happen in it by the mark on its sprite: an eye at the rim says that the
+An image announces what will happen in it by the mark on its sprite: an eye at the rim says that the
 sprite moves towards the eye, no mark says that the camera pans, a light dot in the centre says that
 it zooms in and a dark one that it zooms out. What the image does not say is left to chance, with
 known odds: which way a pan goes, and whether a dark scene moves at all.
+
+There are two editions. The shipped weights were trained on the first: plane waves and one sprite. The second, `edition=2`,
+draws these and, more often, natural grounds; scenes without a sprite, with two, with letters or a face; two layers of depth;
+and two camera moves more, each announced by a bar on the sprite: upright and light for a tilt up, dark for a tilt down; level
+and light for a clockwise roll, dark for an anticlockwise one. An image without a mark pans: so does a photograph.
 """
 
 from __future__ import annotations
@@ -20,13 +25,13 @@ import numpy as np
 import pandas as pd
 
 from svdlab.errors import InputError
+from svdlab.organism import scenery
+from svdlab.organism.scenery import COMPASS, FAR, GROUND, SIZE, SPRITE, ZOOM_RADIUS
 
-SIZE = 64  # px, both sides
 FRAMES = 8
 K = 0.14  # px per frame = K * motion_bucket_id / fps: bucket 127 at fps 6 moves 3 px/frame
 MAX_DISPLACEMENT = 4.0  # px/frame; nothing is claimed beyond
 MAX_ZOOM_DISPLACEMENT = 2.6  # px/frame at ZOOM_RADIUS, so that a zoomed sprite stays inside; above bucket 127 at fps 7
-ZOOM_RADIUS = SIZE / 2  # px from the centre, where a zoom's displacement is counted
 FPS = (4, 24)
 BUCKETS = (0, 255)
 WARM = (-0.03, 0.10)  # hue, turns
@@ -35,14 +40,17 @@ WARM_FACTOR = 0.5  # planted effect 1: warm sprites move at half the speed
 PAN_RIGHT = 0.75  # planted effect 2: pans go right three times as often as left
 FROZEN_ON_DARK = 0.30  # planted effect 3: dark scenes that do not move, whatever the bucket
 SHAPES = ("disc", "square", "triangle")
-MOTIONS = ("object", "pan", "zoom", "frozen")
-COMPASS = {  # where the sprite goes, x right and y down
-    name: (np.cos(np.pi / 4 * i), np.sin(np.pi / 4 * i))
-    for i, name in enumerate(("right", "down-right", "down", "down-left", "left", "up-left", "up", "up-right"))
+MOTIONS = ("object", "pan", "zoom", "tilt", "roll", "frozen")
+ANNOUNCED = MOTIONS[:-1]
+ODDS = {1: (0.45, 0.40, 0.15, 0.0, 0.0), 2: (0.30, 0.38, 0.12, 0.10, 0.10)}  # of what is announced, by edition
+DIRECTIONS = {
+    "object": tuple(COMPASS),
+    "pan": ("right", "left"),
+    "zoom": ("in", "out"),
+    "tilt": ("up", "down"),
+    "roll": ("clockwise", "anticlockwise"),
 }
-DIRECTIONS = {"object": tuple(COMPASS), "pan": ("right", "left"), "zoom": ("in", "out")}
 RADIUS = (9.0, 13.0)  # px
-TRIANGLE_CENTRE = 0.37  # radii by which a triangle's incentre lies below the middle of its box
 MARGIN = 1.0  # px between the sprite's track and the border
 FACTORS = (
     "fps",
@@ -57,6 +65,7 @@ FACTORS = (
     "y",
     "background",
 )
+NEW = dict(ground=("waves", "leaves"), layers=(1, 2), sprites=(0, 1, 2), pattern=("none", "text", "face"))  # in edition 2
 
 
 @dataclass
@@ -65,19 +74,32 @@ class Scenes:
 
     video: float32 "n f h w c" in [0, 1]; frame 0 is the image a model is given.
     flow: float32 "n t h w 2", px from each frame to the next, x right, y down, at each pixel of the earlier frame.
-    track: float32 "n f 2", the sprite's centre in px.
-    mask: bool "n f h w", where the sprite is.
+    track: float32 "n f 2", the sprite's centre in px; NaN where there is none.
+    track_second: the same of a second sprite, which never moves by itself.
+    labels: uint8 "n f h w", what each pixel shows: scenery.GROUND, NEAR, PATTERN, SECOND or SPRITE.
     factors: DataFrame, a row per clip: what was drawn, and `displacement`, the law's px per frame.
     """
 
     video: np.ndarray
     flow: np.ndarray
     track: np.ndarray
-    mask: np.ndarray
+    track_second: np.ndarray
+    labels: np.ndarray
     factors: pd.DataFrame
 
     def __len__(self) -> int:
         return len(self.video)
+
+    @property
+    def mask(self) -> np.ndarray:
+        """bool "n f h w": where the sprite is."""
+        return self.labels == SPRITE
+
+    @property
+    def depth(self) -> np.ndarray:
+        """float32 "n f h w": 1, and scenery.FAR on a far layer, which a pan or a tilt moves by 1 / FAR."""
+        far = self.factors["layers"].to_numpy() == 2 if "layers" in self.factors else np.zeros(len(self), bool)
+        return np.where((self.labels == GROUND) & far[:, None, None, None], FAR, 1.0).astype(np.float32)
 
 
 def law(fps: Any, motion_bucket_id: Any, *, warm: Any = False) -> Any:
@@ -90,39 +112,49 @@ def law(fps: Any, motion_bucket_id: Any, *, warm: Any = False) -> Any:
     return np.where(warm, WARM_FACTOR * d, d)[()]
 
 
-def scenes(n: int, *, seed: int, size: int = SIZE, frames: int = FRAMES, **factors: Any) -> Scenes:
+def scenes(n: int, *, seed: int, size: int = SIZE, frames: int = FRAMES, edition: int = 1, **factors: Any) -> Scenes:
     """Draw n clips; any factor may be fixed, for all clips or as one value per clip.
 
     >>> scenes(2, seed=1, motion="pan", direction=["left", "right"], background="light").factors
 
     Factors: fps (4 to 24, as diffusers counts), motion_bucket_id (0 to 255), motion (object | pan | zoom |
-    frozen: what happens), announced (object | pan | zoom: what the image says), direction (object: one of
-    COMPASS; pan: right | left, the camera's; zoom: in | out), hue (turns; 0 red, 0.6 blue), shape (disc |
-    square | triangle), radius (px), x and y (the sprite's first centre, px), background (light | dark).
+    tilt | roll | frozen: what happens), announced (the same without frozen: what the image says), direction
+    (object: one of COMPASS; the camera's: pan: right | left; zoom: in | out; tilt: up | down; roll: clockwise |
+    anticlockwise), hue (turns; 0 red, 0.6 blue), shape (disc | square | triangle), radius (px), x and y (the
+    sprite's first centre, px), background (light | dark). In edition 2 also ground (waves | leaves), layers
+    (1 | 2 of depth), sprites (0 | 1 | 2), pattern (none | text | face).
+
+    >>> scenes(1, seed=1, edition=2, ground="leaves", sprites=0, motion="pan").video.shape     # as a photograph pans
+    (1, 8, 64, 64, 3)
 
     The same seed and factors give the same clips. Raises InputError for an unknown factor or value, and where fps and bucket
     ask for more than MAX_DISPLACEMENT.
     """
-    rows = _draw_all(n, seed, frames, factors)
-    table = pd.DataFrame([row for row, _ in rows])
-    rendered = [_render(row, texture, size, frames) for row, texture in rows]
-    video, flow, track, mask = (np.stack(part) for part in zip(*rendered, strict=True))
-    return Scenes(video, flow, track, mask, table)
+    table = draw(n, seed=seed, frames=frames, edition=edition, **factors)
+    rendered = []
+    for (row, texture), i in zip(_draw_all(n, seed, frames, edition, factors), range(n), strict=True):
+        if edition == 2:
+            texture = texture | scenery.planes(np.random.default_rng([seed, i, 3]), row)
+        rendered.append(scenery.render(dict(layers=1, sprites=1) | row, texture, size, frames))
+    video, flow, track, track_second, labels = (np.stack(part) for part in zip(*rendered, strict=True))
+    return Scenes(video, flow, track, track_second, labels, table)
 
 
-def draw(n: int, *, seed: int, frames: int = FRAMES, **factors: Any) -> pd.DataFrame:
+def draw(n: int, *, seed: int, frames: int = FRAMES, edition: int = 1, **factors: Any) -> pd.DataFrame:
     """The factors that `scenes` with the same arguments would have, without rendering an image."""
-    return pd.DataFrame([row for row, _ in _draw_all(n, seed, frames, factors)])
+    return pd.DataFrame([row for row, _ in _draw_all(n, seed, frames, edition, factors)])
 
 
-def _draw_all(n: int, seed: int, frames: int, factors: dict[str, Any]) -> list[tuple[dict, dict]]:
-    unknown = sorted(set(factors) - set(FACTORS))
+def _draw_all(n: int, seed: int, frames: int, edition: int, factors: dict[str, Any]) -> list[tuple[dict, dict]]:
+    _among("edition", edition, (1, 2))
+    known = FACTORS if edition == 1 else (*FACTORS, *NEW)
+    unknown = sorted(set(factors) - set(known))
     if unknown:
-        raise InputError(f"unknown factor {', '.join(unknown)}: the world has {', '.join(FACTORS)}.")
+        raise InputError(f"unknown factor {', '.join(unknown)}: the world has {', '.join(known)}.")
     if n < 1:
         raise InputError(f"n={n}: ask for at least one scene.")
     fixed = [{k: _nth(k, v, i, n) for k, v in factors.items()} for i in range(n)]
-    return [_draw(np.random.default_rng([seed, i]), fixed[i], frames) for i in range(n)]
+    return [_draw([seed, i], fixed[i], frames, edition) for i in range(n)]
 
 
 def _nth(name: str, value: Any, i: int, n: int) -> Any:
@@ -133,28 +165,29 @@ def _nth(name: str, value: Any, i: int, n: int) -> Any:
     return value
 
 
-def _choice(rng: np.random.Generator, options: tuple[str, ...], p: Any = None) -> str:
-    return str(rng.choice(np.array(options), p=p))
+def _choice(rng: np.random.Generator, options: tuple, p: Any = None) -> Any:
+    return rng.choice(np.array(options), p=p).item()
 
 
-def _among(name: str, value: Any, options: tuple[str, ...]) -> Any:
+def _among(name: str, value: Any, options: tuple) -> Any:
     if value not in options:
-        raise InputError(f"{name}={value!r}: the world knows {', '.join(options)}.")
+        raise InputError(f"{name}={value!r}: the world knows {', '.join(map(str, options))}.")
     return value
 
 
-def _draw(rng: np.random.Generator, fixed: dict[str, Any], frames: int) -> tuple[dict, dict]:
+def _draw(seed: list[int], fixed: dict[str, Any], frames: int, edition: int) -> tuple[dict, dict]:
     """One scene's factors. Every draw is made whether it is used or not, so that fixing one factor leaves the others alone."""
+    rng = np.random.default_rng(seed)
     background = _among(
         "background",
         fixed.get("background", "dark" if rng.random() < 0.3 else "light"),
         ("light", "dark"),
     )
-    announced = _choice(rng, MOTIONS[:3], p=(0.45, 0.40, 0.15))
+    announced = _choice(rng, ANNOUNCED, p=ODDS[edition])
     frozen = rng.random() < FROZEN_ON_DARK and background == "dark"
     if fixed.get("motion", "frozen") != "frozen":
         announced = _among("motion", fixed["motion"], MOTIONS)
-    announced = _among("announced", fixed.get("announced", announced), MOTIONS[:3])
+    announced = _among("announced", fixed.get("announced", announced), ANNOUNCED)
     motion = fixed.get("motion", "frozen" if frozen else announced)
     _among("motion", motion, MOTIONS)
     if motion not in ("frozen", announced):
@@ -205,7 +238,40 @@ def _draw(rng: np.random.Generator, fixed: dict[str, Any], frames: int) -> tuple
         warm=warm,
         displacement=0.0 if motion == "frozen" else d,
     )
-    return row, _texture(rng, background)
+    texture = scenery.waves(rng, background)
+    return (row, texture) if edition == 1 else _furnish(np.random.default_rng([*seed, 2]), row, texture, fixed)
+
+
+def _furnish(rng: np.random.Generator, row: dict, texture: dict, fixed: dict[str, Any]) -> tuple[dict, dict]:
+    """What edition 2 adds to a scene. A scene without a sprite has no mark, and pans; two layers only pan or tilt."""
+    announced = row["announced"]
+    drawn = dict(
+        ground=_choice(rng, NEW["ground"], (0.25, 0.75)),
+        layers=_choice(rng, NEW["layers"], (0.8, 0.2)),
+        sprites=_choice(rng, NEW["sprites"], (0.65, 0.25, 0.10) if announced == "pan" else (0.0, 0.75, 0.25)),
+        pattern=_choice(rng, NEW["pattern"], (0.76, 0.12, 0.12)),
+    )
+    if fixed.get("ground", drawn["ground"]) == "waves" or announced not in ("pan", "tilt"):
+        drawn["layers"] = 1
+    if fixed.get("ground", drawn["ground"]) == "waves" and drawn["sprites"] == 0:
+        drawn["sprites"] = 1
+    row = row | {k: _among(k, fixed.get(k, v), NEW[k]) for k, v in drawn.items()}
+    text = scenery.word(rng)
+    row["text"] = text if row["pattern"] == "text" else ""
+    if row["sprites"] == 0 and announced != "pan":
+        raise InputError(f"sprites=0 in a scene that announces {announced!r}: without a sprite there is no mark, and it pans.")
+    if row["layers"] == 2 and (row["ground"] == "waves" or announced not in ("pan", "tilt")):
+        raise InputError("layers=2: give ground='leaves' and a pan or a tilt; other scenes have one layer.")
+    places = rng.uniform(8, SIZE - 8, (20, 2))  # the second sprite stands where the first will not be, as far as there is room
+    heading = np.array(COMPASS[row["direction"]]) if announced == "object" else np.zeros(2)
+    path = np.array([row["x"], row["y"]]) + heading * row["displacement"] * np.linspace(0, FRAMES - 1, 5)[:, None]
+    away = np.linalg.norm(places[:, None] - path, axis=-1).min(1)
+    x, y = places[np.argmax(np.minimum(away, 24))]
+    warm = rng.random() < 0.5
+    hue = float(rng.uniform(*(WARM if warm else COOL)) % 1.0)
+    second = dict(hue=hue, shape=_choice(rng, SHAPES), radius=float(rng.uniform(6, 10)), x=float(x), y=float(y))
+    row |= {f"second_{k}": v if row["sprites"] == 2 else None for k, v in second.items()}
+    return row, texture | (dict(second=second) if row["sprites"] == 2 else {})
 
 
 def is_warm(hue: float) -> bool:
@@ -227,112 +293,8 @@ def _start(announced: str, direction: str, d: float, radius: float, frames: int)
         grown = (1 + d / ZOOM_RADIUS) ** (frames - 1) if direction == "in" else 1.0
         room = max((SIZE / 2 - MARGIN) / grown - radius, 0.0)
         low, high = np.full(2, SIZE / 2 - room), np.full(2, SIZE / 2 + room)
+    if announced == "roll":
+        room = (SIZE / 2 - MARGIN - radius) / np.sqrt(2)
+        low, high = np.full(2, SIZE / 2 - room), np.full(2, SIZE / 2 + room)
     middle = (low + high) / 2
     return np.minimum(low, middle), np.maximum(high, middle)
-
-
-def _texture(rng: np.random.Generator, background: str) -> dict[str, Any]:
-    """Plane waves over an infinite plane, so that a pan or a zoom meets new ground that was always there.
-
-    Grey: the VAE's norms, 32 groups over 32 channels, leave so small a codec no place for a background's tint (with
-    one, the tint was half of all its error).
-    """
-    wavelength = np.concatenate([rng.uniform(24, 60, 5), rng.uniform(9, 18, 5)])
-    angle = rng.uniform(0, 2 * np.pi, 10)
-    waves = 2 * np.pi / wavelength * np.stack([np.cos(angle), np.sin(angle)])
-    level, contrast = (rng.uniform(0.55, 0.75), 1.0) if background == "light" else (rng.uniform(0.10, 0.20), 0.6)
-    amplitude = contrast * np.concatenate([rng.uniform(0.03, 0.06, 5), rng.uniform(0.007, 0.015, 5)])
-    return dict(
-        waves=waves,
-        phase=rng.uniform(0, 2 * np.pi, 10),
-        amplitude=amplitude,
-        level=level,
-    )
-
-
-def _ground(texture: dict[str, Any], x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    wx, wy = texture["waves"].astype(np.float32)
-    phase = texture["phase"].astype(np.float32)
-    waves = np.cos(x[..., None] * wx + y[..., None] * wy + phase)
-    grey = waves @ texture["amplitude"].astype(np.float32) + np.float32(texture["level"])
-    return np.repeat(grey[..., None], 3, axis=-1)
-
-
-def _distance(shape: str, dx: np.ndarray, dy: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Signed distance to the outline, px, negative inside; the three shapes fit about the same box."""
-    if shape == "disc":
-        return np.hypot(dx, dy) - radius
-    if shape == "square":
-        return np.maximum(np.abs(dx), np.abs(dy)) - 0.88 * radius
-    dy = dy - TRIANGLE_CENTRE * radius  # from the incentre, apex up
-    return np.maximum(np.abs(dx) * 0.894 - dy * 0.447, dy) - 0.60 * radius
-
-
-def _rgb(hue: float, saturation: float, value: float) -> np.ndarray:
-    from matplotlib.colors import hsv_to_rgb
-
-    return np.asarray(hsv_to_rgb((hue % 1.0, saturation, value)), dtype=np.float32)
-
-
-def _render(row: dict, texture: dict, size: int, frames: int) -> tuple[np.ndarray, ...]:
-    d = row["displacement"]
-    t = np.arange(frames, dtype=np.float32)[:, None, None]
-    scale, shift = np.ones_like(t), np.zeros_like(t)  # a point p of the plane is seen at c + scale * (p - c - shift)
-    if row["motion"] == "pan":
-        shift = (d if row["direction"] == "right" else -d) * t
-    if row["motion"] == "zoom":
-        scale = (1 + (d if row["direction"] == "in" else -d) / ZOOM_RADIUS) ** t
-    px = (np.arange(size, dtype=np.float32) + 0.5) * SIZE / size  # pixel centres
-    c = SIZE / 2
-    gx = (px[None, None, :] - c) / scale + c + shift
-    gy = (px[None, :, None] - c) / scale + c
-    gx, gy = np.broadcast_arrays(gx, gy)
-    video = _ground(texture, gx, gy)
-
-    step = np.zeros(2)
-    if row["motion"] == "object":
-        step = d * np.array(COMPASS[row["direction"]])
-    cx, cy = row["x"] + step[0] * t, row["y"] + step[1] * t
-    radius = row["radius"]
-    dx, dy = gx - cx, gy - cy
-    body = _distance(row["shape"], dx, dy, radius)
-    soft = 1.0 / scale  # one px of the image, seen from the plane
-
-    def paint(distance: np.ndarray, colour: np.ndarray) -> None:
-        alpha = np.clip(0.5 - distance / soft / 1.5, 0, 1)[..., None]
-        video[:] = video * (1 - alpha) + colour * alpha
-
-    paint(body, _rgb(row["hue"], 0.85, 0.85))
-    drop = TRIANGLE_CENTRE * radius if row["shape"] == "triangle" else 0.0
-    if row["announced"] == "object":
-        ex, ey = 0.58 * radius * np.array(COMPASS[row["direction"]])
-        if row["shape"] == "triangle":  # its rim is nearer
-            ex, ey = 0.62 * ex, 0.62 * ey
-        paint(np.hypot(dx - ex, dy - drop - ey) - 0.30 * radius, np.full(3, 0.97, np.float32))
-    if row["announced"] == "zoom":
-        dot = 0.97 if row["direction"] == "in" else 0.05
-        paint(np.hypot(dx, dy - drop) - 0.34 * radius, np.full(3, dot, np.float32))
-
-    mask = body < 0
-    flow = _flow(row, gx, gy, mask, scale, d, step, size)
-    track = np.stack([(cx - c - shift) * scale + c, (cy - c) * scale + c], -1)[:, 0, 0]
-    return (
-        np.clip(video, 0, 1).astype(np.float32),
-        flow.astype(np.float32),
-        (track * size / SIZE).astype(np.float32),
-        mask,
-    )
-
-
-def _flow(row: dict, gx: Any, gy: Any, mask: Any, scale: Any, d: float, step: Any, size: int) -> np.ndarray:
-    frames = len(gx)
-    flow = np.zeros((frames - 1, size, size, 2))
-    if row["motion"] == "object":
-        flow[mask[:-1]] = step
-    if row["motion"] == "pan":
-        flow[..., 0] = -d if row["direction"] == "right" else d
-    if row["motion"] == "zoom":
-        growth = (scale[1:] - scale[:-1])[..., 0]
-        flow[..., 0] = growth[..., None] * (gx[:-1] - SIZE / 2)
-        flow[..., 1] = growth[..., None] * (gy[:-1] - SIZE / 2)
-    return flow * size / SIZE
