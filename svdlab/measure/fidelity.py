@@ -26,7 +26,7 @@ from skimage.measure import blur_effect
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from svdlab.errors import InputError
-from svdlab.measure.flow import both_ways, sample
+from svdlab.measure.flow import both_ways, brought_back
 from svdlab.measure.video import as_frames, as_image
 
 LEVEL = 1 / 255  # what is seen as black or white lies within one 8-bit level of the ends
@@ -44,10 +44,9 @@ def drift(frames: Any, image: Any) -> dict[str, float]:
 
     >>> drift(clip.frames, clip.image)["drift_slope"]
 
-    Keys: `drift_mse_first`, `_last`, `_mean`: mean squared error in [0, 1] against the input; `drift_ssim_first`, `_last`:
-    structural similarity (1 is equal); `drift_colour_last`: Euclidean distance of the mean RGB colours (0 to sqrt 3), which
-    motion hardly changes; `drift_slope`: rise of the squared error per frame.
-    Squared errors grow with any motion: compare clips that move alike, or read `drift_colour_last`.
+    Keys: `drift_mse_first`, `_last`, `_mean`: mean squared error in [0, 1] against the input, which any motion raises;
+    `drift_ssim_first`, `_last`: structural similarity (1 is equal); `drift_colour_last`: Euclidean distance of the mean RGB
+    colours (0 to sqrt 3), which motion hardly changes; `drift_slope`: rise of the squared error per frame.
     """
     clip = as_frames(frames, least=1)
     first = as_image(image, clip.shape[1:])
@@ -84,16 +83,15 @@ def warp_error(frames: Any) -> dict[str, float]:
 
     >>> warp_error(clip.frames)["warp_error"]
 
-    `warp_error`: root mean square of the later frame, brought back along the flow of each pair on its own, minus the earlier
-    one, over visible pixels, in [0, 1]; `hidden_share`: the share of pixels left out.
+    `warp_error`: root mean square of the later frame, brought back along the flow, minus the earlier one, over visible pixels,
+    in [0, 1]; `hidden_share`: the share of pixels left out.
     """
     clip = as_frames(frames)
     both = both_ways(clip, longest_baseline=1)
-    y, x = np.mgrid[: clip.shape[1], : clip.shape[2]].astype(np.float32)
     errors = []
-    for t, (f, seen) in enumerate(zip(both.forward, both.visible, strict=True)):
-        back = sample(clip[t + 1], x + f[..., 0], y + f[..., 1])
-        errors.append(float(np.square(back - clip[t])[seen].mean()) if seen.any() else math.nan)
+    for (one, two), forward, seen in zip(pairwise(clip), both.forward, both.visible, strict=True):
+        changes = np.square(brought_back(two, forward) - one)[seen]
+        errors.append(float(changes.mean()) if len(changes) else math.nan)
     return {
         "warp_error": float(np.sqrt(np.nanmean(errors))) if np.isfinite(errors).any() else math.nan,
         "hidden_share": float(np.mean([1 - float(seen.mean()) for seen in both.visible])),
@@ -163,8 +161,7 @@ def summary(frames: Any, image: Any = None) -> dict[str, float]:
     >>> summary(clip.frames, clip.image)["warp_error"]
     """
     clip = as_frames(frames)
-    result = flicker(clip) | warp_error(clip) | decay(clip)
-    return result if image is None else result | drift(clip, image)
+    return flicker(clip) | warp_error(clip) | decay(clip) | ({} if image is None else drift(clip, image))
 
 
 def ssim(one: np.ndarray, two: np.ndarray) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -17,8 +18,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from svdlab.errors import OutputError
 
@@ -30,9 +29,9 @@ def write_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     >>> with write_whole("figure.png") as part:
     ...     show.filmstrip(clip).savefig(part)
 
-    The part lies in a new folder beside the target that only this user can enter (mode 700, a name that cannot be guessed),
-    so no planted link is followed; it has the target's own name, because many writers choose the format by the suffix. It is
-    synced to disk before it replaces the target. Raises OutputError where the disk refuses.
+    The part has the target's own name, because many writers choose the format by the suffix. It lies in a new folder beside it
+    that only this user can enter, of a name that cannot be guessed, so that no planted link is followed. It is synced to disk
+    before it replaces the target. Raises OutputError where the disk refuses.
     """
     target = Path(path).expanduser().absolute()
     try:
@@ -80,24 +79,18 @@ def hash_facts(facts: Mapping[str, Any]) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A table's cell as JSON holds it: numpy's and pandas' values become Python's, tuples and arrays become lists, NaN None,
-    functions their names.
+    """A table's cell as JSON holds it: values and arrays of numpy, pandas and torch become Python's, NaN None, the rest text.
 
     >>> plain(np.array([1.0, np.nan])), plain((1, "a")), plain(Path("a/b"))
     ([1.0, None], [1, 'a'], 'a/b')
     """
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
+    value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, float):
-        return value if np.isfinite(value) else None
+        return value if math.isfinite(value) else None
     if value is None or isinstance(value, (bool, int, str)):
         return value
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(item) for item in value]
-    if hasattr(value, "tolist"):  # a torch tensor
-        return plain(value.tolist())
-    return str(getattr(value, "__qualname__", value))
+    return str(getattr(value, "__qualname__", value))  # a function's name

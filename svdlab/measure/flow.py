@@ -54,8 +54,8 @@ def flow(frames: Any, *, longest_baseline: int = LONGEST_BASELINE) -> np.ndarray
 
     >>> flow(clip.frames)[0, 32, 32]         # px from frame 0 to frame 1, at row 32, column 32
 
-    frames: "f h w c" in [0, 1], or what `svdlab.measure.video.as_frames` converts, whose InputError this raises.
-    longest_baseline: frames over which slow motion may be averaged; 1 takes each pair on its own.
+    frames: what `svdlab.measure.video.as_frames` takes, whose InputError this raises. longest_baseline: frames over which slow
+    motion may be averaged; 1 takes each pair on its own.
     """
     clip = as_frames(frames)
     estimate = _estimator(clip)
@@ -117,18 +117,15 @@ def points(forward: np.ndarray, starts: Any) -> np.ndarray:
 
 
 def xt_slice(frames: Any, *, row: int | None = None, column: int | None = None) -> np.ndarray:
-    """One row (or column) of the frames over time: "f w c" (or "f h c"). The middle row by default.
+    """One row of the frames over time, "f w c", or one column, "f h c"; the middle row by default.
 
     >>> xt_slice(clip.frames, row=20)        # a pan draws slanted lines, a still camera upright ones
-
-    Raises InputError where both row and column are given, or one outside the frame.
     """
     clip = as_frames(frames)
     axis, at = (1, row) if column is None else (2, column)
     at = clip.shape[1] // 2 if at is None else at
     if (row is not None and column is not None) or not 0 <= at < clip.shape[axis]:
-        h, w = clip.shape[1:3]
-        raise InputError(f"got row={row} and column={column}: one of them is needed, of {h} rows or {w} columns.")
+        raise InputError(f"got row={row}, column={column}: give one of them, inside frames of {clip.shape[1:3]} (h, w).")
     return clip.take(at, axis)
 
 
@@ -138,9 +135,8 @@ def working_factor(shape: tuple[int, ...]) -> int:
 
 
 def working_grey(images: Iterable[np.ndarray]) -> list[np.ndarray]:
-    """Images "h w 3" as uint8 grey at working size, stretched together to their common 0.5 to 99.5 percentile.
-
-    One stretch for all, so that dark images use all of DIS's eight bits and flat ones stay flat (32-fold at most).
+    """Images "h w 3" as uint8 grey at working size, stretched together to their common 0.5 to 99.5 percentile: dark images use
+    all of DIS's eight bits, and flat ones stay flat (32-fold at most).
     """
     greys = [cv2.cvtColor(p, cv2.COLOR_RGB2GRAY) for p in images]
     low, high = np.percentile(np.concatenate([g[::3, ::3].ravel() for g in greys]), (0.5, 99.5))
@@ -154,6 +150,12 @@ def working_grey(images: Iterable[np.ndarray]) -> list[np.ndarray]:
 def sample(values: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """`values` "h w c" at real-valued places, bilinear; beyond the border its nearest value."""
     return cv2.remap(values, x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+
+
+def brought_back(values: np.ndarray, forward: np.ndarray) -> np.ndarray:
+    """`values` "h w c" of the later frame at the places to which the earlier frame's pixels go."""
+    y, x = np.mgrid[: forward.shape[0], : forward.shape[1]].astype(np.float32)
+    return sample(values, x + forward[..., 0], y + forward[..., 1])
 
 
 def stride(shape: tuple[int, ...]) -> int:
@@ -204,8 +206,8 @@ def _start_shift(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
 def _baselines(clip: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
     """For each pair the window of frames to measure it over: (start, baseline), int "t".
 
-    A window grows around its pair, later and earlier in turn, while things travel less than BASELINE_PATH in all. Speeds
-    come from a quick look at small images, the 98th percentile, so that a small fast object keeps the window short.
+    A window grows around its pair, later and earlier in turn, while things travel less than BASELINE_PATH in all: by the 98th
+    percentiles of a quick look at small images, so that a small fast object keeps the window short.
     """
     pairs = len(clip) - 1
     start, end = np.arange(pairs), np.arange(pairs) + 1

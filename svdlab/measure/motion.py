@@ -7,11 +7,9 @@ A pair's flow is split in two. The camera is the one similarity (shift, zoom, ro
 Its numbers describe the camera, not the frame's content: content that runs left is a pan to the right. The object is what is
 left over: pieces of leftover flow that the images themselves confirm.
 
-Nothing here knows a model. Speeds are px of the frames given, per frame; px/s only follow from `playback_fps`, because what a
-model was told about fps says nothing about how fast its clip is played.
-
-Limits: a subject that fills most of the frame is taken for the camera; frames without texture are not judged at all
-(`abstained`); depth parallax of a travelling camera shows up as object motion.
+Speeds are px of the frames given, per frame; px/s only follow from `playback_fps`: what a model was told about fps says little
+about how fast its clip is played. Limits: a subject that fills most of the frame is taken for the camera; frames without
+texture are not judged at all (`abstained`); depth parallax of a travelling camera shows up as object motion.
 """
 
 from __future__ import annotations
@@ -74,8 +72,8 @@ def measure(frames: Any, *, playback_fps: float | None = None) -> pd.DataFrame:
     content in percent, `roll_deg` camera clockwise in degrees, `camera_px` mean speed that the camera gives to the frame;
     `object_px`, `object_dx`, `object_dy` the moving body against the background (x right, y down), `object_direction` in
     degrees (0 right, 90 up; NaN where nothing moves), `object_area` its share of the frame (0 to 1); `residual_px` mean speed
-    of what the camera does not explain; `frozen` nothing moves; `abstained` nothing can be told, and then all numbers are NaN;
-    `why` says why. `start` and `baseline` say from which frame, over how many, the pair was measured.
+    of what the camera does not explain; `frozen` nothing moves; `abstained` nothing can be told, `why`, and all numbers are
+    NaN. `start` and `baseline` say from which frame, over how many, the pair was measured.
     With `playback_fps` also `*_px_s` (px per second) and `*_pct_s` (percent of the frame width per second).
     Raises InputError for frames that are not a clip (see `svdlab.measure.video.as_frames`), a playback_fps not above 0.
     """
@@ -111,21 +109,22 @@ def summary(frames: Any, *, playback_fps: float | None = None) -> dict[str, Any]
     """
     table = measure(frames, playback_fps=playback_fps)
     seen = table[~table.abstained]
-    abstained = len(seen) * 2 <= len(table)
-    result: dict[str, Any] = {
+    abstained = 2 * len(seen) <= len(table)
+    judged = seen[:0] if abstained else seen
+    moving = judged.pair[~judged.frozen.astype(bool)]
+    frozen = bool(len(judged) and judged.frozen.all())
+    numbers = [c for c in table.columns if c.endswith(("_px", "_pct", "_deg", "_dx", "_dy", "_area", "_s"))]
+    means = {name: float(judged[name].mean()) for name in numbers}
+    return {
         "camera": camera_class(table, np.shape(frames[0])[:2]),
         "abstained": abstained,
-        "frozen": bool(not abstained and seen.frozen.all()),
-        "frozen_share": float(seen.frozen.mean()) if len(seen) else math.nan,
+        "frozen": frozen,
+        "frozen_share": float(seen.frozen.mean()),
         "abstained_share": float(table.abstained.mean()),
-    }
-    numbers = [c for c in table.columns if c.endswith(("_px", "_pct", "_deg", "_dx", "_dy", "_area", "_s"))]
-    result |= {name: math.nan if abstained else float(seen[name].mean()) for name in numbers}
-    moving = seen.pair[~seen.frozen]
-    return result | {
-        "object_direction": _direction(result["object_dx"], result["object_dy"]),
-        "onset": float(moving.iloc[0]) if len(moving) and not abstained else math.nan,
-        "decay": math.nan if abstained or result["frozen"] else _decay(seen),
+        **means,
+        "object_direction": _direction(means["object_dx"], means["object_dy"]),
+        "onset": float(moving.iloc[0]) if len(moving) else math.nan,
+        "decay": math.nan if frozen else _decay(judged),
     }
 
 
@@ -138,7 +137,7 @@ def camera_class(table: pd.DataFrame, shape: tuple[int, ...]) -> str:
     unless another reaches SECOND of it or the camera came back on its path.
     """
     seen = table[~table.abstained]
-    if len(seen) * 2 <= len(table):
+    if 2 * len(seen) <= len(table):
         return "abstained"
     reach = mean_radius(shape)
     zoom, roll = seen.zoom_pct / 100 * reach, np.radians(seen.roll_deg) * reach
@@ -164,7 +163,7 @@ def camera_path(table: pd.DataFrame) -> pd.DataFrame:
     steps = table[["pan_px", "tilt_px", "roll_deg", "zoom_pct"]].fillna(0.0)
     path = steps[["pan_px", "tilt_px", "roll_deg"]].cumsum()
     path["zoom"] = (1 + steps.zoom_pct / 100).cumprod()
-    start = pd.DataFrame([{"pan_px": 0.0, "tilt_px": 0.0, "roll_deg": 0.0, "zoom": 1.0}])
+    start = pd.DataFrame({"pan_px": 0.0, "tilt_px": 0.0, "roll_deg": 0.0, "zoom": 1.0}, index=[0])
     return pd.concat([start, path], ignore_index=True).rename_axis("frame")
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from svdlab.errors import InputError
 from svdlab.measure.fidelity import ssim
-from svdlab.measure.flow import both_ways, flow, points, sample
+from svdlab.measure.flow import both_ways, brought_back, flow, points
 from svdlab.measure.video import as_frames, as_image
 
 # Directions in which the middles of two opposite borders move, and what VBench-I2V's code calls that.
@@ -35,9 +35,16 @@ def summary(frames: Any, image: Any = None, *, playback_fps: float) -> dict[str,
 
     >>> summary(clip.frames, playback_fps=7)["vbench_flicker"]
 
-    Keys: `vbench_flicker`, `vbench_dynamic`, `vbench_static` (bools), `vbench_camera` (labels joined by "+"),
-    `evalcrafter_flow_px`, `evalcrafter_warp`, and with an image `aigcbench_mse`, `aigcbench_ssim`.
-    VBench's dynamic degree is of every max(1, round(playback_fps / 8))-th frame, so the fps that a file claims changes it.
+    Keys:
+        vbench_flicker: (255 - mean absolute difference of neighbours) / 255 on 8-bit frames, 1 for a frozen clip. Any motion
+            lowers it: VBench applies it to clips that pass the static filter only.
+        vbench_dynamic, vbench_static: bools, see `dynamic_degree`, of every max(1, round(playback_fps / 8))-th frame, so that
+            the fps that a file claims changes it, and `static_filter`.
+        vbench_camera: the labels of `camera_motion`, joined by "+".
+        evalcrafter_flow_px: EvalCrafter's and DEVIL's flow score, the mean speed in px per frame of the given size.
+        evalcrafter_warp: see `warping_error`.
+        aigcbench_mse, aigcbench_ssim: squared error on 0 to 255 and SSIM (window 7) of input image and first frame.
+
     Raises InputError for frames or an image that cannot be used, a playback_fps not above 0 or that leaves one frame.
     """
     if not 0 < playback_fps < math.inf:
@@ -45,27 +52,20 @@ def summary(frames: Any, image: Any = None, *, playback_fps: float) -> dict[str,
     clip, thin = as_frames(frames), max(1, round(playback_fps / 8))
     forward = flow(clip, longest_baseline=1)
     ends = np.concatenate([flow(clip[[0, -1]], longest_baseline=1), flow(clip[[-1, 0]], longest_baseline=1)])
+    changes = [np.abs(b - a).mean() for a, b in pairwise(np.rint(clip * 255))]
     found = {
-        "vbench_flicker": temporal_flicker(clip),
+        "vbench_flicker": float((255 - np.mean(changes)) / 255),
         "vbench_dynamic": dynamic_degree(forward if thin == 1 else flow(clip[::thin], longest_baseline=1)),
         "vbench_static": static_filter(forward, ends),
         "vbench_camera": "+".join(camera_motion(forward)),
-        "evalcrafter_flow_px": flow_score(forward),
+        "evalcrafter_flow_px": float(np.linalg.norm(forward, axis=-1).mean()),
         "evalcrafter_warp": warping_error(clip),
     }
-    return found if image is None else found | first_frame_error(clip, image)
-
-
-def temporal_flicker(frames: Any) -> float:
-    """VBench-style temporal flickering: (255 - mean absolute difference of neighbours) / 255 on 8-bit frames.
-
-    >>> temporal_flicker(np.zeros((4, 64, 64, 3)))       # a frozen clip
-    1.0
-
-    0 to 1, higher is steadier. Any motion lowers it: VBench applies it to clips that pass `static_filter` only.
-    """
-    clip = np.rint(as_frames(frames) * 255)
-    return float((255 - np.mean([np.abs(b - a).mean() for a, b in pairwise(clip)])) / 255)
+    if image is None:
+        return found
+    one = as_image(image, clip.shape[1:])
+    error = float(np.square((one - clip[0]) * 255.0).mean())
+    return found | {"aigcbench_mse": error, "aigcbench_ssim": ssim(one, clip[0])}
 
 
 def dynamic_degree(forward: np.ndarray) -> bool:
@@ -96,48 +96,30 @@ def static_filter(forward: np.ndarray, ends: np.ndarray) -> bool:
 
 
 def camera_motion(forward: np.ndarray) -> tuple[str, ...]:
-    """VBench-I2V-style camera labels from where the middles of the four borders end up, first frame to last.
+    """VBench-I2V-style camera labels from where the middles of the four borders end up, first frame to last; sorted.
 
     >>> camera_motion(np.full((4, 64, 64, 2), (-3, 0), np.float32))       # VBench asks if the label asked for is among them
     ('pan_right',)
 
-    Dead zone 0.005 min(h, w) px over the whole clip. VBench tracks with CoTracker; here flow is chained, up to where the first
-    of the points leaves the frame. `svdlab.motion.camera_class` uses the whole frame instead.
+    Either pair of opposite borders suffices for a label, a slanted move gives two, and "None" is where nothing fits. Dead zone
+    0.005 min(h, w) px over the whole clip. VBench tracks with CoTracker; here flow is chained, up to where the first of the
+    points leaves the frame. `svdlab.motion.camera_class` uses the whole frame instead.
     """
     h, w = forward.shape[1:3]
+    dead = 0.005 * min(h, w)
     margin = max(2, min(h, w) // 16)  # flow needs a neighbourhood, and a point on the very border leaves at once
     path = points(forward, [(w // 2, margin), (w // 2, h - 1 - margin), (margin, h // 2), (w - 1 - margin, h // 2)])
     seen = path[np.isfinite(path).all((1, 2))]
-    return border_labels(seen[-1] - seen[0], 0.005 * min(h, w))
-
-
-def border_labels(shift: np.ndarray, dead: float) -> tuple[str, ...]:
-    """The labels for shifts "4 2" (x, y in px) of the top, bottom, left and right border's middle, sorted.
-
-    >>> border_labels(np.array([[-9, 0]] * 4), dead=2.0)
-    ('pan_right',)
-
-    Either pair of opposite borders suffices for a label, and a slanted move gives two. "None" where nothing fits.
-    """
 
     def directions(x: float, y: float) -> list[str]:
         across = "right" if x > dead else "left" if x < -dead else ""
         along = "down" if y > dead else "up" if y < -dead else ""
         return [word for word in (across, along) if word] or ["static"]
 
-    top, bottom, left, right = (directions(*s) for s in shift)
+    top, bottom, left, right = (directions(*shift) for shift in seen[-1] - seen[0])
     labels = {TOP_BOTTOM.get(pair) for pair in product(top, bottom)} | {LEFT_RIGHT.get(pair) for pair in product(left, right)}
     named = {label for label in labels if label}
     return tuple(sorted(named - {"static"} or named or {"None"}))
-
-
-def flow_score(forward: np.ndarray) -> float:
-    """EvalCrafter-style flow score, DEVIL's too: mean speed of the flow, px per frame of the given size.
-
-    >>> flow_score(np.full((4, 64, 64, 2), (3, 4)))
-    5.0
-    """
-    return float(np.linalg.norm(forward, axis=-1).mean())
 
 
 def warping_error(frames: Any) -> float:
@@ -153,12 +135,10 @@ def warping_error(frames: Any) -> float:
     h, w = clip.shape[1] // 2, clip.shape[2] // 2
     half = clip[:, : 2 * h, : 2 * w].reshape(len(clip), h, 2, w, 2, 3).mean((2, 4))
     both = both_ways(half, longest_baseline=1)
-    y, x = np.mgrid[:h, :w].astype(np.float32)
     errors = []
-    for t, (there, back) in enumerate(zip(both.forward, both.backward, strict=True)):
-        seen = ~occluded(there, back)
-        brought = sample(half[t + 1], x + there[..., 0], y + there[..., 1])
-        errors.append(float(np.square(brought - half[t]).sum(-1)[seen].mean()) if seen.any() else 0.0)
+    for (one, two), there, back in zip(pairwise(half), both.forward, both.backward, strict=True):
+        changes = np.square(brought_back(two, there) - one).sum(-1)[~occluded(there, back)]
+        errors.append(float(changes.mean()) if len(changes) else 0.0)
     return float(np.mean(errors))
 
 
@@ -171,24 +151,12 @@ def occluded(there: np.ndarray, back: np.ndarray) -> np.ndarray:
     F the way there, B the way back at the places where F leads: |F + B|^2 > 0.01 (|F|^2 + |B|^2) + 0.5, or, at motion
     boundaries, |grad F|^2 > 0.01 |F|^2 + 0.002 by differences to the next pixel. In px, whatever the size.
     """
-    y, x = np.mgrid[: there.shape[0], : there.shape[1]].astype(np.float32)
-    returned = sample(back, x + there[..., 0], y + there[..., 1])
+    returned = brought_back(back, there)
     own, other = np.square(there).sum(-1), np.square(returned).sum(-1)
     steep = np.zeros_like(own)
     steep[:, :-1] += np.square(np.diff(there, axis=1)).sum(-1)
     steep[:-1] += np.square(np.diff(there, axis=0)).sum(-1)
     return (np.square(there + returned).sum(-1) > 0.01 * (own + other) + 0.5) | (steep > 0.01 * own + 0.002)
-
-
-def first_frame_error(frames: Any, image: Any) -> dict[str, float]:
-    """AIGCBench-style: squared error on 0 to 255 and SSIM (window 7) between the input image and the first frame.
-
-    >>> first_frame_error(np.full((2, 64, 64, 3), 0.1), np.zeros((64, 64, 3)))["aigcbench_mse"]     # 25.5 levels, squared
-    650.25
-    """
-    first = as_frames(frames, least=1)[0]
-    one = as_image(image, first.shape)
-    return {"aigcbench_mse": float(np.square((one - first) * 255.0).mean()), "aigcbench_ssim": ssim(one, first)}
 
 
 def _fastest(forward: np.ndarray, share: float) -> np.ndarray:

@@ -5,11 +5,10 @@
     >>> read_clip(plate.image[None], "OPEN").error_rate          # needs svdlab[ocr]
 
 A plate is followed from frame to frame as one body that shifts and changes its size. Then each letter is compared with its own
-image by normalised correlation: 1 is the letter, whatever its contrast; about 0.3 to 0.5 is some other letter in its place;
-0 is nothing.
+image by normalised correlation: 1 is the letter, whatever its contrast; about 0.3 to 0.5 some other letter; 0 is nothing.
 
-OCR is rapidocr, whose models are inside its wheel, loaded once per process. That it cannot read a text does not prove that
-nobody can, so a clean copy has to be read first.
+OCR is rapidocr, whose models are inside its wheel. That it cannot read a text does not prove that nobody can, so a clean copy
+has to be read first.
 """
 
 from __future__ import annotations
@@ -73,11 +72,9 @@ def make_plate(
     >>> make_plate("EXIT", (64, 64), height=12, font="serif", contrast=0.5).letters
     'EXIT'
 
-    shape: "h w" of the image, px. height: of a capital, px; at least 5. font: "sans" (bold), "serif" or "mono", of DejaVu.
-    contrast: Michelson's, (light - dark) / (light + dark) about mid grey; above 0, at most 1. background: "h w 3" in [0, 1];
-    None for mid grey.
-
-    Raises InputError for another font, a value outside its range, or a text that does not fit.
+    shape: "h w" of the image, px. height: of a capital, px; at least 5. font: of FONTS. contrast: Michelson, (light - dark) /
+    (light + dark) about mid grey, above 0, at most 1. background: "h w 3" in [0, 1]; None for mid grey.
+    Raises InputError for a value outside its range, or a text that does not fit.
     """
     if font not in FONTS or not 0 < contrast <= 1 or height < LEAST_HEIGHT or not text.strip():
         raise InputError(
@@ -90,10 +87,8 @@ def make_plate(
     margin = max(2, round(height * 0.5))
     panel_w, panel_h = math.ceil(face.getlength(text)) + 2 * margin, height + 2 * margin
     if panel_w > w or panel_h > h:
-        raise InputError(
-            f"{text!r} in {font} capitals of {height} px takes {panel_w}x{panel_h} px, the image has {w}x{h}: "
-            "take a shorter text or a smaller height."
-        )
+        need = f"{text!r} in {font} capitals of {height} px takes {panel_w}x{panel_h} px"
+        raise InputError(f"{need}, the image has {w}x{h}: take a shorter text or a smaller height.")
     left, top = (w - panel_w) // 2, (h - panel_h) // 2
     ink = Image.new("L", (panel_w, panel_h), 0)
     ImageDraw.Draw(ink).text((margin, margin + height), text, font=face, fill=255, anchor="ls")
@@ -115,8 +110,7 @@ def correlation(plate: Plate, frames: Any) -> pd.DataFrame:
 
     Columns: `frame`, `letter` (its place in the text), `char`; `correlation` with its own image, -1 to 1 (0 where the place is
     empty); `contrast` left of it, 1 for all; `dropped`: correlation below 0.5; `dx`, `dy`, `scale`: where the plate was found,
-    px from where it was drawn and factor of size.
-    Raises InputError for frames that are not a clip, or of another size than the plate's image.
+    px from where it was drawn and factor of size. Raises InputError for frames that cannot be used or of another size.
     """
     clip = as_frames(frames, least=1)
     as_image(clip[0], plate.image.shape)
@@ -203,7 +197,7 @@ def read(image: Any) -> str:
     >>> read(make_plate("OPEN", (256, 256), height=40).image)
     'OPEN'
 
-    Raises MissingExtraError where rapidocr is not installed, InputError for an image that cannot be used.
+    Raises MissingExtraError without rapidocr.
     """
     pixels: Any = (as_image(image) * 255 + 0.5).astype(np.uint8)
     factor = max(1, -(-WORKING_SIDE // min(pixels.shape[:2])))
@@ -220,19 +214,15 @@ def read_clip(frames: Any, truth: str) -> pd.DataFrame:
 
     >>> read_clip(clip.frames, "OPEN").error_rate.mean()
     """
-    found = [read(frame) for frame in as_frames(frames, least=1)]
-    rates = [error_rate(truth, text) for text in found]
-    return pd.DataFrame({"frame": range(len(found)), "text": found, "error_rate": rates})
+    found = pd.DataFrame({"text": [read(frame) for frame in as_frames(frames, least=1)]}).rename_axis("frame").reset_index()
+    return found.assign(error_rate=[error_rate(truth, text) for text in found.text])
 
 
 def error_rate(truth: str, text: str) -> float:
     """Character error rate: insertions, deletions and substitutions (Levenshtein) per character of the truth, at most 1.
 
-    >>> error_rate("OPEN", "0 pen")
+    >>> error_rate("OPEN", "0 pen")                              # blanks and case do not count
     0.25
-
-    Blanks and case do not count. Above 1, where more was read than is there, it is cut to 1: nothing of the truth is left to
-    lose. Raises MissingExtraError without rapidfuzz.
     """
     one, two = ("".join(line.split()).upper() for line in (truth, text))
     return min(1.0, _extra("rapidfuzz.distance").Levenshtein.distance(one, two) / max(1, len(one)))
@@ -240,7 +230,7 @@ def error_rate(truth: str, text: str) -> float:
 
 @cache
 def engine() -> Any:
-    """The OCR engine, loaded once per process. Raises MissingExtraError where it is not installed."""
+    """The OCR engine, loaded once per process."""
     return _extra("rapidocr").RapidOCR(
         params={
             "Global.log_level": "error",

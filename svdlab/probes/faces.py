@@ -21,7 +21,7 @@ import pandas as pd
 from PIL import Image
 
 from svdlab.errors import InputError
-from svdlab.measure.faces import detect, follow, summarise, track
+from svdlab.measure.faces import detect, summarise, track
 from svdlab.pipeline.generate import Clip, ProbePipeline
 from svdlab.probes.probe import Check, Graph, Probe, Study, above, most
 from svdlab.probes.stimuli import Stimuli, moved, still
@@ -82,9 +82,9 @@ class Faces(Probe):
             hidden[GONE] = image.mean((0, 1))
             return {
                 "there": bool(detect(image)),
-                "steady": follow(rest, image)["persistence"],
+                "steady": summarise(track(rest, image))["persistence"],
                 "missed": track(hidden, image).query("not found").frame.tolist() == GONE,
-                "through": follow(through, image)["persistence"] >= 0.5,
+                "through": summarise(track(through, image))["persistence"] >= 0.5,
             }
 
         own = partial(moved, study.pipe, chunk=study.conditions.decode_chunk_size, by=DRIFT)
@@ -129,7 +129,7 @@ def measures(image: np.ndarray, through: np.ndarray, frames: np.ndarray) -> dict
 
     image: "h w 3", what the model was given. through: "f h w 3", its round trip, slowly panned. frames: "f h w 3".
 
-    Keys: those of `svdlab.measure.faces.follow`; `lost`, the share of frames without the face beyond the round trip's;
+    Keys: those of `svdlab.measure.faces.summarise`; `lost`, the share of frames without the face beyond the round trip's;
     `score_lost`; `blur_added` (mean over the frames in which it is found, minus the round trip's); `jitter_added`,
     `shape_jitter_added`; `size_drift`; and the list `score_by_frame`. NaN where the face is not found often enough.
     """

@@ -58,18 +58,20 @@ def test_hashes(tmp_path):
 
 
 def test_plain_values_survive_json():
-    cells = {
-        "numpy": (np.float32(0.5), np.int64(3), np.bool_(True), np.array([1.0, np.nan])),
-        "pandas": pd.Series([1, 2]).iloc[0],
-        "torch": torch.tensor([1, 2]),
-        "path": Path("a/b"),
-        "nothing": (None, float("nan"), float("inf")),
-    }
+    numbers = (
+        np.float32(0.5),
+        np.int64(3),
+        np.bool_(True),
+        np.array([1.0, np.nan]),
+        pd.Series([1, 2]).iloc[0],
+        np.float64("inf"),
+    )
+    cells = {"numbers": numbers, "torch": torch.tensor([1, 2]), "path": Path("a/b"), 1: None, "function": plain}
     assert plain(cells) == {
-        "numpy": [0.5, 3, True, [1.0, None]],
-        "pandas": 1,
+        "numbers": [0.5, 3, True, [1.0, None], 1, None],
         "torch": [1, 2],
         "path": "a/b",
-        "nothing": [None, None, None],
+        "1": None,
+        "function": "plain",
     }
     assert json.loads(json.dumps(plain(cells))) == plain(cells)

@@ -294,7 +294,7 @@ def autoencoder_loss(pipe: ProbePipeline, manifest: pd.DataFrame, conditions: Co
 def face(clip: Clip) -> dict[str, float]:
     """Share of frames in which the image's face is found; NaN where the image shows none."""
     seen = bool(faces.detect(clip.image))
-    return {"persistence": faces.follow(clip.frames, clip.image)["persistence"] if seen else math.nan}
+    return {"persistence": faces.summarise(faces.track(clip.frames, clip.image))["persistence"] if seen else math.nan}
 
 
 def _measurable(manifest: pd.DataFrame) -> list[str]:
