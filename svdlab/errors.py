@@ -12,12 +12,17 @@ the class is also that builtin.
 
 from __future__ import annotations
 
+import inspect
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial, wraps
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 LONGEST = 255  # bytes of a name that file systems allow
 
@@ -183,3 +188,37 @@ def columns(name: str, table: Any, *names: str, least: int = 1) -> Any:
     if len(table) < least:
         raise InputError(f"{name} has {len(table)} row(s): at least {least} needed.")
     return table
+
+
+def takes(**kinds: Callable[[str, Any], Any]) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """A function whose arguments are checked before it runs, each by its kind; it is given what the check returns.
+
+    >>> @takes(seeds=partial(several, check=seed), alpha=LEVEL)
+    ... def study(seeds, alpha=None):
+    ...     return seeds, alpha
+    >>> study(range(2))
+    ((0, 1), None)
+
+    kinds: argument to a check with the argument's name and its value. None is not checked where it is the default.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        signature = inspect.signature(function)
+        optional = {name for name, parameter in signature.parameters.items() if parameter.default is None}
+
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            given = signature.bind(*args, **kwargs)
+            for name, check in kinds.items():
+                if name in given.arguments and not (given.arguments[name] is None and name in optional):
+                    given.arguments[name] = check(name, given.arguments[name])
+            return function(*given.args, **given.kwargs)
+
+        return call
+
+    return decorate
+
+
+COUNT = partial(whole, least=1)
+LEVEL = partial(number, above=0, below=1)  # of a test, of confidence
+POSITIVE = partial(number, above=0)

@@ -71,3 +71,20 @@ def test_lists_tables_and_words_are_checked_by_name() -> None:
 def test_a_message_is_one_short_line() -> None:
     for value in ("x\n\x1b[31m" * 400, np.zeros((900, 900)), [list(range(999))] * 9):
         assert len(errors.shown(value)) < 100 and "\n" not in errors.shown(value) and "\x1b" not in errors.shown(value)
+
+
+def test_arguments_are_checked_by_kind_before_the_function_runs() -> None:
+    ran = []
+
+    @errors.takes(out=errors.path, n=errors.COUNT, alpha=errors.LEVEL)
+    def study(out: Any, n: int = 1, *, alpha: float | None = None) -> Any:
+        """Words."""
+        ran.append(out)
+        return out, n, alpha
+
+    assert study("x", 2, alpha=0.1) == (Path("x").absolute(), 2, 0.1) and study(out="x")[1:] == (1, None)
+    ran.clear()
+    for wrong in (dict(out=7), dict(out="x", n=0), dict(out="x", n=None), dict(out="x", alpha=1)):
+        with pytest.raises(errors.InputError):
+            study(**wrong)
+    assert ran == [] and study.__doc__ == "Words."
