@@ -140,11 +140,26 @@ def one_of(name: str, value: Any, options: Iterable[str]) -> str:
     return value
 
 
-def text(name: str, value: Any) -> str:
-    """A text of one or more characters."""
-    if not isinstance(value, str) or not value or "\0" in value:
+def text(name: str, value: Any, least: int = 1) -> str:
+    """A text of at least `least` characters, without NUL."""
+    if not isinstance(value, str) or len(value) < least or "\0" in value:
         raise InputError(f"{name}={shown(value)}: give a text.")
     return value
+
+
+def kind(*classes: type) -> Callable[[str, Any], Any]:
+    """The check that a value is of one of some classes.
+
+    >>> kind(dict)("margins", {"still": 0.1})
+    {'still': 0.1}
+    """
+
+    def check(name: str, value: Any) -> Any:
+        if not isinstance(value, classes):
+            raise InputError(f"{name}={shown(value)}: give a {' or a '.join(cls.__name__ for cls in classes)}.")
+        return value
+
+    return check
 
 
 def path(name: str, value: Any) -> Path:
@@ -222,3 +237,4 @@ def takes(**kinds: Callable[[str, Any], Any]) -> Callable[[Callable[P, T]], Call
 COUNT = partial(whole, least=1)
 LEVEL = partial(number, above=0, below=1)  # of a test, of confidence
 POSITIVE = partial(number, above=0)
+LABEL = partial(text, least=0)  # a title, which may be empty
