@@ -6,11 +6,7 @@
 """
 
 # ruff: noqa: I001, F401
-from svdlab.stats.effects import (
-    DESCRIPTIVE, EFFECT, EQUIVALENT, INCONCLUSIVE, LEAST_IMAGES, TOO_FEW, Effect, as_table, corrected, descriptive, difference,
-    exact, mean, numbers, paired, per_image, quantity, ratio, share,
-)  # fmt: skip
-from svdlab.stats.intervals import (
-    DoseResponse, Estimate, clustered_proportion, decidable, detectable, dose_response, fdr, mean_interval, paired_shares,
-    permutation_p, power, proportion, t_interval, variance_shares, variation,
-)  # fmt: skip
+from svdlab.stats.effects import DESCRIPTIVE, EFFECT, EQUIVALENT, INCONCLUSIVE, LEAST_IMAGES, TOO_FEW, Effect
+from svdlab.stats.effects import as_table, corrected, descriptive, difference, exact, mean, paired, ratio, share
+from svdlab.stats.intervals import DoseResponse, Estimate, clustered_proportion, detectable, dose_response, fdr
+from svdlab.stats.intervals import mean_interval, paired_shares, permutation_p, proportion, t_interval, variance_shares

@@ -105,9 +105,6 @@ class Effect:
         return f" Too few {self.of}s for a verdict." if self.verdict == TOO_FEW else ""
 
 
-# --- makers -----------------------------------------------------------------------------------------------------------
-
-
 def mean(
     key: str,
     what: str,
@@ -117,18 +114,15 @@ def mean(
     unit: str,
     null: float | None = 0.0,
     margin: float | None = None,
-    never_negative: bool = False,
 ) -> Effect:
     """The mean over images of a column (default: `key`) against `null` (None: nothing to test).
 
     >>> mean("drift", "drift at the end", pd.DataFrame({"stimulus": range(6), "drift": 0.1}), unit="rms", null=None).verdict
     'descriptive'
 
-    Rows without a number (the instrument abstained) are left out. never_negative: for sizes and distances, which any change at
-    all puts above 0: then the margin is a threshold, which an effect must exceed.
+    Rows without a number (the instrument abstained) are left out.
     """
-    blank = _blank(key, what, table, column, unit, margin)
-    blank = replace(blank, null=NAN if null is None else null, threshold=never_negative and margin is not None)
+    blank = replace(_blank(key, what, table, column, unit, margin), null=NAN if null is None else null)
     return _judged(blank, per_image(table, column or key), intervals.mean_interval)
 
 
@@ -165,13 +159,10 @@ def difference(
     By default these are the highest and the lowest value of `by`. Of shares (unit="share") the interval is that of
     `stats.paired_shares`: where every image agrees, that is not certainty.
     """
-    if levels is None:
-        found = sorted(table[by].dropna().unique()) if by in table else []
-        if len(found) < 2:
-            raise InputError(f"{what}: {by} has {len(found)} value(s) in the table, and a difference needs two.")
-        levels = found[-1], found[0]
-    if absent := [v for v in levels if not (table[by] == v).any()]:
-        raise InputError(f"{what}: the table has no rows with {by} = {absent[0]!r}.")
+    intervals.require(table, by)
+    levels = levels or (table[by].dropna().max(), table[by].dropna().min())
+    if levels[0] == levels[1] or not set(levels) <= set(table[by]):
+        raise InputError(f"{what}: a difference needs rows of two values of {by}, and got {levels}.")
     one, two = (per_image(table[table[by] == v], column or key) for v in levels)
     blank = _blank(key, what, table[table[by].isin(levels)], column, unit, margin)
     return _judged(blank, (one - two).dropna(), intervals.paired_shares if unit == "share" else intervals.mean_interval)
@@ -262,9 +253,6 @@ def as_table(effects: Iterable[Effect]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*Effect.__dataclass_fields__, "label", "d", "sentence"])
 
 
-# --- from clips to images ---------------------------------------------------------------------------------------------
-
-
 def per_image(table: pd.DataFrame, column: str) -> pd.Series:
     """The column's mean for each stimulus; images without a number are left out.
 
@@ -293,9 +281,6 @@ def quantity(value: float, unit: str = "", *, bare: bool = False) -> str:
     if unit == "share":
         text, unit = (f"{100 * value:.0f}" if abs(value) >= 0.01 or not value else f"{100 * value:.1g}"), "%"
     return text if bare else f"{text} {unit}".rstrip()
-
-
-# --- verdicts ---------------------------------------------------------------------------------------------------------
 
 
 def _blank(key: str, what: str, table: pd.DataFrame, column: str | None, unit: str, margin: float | None = None) -> Effect:
@@ -329,7 +314,7 @@ def _tested(e: Effect, tests: int) -> Effect:
     """The verdict of the tests, of which there are so many: of q where it is known, else of p."""
     q, same = (v if math.isfinite(v) else w for v, w in ((e.q, e.p), (e.q_equivalent, e.p_equivalent)))
     if e.method == "permutation":
-        if e.n < 2 or not intervals.decidable(e.n, tests=tests, alpha=e.alpha):
+        if e.n < 2 or 2.0 ** (1 - e.n) > e.alpha / tests:  # the smallest p that so many pairs can give
             return replace(e, verdict=TOO_FEW)
         return replace(e, verdict=EQUIVALENT if same < e.alpha else EFFECT if q < e.alpha else INCONCLUSIVE)
     return replace(e, verdict=INCONCLUSIVE) if e.verdict == EFFECT and not q < e.alpha else e

@@ -10,15 +10,14 @@ confidence 0.95 unless told otherwise. Resampling is repeatable. InputError is r
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
-from scipy.optimize import brentq
+from scipy import special, stats
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import DescrStatsW
 
@@ -40,9 +39,6 @@ class Estimate:
 
     def __str__(self) -> str:
         return f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g})"
-
-
-# --- means ------------------------------------------------------------------------------------------------------------
 
 
 def t_interval(values: Any, *, confidence: float = 0.95) -> Estimate:
@@ -93,15 +89,6 @@ def _signs(n: int) -> tuple[np.ndarray, int]:
     return 1.0 - 2.0 * np.random.default_rng(0).integers(0, 2, (RESAMPLES, n)), 1
 
 
-def decidable(pairs: int, *, tests: int = 1, alpha: float = 0.05) -> bool:
-    """Whether a permutation test of so many pairs can give a p, 2 / 2 ** pairs at least, below alpha over the number of tests.
-
-    >>> decidable(6), decidable(6, tests=2), decidable(12, tests=60)
-    (True, False, True)
-    """
-    return 2.0 / 2.0**pairs <= alpha / tests
-
-
 def p_of(found: Estimate, values: np.ndarray, null: float) -> float:
     """The two-sided p whose test the interval inverts: z for shares (Wilson, Bonett-Price), t for means; of BCa about t's.
 
@@ -115,9 +102,6 @@ def p_of(found: Estimate, values: np.ndarray, null: float) -> float:
         more = np.append(values, [1.0, -1.0])
         return 2 * float(stats.norm.sf(abs(more.mean() - null) * math.sqrt(len(more)) / more.std()))
     return float(stats.ttest_1samp(values, null).pvalue) if np.ptp(values) else float(found.value == null)
-
-
-# --- shares -----------------------------------------------------------------------------------------------------------
 
 
 def paired_shares(differences: Any) -> Estimate:
@@ -159,11 +143,7 @@ def clustered_proportion(rates: Any, clips: int) -> Estimate:
     if rate not in (0.0, 1.0):
         spread = float(x.var(ddof=1)) if images > 1 else 0.0
         n = float(np.clip(rate * (1 - rate) / (spread / images), images, clips)) if spread else float(clips)
-    found = proportion(rate * n, n)
-    return Estimate(rate, found.low, found.high, images, "Wilson", effective=n)
-
-
-# --- many tests, power, spread ----------------------------------------------------------------------------------------
+    return replace(proportion(rate * n, n), value=rate, n=images, effective=n)
 
 
 def fdr(p_values: Any) -> np.ndarray:
@@ -179,85 +159,32 @@ def fdr(p_values: Any) -> np.ndarray:
     return q
 
 
-def power(effect: float, n: int, *, alpha: float = 0.05) -> float:
-    """Power of a two-sided paired t test for a standardised effect (mean difference over its standard deviation).
-
-    >>> round(power(0.5, 34), 2)
-    0.81
-
-    By the noncentral t distribution. statsmodels' solver is not used: with 6 pairs and alpha = 0.05 / 55 it gave an effect
-    of power 0.50 where 0.80 was asked, and with 120 pairs an array (0.15).
-    """
-    if n < 2:
-        raise InputError(f"got n={n}: two pairs at least.")
-    critical, shift = stats.t.isf(alpha / 2, n - 1), abs(effect) * math.sqrt(n)
-    found_reversed = stats.nct.cdf(-critical, n - 1, shift)  # scipy says NaN where it is too small to compute
-    return float(stats.nct.sf(critical, n - 1, shift) + np.nan_to_num(found_reversed))
-
-
-def detectable(n: int, *, alpha: float = 0.05) -> float:
-    """The smallest standardised effect that n pairs detect with a power of 80 %.
+def detectable(pairs: int, *, alpha: float = 0.05) -> float:
+    """The smallest standardised effect (mean over standard deviation) that a paired t test detects with a power of 80 %.
 
     >>> round(detectable(34), 2)
     0.5
+
+    By the noncentral t distribution. statsmodels' solver is not used: with 6 pairs and alpha = 0.05 / 55 it gave an effect
+    of power 0.50, and with 120 pairs an array (0.15).
     """
-    high = 1.0
-    while power(high, n, alpha=alpha) < 0.8:
-        high *= 2
-    return float(brentq(lambda effect: power(effect, n, alpha=alpha) - 0.8, 0.0, high))
-
-
-def variation(values: Any, units: Any) -> tuple[float, float]:
-    """Standard deviations between units, and within one: one-way random effects (Searle, Casella and McCulloch 1992, 3.6).
-
-    >>> variation([1, 3, 5, 7], ["a", "a", "b", "b"])
-    (2.6457513110645907, 1.4142135623730951)
-
-    Repeats need not be equally many. Without repeats the second is NaN; of a single unit the first.
-    """
-    x = finite(values, least=2)
-    _, index, counts = np.unique(np.asarray(units), return_inverse=True, return_counts=True)
-    means, n, k = np.bincount(index, x) / counts, len(x), len(counts)
-    if k in (1, n):
-        sd = float(x.std(ddof=1))
-        return (math.nan, sd) if k == 1 else (sd, math.nan)
-    within = float(np.square(x - means[index]).sum() / (n - k))
-    among = float((counts * np.square(means - x.mean())).sum() / (k - 1))
-    repeats = (n - np.square(counts).sum() / n) / (k - 1)
-    return math.sqrt(max(0.0, (among - within) / repeats)), math.sqrt(within)
-
-
-# --- dose and response: plans cross conditions with images and seeds, so images are resampled, all levels of one together ---
+    return float(special.nctdtrinc(pairs - 1, 0.2, stats.t.isf(alpha / 2, pairs - 1)) / math.sqrt(pairs))
 
 
 @dataclass(frozen=True)
 class DoseResponse:
-    """What `dose_response` found.
+    """What `dose_response` found: curve, rank correlation, saturation, and these in words.
 
     curve: a row per level: the condition, `mean`, `low`, `high`, `n` (units), `method` of the interval. spearman: mean over
     units of each unit's own rank correlation with the condition. saturation: the level from which the curve stays within 10 %
     of its range of its last value, with the interval of resamples; NaN where it does not level off before its last two
-    levels, or half of the resamples do not. unit: "image" or "seed": what was resampled.
+    levels, or half of the resamples do not.
     """
 
-    condition: str
-    measure: str
     curve: pd.DataFrame
     spearman: Estimate
     saturation: Estimate
-    unit: str
-
-    @property
-    def sentence(self) -> str:
-        """The finding in words, with its intervals."""
-        rho, level = self.spearman, self.saturation
-        steady = not rho.low <= 0 <= rho.high
-        turn = ("rises" if rho.value > 0 else "falls") if steady else "shows no trend"
-        ends = [f"{e['mean']:.3g} ({e.low:.3g} to {e.high:.3g}) at {e[self.condition]:g}"
-                for _, e in self.curve.iloc[[0, -1]].iterrows()]  # fmt: skip
-        off = f"; it levels off from {level}" if steady and np.isfinite([level.value, level.low]).all() else ""
-        claim = f"{self.measure} {turn} with {self.condition}: {', '.join(ends)}"
-        return f"{claim}; rank correlation {rho} over {rho.n} {self.unit}s, 95 % CIs{off}."
+    sentence: str
 
 
 def dose_response(table: pd.DataFrame, condition: str, measure: str) -> DoseResponse:
@@ -265,6 +192,7 @@ def dose_response(table: pd.DataFrame, condition: str, measure: str) -> DoseResp
 
     dose_response(results, "fps", "object_px").curve
 
+    Plans cross conditions with images and seeds, so images (of one image: seeds) are resampled, all levels of one together.
     Rows of the same unit and level are averaged first, over everything else in the table. Units that lack a level, and rows
     whose measure is NaN (the instrument abstained), are left out; the sentence counts the units that remain. Raises InputError
     for a column that is not there, a condition that is not numeric, fewer than 2 levels or 2 whole units.
@@ -275,19 +203,24 @@ def dose_response(table: pd.DataFrame, condition: str, measure: str) -> DoseResp
         raise InputError(f"{condition!r} is no number: a dose has an order. Compare groups with `svdlab.stats.difference`.")
     grid = table.dropna(subset=[measure]).groupby([unit, condition])[measure].mean().unstack().dropna()
     if min(grid.shape) < 2:
-        raise InputError(
-            f"got {grid.shape[0]} {unit}(s) with all {grid.shape[1]} level(s) of {condition}: two of each at least."
-        )
+        raise InputError(f"got {grid.shape[0]} {unit}(s) with all {grid.shape[1]} level(s) of {condition}: two each at least.")
     levels, values = grid.columns.to_numpy(np.float64), grid.to_numpy(np.float64)  # values: "unit level"
-    each = pd.DataFrame([vars(mean_interval(column, resamples=2000)) for column in values.T])
-    curve = each.rename(columns={"value": "mean"}).assign(**{condition: levels})
+    curve = pd.DataFrame([vars(mean_interval(column, resamples=2000)) for column in values.T]).drop(columns="effective")
+    curve.insert(0, condition, levels)
     own = [stats.spearmanr(levels, v).statistic if np.ptp(v) else 0.0 for v in values]
     draws = np.random.default_rng(0).integers(0, len(values), (2000, len(values)))
     settled = np.array([saturation(levels, c) for c in values[draws].mean(1)])
     low, high = np.nanquantile(settled, (0.025, 0.975)) if np.isfinite(settled).mean() >= 0.5 else (math.nan, math.nan)
     level = Estimate(saturation(levels, values.mean(0)), float(low), float(high), len(values), "percentile")
-    curve = curve[[condition, "mean", "low", "high", "n", "method"]]
-    return DoseResponse(condition, measure, curve, mean_interval(own, resamples=2000), level, unit)
+    rho = mean_interval(own, resamples=2000)
+    steady = not rho.low <= 0 <= rho.high
+    turn = ("rises" if rho.value > 0 else "falls") if steady else "shows no trend"
+    ends = [f"{e.value:.3g} ({e.low:.3g} to {e.high:.3g}) at {e[condition]:g}" for _, e in curve.iloc[[0, -1]].iterrows()]
+    off = f"; it levels off from {level}" if steady and np.isfinite([level.value, level.low]).all() else ""
+    sentence = (
+        f"{measure} {turn} with {condition}: {', '.join(ends)}; rank correlation {rho} over {rho.n} {unit}s, 95 % CIs{off}."
+    )
+    return DoseResponse(curve.rename(columns={"value": "mean"}), rho, level, sentence)
 
 
 def saturation(levels: np.ndarray, means: np.ndarray) -> float:
@@ -318,19 +251,14 @@ def variance_shares(table: pd.DataFrame, measure: str, factors: list[str]) -> pd
     array = cells.to_numpy(np.float64).reshape([table[f].nunique() for f in factors] if cells.size else (0,))
     gaps = int((~np.isfinite(array)).sum())
     if min(array.shape) < 2 or gaps:
-        cross = f"{gaps} of {array.size} cells of {' x '.join(factors)} are missing"
-        raise InputError(f"{cross}: it must be whole, with two levels at least of each factor.")
-    found = components(array, factors)
-    total = sum(found.values()) or math.nan
-    result = pd.DataFrame({"source": list(found), "variance": list(found.values())})
-    result = result.assign(share=result.variance / total, low=math.nan, high=math.nan)
-    axis = factors.index("image") if "image" in factors else 0
-    if factors[axis] == "image" and array.shape[axis] > 2 and total > 0:
-        draws = np.random.default_rng(0).integers(0, array.shape[axis], (500, array.shape[axis]))
-        again = np.array([list(components(np.take(array, d, axis), factors).values()) for d in draws])
-        shares = again / np.maximum(again.sum(1, keepdims=True), np.finfo(float).tiny)
-        result["low"], result["high"] = np.quantile(shares, (0.025, 0.975), axis=0)
-    return result
+        raise InputError(f"{gaps} of {array.size} cells are missing: give a whole cross, two levels at least of each factor.")
+    found = pd.Series(components(array, factors), name="variance")
+    result = pd.DataFrame({"variance": found, "share": found / found.sum(), "low": math.nan, "high": math.nan})
+    if "image" in factors and (images := array.shape[axis := factors.index("image")]) > 2:
+        draws = np.random.default_rng(0).integers(0, images, (500, images))
+        again = pd.DataFrame([components(np.take(array, drawn, axis), factors) for drawn in draws])
+        result["low"], result["high"] = again.div(again.sum(axis=1), axis=0).quantile([0.025, 0.975]).to_numpy()
+    return result.rename_axis("source").reset_index()
 
 
 def components(array: np.ndarray, factors: list[str]) -> dict[str, float]:
@@ -359,9 +287,6 @@ def components(array: np.ndarray, factors: list[str]) -> dict[str, float]:
     return result
 
 
-# --- what comes in ----------------------------------------------------------------------------------------------------
-
-
 def finite(values: Any, *, least: int = 1, within: tuple[float, float] = (-math.inf, math.inf)) -> np.ndarray:
     """The values as a list of finite floats in a range; InputError for anything else."""
     x = np.asarray(values, np.float64)
@@ -369,10 +294,7 @@ def finite(values: Any, *, least: int = 1, within: tuple[float, float] = (-math.
         raise InputError(f"got values of shape {x.shape}: a list of at least {least} number(s) is needed.")
     bad = ~np.isfinite(x) | (x < within[0]) | (x > within[1])
     if bad.any():
-        places = np.flatnonzero(bad)[:8].tolist()
-        raise InputError(
-            f"got {x[bad][0]:g} at {places}: finite numbers from {within[0]:g} to {within[1]:g}, the rest dropped."
-        )
+        raise InputError(f"got {x[bad][0]:g} at {bad.argmax()}: give finite numbers from {within[0]:g} to {within[1]:g}.")
     return x
 
 
