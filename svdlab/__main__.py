@@ -172,12 +172,13 @@ def _bias(
     """`svdlab probe bias`: a study of a manifest, or of planted pairs."""
     from svdlab.pipeline.checkpoints import load_pipeline
     from svdlab.probes import bias
+    from svdlab.probes.bias import planted
 
     if unknown := sorted(set(options) - {"measures", "margins", "alpha"}):
         raise InputError(f"bias has no option {', '.join(unknown)}: it has measures, margins, alpha.")
     given: dict[str, Any] = {"seeds": range(seeds), "conditions": conditions, **options}
     if manifest is None:
-        result = bias.planted.study(load_pipeline(checkpoint), out, quick=quick, **given)
+        result = planted.study(load_pipeline(checkpoint), out, quick=quick, **given)
     else:
         design = bias.Design(manifest, **given)  # faults are named before the model is loaded
         result = bias.run(load_pipeline(checkpoint), design, out)

@@ -81,7 +81,7 @@ def validate(
         *coverage_rows(clips, manifest, resamples=studies),
         *small_rows(clips, manifest),
     ]
-    table = pd.DataFrame(rows).reindex(columns=REPORT).assign(weights=study.protocol.weights[:12])
+    table = pd.DataFrame(rows).reindex(columns=REPORT).assign(weights=study.plan["weights"][:12])
     with write_whole(Path(out, "bias-validity.csv")) as part:
         table.to_csv(part, index=False)
     return table

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from statsmodels.stats.weightstats import DescrStatsW
 
-from svdlab.errors import InputError
+from svdlab.errors import InputError, columns, number
 from svdlab.stats import intervals
 from svdlab.stats.intervals import Estimate
 
@@ -159,7 +159,7 @@ def difference(
     By default these are the highest and the lowest value of `by`. Of shares (unit="share") the interval is that of
     `stats.paired_shares`: where every image agrees, that is not certainty.
     """
-    intervals.require(table, by)
+    columns("table", table, by)
     levels = levels or (table[by].dropna().max(), table[by].dropna().min())
     if levels[0] == levels[1] or not set(levels) <= set(table[by]):
         raise InputError(f"{what}: a difference needs rows of two values of {by}, and got {levels}.")
@@ -201,7 +201,7 @@ def paired(
     x = np.asarray(differences, np.float64)
     x = x[np.isfinite(x)]
     value = float(x.mean()) if len(x) else NAN
-    blank = Effect(key, what, value, NAN, NAN, unit, len(x), seeds, checked(margin), alpha=alpha, of=of, method="permutation")
+    blank = Effect(key, what, value, NAN, NAN, unit, len(x), seeds, _margin(margin), alpha=alpha, of=of, method="permutation")
     if len(x) < 2:
         return replace(blank, verdict=TOO_FEW)
     found, sd, same = intervals.t_interval(x, confidence=1 - alpha), float(x.std(ddof=1)), NAN
@@ -259,7 +259,7 @@ def per_image(table: pd.DataFrame, column: str) -> pd.Series:
     >>> per_image(pd.DataFrame({"stimulus": ["a", "a", "b"], "x": [1, 3, None]}), "x").to_dict()
     {'a': 2.0}
     """
-    intervals.require(table, "stimulus", column)
+    columns("table", table, "stimulus", column, least=0)
     values = numbers(table[column])
     return values.where(np.isfinite(values)).groupby(table["stimulus"]).mean().dropna()
 
@@ -287,7 +287,7 @@ def _blank(key: str, what: str, table: pd.DataFrame, column: str | None, unit: s
     """An effect without numbers. Seeds: how many an image has (the median), of clips that have a number."""
     seen = table.dropna(subset=[column or key]) if (column or key) in table else table
     seeds = int(seen.groupby("stimulus")["seed"].nunique().median()) if "seed" in seen and len(seen) else min(1, len(seen))
-    return Effect(key, what, NAN, NAN, NAN, unit, 0, seeds, checked(margin))
+    return Effect(key, what, NAN, NAN, NAN, unit, 0, seeds, _margin(margin))
 
 
 def _judged(blank: Effect, values: pd.Series, interval: Callable[[np.ndarray], Estimate], *, least: int = 2) -> Effect:
@@ -320,8 +320,5 @@ def _tested(e: Effect, tests: int) -> Effect:
     return replace(e, verdict=INCONCLUSIVE) if e.verdict == EFFECT and not q < e.alpha else e
 
 
-def checked(margin: float | None) -> float:
-    """A margin as a number; NaN for none. Raises InputError for what is no number above 0."""
-    if margin is not None and (not isinstance(margin, (int, float)) or not margin > 0):
-        raise InputError(f"margin={margin!r}: give a number above 0, in the unit of what is measured.")
-    return NAN if margin is None else float(margin)
+def _margin(value: float | None) -> float:
+    return NAN if value is None else number("margin", value, above=0)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import combinations
 from typing import Any
 
@@ -21,7 +20,7 @@ from scipy import special, stats
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import DescrStatsW
 
-from svdlab.errors import InputError
+from svdlab.errors import InputError, columns
 
 RESAMPLES = 9999
 
@@ -74,19 +73,15 @@ def permutation_p(differences: Any) -> float:
     matrices, for the thousands of tests of a validation.
     """
     x = finite(differences, least=2)
-    signs, extra = _signs(len(x))
-    null, observed = signs @ x / len(x), x.mean()
+    n, drawn = len(x), 2 ** len(x) > RESAMPLES
+    if drawn:
+        flipped = np.random.default_rng(0).integers(0, 2, (RESAMPLES, n))
+    else:
+        flipped = np.arange(2**n)[:, None] >> np.arange(n) & 1
+    null, observed = (1.0 - 2.0 * flipped) @ x / n, x.mean()
     slack = 1e-12 * np.abs(x).max()  # of rounding: patterns that tie with the observed one count as extreme
     tails = min((null >= observed - slack).sum(), (null <= observed + slack).sum())
-    return float(min(1.0, 2 * (tails + extra) / (len(signs) + extra)))
-
-
-@lru_cache(maxsize=2)
-def _signs(n: int) -> tuple[np.ndarray, int]:
-    """Patterns of signs, "pattern pair", and how many to count besides: the observed one, where they are a sample."""
-    if 2**n <= RESAMPLES:
-        return 1.0 - 2.0 * (np.arange(2**n)[:, None] >> np.arange(n) & 1), 0
-    return 1.0 - 2.0 * np.random.default_rng(0).integers(0, 2, (RESAMPLES, n)), 1
+    return float(min(1.0, 2 * (tails + drawn) / (len(flipped) + drawn)))  # the observed pattern is one more of a sample
 
 
 def p_of(found: Estimate, values: np.ndarray, null: float) -> float:
@@ -198,7 +193,7 @@ def dose_response(table: pd.DataFrame, condition: str, measure: str) -> DoseResp
     for a column that is not there, a condition that is not numeric, fewer than 2 levels or 2 whole units.
     """
     unit = "image" if "image" in table and table["image"].nunique() > 1 else "seed"
-    require(table, unit, condition, measure)
+    columns("table", table, unit, condition, measure)
     if not pd.api.types.is_numeric_dtype(table[condition]) or pd.api.types.is_bool_dtype(table[condition]):
         raise InputError(f"{condition!r} is no number: a dose has an order. Compare groups with `svdlab.stats.difference`.")
     grid = table.dropna(subset=[measure]).groupby([unit, condition])[measure].mean().unstack().dropna()
@@ -244,7 +239,7 @@ def variance_shares(table: pd.DataFrame, measure: str, factors: list[str]) -> pd
     hold several rows, they are averaged first. Raises InputError for fewer than 2 levels of a factor, a column that is not
     there, or cells that are missing from the cross.
     """
-    require(table, *factors, measure)
+    columns("table", table, *factors, measure)
     if len(factors) not in (2, 3):
         raise InputError(f"got {len(factors)} factors: two or three.")
     cells = table.groupby(factors, sort=True)[measure].mean().unstack(factors[1:])
@@ -272,14 +267,13 @@ def components(array: np.ndarray, factors: list[str]) -> dict[str, float]:
     """
     axes = range(array.ndim)
     subsets = [s for size in range(1, array.ndim + 1) for s in combinations(axes, size)]
-    effects: dict[tuple[int, ...], np.ndarray] = {(): array.mean(keepdims=True)}
-    squares = {}
+    squares, result = {}, {}
     for s in subsets:
-        others = tuple(i for i in axes if i not in s)
-        effects[s] = array.mean(axis=others, keepdims=True) - sum(e for t, e in effects.items() if set(t) < set(s))
-        freedom = math.prod(array.shape[i] - 1 for i in s)
-        squares[s] = float(np.square(effects[s]).sum()) * math.prod(array.shape[i] for i in others) / freedom
-    result = {}
+        effect = array
+        for i in axes:
+            mean = effect.mean(axis=i, keepdims=True)
+            effect = np.broadcast_to(mean, array.shape) if i not in s else effect - mean
+        squares[s] = float(np.square(effect).sum()) / math.prod(array.shape[i] - 1 for i in s)
     for s in subsets:
         signed = sum((-1) ** (len(t) - len(s)) * squares[t] for t in subsets if set(s) <= set(t))
         name = " x ".join(factors[i] for i in s) if len(s) < array.ndim else "rest"
@@ -296,10 +290,3 @@ def finite(values: Any, *, least: int = 1, within: tuple[float, float] = (-math.
     if bad.any():
         raise InputError(f"got {x[bad][0]:g} at {bad.argmax()}: give finite numbers from {within[0]:g} to {within[1]:g}.")
     return x
-
-
-def require(table: pd.DataFrame, *columns: str) -> None:
-    """InputError where a table lacks a column."""
-    for name in columns:
-        if name not in table:
-            raise InputError(f"no column {name!r}: the table has {', '.join(map(str, table.columns))}.")

@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from svdlab.errors import InputError
+from svdlab.errors import InputError, columns
 from svdlab.measure.files import plain
 from svdlab.show import labels
 from svdlab.stats.effects import as_table, corrected, numbers, paired
-from svdlab.stats.intervals import require
 from svdlab.study.plans import CONDITIONS
 
 FILLED_BY_CHECKPOINT = ("num_frames", "decode_chunk_size", "height", "width")  # so that two checkpoints may differ in them
@@ -88,7 +87,7 @@ def slope_against(condition: str) -> Within:
     """
 
     def slope(runs: pd.DataFrame, measure: str) -> float:
-        require(runs, condition)
+        columns("runs", runs, condition)
         seen = runs.dropna(subset=measure)
         if seen[condition].nunique() < 2:
             return math.nan
@@ -106,7 +105,7 @@ def _side_by_side(tables: Mapping[str, pd.DataFrame], measures: list[str], by: l
     shared = [c for c in CONDITIONS if all(c in t for t in tables.values()) and c not in FILLED_BY_CHECKPOINT]
     keys, parts = ["image", "seed", *shared], []
     for side, (label, table) in enumerate(tables.items(), 1):
-        require(table, "image", "seed", *measures, *by)
+        columns("table", table, "image", "seed", *measures, *by)
         part = table[keys].map(_cell).assign(**{f"{m}_{side}": numbers(table[m]) for m in measures})
         if part.duplicated(keys).any():
             raise InputError(f"the table of {label!r} holds a run twice: compare one run per image, seed and condition.")

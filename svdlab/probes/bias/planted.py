@@ -22,8 +22,8 @@ from svdlab.errors import InputError
 from svdlab.organism import world
 from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.generate import ProbePipeline
-from svdlab.probes.bias.study import BiasResult, Design, run
-from svdlab.study.pairs import COLUMNS, mirror, write_pairs
+from svdlab.probes.bias import BiasResult, Design, run
+from svdlab.study.pairs import mirror, write_pairs
 
 FIRST_SEED = 600_000  # training draws scenes from 1,000,000 up, verification from 500,000 up
 # By the law 2 px/frame: fast enough that half of it is clearly less, slow enough to stay sharp. The law is without guidance.
@@ -52,7 +52,7 @@ PLANTED = (
 SCHEMES = tuple(law.scheme for law in PLANTED)
 
 
-def world_pairs(out: str | Path, *, seed: int = FIRST_SEED, **counts: int) -> pd.DataFrame:
+def world_pairs(out: str | Path, **counts: int) -> pd.DataFrame:
     """Write so many pairs of each scheme (hue, mirror, background, shape, position) and their manifest; returns its rows.
 
     >>> len(world_pairs("results/planted/images", hue=2, shape=2))
@@ -63,21 +63,16 @@ def world_pairs(out: str | Path, *, seed: int = FIRST_SEED, **counts: int) -> pd
     """
     if not counts or set(counts) - set(SCHEMES) or min(counts.values()) < 1:
         raise InputError(f"world_pairs({counts}): so many pairs, at least 1, of {', '.join(SCHEMES)}.")
+    whose = dict(label_source="svdlab.organism.world", licence="Apache-2.0 (drawn by svdlab)", consent="nobody is shown")
     rows, files = [], {}
-    for number, law in enumerate(PLANTED):
-        for group, images in _groups(law.scheme, counts.get(law.scheme, 0), seed + 10_000 * number).items():
+    for place, law in enumerate(PLANTED):
+        for group, images in _groups(law.scheme, counts.get(law.scheme, 0), FIRST_SEED + 10_000 * place).items():
+            flip = "left_right" if group == "mirrored" else ""
             for i, image in enumerate(images):
                 pair = f"{law.scheme}-{i:04d}"
-                files[f"{pair}-{group}.png"] = image
-                source = (
-                    "svdlab.organism.world",
-                    "Apache-2.0 (drawn by svdlab)",
-                    "none needed: nobody is shown",
-                    pair,
-                    law.says,
-                )
-                row = dict(zip(COLUMNS, (f"{pair}-{group}.png", pair, group, law.scheme, *source), strict=True))
-                rows.append(row | {"flip_noise": "left_right" if group == "mirrored" else ""})
+                files[path := f"{pair}-{group}.png"] = image
+                row = dict(path=path, pair_id=pair, group=group, group_scheme=law.scheme, subject_id=pair, flip_noise=flip)
+                rows.append(row | whose | dict(notes=law.says))
     return write_pairs(sorted(rows, key=lambda row: (row["group_scheme"], row["pair_id"])), files, out)
 
 
@@ -110,19 +105,18 @@ def _groups(scheme: str, n: int, seed: int) -> dict[str, list[Image.Image]]:
     if scheme == "mirror":
         originals = _scenes(n, seed, motion="pan", background="light")
         return {"original": originals, "mirrored": [mirror(image) for image in originals]}
-    rng, size = np.random.default_rng(seed), world.SIZE
+    rng = np.random.default_rng(seed)
     drawn = [list(rng.uniform(*hues, n) % 1.0) for hues in ((world.WARM, world.COOL) if scheme == "hue" else (world.COOL,))]
-    in_turn = lambda even, odd: [odd if i % 2 else even for i in range(n)]
     shared: dict[str, Any] = dict(motion="object", background="light", hue=drawn[-1])
     if scheme == "background":  # whether a clip freezes is drawn by the model, not here
-        shared = dict(announced=in_turn("pan", "object"), hue=drawn[-1])
-    if scheme == "position":
-        shared["direction"] = in_turn("down", "up")  # so that both places leave the sprites room
+        shared = dict(announced=[("pan", "object")[i % 2] for i in range(n)], hue=drawn[-1])
+    if scheme == "position":  # so that both places leave the sprites room
+        shared["direction"] = [("down", "up")[i % 2] for i in range(n)]
     differing: dict[str, dict[str, dict[str, Any]]] = {
         "hue": {"warm": dict(hue=drawn[0]), "cool": {}},
         "background": {"dark": dict(background="dark"), "light": dict(background="light")},
         "shape": {"square": dict(shape="square"), "disc": dict(shape="disc")},
-        "position": {"left": dict(x=size / 3), "right": dict(x=2 * size / 3)},
+        "position": {"left": dict(x=world.SIZE / 3), "right": dict(x=2 * world.SIZE / 3)},
     }
     return {group: _scenes(n, seed, **shared | own) for group, own in differing[scheme].items()}
 

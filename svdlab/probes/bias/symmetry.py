@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from svdlab.errors import InputError
+from svdlab.errors import one_of, seed, several
 from svdlab.measure.video import read_frames
 from svdlab.pipeline.conditions import Conditions, conditions_of
 from svdlab.pipeline.generate import ProbePipeline, resolve
@@ -42,12 +43,6 @@ class SymmetryResult:
     table: pd.DataFrame
     errors: pd.DataFrame
     clips: pd.DataFrame
-    label: str = ""
-
-    @property
-    def verdict(self) -> str:
-        """A sentence for each flip and direction."""
-        return "\n".join(self.table["sentence"])
 
 
 def run(
@@ -69,10 +64,9 @@ def run(
     autoencoder alone, and `seeds`, between the clips of two seeds (NaN for one seed). Raises InputError for an unknown flip or
     no image, before any model runs.
     """
-    chosen, numbered, listed = list(flips), [int(s) for s in seeds], list(images)
-    if not chosen or not numbered or not listed or set(chosen) - set(FLIPS) or isinstance(images, str):
-        what = f"images={images!r}, flips={chosen}, seeds={numbered}"
-        raise InputError(f"{what}: give lists of images, of seeds, and of {', '.join(FLIPS)}.")
+    listed = several("images", images, lambda _, image: image)
+    chosen = several("flips", flips, partial(one_of, options=FLIPS))
+    numbered = several("seeds", seeds, seed)
     conditions = conditions or conditions_of(pipe.source.checkpoint)
     size = resolve(pipe, conditions)
     originals = [prepare_image(image, height=size.height or 0, width=size.width or 0) for image in listed]
@@ -86,7 +80,7 @@ def run(
     clips = sweep(pipe, pd.DataFrame(rows), out, measure="motion", progress=progress).reset_index(drop=True)
     clips["flip_noise"] = clips["flip_noise"].fillna("")
     errors = pd.DataFrame([_errors(pipe, clips, i, image, flip) for flip in chosen for i, image in enumerate(originals)])
-    return SymmetryResult(directions(clips, chosen, margin=margin), errors, clips, pipe.source.label)
+    return SymmetryResult(directions(clips, chosen, margin=margin), errors, clips)
 
 
 def directions(clips: pd.DataFrame, flips: Iterable[str], *, margin: float | None = None) -> pd.DataFrame:

