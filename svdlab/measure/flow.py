@@ -19,7 +19,6 @@ from typing import Any, TypeVar
 import cv2
 import numpy as np
 
-from svdlab.errors import InputError
 from svdlab.measure.video import as_frames
 
 T = TypeVar("T")
@@ -36,8 +35,7 @@ FAST = 0.02  # of the diagonal: a global shift beyond that is given to DIS to st
 class BothWays:
     """Flow of a clip in both directions.
 
-    forward: float32 "t h w 2", px per frame, at the pixels of frame `start[t]`.
-    backward: float32 "t h w 2", px per frame, at the pixels of frame `start[t] + baseline[t]`.
+    forward, backward: float32 "t h w 2", px per frame, at the pixels of frame `start[t]`, of frame `start[t] + baseline[t]`.
     visible: bool "t h w", where going and coming back agree (Sundaram et al. 2010).
     start, baseline: int "t": pair t was measured from frame start to frame start + baseline.
     """
@@ -58,9 +56,8 @@ def flow(frames: Any, *, longest_baseline: int = LONGEST_BASELINE) -> np.ndarray
     motion may be averaged; 1 takes each pair on its own.
     """
     clip = as_frames(frames)
-    estimate = _estimator(clip)
-    windows = np.stack(_baselines(clip, longest_baseline), 1).tolist()
-    return np.stack(together(lambda w: estimate(w[0], sum(w)) / np.float32(w[1]), windows))
+    estimate, (start, baseline) = _estimator(clip), _baselines(clip, longest_baseline)
+    return np.stack(together(lambda first, length: estimate(first, first + length) / np.float32(length), start, baseline))
 
 
 def both_ways(frames: Any, *, longest_baseline: int = LONGEST_BASELINE) -> BothWays:
@@ -69,16 +66,13 @@ def both_ways(frames: Any, *, longest_baseline: int = LONGEST_BASELINE) -> BothW
     >>> both_ways(clip.frames).visible.mean()            # share of pixels whose motion can be trusted
     """
     clip = as_frames(frames)
-    estimate = _estimator(clip)
-    start, baseline = _baselines(clip, longest_baseline)
+    estimate, (start, baseline) = _estimator(clip), _baselines(clip, longest_baseline)
 
-    def there_and_back(window: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        first, length = window
+    def there_and_back(first: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         there, back = estimate(first, first + length), estimate(first + length, first)
         return there / np.float32(length), back / np.float32(length), consistent(there, back)
 
-    pairs = together(there_and_back, np.stack([start, baseline], 1).tolist())
-    forward, backward, visible = map(np.stack, zip(*pairs, strict=True))
+    forward, backward, visible = map(np.stack, zip(*together(there_and_back, start, baseline), strict=True))
     return BothWays(forward, backward, visible, start, baseline)
 
 
@@ -114,19 +108,6 @@ def points(forward: np.ndarray, starts: Any) -> np.ndarray:
         step = sample(f, np.nan_to_num(x)[None], np.nan_to_num(y)[None])[0]
         path.append(np.where(inside[:, None], path[-1] + step, np.nan).astype(np.float32))
     return np.stack(path)
-
-
-def xt_slice(frames: Any, *, row: int | None = None, column: int | None = None) -> np.ndarray:
-    """One row of the frames over time, "f w c", or one column, "f h c"; the middle row by default.
-
-    >>> xt_slice(clip.frames, row=20)        # a pan draws slanted lines, a still camera upright ones
-    """
-    clip = as_frames(frames)
-    axis, at = (1, row) if column is None else (2, column)
-    at = clip.shape[1] // 2 if at is None else at
-    if (row is not None and column is not None) or not 0 <= at < clip.shape[axis]:
-        raise InputError(f"got row={row}, column={column}: give one of them, inside frames of {clip.shape[1:3]} (h, w).")
-    return clip.take(at, axis)
 
 
 def working_factor(shape: tuple[int, ...]) -> int:
@@ -168,10 +149,10 @@ def speed(f: np.ndarray) -> np.ndarray:
     return cv2.magnitude(*cv2.split(f))
 
 
-def together(work: Callable[[Any], T], items: Iterable[Any]) -> list[T]:
+def together(work: Callable[..., T], *items: Iterable[Any]) -> list[T]:
     """`map` over as many threads as OpenCV may use; OpenCV releases Python's lock while it computes."""
     with ThreadPoolExecutor(max(1, cv2.getNumThreads())) as pool:
-        return list(pool.map(work, items))
+        return list(pool.map(work, *items))
 
 
 def _estimator(clip: np.ndarray) -> Callable[[int, int], np.ndarray]:
@@ -190,10 +171,7 @@ def _estimator(clip: np.ndarray) -> Callable[[int, int], np.ndarray]:
 
 
 def _start_shift(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
-    """A constant flow to start DIS from, where one global shift is large and clear; else None.
-
-    DIS's coarsest level is 32 px wide, so a shift beyond a few per cent of the frame can escape it.
-    """
+    """A constant flow to start DIS from, where one global shift is large and clear: DIS, from 32 px on, may miss it."""
     shrink = 128 / max(a.shape)
     small = [cv2.resize(p, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA).astype(np.float32) for p in (a, b)]
     window = cv2.createHanningWindow(small[0].shape[::-1], cv2.CV_32F)

@@ -23,21 +23,10 @@ import numpy as np
 import pandas as pd
 
 from svdlab.errors import InputError
-from svdlab.measure.flow import (
-    both_ways,
-    flow,
-    points,
-    sample,
-    speed,
-    stride,
-    together,
-    working_factor,
-    working_grey,
-    xt_slice,
-)
+from svdlab.measure.flow import both_ways, flow, points, sample, speed, stride, together, working_factor, working_grey
 from svdlab.measure.video import as_frames
 
-__all__ = ["CAMERAS", "both_ways", "camera_class", "camera_path", "flow", "measure", "points", "summary", "xt_slice"]
+__all__ = ["CAMERAS", "both_ways", "camera_class", "camera_path", "flow", "measure", "points", "summary"]
 
 CAMERAS = ("static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out", "roll", "mixed", "abstained")
 COLUMNS = (
@@ -102,10 +91,9 @@ def summary(frames: Any, *, playback_fps: float | None = None) -> dict[str, Any]
 
     >>> summary(clip.frames, playback_fps=clip.playback_fps)["camera"]
 
-    Keys: `camera` (one of CAMERAS), `abstained` (more than half of the pairs), `frozen` (no pair moves), `frozen_share` and
-    `abstained_share` of the pairs, all speeds of `measure` as means (object_dx and object_dy as means of vectors,
-    object_direction theirs), `onset` (first frame pair that moves), `decay` (mean speed of the last third over the first
-    third: 1 keeps its speed, below 1 slows down). Numbers that cannot be told are NaN.
+    Keys: `camera` (one of CAMERAS), `abstained` (half of the pairs or more), `frozen` (no pair moves), `frozen_share` and
+    `abstained_share` of the pairs, all numbers of `measure` as means (object_direction: of the mean vector), `onset` (first
+    pair that moves), `decay` (mean speed of the last third over the first third). Numbers that cannot be told are NaN.
     """
     table = measure(frames, playback_fps=playback_fps)
     seen = table[~table.abstained]
@@ -158,7 +146,7 @@ def camera_path(table: pd.DataFrame) -> pd.DataFrame:
 
     >>> camera_path(measure(clip.frames)).plot(y=["pan_px", "tilt_px"])
 
-    A row per frame, the first at 0 (zoom 1). Pairs that abstained count as no motion.
+    Pairs that abstained count as no motion.
     """
     steps = table[["pan_px", "tilt_px", "roll_deg", "zoom_pct"]].fillna(0.0)
     path = steps[["pan_px", "tilt_px", "roll_deg"]].cumsum()
@@ -281,9 +269,8 @@ def _camera_flow(dx: float, dy: float, scale: float, turn: float, shape: tuple[i
     return np.stack([c * x - s * y + dx, s * x + c * y + dy], -1).astype(np.float32)
 
 
-# --- the object: leftover flow alone is no proof, it also appears without texture, at the border, and where something gets
-# hidden. Each connected piece is aligned on the images themselves, and counts only if it then looks like itself clearly better
-# than under the camera's motion alone.
+# --- the object: leftover flow also appears without texture, at the border, and where something gets hidden. So each connected
+# piece is aligned on the images, and counts only if it then looks like itself clearly better than under the camera alone.
 
 
 def _find_bodies(
@@ -338,8 +325,8 @@ def _confirmed(pair: _Pair, piece: np.ndarray, camera: np.ndarray, own: np.ndarr
 def _align(pair: _Pair, piece: np.ndarray, guess: np.ndarray) -> np.ndarray:
     """The shift in px that carries the piece from image to image, by correlation (Evangelidis and Psarakis 2008).
 
-    Flow inside a smooth body is drawn towards what is around it; its outline, which this aligns, is not.
-    Falls back on the guess (px) where the correlation finds no better place nearby.
+    Flow inside a smooth body is drawn towards what is around it; its outline, which this aligns, is not. The guess (px) stands
+    where the correlation finds no better place nearby.
     """
     a, b = pair.earlier, pair.later
     whole = cv2.resize(piece.astype(np.uint8), a.shape[::-1], interpolation=cv2.INTER_NEAREST)

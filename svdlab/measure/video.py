@@ -54,13 +54,9 @@ ATTRIBUTION = (  # asked for by the licence of SVD 1.1
 XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/">
  <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
-  <rdf:Description rdf:about=""
-    xmlns:dc="http://purl.org/dc/elements/1.1/"
-    xmlns:xmp="http://ns.adobe.com/xap/1.0/"
-    xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
-    xmp:CreatorTool="{encoded_by}"
-    Iptc4xmpExt:DigitalSourceType="{DigitalSourceType}"
-    Iptc4xmpExt:AISystemUsed="{AISystemUsed}"
+  <rdf:Description rdf:about="" xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:xmp="http://ns.adobe.com/xap/1.0/"
+    xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" xmp:CreatorTool="{encoded_by}"
+    Iptc4xmpExt:DigitalSourceType="{DigitalSourceType}" Iptc4xmpExt:AISystemUsed="{AISystemUsed}"
     Iptc4xmpExt:AISystemVersionUsed="{AISystemVersionUsed}">
    <dc:description><rdf:Alt><rdf:li xml:lang="x-default">{comment}</rdf:li></rdf:Alt></dc:description>
    <dc:rights><rdf:Alt><rdf:li xml:lang="x-default">{copyright}</rdf:li></rdf:Alt></dc:rights>
@@ -131,10 +127,7 @@ def write_frames(path: str | Path, frames: Any, *, playback_fps: float | None = 
 def write_preview(
     path: str | Path, frames: Any, *, playback_fps: float | None = None, facts: Mapping[str, Any] | None = None
 ) -> None:
-    """Write the frames as H.264 in yuv420p, which every browser plays; small clips are enlarged by a whole factor.
-
-    facts: see `describe`; written as tags.
-    """
+    """Write the frames as H.264 in yuv420p, which every browser plays; small clips are enlarged by a whole factor."""
     clip = as_bytes(frames)
     factor = max(1, math.ceil(PREVIEW_SIDE / min(clip.shape[1:3])))
     clip = clip.repeat(factor, axis=1).repeat(factor, axis=2)

@@ -92,13 +92,17 @@ def xt_slice(clip: Any, *, row: int | None = None, column: int | None = None, ti
     row or column: of the image, default the middle row (columns are drawn with time to the right).
     """
     frames = as_frames(getattr(clip, "frames", clip))
-    cut = motion.xt_slice(frames, row=row, column=column)  # "f w c"
+    axis, at = (1, row) if column is None else (2, column)
+    at = frames.shape[1] // 2 if at is None else at
+    if (row is not None and column is not None) or not 0 <= at < frames.shape[axis]:
+        raise InputError(f"got row={row}, column={column}: give one of them, inside frames of {frames.shape[1:3]} (h, w).")
+    cut = frames.take(at, axis)  # "f w c" or "f h c"
     table = pd.DataFrame(cut.mean(-1)).rename_axis("frame").reset_index()
     k = max(1, 480 // cut.shape[1])
     cut = cut.repeat(max(k, 160 // len(cut)), 0).repeat(k, 1)  # so that few frames make more than a line
-    which, way = f"Row {frames.shape[1] // 2 if row is None else row}", "downwards"
+    which, way = f"Row {at}", "downwards"
     if column is not None:
-        cut, which, way = cut.transpose(1, 0, 2), f"Column {column}", "to the right"
+        cut, which, way = cut.transpose(1, 0, 2), f"Column {at}", "to the right"
     fig, axes = images(size=cut.shape[:2], of=clip, title=title or f"{which} of the image, time {way}")
     draw(axes[0, 0], cut)
     return fig.finish(table)

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from svdlab.errors import InputError
 from svdlab.measure.calibrate import moving
-from svdlab.measure.flow import both_ways, consistent, flow, points, xt_slice
+from svdlab.measure.flow import both_ways, consistent, flow, points
 
 SMALL, MIDDLE = (64, 64), (256, 256)
 
@@ -62,13 +61,3 @@ def test_points_are_carried_by_the_flow():
     assert path.shape == (5, 2, 2)
     assert path[-1, 0] == pytest.approx([108, 104], abs=0.5)
     assert np.isnan(path[-1, 1]).all()  # it left the frame
-
-
-def test_xt_slice_cuts_one_line_out_of_each_frame():
-    clip = shifted(1, 0)
-    assert np.array_equal(xt_slice(clip.frames, row=3), clip.frames[:, 3])
-    assert np.array_equal(xt_slice(clip.frames, column=5), clip.frames[:, :, 5])
-    assert np.array_equal(xt_slice(clip.frames), clip.frames[:, 32])
-    for wrong in ({"row": 64}, {"column": -1}, {"row": 1, "column": 1}):
-        with pytest.raises(InputError):
-            xt_slice(clip.frames, **wrong)
