@@ -14,7 +14,6 @@ import hashlib
 import json
 import re
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
@@ -42,23 +41,11 @@ CLASSES = {
     "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
     "scheduler": ["diffusers", "EulerDiscreteScheduler"],
 }
-SMALL = (
-    rf"({'|'.join(CLASSES)}|feature_extractor)/\w*config\.json|model_index\.json|{METADATA}|(README|LICENSE|NOTICE)(\.\w+)?"
-)
-LAYOUT = (
-    "svdlab loads safetensors in diffusers' layout, no pickles and no single files: see scripts/convert_svd_to_diffusers.py"
-)
+PARTS = rf"({'|'.join(CLASSES)}|feature_extractor)"
+SMALL = rf"{PARTS}/\w*config\.json|model_index\.json|{METADATA}|(README|LICENSE|NOTICE)(\.\w+)?"
+LAYOUT = "svdlab loads safetensors in diffusers' layout, no pickles and no single files"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 LOGIN = "`hf auth login`, HF_TOKEN or token="
-TOKEN_LIKE = re.compile(r"(hf|api_org|hf_oauth)_[A-Za-z0-9_-]{6,}|(?i:bearer)\s+\S+")
-
-
-class SlowDtypeWarning(UserWarning):
-    """Half precision on a CPU that has no instructions for it."""
-
-
-class StaleCheckpointWarning(UserWarning):
-    """The hub could not be asked, and what lies in the cache is used."""
 
 
 class Secret(str):
@@ -94,18 +81,24 @@ def load_pipeline(
     the hub's cache alone. Raises InputError, or CheckpointError (an OSError). The licence line is printed once.
     """
     token = Secret(token) if token is not None else None
-    device = _device(device)
-    dtype = _dtype(dtype, device)
+    accelerator = torch.accelerator.current_accelerator(check_available=True)  # CUDA, MPS
+    here = [*([accelerator.type] if accelerator else []), "cpu"]
+    device = str(device or here[0])
+    if device.split(":")[0] not in here:
+        raise InputError(f"device={device!r}: torch {torch.__version__} has {', '.join(here)} here.")
+    dtype = str(dtype or ("float32" if device == "cpu" else "float16")).removeprefix("torch.")
+    if dtype not in DTYPES:
+        raise InputError(f"dtype={dtype!r}: give {', '.join(DTYPES)}.")
     if offload not in (None, "model", "sequential"):
         raise InputError(f"offload={offload!r}: give 'model', 'sequential' or None.")
     if offload and device == "cpu":
         raise InputError(f"offload={offload!r} moves weights to an accelerator: leave it out with device='cpu'.")
     name, folder = locate(checkpoint)
     if folder is None:
-        folder = _fetch(name, dtype, variant, revision, token, local_files_only)
+        folder = _fetch(name, DTYPES[dtype], variant, revision, token, local_files_only)
     elif revision not in (None, _commit(folder)):
         raise InputError(f"revision={revision!r}: {folder} is a folder; revisions are for hub ids.")
-    pipe = _read(name, folder, dtype, variant)
+    pipe = _read(name, folder, DTYPES[dtype], variant)
     if offload == "model":
         pipe.enable_model_cpu_offload(device=device)
     elif offload == "sequential":
@@ -147,8 +140,8 @@ def choose_files(names: list[str], dtype: torch.dtype, variant: str | None, chec
     chosen = next((v for v in wanted if v in common), None)
     if chosen is None or "model_index.json" not in names:
         there = "; ".join(f"{part}: {', '.join(v or 'plain' for v in found[part]) or 'none'}" for part in WEIGHTS)
-        what = (f"variant {variant!r}" if variant else "weights") if "model_index.json" in names else "model_index.json"
-        raise CheckpointError(f"{checkpoint} has no {what} for all parts ({there}). {LAYOUT}.")
+        what = "model_index.json" if chosen else f"variant {variant!r} of all parts" if variant else "weights of all parts"
+        raise CheckpointError(f"{checkpoint} has no {what} ({there}). {LAYOUT}.")
     weights = [name for part in WEIGHTS for name in found[part][chosen]]
     return chosen or None, [*(n for n in names if re.fullmatch(SMALL, n)), *weights]
 
@@ -161,29 +154,22 @@ def hash_weights(folder: Path, files: list[str]) -> str:
         return blob if re.fullmatch(r"[0-9a-f]{64}", blob) else hash_file(folder / name)  # the cache's blobs bear theirs
 
     names = sorted(n for n in files if n.split("/")[0] in CLASSES and n.endswith((".safetensors", ".json")))
-    with ThreadPoolExecutor() as pool:
-        lines = [f"{name}\0{digest}\n" for name, digest in zip(names, pool.map(sha, names), strict=True)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256("".join(f"{name}\0{sha(name)}\n" for name in names).encode()).hexdigest()
 
 
-def explain(error: BaseException, repo_id: str, token: str | None = None) -> str:
+def explain(error: Exception, repo_id: str, token: str | None = None) -> str:
     """What the hub's client raised, as one message without tokens: what happened and what to do."""
-    page, tokens = f"{constants.ENDPOINT}/{repo_id}", [t for t in (token, get_token()) if t]
-    while not isinstance(error, hub.HfHubHTTPError) and (inner := error.__cause__ or error.__context__):
-        error = inner
+    page = f"{constants.ENDPOINT}/{repo_id}"
     if isinstance(error, hub.GatedRepoError):
-        account = (
-            "with the token's account, which has no access so far" if tokens else f"and give a token ({LOGIN}): none was sent"
-        )
-        text = f"is gated: accept its licence at {page} {account}."
+        text = f"is gated: accept its licence at {page}, and give a token of that account ({LOGIN})."
     elif isinstance(error, hub.RepositoryNotFoundError):
         text = f"does not exist, or is private: check the name at {page}, or give a token ({LOGIN})."
     else:
         words = getattr(error, "server_message", None) or str(error).strip().partition("\n")[0]
         text = f"could not be fetched from {constants.ENDPOINT} ({type(error).__name__}: {words}). Load again to go on."
-    for secret in tokens:
+    for secret in filter(None, (token, get_token())):
         text = text.replace(str(secret), "***")
-    return f"{repo_id} {TOKEN_LIKE.sub('***', text)}"
+    return f"{repo_id} {text}"
 
 
 def _fetch(
@@ -208,7 +194,7 @@ def _fetch(
     if not isinstance(cached, str):
         raise CheckpointError(told)
     if online:
-        warnings.warn(f"{told} The copy in the cache is used.", StaleCheckpointWarning, stacklevel=3)
+        warnings.warn(f"{told} The copy in the cache is used.", stacklevel=3)
     return Path(cached).parent
 
 
@@ -218,10 +204,9 @@ def _commit(folder: Path) -> str | None:
 
 
 def _read(name: str, folder: Path, dtype: torch.dtype, variant: str | None) -> ProbePipeline:
-    """diffusers' own loading, of SVD's own classes only; loading bars where there is something to wait for."""
+    """diffusers' own loading, of SVD's own classes only, without its bars."""
     variant, files = choose_files([p.relative_to(folder).as_posix() for p in folder.rglob("*")], dtype, variant, name)
-    small = sum((folder / file).stat().st_size for file in files) < 1e9
-    quiet = [lib for lib in (diffusers_logging, transformers_logging) if small and lib.is_progress_bar_enabled()]
+    bars = [lib for lib in (diffusers_logging, transformers_logging) if lib.is_progress_bar_enabled()]
     card: dict[str, Any] = {}
     with suppress(Exception):  # a card that nobody can read says nothing; the hub's YAML loader is a safe one
         card = dict(metadata_load(folder / "README.md") or {})
@@ -236,7 +221,7 @@ def _read(name: str, folder: Path, dtype: torch.dtype, variant: str | None) -> P
         facts |= {key: known[key] for key in ("height", "width", "label", "licence", "stimuli") if key in known}
         source = Source(name, commit, weights_hash=hash_weights(folder, files), variant=variant, **facts)
         show_licence(name, source.licence)
-        for lib in quiet:
+        for lib in bars:
             lib.disable_progress_bar()
         pipe = ProbePipeline.from_pretrained(
             str(folder),
@@ -244,33 +229,13 @@ def _read(name: str, folder: Path, dtype: torch.dtype, variant: str | None) -> P
             variant=variant,
             use_safetensors=True,
             local_files_only=True,
-            feature_extractor=CLIPImageProcessorPil(),  # SVD's is CLIP's own; given here, transformers asks for no torchvision
+            feature_extractor=CLIPImageProcessorPil(),  # SVD's own, given here so that transformers asks for no torchvision
         )
     except Exception as error:  # safetensors, diffusers and transformers each have their own for a damaged file
         raise CheckpointError(f"{folder} could not be loaded: {error} Damaged files: see `hf cache verify`.") from error
     finally:
-        for lib in quiet:
+        for lib in bars:
             lib.enable_progress_bar()
     pipe.source = source
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def _device(device: str | None) -> str:
-    accelerator = torch.accelerator.current_accelerator(check_available=True)  # CUDA, MPS
-    here = [*([accelerator.type] if accelerator else []), "cpu"]
-    if device is not None and str(device).split(":")[0] not in here:
-        raise InputError(f"device={device!r}: torch {torch.__version__} has {', '.join(here)} here.")
-    return str(device or here[0])
-
-
-def _dtype(dtype: torch.dtype | str | None, device: str) -> torch.dtype:
-    chosen = (torch.float32 if device == "cpu" else torch.float16) if dtype is None else DTYPES.get(str(dtype).split(".")[-1])
-    if chosen is None:
-        raise InputError(f"dtype={dtype!r}: give {', '.join(DTYPES)}.")
-    # On AVX2 one 3x3 convolution of 128 channels took 190 times as long in bfloat16 as in float32 (torch 2.13).
-    capability = torch.backends.cpu.get_cpu_capability()
-    if device == "cpu" and chosen != torch.float32 and not capability.startswith("AVX512"):
-        text = f"{dtype} on this CPU ({capability}) may take a hundred times as long as float32."
-        warnings.warn(text, SlowDtypeWarning, stacklevel=3)
-    return chosen

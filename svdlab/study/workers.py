@@ -40,8 +40,7 @@ from svdlab.pipeline.checkpoints import load_pipeline
 from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.generate import Call, Clip, ProbePipeline, Start, decode_clip, generate_batch
 from svdlab.pipeline.hooks import trace
-from svdlab.pipeline.sampler import open_edits
-from svdlab.pipeline.temporal import quick_convolutions
+from svdlab.pipeline.sampler import open_edits, quick_convolutions
 from svdlab.pipeline.trace import Trace, colour_map
 from svdlab.study import identity, ledger
 from svdlab.study.measures import Measure, measure_clip, missing_measures
@@ -248,7 +247,7 @@ class Making:
                 [self.inputs[job.image] for job in jobs],
                 [job.conditions for job in jobs],
                 [job.seed for job in jobs],
-                Start(latents=latents, noise=None if noise is None else (None, noise), flip_noise=flips),
+                Start(latents=latents, noise=noise, flip_noise=flips),
                 encodings=self.encodings,
                 decode=False,
             )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableVideoDiffusionPipeline
+from svdlab.pipeline.vae import VaeOverflowWarning, decode_latents, encode
 
 import svdlab
 from svdlab.errors import BrokenClipError, InputError, OutOfMemoryError
@@ -19,7 +20,6 @@ from svdlab.pipeline import sampler as schedule
 from svdlab.pipeline.conditions import UnusualConditionWarning
 from svdlab.pipeline.generate import Start, decode_clip, generate_batch
 from svdlab.pipeline.images import ImageFileError
-from svdlab.pipeline.vae import VaeOverflowWarning, decode_latents, encode
 from tests.four_levels import four_levels
 from tests.pipeline.making import beside, close, make
 

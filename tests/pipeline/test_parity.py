@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableVideoDiffusionPipeline
+from svdlab.pipeline.pipeline import ProbePipeline, resolve
 
 import svdlab
 from svdlab.errors import InputError
 from svdlab.pipeline import checkpoints
 from svdlab.pipeline.conditions import PRESETS, Conditions, UnusualConditionWarning
-from svdlab.pipeline.pipeline import ProbePipeline, resolve
 from tests import full_size as architecture
 
 TABLE = (Path(__file__).parents[2] / "docs/parity.md").read_text()

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from svdlab.pipeline.vae import decode_latents
 
 import svdlab
 from svdlab.errors import BrokenClipError, OutputError, TraceError
 from svdlab.organism import world
 from svdlab.pipeline.generate import generate_batch
 from svdlab.pipeline.trace import KEEP, colour_map
-from svdlab.pipeline.vae import decode_latents
 from tests.pipeline.making import TEMPORAL, beside, make
 
 MID = "unet.mid_block"
