@@ -26,7 +26,7 @@ from huggingface_hub import errors as hub
 from transformers import CLIPImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
-from svdlab.errors import CheckpointError, InputError
+from svdlab.errors import CheckpointError, InputError, one_of
 from svdlab.measure.files import hash_file
 from svdlab.measure.video import licence_line, show_licence
 from svdlab.pipeline.conditions import REPOSITORIES
@@ -84,14 +84,9 @@ def load_pipeline(
     accelerator = torch.accelerator.current_accelerator(check_available=True)  # CUDA, MPS
     here = [*([accelerator.type] if accelerator else []), "cpu"]
     device = str(device or here[0])
-    if device.split(":")[0] not in here:
-        raise InputError(f"device={device!r}: torch {torch.__version__} has {', '.join(here)} here.")
-    dtype = str(dtype or ("float32" if device == "cpu" else "float16")).removeprefix("torch.")
-    if dtype not in DTYPES:
-        raise InputError(f"dtype={dtype!r}: give {', '.join(DTYPES)}.")
-    if offload not in (None, "model", "sequential"):
-        raise InputError(f"offload={offload!r}: give 'model', 'sequential' or None.")
-    if offload and device == "cpu":
+    one_of("device", device.split(":")[0], here)
+    dtype = one_of("dtype", str(dtype or ("float32" if device == "cpu" else "float16")).removeprefix("torch."), DTYPES)
+    if offload is not None and one_of("offload", offload, ("model", "sequential")) and device == "cpu":
         raise InputError(f"offload={offload!r} moves weights to an accelerator: leave it out with device='cpu'.")
     name, folder = locate(checkpoint)
     if folder is None:

@@ -10,16 +10,15 @@ The UNet sees `fps_id = fps - 1`; Stability's script embeds its number as it is,
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from svdlab.errors import InputError
+from svdlab.errors import InputError, number, whole
 
 GUIDANCE_CURVES = ("linear", "triangle")
 REPOSITORIES = {
@@ -27,7 +26,9 @@ REPOSITORIES = {
     "SVD_XT": "stabilityai/stable-video-diffusion-img2vid-xt",
     "SVD_1_1": "stabilityai/stable-video-diffusion-img2vid-xt-1-1",
 }
-LEAST = dict(fps=1, num_frames=2, num_inference_steps=1, height=8, width=8, decode_chunk_size=1, playback_fps=0.01)  # others 0
+LEAST: dict[str, Any] = dict(
+    fps=1, num_frames=2, num_inference_steps=1, height=8, width=8, decode_chunk_size=1, playback_fps=0.01
+)  # others 0
 WHOLE = ("num_frames", "num_inference_steps", "height", "width", "decode_chunk_size")
 
 
@@ -37,11 +38,8 @@ class UnusualConditionWarning(UserWarning):
 
 def _number(name: str, value: Any) -> Any:
     """A Python int or float, checked by name."""
-    if isinstance(value, bool) or not isinstance(value, Integral if name in WHOLE else Real) or not math.isfinite(value):
-        raise InputError(f"{name}={value!r}: must be a {'whole' if name in WHOLE else 'finite'} number.")
-    if value < LEAST.get(name, 0):
-        raise InputError(f"{name}={value!r}: must be at least {LEAST.get(name, 0)}.")
-    return int(value) if isinstance(value, Integral) else float(value)
+    check = whole if name in WHOLE or isinstance(value, Integral) else number
+    return check(name, value, LEAST.get(name, 0))
 
 
 @dataclass(frozen=True)
@@ -83,11 +81,11 @@ class Conditions:
         if not isinstance(curve, (Sequence, np.ndarray)) or (isinstance(curve, str) and curve not in GUIDANCE_CURVES):
             raise InputError(f"guidance_curve={curve!r}: give {', '.join(GUIDANCE_CURVES)}, or one number per frame.")
         if not isinstance(curve, str):
-            object.__setattr__(self, "guidance_curve", tuple(float(_number("guidance_curve", v)) for v in curve))
+            object.__setattr__(self, "guidance_curve", tuple(number("guidance_curve", v, 0) for v in curve))
             if self.num_frames not in (None, len(curve)):
                 raise InputError(f"guidance_curve has {len(curve)} numbers for {self.num_frames} frames.")
         if interval is not None:
-            pair = tuple(float(_number("guidance_interval", v)) for v in interval)
+            pair = tuple(number("guidance_interval", v, 0) for v in interval)
             if len(pair) != 2 or pair[0] >= pair[1]:
                 raise InputError(f"guidance_interval={interval!r}: give (low, high) in sigma, low < high.")
             object.__setattr__(self, "guidance_interval", pair)

@@ -25,6 +25,7 @@ import torch
 from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import retrieve_timesteps
 from PIL import Image
 
+from svdlab import errors
 from svdlab.errors import BrokenClipError, InputError, OutOfMemoryError, SvdlabError
 from svdlab.measure import video
 from svdlab.measure.files import plain
@@ -265,8 +266,7 @@ def _checked(
     if not n == len(conditions) == len(seeds) or not n:
         raise InputError(f"{n} images, {len(conditions)} conditions, {len(seeds)} seeds: give as many of each.")
     for seed in seeds:
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
-            raise InputError(f"seed={seed!r}: must be a whole number from 0 to 2**63 - 1.")
+        errors.seed("seed", seed)
     filled = [resolve(pipe, c.replace(num_inference_steps=len(levels) - 1) if levels else c) for c in conditions]
     if len({(c.num_frames, c.height, c.width, c.num_inference_steps, c.guided) for c in filled}) > 1:
         raise InputError("clips of one batch must agree in frames, size, steps, and in whether guidance is used.")
@@ -276,7 +276,7 @@ def _checked(
 def _starts(pipe: Any, start: Start, levels: list[float] | None, n: int, shape: tuple) -> list[dict[str, Any]]:
     """`Call.start` of each clip; InputError before any model runs."""
     flips: list[str | None] = [None] * n if start.flip_noise is None else list(start.flip_noise)
-    if isinstance(start.flip_noise, str) or len(flips) != n or any(f is not None and f not in FLIPS for f in flips):
+    if len(flips) != n or any(f is not None and f not in FLIPS for f in flips):
         raise InputError(f"flip_noise={start.flip_noise!r}: for each of {n} clip(s), None or one of {', '.join(FLIPS)}.")
     if any(flips) and type(pipe.scheduler).__name__ not in QUIET:
         raise InputError(f"flip_noise cannot turn the noise that a {type(pipe.scheduler).__name__} may draw: {WORKING}.")

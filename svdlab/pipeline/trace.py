@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from svdlab.errors import OutputError, TraceError
+from svdlab.errors import OutputError, TraceError, whole
 from svdlab.measure.files import write_whole
 from svdlab.pipeline.generate import Call
 from svdlab.pipeline.images import decode_latents, vae_in_turn
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
 FORMAT = "svdlab-trace-1"
 FRAMES = ("frame", "channel", "y", "x")
-KEEP = dict.fromkeys(("latents", "next_latents", "denoised", "model_output", "cond", "uncond"), FRAMES)
+KEEP: dict[str, tuple[str, ...]] = dict.fromkeys(
+    ("latents", "next_latents", "denoised", "model_output", "cond", "uncond"), FRAMES
+)
 KEEP |= {"guidance_pressure": ("frame", "y", "x")}  # what a step can keep beside modules, with its dimensions after the batch
 
 
@@ -70,35 +72,24 @@ class Trace:
         """Noise level before each kept step, "s"."""
         return np.array([step.sigma for step in self.steps])
 
-    @property
-    def latents(self) -> torch.Tensor:
-        """Latents before each step, "s f c h w"."""
-        return self["latents"]
-
-    @property
-    def denoised(self) -> torch.Tensor:
-        """The denoised estimate at each step, "s f c h w"."""
-        return self["denoised"]
-
-    @property
-    def colours(self) -> np.ndarray | None:
-        """The traced checkpoint's linear map "c+1 3" from latent channels (and 1) to RGB, computed when first asked for."""
-        return self.find_colours()
+    latents = property(lambda self: self["latents"], doc='Latents before each step, "s f c h w".')
+    denoised = property(lambda self: self["denoised"], doc='The denoised estimate at each step, "s f c h w".')
+    colours = property(
+        lambda self: self.find_colours(), doc='Linear map "c+1 3" from latent channels (and 1) to RGB, or None.'
+    )
 
     def __getitem__(self, key: str | int) -> Any:
         if not self.steps:
             raise TraceError(
-                "this trace is empty: no call of its pipeline began inside its block, or steps= names none of its steps."
+                "this trace is empty: no call of its pipeline began in its block, or steps= names none of its steps."
             )
         if isinstance(key, int):
-            if not -self.batch <= key < self.batch:
-                raise TraceError(f"sample {key} of a trace of {self.batch}: counts run from 0 to {self.batch - 1}.")
-            i = key % self.batch
-            steps = [replace(s, values={k: v[i : i + 1] for k, v in s.values.items()}) for s in self.steps]
-            return replace(self, steps=steps, batch=1, calls=self.calls[i : i + 1], images=self.images[i : i + 1])
+            one = slice(whole("sample", key, 0, self.batch - 1), key + 1)
+            steps = [replace(s, values={k: v[one] for k, v in s.values.items()}) for s in self.steps]
+            return replace(self, steps=steps, batch=1, calls=self.calls[one], images=self.images[one])
         if key not in self.names:
             raise TraceError(
-                f"this trace holds no {key!r}: it holds {', '.join(self.names)}. Ask for it by keep= or modules=."
+                f"this trace holds no {key!r}, which keep= or modules= ask for: it holds {', '.join(self.names)}."
             )
         stacked = torch.stack([step.values[key] for step in self.steps if key in step.values])
         return stacked[:, 0] if self.batch == 1 else stacked
@@ -134,14 +125,8 @@ class Trace:
             tensors[f"image/{i}"] = torch.from_numpy(np.array(image.convert("RGB")))
         if (colours := self.colours) is not None:
             tensors["colours"] = torch.from_numpy(colours)
-        header = dict(
-            format=FORMAT,
-            batch=self.batch,
-            schedule=[float(s) for s in self.schedule],
-            calls=[call.asdict() for call in self.calls],
-            label=self.label,
-            steps=[{k: getattr(s, k) for k in ("index", "sigma", "sigma_next", "timestep", "seconds")} for s in self.steps],
-        )
+        header = dict(format=FORMAT, batch=self.batch, label=self.label, schedule=self.schedule.tolist())
+        header |= dict(calls=[c.asdict() for c in self.calls], steps=[{**vars(s), "values": {}} for s in self.steps])
         try:
             with write_whole(path) as part:
                 save_file(tensors, part, metadata={"svdlab": json.dumps(header)})
@@ -169,15 +154,9 @@ class Trace:
                 images[int(name)] = Image.fromarray(value.numpy())
             else:
                 steps[int(n)].values[name] = value
-        return cls(
-            steps,
-            header["batch"],
-            np.array(header["schedule"], dtype=np.float32),
-            [Call.read(call) for call in header["calls"]],
-            header["label"],
-            [images[i] for i in sorted(images)],
-            lambda: None if colours is None else colours.numpy(),
-        )
+        schedule, calls = np.array(header["schedule"], dtype=np.float32), [Call.read(call) for call in header["calls"]]
+        find_colours = lambda: None if colours is None else colours.numpy()
+        return cls(steps, header["batch"], schedule, calls, header["label"], [images[i] for i in sorted(images)], find_colours)
 
     def to_xarray(self) -> xarray.Dataset:
         """A Dataset with a variable for each thing kept, and coordinates sigma and timestep of each step.

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import svdlab
-from svdlab.pipeline import modules
+from svdlab.pipeline import hooks as modules
 from tests import full_size as architecture
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import svdlab
-from svdlab.errors import InputError, SvdlabError, TraceError
+from svdlab.errors import InputError, TraceError
 from svdlab.pipeline import edits
 from tests.pipeline.making import TEMPORAL, hooks_of
 from tests.pipeline.making import make as make_clip
@@ -97,9 +97,8 @@ def test_nothing_is_left_behind(pipe: Any) -> None:
 def test_what_cannot_be_is_refused(pipe: Any) -> None:
     for call, kind, message in [
         (lambda: edits.image_embedding(pipe, "no-such.png"), InputError, "No such file"),
-        (lambda: edits.mix_factor(pipe, 1.0, "unet.conv_in"), TraceError, "nothing of that kind"),
+        (lambda: edits.mix_factor(pipe, 1.0, "unet.conv_in"), TraceError, "no .*time_mixer inside"),
         (lambda: edits.silence_temporal_attention(pipe, "unet.midblock"), TraceError, "Nearest"),
     ]:
-        with pytest.raises(SvdlabError, match=message) as caught, call():
-            make(pipe)
-        assert isinstance(caught.value, kind)
+        with pytest.raises(kind, match=message), call():
+            pass

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -29,10 +28,9 @@ def test_module_names(each: Any) -> None:
         (TEMPORAL, 1),
         ("unet.mid_block.attentions.*.attn1", 2),
         ([TEMPORAL, SPATIAL], 2),
-        (lambda name: name.endswith("conv_in"), 1),
     ],
 )
-def test_modules_by_name_glob_list_and_predicate(pipe: Any, which: Any, count: int) -> None:
+def test_modules_by_name_glob_and_list(pipe: Any, which: Any, count: int) -> None:
     with svdlab.trace(pipe, keep=(), modules=which) as tr:
         make(pipe, num_inference_steps=1)
     assert len(tr.names) == count
@@ -45,12 +43,9 @@ def test_modules_by_name_glob_list_and_predicate(pipe: Any, which: Any, count: i
         (2, [2]),
         (np.int64(2), [2]),
         (range(0, 9, 2), [0, 2]),
-        (slice(1, 3), [1, 2]),
-        (slice(None, None, 3), [0, 3]),
         ((1, 3), [1, 3]),
         ((1.0, 100.0), [1, 2]),
         ((100.0, 1.0), [1, 2]),
-        (lambda step: step.sigma > 100, [0]),
     ],
 )
 def test_steps_by_number_and_by_sigma(four: Any, steps: Any, kept: list[int]) -> None:
@@ -62,18 +57,17 @@ def test_steps_by_number_and_by_sigma(four: Any, steps: Any, kept: list[int]) ->
 
 
 def test_attention_weights_are_the_runs_own(pipe: Any) -> None:
-    """With equal queries every key weighs the same: 1/n, and the entropy is ln n. An edit of the queries does that."""
+    """With equal queries every key weighs the same: 1/n. An edit of the queries does that."""
     frames = pipe.unet.config.num_frames
     equal = svdlab.edit(pipe, "*attn1.to_q", lambda value, step: 0 * value, steps=1)
     with svdlab.trace(pipe, attention=(TEMPORAL, SPATIAL), queries=[(0, 0), (0.99, 0.5)]) as tr, equal:
         make(pipe)
-    temporal, spatial, entropy = tr[TEMPORAL + ".weights"], tr[SPATIAL + ".weights"], tr[TEMPORAL + ".entropy"]
+    temporal, spatial = tr[TEMPORAL + ".weights"], tr[SPATIAL + ".weights"]
     assert temporal.shape == (2, 2, frames, frames) and spatial.shape == (2, 2, frames, 2, 4, 4)
     assert torch.allclose(temporal.sum(-1), torch.ones(()), atol=1e-5)
     assert torch.allclose(spatial.sum((-1, -2)), torch.ones(()), atol=1e-5)
     assert torch.allclose(temporal[1], torch.tensor(1 / frames)) and torch.allclose(spatial[1], torch.tensor(1 / 16))
     assert not torch.allclose(temporal[0], torch.tensor(1 / frames))
-    assert torch.allclose(entropy[1], torch.tensor(math.log(frames)), atol=1e-5) and (entropy[0] < math.log(frames)).all()
     assert torch.equal(tr[TEMPORAL + ".first_frame"], temporal[..., 0])
 
 
@@ -112,8 +106,6 @@ def test_other_attention_processors_give_maps_or_are_refused() -> None:
     with torch.no_grad():
         attn.fuse_projections()
     attn.set_processor(FusedAttnProcessor2_0())
-    assert torch.allclose(maps(), plain, atol=1e-5)
-    attn.set_processor(type("Own", (), {"__call__": lambda self, attn, hidden_states, *args, **kwargs: hidden_states})())
     with pytest.raises(TraceError, match="set_default_attn_processor"):
         maps()
 

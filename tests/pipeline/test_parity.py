@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableVideoDiffusionPipeline
-from svdlab.pipeline.pipeline import ProbePipeline, resolve
 
 import svdlab
 from svdlab.errors import InputError
 from svdlab.pipeline import checkpoints
 from svdlab.pipeline.conditions import PRESETS, Conditions, UnusualConditionWarning
+from svdlab.pipeline.generate import ProbePipeline, resolve
 from tests import full_size as architecture
 
 TABLE = (Path(__file__).parents[2] / "docs/parity.md").read_text()
@@ -108,7 +108,7 @@ def test_the_image_encoder_sees_the_whole_frame_without_noise(tiny):
 def test_bounds(tiny):
     with pytest.raises(InputError, match="motion_bucket_id=-1"):
         Conditions(motion_bucket_id=-1)
-    assert Conditions(motion_bucket_id=1023, fps=200).unusual() != []
+    assert Conditions(motion_bucket_id=1023, fps=200).unusual((576, 1024)) != []
     with pytest.warns(UnusualConditionWarning, match="above 255"):
         svdlab.generate(tiny, "scene-3", motion_bucket_id=300, **FEW)
     full = architecture.build("SVD_XT")

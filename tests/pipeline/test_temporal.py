@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from svdlab.pipeline.temporal import quick_convolutions
 
 import svdlab
 from svdlab.pipeline.generate import generate_batch
+from svdlab.pipeline.sampler import quick_convolutions
 
 
 def over_time(pipe: Any) -> list[torch.nn.Module]:
