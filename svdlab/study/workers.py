@@ -218,7 +218,7 @@ class Making:
             if len(jobs) > 1:
                 raise
             self.room.acquire()
-            start = {k: {"latents": v} if k == "noise" else v for k, v in jobs[0].start.items()}  # as `generate` records it
+            start = dict(jobs[0].start)
             call = Call(jobs[0].conditions, jobs[0].seed, jobs[0].image, self.pipe.source, start, open_edits(self.pipe))
             clip = Clip(np.zeros(0), call, self.inputs[jobs[0].image], torch.zeros(0))
             self._hand_over(jobs[0], batch, self._write, self._record(jobs[0], clip, str(error)), clip)
