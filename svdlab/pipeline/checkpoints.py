@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import HfApi, constants, get_token, metadata_load, snapshot_download, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, metadata_load, snapshot_download, try_to_load_from_cache
 from huggingface_hub import errors as hub
 from transformers import CLIPImageProcessorPil
 from transformers.utils import logging as transformers_logging
@@ -45,14 +45,6 @@ PARTS = rf"({'|'.join(CLASSES)}|feature_extractor)"
 SMALL = rf"{PARTS}/\w*config\.json|model_index\.json|{METADATA}|(README|LICENSE|NOTICE)(\.\w+)?"
 LAYOUT = "svdlab loads safetensors in diffusers' layout, no pickles and no single files"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-LOGIN = "`hf auth login`, HF_TOKEN or token="
-
-
-class Secret(str):
-    """A token that no repr shows: not a debugger's, nor a traceback that prints variables."""
-
-    def __repr__(self) -> str:
-        return "'***'"
 
 
 def load_pipeline(
@@ -64,7 +56,6 @@ def load_pipeline(
     offload: str | None = None,
     compile: bool = False,
     revision: str | None = None,
-    token: str | None = None,
     local_files_only: bool = False,
 ) -> ProbePipeline:
     """Load a checkpoint as a ProbePipeline: diffusers' pipeline, which `generate`, `trace` and `sweep` understand.
@@ -77,10 +68,9 @@ def load_pipeline(
     CUDA, then MPS, then CPU. dtype: float32, float16 or bfloat16, of torch or by name; default float16 on CUDA and MPS,
     float32 on the CPU. variant: of the weight files; default "fp16" for float16 where there is one. offload: "model" (part
     by part) or "sequential" (layer by layer). compile: torch.compile the UNet. revision: branch, tag or commit on the hub;
-    the commit is recorded. token: for the hub, otherwise `hf auth login` or HF_TOKEN; stored nowhere. local_files_only: use
-    the hub's cache alone. Raises InputError, or CheckpointError (an OSError). The licence line is printed once.
+    the commit is recorded. local_files_only: use the hub's cache alone. The token for a gated one is huggingface_hub's own
+    (`hf auth login`, HF_TOKEN). Raises InputError, or CheckpointError (an OSError). The licence line is printed once.
     """
-    token = Secret(token) if token is not None else None
     accelerator = torch.accelerator.current_accelerator(check_available=True)  # CUDA, MPS
     here = [*([accelerator.type] if accelerator else []), "cpu"]
     device = str(device or here[0])
@@ -90,7 +80,7 @@ def load_pipeline(
         raise InputError(f"offload={offload!r} moves weights to an accelerator: leave it out with device='cpu'.")
     name, folder = locate(checkpoint)
     if folder is None:
-        folder = _fetch(name, DTYPES[dtype], variant, revision, token, local_files_only)
+        folder = _fetch(name, DTYPES[dtype], variant, revision, local_files_only)
     elif revision not in (None, _commit(folder)):
         raise InputError(f"revision={revision!r}: {folder} is a folder; revisions are for hub ids.")
     pipe = _read(name, folder, DTYPES[dtype], variant)
@@ -152,24 +142,18 @@ def hash_weights(folder: Path, files: list[str]) -> str:
     return hashlib.sha256("".join(f"{name}\0{sha(name)}\n" for name in names).encode()).hexdigest()
 
 
-def explain(error: Exception, repo_id: str, token: str | None = None) -> str:
-    """What the hub's client raised, as one message without tokens: what happened and what to do."""
-    page = f"{constants.ENDPOINT}/{repo_id}"
+def explain(error: Exception, repo_id: str) -> str:
+    """What the hub's client raised, as one sentence: what happened and what to do."""
+    page, login = f"{constants.ENDPOINT}/{repo_id}", "log in (`hf auth login`, or HF_TOKEN)"
     if isinstance(error, hub.GatedRepoError):
-        text = f"is gated: accept its licence at {page}, and give a token of that account ({LOGIN})."
-    elif isinstance(error, hub.RepositoryNotFoundError):
-        text = f"does not exist, or is private: check the name at {page}, or give a token ({LOGIN})."
-    else:
-        words = getattr(error, "server_message", None) or str(error).strip().partition("\n")[0]
-        text = f"could not be fetched from {constants.ENDPOINT} ({type(error).__name__}: {words}). Load again to go on."
-    for secret in filter(None, (token, get_token())):
-        text = text.replace(str(secret), "***")
-    return f"{repo_id} {text}"
+        return f"{repo_id} is gated: accept its licence at {page}, and {login} with that account."
+    if isinstance(error, hub.RepositoryNotFoundError):
+        return f"{repo_id} does not exist, or is private: check the name at {page}, or {login}."
+    words = getattr(error, "server_message", None) or str(error).strip().partition("\n")[0]
+    return f"{repo_id} could not be fetched from {constants.ENDPOINT} ({type(error).__name__}: {words}). Load again to go on."
 
 
-def _fetch(
-    repo_id: str, dtype: torch.dtype, variant: str | None, revision: str | None, token: str | None, local_files_only: bool
-) -> Path:
+def _fetch(repo_id: str, dtype: torch.dtype, variant: str | None, revision: str | None, local_files_only: bool) -> Path:
     """The hub's snapshot of the files that are needed; what is in the cache, with a warning, where the hub cannot be asked.
 
     Errors are raised apart from the client's own, whose frames hold the request and with it the token.
@@ -178,13 +162,13 @@ def _fetch(
     online = not (local_files_only or constants.is_offline_mode())
     if online:
         try:
-            siblings = HfApi(token=token).model_info(repo_id, revision=revision).siblings or []
+            siblings = HfApi().model_info(repo_id, revision=revision).siblings or []
             files = choose_files([f.rfilename for f in siblings], dtype, variant, repo_id)[1]
-            return Path(snapshot_download(repo_id, revision=revision, token=token, allow_patterns=files))
+            return Path(snapshot_download(repo_id, revision=revision, allow_patterns=files))
         except CheckpointError:
             raise
         except Exception as error:  # whatever the client raises: HTTP errors, timeouts, a full disk
-            told = explain(error, repo_id, token)
+            told = explain(error, repo_id)
     cached = try_to_load_from_cache(repo_id, "model_index.json", revision=revision)
     if not isinstance(cached, str):
         raise CheckpointError(told)
@@ -218,14 +202,9 @@ def _read(name: str, folder: Path, dtype: torch.dtype, variant: str | None) -> P
         show_licence(name, source.licence)
         for lib in bars:
             lib.disable_progress_bar()
-        pipe = ProbePipeline.from_pretrained(
-            str(folder),
-            dtype=dtype,
-            variant=variant,
-            use_safetensors=True,
-            local_files_only=True,
-            feature_extractor=CLIPImageProcessorPil(),  # SVD's own, given here so that transformers asks for no torchvision
-        )
+        own = dict(feature_extractor=CLIPImageProcessorPil())  # SVD's; given here, transformers asks for no torchvision
+        safe: dict[str, Any] = dict(variant=variant, use_safetensors=True, local_files_only=True)
+        pipe = ProbePipeline.from_pretrained(str(folder), dtype=dtype, **safe, **own)
     except Exception as error:  # safetensors, diffusers and transformers each have their own for a damaged file
         raise CheckpointError(f"{folder} could not be loaded: {error} Damaged files: see `hf cache verify`.") from error
     finally:

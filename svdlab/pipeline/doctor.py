@@ -4,7 +4,7 @@
     ['checkpoint', 'ok']
     >>> accept(load_pipeline("SVD_1_1", offload="model"), num_frames=8)                # doctest: +SKIP
 
-Both are tables with a row per check: check, status (ok, warning, failed), found, advice. No token is in them.
+Both are tables with a row per check: check, status (ok, warning, failed), found, advice.
 """
 
 from __future__ import annotations
@@ -32,12 +32,11 @@ from svdlab.pipeline.edits import branch
 from svdlab.pipeline.generate import ProbePipeline, generate, generate_batch
 from svdlab.pipeline.hooks import trace
 
-GB = 1e9
 # Allowed: largest difference over the spread (max - min) of what is compared.
 ALLOWED = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
-def report(checkpoint: str | None = None, *, token: str | None = None, online: bool = True) -> pd.DataFrame:
+def report(checkpoint: str | None = None, *, online: bool = True) -> pd.DataFrame:
     """Packages, device, memory, disk, ffmpeg, and whether a checkpoint is here or may be fetched.
 
     >>> report(online=False).columns.tolist()
@@ -45,7 +44,7 @@ def report(checkpoint: str | None = None, *, token: str | None = None, online: b
 
     checkpoint: one that has to be had; None asks after SVD 1.1, and only warns where it is not. online: ask the hub.
     """
-    found, advice = _checkpoint(checkpoint or "SVD_1_1", token, online and not constants.is_offline_mode())
+    found, advice = _checkpoint(checkpoint or "SVD_1_1", online and not constants.is_offline_mode())
     lacking = "ok" if not advice else "failed" if checkpoint else "warning"
     rows = [*_machine(), ("checkpoint", lacking, found, advice)]
     table = pd.DataFrame(rows, columns=["check", "status", "found", "advice"])
@@ -61,28 +60,28 @@ def _machine() -> Iterator[tuple[str, str, str, str]]:
             wrong.append(f"{need.name} is {version or 'not installed'} and should be {need.specifier or 'there'}")
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, diffusers {metadata.version('diffusers')}"
     yield "packages", "failed" if wrong else "ok", versions, f"{'; '.join(wrong)}: `make setup` installs what was tried"
-    if torch.cuda.is_available():
-        free, total = torch.cuda.mem_get_info(0)
-        name = f"{torch.cuda.get_device_name(0)}, {free / GB:.1f} of {total / GB:.1f} GB free"
-        yield "device", "ok" if free > 6 * GB else "warning", name, "load with offload='model', and choose fewer frames"
-    else:
-        mps = torch.backends.mps.is_available()
-        name = "Apple GPU (MPS)" if mps else f"CPU, {os.cpu_count()} cores"
-        yield "device", "ok" if mps else "warning", name, "enough for the organism; a clip of SVD takes hours on a CPU"
-    free = psutil.virtual_memory().available
-    status = "ok" if free > 8 * GB else "warning" if free > 2 * GB else "failed"
-    yield "memory", status, f"{free / GB:.1f} GB free", "loading SVD takes about 5 GB in half precision, 10 GB in float32"
+    gpu = torch.accelerator.current_accelerator(check_available=True)
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else str(gpu or f"CPU, {os.cpu_count()} cores")
+    yield "device", "ok" if gpu else "warning", device, "enough for the organism; a clip of SVD takes hours on a CPU"
     cache = Path(constants.HF_HUB_CACHE).absolute()
-    free = shutil.disk_usage(next(p for p in (cache, *cache.parents) if p.exists())).free
-    status = "ok" if free > 6 * GB else "warning"
-    yield "disk", status, f"{free / GB:.1f} GB free at {cache}", "SVD takes about 5 GB: set HF_HOME"
+    room = {
+        "memory": (psutil.virtual_memory().available, "loading SVD takes about 5 GB in half precision, 10 GB in float32"),
+        f"disk at {cache}": (
+            shutil.disk_usage(next(p for p in cache.parents if p.exists())).free,
+            "SVD takes 5 GB: set HF_HOME",
+        ),
+    }
+    if torch.cuda.is_available():
+        room["memory of the GPU"] = torch.cuda.mem_get_info()[0], "load with offload='model', and choose fewer frames"
+    for what, (free, advice) in room.items():
+        yield what.split()[0], "ok" if free > 6e9 else "warning", f"{free / 1e9:.1f} GB free, {what}", advice
     try:
         yield "ffmpeg", "ok", imageio_ffmpeg.get_ffmpeg_version(), ""
     except (OSError, RuntimeError) as error:
         yield "ffmpeg", "failed", str(error), "pip install imageio-ffmpeg"
 
 
-def _checkpoint(checkpoint: str, token: str | None, online: bool) -> tuple[str, str]:
+def _checkpoint(checkpoint: str, online: bool) -> tuple[str, str]:
     """What was found, and what to do where it is not to be had."""
     try:
         name, folder = locate(checkpoint)
@@ -94,9 +93,9 @@ def _checkpoint(checkpoint: str, token: str | None, online: bool) -> tuple[str, 
     if folder or not online:
         return f"{name} is not here", "load it once with network access" if folder is None else "it has no model_index.json"
     try:
-        HfApi(token=token).auth_check(name)
+        HfApi().auth_check(name)
     except Exception as error:  # whatever the client raises
-        return "not to be had from here", explain(error, name, token)
+        return "not to be had from here", explain(error, name)
     return f"{name} may be downloaded", ""
 
 
@@ -128,9 +127,7 @@ def accept(pipe: ProbePipeline, image: Any = "astronaut", **conditions: Any) -> 
         ("conditions in a batch are kept apart", both[1].latents, single.latents, allowed),
         ("the traced estimate leads to the next latents", euler, following, allowed),
     ]
-    table = pd.DataFrame(
-        [(check, _deviation(a, b), most) for check, a, b, most in rows], columns=["check", "deviation", "allowed"]
-    )
+    table = pd.DataFrame([{"check": check, "deviation": _deviation(a, b), "allowed": most} for check, a, b, most in rows])
     found = [f"deviation {d:.2g}, allowed {a:.2g}" for d, a in zip(table["deviation"], table["allowed"], strict=True)]
     return table.assign(status=np.where(table["deviation"] <= table["allowed"], "ok", "failed"), found=found, advice="")
 

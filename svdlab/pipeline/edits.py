@@ -7,13 +7,12 @@
     >>> again = branch(pipe, tr, step=12, motion_bucket_id=30)
 
 Edits nest with `svdlab.edit` and `svdlab.trace`, take the same `steps=`, and like those leave nothing behind.
-`blocks` are names or globs of parts of the UNet, such as "unet.mid_block*" or "*up_blocks.1*".
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -21,9 +20,8 @@ import torch
 from svdlab.errors import InputError, TraceError
 from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.generate import Clip, ProbePipeline, Start, generate_batch
-from svdlab.pipeline.hooks import chosen_steps, edit, select_modules
+from svdlab.pipeline.hooks import TEMPORAL, edit, select_modules
 from svdlab.pipeline.images import prepare_image
-from svdlab.pipeline.sampler import listen, running
 from svdlab.pipeline.trace import Trace
 
 ONE_STEP = ("EulerDiscrete", "EulerAncestralDiscrete", "EDMEuler", "DDIM", "DDPM", "LCM")  # schedulers without a memory
@@ -52,49 +50,14 @@ def silence_temporal_attention(
 
     >>> with svdlab.edits.silence_temporal_attention(pipe, "*up_blocks*", steps=range(10)): pass
 
-    Frames still exchange something through the temporal convolutions (see `mix_factor`).
+    blocks: names or globs of parts of the UNet, such as "unet.mid_block*" or "*up_blocks.1*". Frames still exchange something
+    through the temporal convolutions.
     """
-    found = _inside(pipe, blocks, "*.temporal_transformer_blocks.*.attn1")
-    return edit(pipe, list(found), lambda value, step: scale * value, steps=steps)
-
-
-@contextmanager
-def mix_factor(
-    pipe: ProbePipeline, scale: float, blocks: str | Iterable[str] = "unet", *, steps: Any = None
-) -> Iterator[None]:
-    """Scale the learned mix_factor of each block's time_mixer m, of which sigmoid(m) is the share of the spatial branch.
-
-    >>> with svdlab.edits.mix_factor(pipe, 0.0): pass         # every block: half spatial, half temporal
-    >>> with svdlab.edits.mix_factor(pipe, 2.0, "unet.up_blocks*"): pass
-
-    The parameter itself is not touched: only what this pipeline's own run reads from it.
-    """
-    mixers, wanted = _inside(pipe, blocks, "*.time_mixer"), chosen_steps(steps)
-
-    def mix(module: Any, args: tuple, given: dict[str, Any], output: torch.Tensor) -> torch.Tensor | None:
-        run = running(listener)
-        if run is None or not wanted(run.step) or scale == 1:
-            return None
-        spatial, temporal = given["x_spatial"], given["x_temporal"]
-        alpha = module.get_alpha(given.get("image_only_indicator"), spatial.ndim)
-        # 1 where the module takes a frame for a lone image
-        share = torch.where(alpha == 1, alpha, (scale * alpha.logit()).sigmoid()).to(spatial.dtype)
-        share = 1.0 - share if module.switch_spatial_to_temporal_mix else share
-        return share * spatial + (1.0 - share) * temporal
-
-    with listen(pipe, lambda name, value, run: value, edits="mix_factor") as listener, ExitStack() as stack:
-        for module in mixers.values():
-            stack.callback(module.register_forward_hook(mix, with_kwargs=True, prepend=True).remove)
-        yield
-
-
-def _inside(pipe: ProbePipeline, blocks: str | Iterable[str], kind: str) -> dict[str, torch.nn.Module]:
-    """Modules of a kind that are, or lie in, the given blocks."""
     within = tuple(f"{block}." for block in select_modules(pipe, blocks))
-    found = {name: m for name, m in select_modules(pipe, kind).items() if f"{name}.".startswith(within)}
+    found = [name for name in select_modules(pipe, TEMPORAL) if f"{name}.".startswith(within)]
     if not found:
-        raise TraceError(f"blocks={blocks!r}: there is no {kind} inside.")
-    return found
+        raise TraceError(f"blocks={blocks!r}: there is no temporal self-attention inside.")
+    return edit(pipe, found, lambda value, step: scale * value, steps=steps)
 
 
 def branch(pipe: ProbePipeline, trace: Trace, step: int, *, decode: bool = True, **changes: Any) -> Clip:

@@ -30,7 +30,7 @@ from svdlab.errors import InputError, TraceError
 from svdlab.pipeline.sampler import EDITABLE, Denoising, Listener, ProbePipeline, Step, listen, running
 from svdlab.pipeline.trace import KEEP, Trace, colour_map
 
-ATTENTION = {"temporal": "unet*.temporal_transformer_blocks.*.attn1", "spatial": "unet*.transformer_blocks.*.attn1"}
+TEMPORAL = "unet*.temporal_transformer_blocks.*.attn1"
 Fn = Callable[[torch.Tensor, Step], "torch.Tensor | None"]
 
 
@@ -104,7 +104,6 @@ def trace(
     keep: Sequence[str] = ("latents", "denoised"),
     modules: str | Iterable[str] = (),
     attention: str | Iterable[str] = (),
-    queries: Sequence[tuple[float, float]] = ((0.5, 0.5),),
     steps: Any = None,
 ) -> Iterator[Trace]:
     """Keep what one call of the pipeline computes, moved to the CPU step by step.
@@ -118,10 +117,9 @@ def trace(
     at steps that a guidance interval leaves unguided, where no unconditional half is computed.
     modules: names, globs, or a list; outputs are kept as "s half ...", halves being unconditional and conditional where
     guided. A module that runs several times in a step is kept as name, name#2, ...
-    attention: "temporal" or "spatial", or names of self-attention modules (attn1). Kept as name.weights; temporal: frames by
-    frames at each site, mean over sites and heads, "s half query key", with name.first_frame "s half query", the weight on
-    frame 0; spatial: sites by sites, from `queries`, positions (y, x) as fractions of the frame, "s half f position y x",
-    mean over heads. Attention to the image (attn2) has one key, so its weights are 1.
+    attention: "temporal" for all temporal self-attention, or names of such modules. Kept as name.weights, "s half query key",
+    frames by frames, mean over sites and heads, and name.first_frame, "s half query", the weight on frame 0. (Attention to the
+    image has one key, so its weights are 1.)
     steps: numbers from 0, or two floats as a range of sigma.
 
     One block traces one call. Raises InputError or TraceError, with the nearest names, for what does not exist, and during the
@@ -132,19 +130,16 @@ def trace(
     keep = (keep,) if isinstance(keep, str) else tuple(keep)
     if unknown := [name for name in keep if name not in KEEP]:
         raise InputError(f"keep={keep!r}: {unknown[0]!r} is none of {', '.join(KEEP)}.")
-    if not all(len(query) == 2 and all(0 <= v <= 1 for v in query) for query in queries):
-        raise InputError(f"queries={queries!r}: give positions (y, x) as fractions of the frame, such as ((0.5, 0.5),).")
-    chosen, kinds = select_modules(pipe, modules), [attention] if isinstance(attention, str) else attention
-    maps = select_modules(pipe, [ATTENTION.get(kind, kind) for kind in kinds], others=ATTENTION)
-    if odd := [name for name in maps if not name.endswith(".attn1")]:
-        raise TraceError(f"{odd[0]} is no self-attention (attn1); attention to the image has one key: its map is 1.")
+    chosen, maps = select_modules(pipe, modules), select_modules(pipe, TEMPORAL if attention == "temporal" else attention)
+    if odd := [name for name in maps if not fnmatch.fnmatch(name, TEMPORAL)]:
+        raise TraceError(f"{odd[0]} is no temporal self-attention (attn1); attention to the image has one key: its map is 1.")
     record = _Recorder(keep, chosen_steps(steps), [*chosen, *(f"{name}.weights" for name in maps)])
     record.trace.label, record.trace.find_colours = pipe.source.label, cache(partial(colour_map, pipe))
     with listen(pipe, record.hear) as record.listener, ExitStack() as stack:
         for name, module in chosen.items():
             stack.callback(module.register_forward_hook(record.output_of(name)).remove)
         for name, module in maps.items():
-            for hooked, hook in record.attention_of(name, module, queries):
+            for hooked, hook in record.attention_of(name, module):
                 stack.callback(hooked.register_forward_hook(hook).remove)
         yield record.trace
 
@@ -224,7 +219,7 @@ class _Recorder:
 
         return hook
 
-    def attention_of(self, name: str, attn: Any, queries: Sequence) -> list[tuple[torch.nn.Module, Callable]]:
+    def attention_of(self, name: str, attn: Any) -> list[tuple[torch.nn.Module, Callable]]:
         """Hooks that catch the call's own queries and keys, and one that makes maps of them when the module is done."""
         caught: dict[str, torch.Tensor] = {}
 
@@ -241,30 +236,13 @@ class _Recorder:
             if len(caught) < 2:
                 own = f"{name} computes its queries and keys in a {type(attn.processor).__name__}, past to_q and to_k"
                 raise TraceError(f"{own}: there is no map. Call pipe.unet.set_default_attn_processor() first.")
-            q, k = caught.pop("q"), caught.pop("k")
-            if ".temporal_" in name:
-                weights = self.by_sample(_temporal(attn, q, k, run.halves * len(run.latents)), run)
-                self.store(f"{name}.first_frame", weights[..., 0])
-            else:
-                weights = self.by_sample(_spatial(attn, q, k, run.latents.shape[-2:], queries), run)
+            n = run.halves * len(run.latents)  # one at a time, to bound the memory
+            each = zip(caught.pop("q").chunk(n), caught.pop("k").chunk(n), strict=True)
+            weights = self.by_sample(torch.stack([_weights(attn, q, k).mean((0, 1)) for q, k in each]), run)
             self.store(f"{name}.weights", weights)
+            self.store(f"{name}.first_frame", weights[..., 0])
 
         return [(attn.to_q, catch("q")), (attn.to_k, catch("k")), (attn, finish)]
-
-
-def _temporal(attn: Any, q: torch.Tensor, k: torch.Tensor, rows: int) -> torch.Tensor:
-    """Mean weights "row query key" of q, k "(row site) frame (head d)", a row at a time, to bound the memory."""
-    return torch.stack([_weights(attn, a, b).mean((0, 1)) for a, b in zip(q.chunk(rows), k.chunk(rows), strict=True)])
-
-
-def _spatial(attn: Any, q: torch.Tensor, k: torch.Tensor, size: Sequence[int], queries: Sequence) -> torch.Tensor:
-    """Mean weights "(row frame) position y x" of q, k "(row frame) site (head d)". size: of the latents."""
-    h, w = size
-    while h * w > q.shape[1]:  # the UNet's levels halve the latents' size
-        h, w = (h + 1) // 2, (w + 1) // 2
-    sites = [min(int(y * h), h - 1) * w + min(int(x * w), w - 1) for y, x in queries]
-    each = zip(q[:, sites].split(1), k.split(1), strict=True)
-    return torch.cat([_weights(attn, a, b).mean(1) for a, b in each]).unflatten(-1, (h, w))
 
 
 def _weights(attn: Any, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
