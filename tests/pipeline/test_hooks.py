@@ -289,7 +289,6 @@ def test_an_edit_of_the_conditions_is_the_condition(pipe: Any) -> None:
         (dict(modules="vae.decoder"), "no module"),
         (dict(attention=TEMPORAL.replace("attn1", "attn2")), "one key"),
         (dict(attention="unet.mid_block"), "attn1"),
-        (dict(attention="temporl"), "temporal"),
         (dict(keep=("latents", "noise")), "guidance_pressure"),
         (dict(steps=-1), "step numbers"),
         (dict(steps=[0, 1.5]), "step numbers"),
