@@ -42,7 +42,7 @@ from svdlab.probes.stimuli import Stimuli, through_autoencoder
 from svdlab.stats import effects
 from svdlab.stats.effects import Effect
 from svdlab.study import plans
-from svdlab.study.measures import as_measures
+from svdlab.study.identity import as_measures
 from svdlab.study.sweep import sweep
 
 # --- checks -----------------------------------------------------------------------------------------------------------

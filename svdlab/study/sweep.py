@@ -39,7 +39,7 @@ from svdlab.pipeline.images import FLIPS, image_hash, prepare_image
 from svdlab.pipeline.sampler import open_edits
 from svdlab.pipeline.trace import KEEP
 from svdlab.study import identity, ledger, plans
-from svdlab.study.measures import Measure, as_measures
+from svdlab.study.identity import Measure, as_measures
 from svdlab.study.plans import grid
 from svdlab.study.workers import How, Job, Making, make_by
 
@@ -75,7 +75,7 @@ def sweep(
 
     plan: see `svdlab.study.plans`; a DataFrame, a list of rows, or a file. out: the study's folder. image: for the rows where
     the plan has no column `image`. measure: "motion", "fidelity", "published", functions of a `Clip` that return a number or
-    a dict, or `functools.partial`s of them (see `svdlab.study.measures`). keep: names that `svdlab.trace` keeps, or a dict of
+    a dict, or `functools.partial`s of them (see `svdlab.study.identity`). keep: names that `svdlab.trace` keeps, or a dict of
     its arguments. batch_size: clips in one call; halved where memory runs out. executor: any `concurrent.futures.Executor`;
     its workers load pipelines of their own from where this one came. threads: that make batches side by side, with a share
     of torch's threads each; "auto" takes on a CPU as many as torch has, up to four. retry_failed: make rows again that came

@@ -43,7 +43,7 @@ from svdlab.pipeline.hooks import trace
 from svdlab.pipeline.sampler import open_edits, quick_convolutions
 from svdlab.pipeline.trace import Trace, colour_map
 from svdlab.study import identity, ledger
-from svdlab.study.measures import Measure, measure_clip, missing_measures
+from svdlab.study.identity import Measure, measure_clip, missing_measures
 
 BUSY_WAIT = 0.2  # s between looks at runs that another process is making
 CLIPS_IN_MEMORY = 2  # decoded: one being measured and written, one being decoded or waiting

@@ -18,7 +18,7 @@ from svdlab.errors import InputError, MissingExtraError
 from svdlab.pipeline.conditions import PRESETS, Conditions
 from svdlab.probes import Check, Probe, Stimuli, Study
 from svdlab.stats.effects import Effect, mean
-from svdlab.study.measures import as_measures
+from svdlab.study.identity import as_measures
 from tests.probes.conftest import FAST, table_of
 from tests.small import save_checkpoint
 

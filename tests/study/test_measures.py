@@ -18,7 +18,7 @@ import pytest
 
 import svdlab
 from svdlab.errors import InputError
-from svdlab.study.measures import Measure, as_measures, measure_clip, missing_measures
+from svdlab.study.identity import Measure, as_measures, measure_clip, missing_measures
 
 ROOT = Path(__file__).parents[2]
 CLIP: Any = SimpleNamespace(frames=np.linspace(0, 1, 4 * 8 * 8 * 3).reshape(4, 8, 8, 3), playback_fps=None)
@@ -62,7 +62,7 @@ def test_the_whole_module_of_a_function_counts(tmp_path: Path, monkeypatch: pyte
 
 ASK = """
 import sys
-from svdlab.study.measures import as_measures
+from svdlab.study.identity import as_measures
 import svdlab
 def mine(clip):
     return svdlab.motion.summary(clip.frames)["flow_px"]
