@@ -197,9 +197,9 @@ def report(
     \b
     Example: svdlab report results/00-tour
     """
-    from svdlab.study import report as reports
+    from svdlab.study import notebooks
 
-    page = reports.write(folder, out)
+    page = notebooks.report(folder, out)
     print(f"{page}  {page.stat().st_size / 1e6:.1f} MB")
 
 

@@ -1,34 +1,49 @@
-"""Run notebooks with parameters: one, or one for each point of a grid.
+"""Run notebooks with parameters, one or one for each point of a grid; and put what a study left onto one page.
 
     >>> run("01-conditioning-sweep", motion_bucket_id=[40, 200])                       # doctest: +SKIP
     >>> table = run_grid("01-conditioning-sweep", {"fps": [6, 12]}, jobs=2)            # doctest: +SKIP
+    >>> report(out, "study.html")
+    PosixPath('study.html')
 
 papermill executes; a parameter that the notebook does not have, of which papermill only warns, raises before anything runs.
+The page opens from disk, without a server or a network, and holds no script.
 """
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import pandas as pd
 import yaml
+from markdown_it import MarkdownIt
+from markupsafe import Markup
 
+from svdlab import __version__
 from svdlab.errors import InputError, MissingExtraError, RunError
+from svdlab.measure import video
 from svdlab.measure.files import hash_facts, hash_file, plain, write_whole
-from svdlab.study import plans
+from svdlab.show.labels import axis, name, number
+from svdlab.show.page import Folded, Media, page
+from svdlab.study import ledger, plans
 
-POINT = "point.json"
 NOTEBOOKS = (Path(__file__).parents[2] / "notebooks", Path("notebooks"))
 KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+CLIPS, ROWS = 36, 200  # of a study's runs that are on its page
+MEASURES = ("camera", "camera_px", "object_px", "flow_px", "drift_ssim_last", "flicker_mae")
+VERSIONS = ("svdlab", "torch", "diffusers", "dtype", "device", "checkpoint", "revision", "weights", "made")
+TAGS = "table caption thead tbody tr th td figure figcaption video img div p span pre code b i em strong br ul ol li"
+ATTRIBUTES = "src alt colspan rowspan controls loop muted autoplay playsinline width aria-label"
 
 
 def run(notebook: str | Path, /, out: str | Path | None = None, *, progress: bool = True, **parameters: Any) -> Path:
@@ -61,8 +76,7 @@ def run_grid(
     `results/<name>-grid/`), named by a hash of its parameters and of the notebook; points that are done are not run again.
     A point that fails does not stop the others. points.csv in `out` is the table. Raises InputError before anything runs.
     """
-    path = find(notebook)
-    axes = read_grid(grid)
+    path, axes = find(notebook), read_grid(grid)
     if "out" in axes:
         raise InputError("the grid sets 'out': each point is given a folder of its own below out=.")
     points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
@@ -74,22 +88,21 @@ def run_grid(
     def row(point: dict[str, Any]) -> dict[str, Any]:
         folder = root / hash_facts({"notebook": text, "parameters": point})
         with suppress(OSError, ValueError):  # not run yet, or interrupted
-            done = json.loads((folder / POINT).read_text())
+            done: dict[str, Any] = json.loads((folder / "point.json").read_text())
             if done["status"] == "done":
-                return dict(done)
+                return done
         cell, error = _execute(path, folder, point, progress=False)
         cells = {k: v if isinstance(v, (int, float, str, bool)) else json.dumps(plain(v)) for k, v in point.items()}
-        status = dict(status="failed" if error else "done", cell=cell, error=error, notebook=str(folder / path.name))
-        with write_whole(folder / POINT) as part:
-            part.write_text(json.dumps({**cells, **status}))
-        return {**cells, **status}
+        cells |= dict(status="failed" if error else "done", cell=cell, error=error, notebook=str(folder / path.name))
+        with write_whole(folder / "point.json") as part:
+            part.write_text(json.dumps(cells))
+        return cells
 
     from tqdm.auto import tqdm
 
-    share = os.environ.get(
-        "OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs))
-    )  # kernels side by side share the cores
-    with patch.dict(os.environ, OMP_NUM_THREADS=share), ThreadPoolExecutor(jobs) as pool:
+    share = str(max(1, (os.cpu_count() or 1) // jobs))  # kernels side by side share the cores
+    threads = os.environ.get("OMP_NUM_THREADS", share)
+    with patch.dict(os.environ, OMP_NUM_THREADS=threads), ThreadPoolExecutor(jobs) as pool:
         table = pd.DataFrame(list(tqdm(pool.map(row, points), total=len(points), desc=path.stem, unit="notebook")))
     with write_whole(root / "points.csv") as part:
         table.to_csv(part, index=False)
@@ -102,11 +115,10 @@ def find(notebook: str | Path) -> Path:
     if path.suffix == ".ipynb" and path.is_file():
         return path
     there = {found.stem: found for place in NOTEBOOKS for found in sorted(place.glob("*.ipynb"))}
-    if path.name.removesuffix(".ipynb") not in there:
-        raise InputError(
-            f"no notebook {str(notebook)!r}: give the path of an .ipynb, or {', '.join(sorted(there)) or 'none'}."
-        )
-    return there[path.name.removesuffix(".ipynb")]
+    stem = path.name.removesuffix(".ipynb")
+    if stem not in there:
+        raise InputError(f"no notebook {str(notebook)!r}: give a path, or {', '.join(sorted(there)) or 'none'}.")
+    return there[stem]
 
 
 def parameters_of(notebook: str | Path) -> dict[str, str]:
@@ -117,13 +129,13 @@ def parameters_of(notebook: str | Path) -> dict[str, str]:
 def check_parameters(path: Path, parameters: Mapping[str, Any]) -> None:
     """Raises InputError for a parameter that the notebook does not have, or of another type than it declares."""
     known = parameters_of(path)
-    for name, value in parameters.items():
-        if name not in known:
+    for key, value in parameters.items():
+        if key not in known:
             listed = ", ".join(f"{k} ({kind})" for k, kind in known.items()) or "none"
-            raise InputError(f"{path.name} has no parameter {name!r}: it has {listed}.")
-        wanted = KINDS.get(known[name], (object,))
+            raise InputError(f"{path.name} has no parameter {key!r}: it has {listed}.")
+        wanted = KINDS.get(known[key], (object,))
         if not isinstance(value, wanted) or (isinstance(value, bool) and wanted in (KINDS["int"], KINDS["float"])):
-            raise InputError(f"{path.name}: {name}={value!r} is a {type(value).__name__}, and it declares {known[name]}.")
+            raise InputError(f"{path.name}: {key}={value!r} is a {type(value).__name__}, and it declares {known[key]}.")
 
 
 def read_value(text: str) -> Any:
@@ -142,13 +154,11 @@ def read_value(text: str) -> Any:
 
 def read_grid(grid: Mapping[str, Any] | str | Path) -> dict[str, list[Any]]:
     """A grid, or a YAML file of one, as parameter -> list of values; a single value is a list of one."""
-    if not isinstance(grid, Mapping):
-        grid = plans.read_yaml(Path(grid))
-    if not isinstance(grid, Mapping) or not grid:
+    found = grid if isinstance(grid, Mapping) else plans.read_yaml(Path(grid))
+    if not isinstance(found, Mapping) or not found:
         raise InputError("a grid maps parameters to lists of values, as in  fps: [6, 12].")
-    many = lambda axis: isinstance(axis, Iterable) and not isinstance(axis, (str, Mapping))
-    axes = {str(name): list(axis) if many(axis) else [axis] for name, axis in grid.items()}
-    if empty := [name for name, axis in axes.items() if not axis]:
+    axes = {str(key): list(axis) if isinstance(axis, (list, tuple, range)) else [axis] for key, axis in found.items()}
+    if empty := [key for key, axis in axes.items() if not axis]:
         raise InputError(f"{empty[0]} has no values: the grid would be empty.")
     return axes
 
@@ -173,3 +183,112 @@ def _papermill() -> Any:
     except ImportError as error:
         raise MissingExtraError("running notebooks needs papermill: pip install 'svdlab[notebooks]'.") from error
     return papermill
+
+
+# --- the page of a study ----------------------------------------------------------------------------------------------
+
+
+def report(folder: str | Path, out: str | Path | None = None) -> Path:
+    """Make the page of a study; `out` defaults to report.html in its folder.
+
+    folder: what a notebook or a sweep left. The page holds its executed notebook, else its figures (PNG) and videos (MP4);
+    then its runs (`runs/` in the folder, or in `ledger/`). Raises InputError where there is nothing of it, OutputError where
+    the page cannot be written.
+    """
+    folder = Path(folder).expanduser()
+    study = next((p for p in (folder, folder / "ledger") if (p / "runs").is_dir()), folder)
+    notebook = next(iter(sorted(folder.glob("*.ipynb"))), None)
+    records = list(ledger.survey(study))
+    media = [Media(path, path.stem) for kind in ("*.png", "*.mp4") for path in sorted(folder.glob(kind))]
+    body = list(_story(notebook)) if notebook else media
+    if not body and not records:
+        raise InputError(f"{folder} holds no notebook, figure, video or run: nothing to report.")
+    facts = [_facts(record) for record in records]
+    listed = lambda key: "; ".join(sorted({str(f[key]) for f in facts if f.get(key)}))
+    head = [f"Report of {datetime.now(UTC):%Y-%m-%d}, by svdlab {__version__}."]
+    if records:
+        done = sum(record["status"] == "done" for record in records)
+        head.append(f"{len(records)} runs, {done} of them done, on {listed('checkpoint')}.")
+    sections = {"": [*head, *body], **(_runs(ledger.table(study, records)) if records else {})}
+    versions = [(key, listed(key)) for key in VERSIONS if listed(key)] or [("svdlab", __version__)]
+    sections |= {"Versions": [pd.DataFrame(versions, columns=["what", "which"])], "Notice": [Folded(video.notice())]}
+    licence = f"Licence of the weights: {listed('licence') or 'not recorded'}. The clips are made by a generative model."
+    target = Path(out).expanduser() if out is not None else folder / "report.html"
+    html = page(folder.resolve().name, sections, label=listed("label"), footer=licence if records else "")
+    with write_whole(target) as part:
+        part.write_text(html, encoding="utf-8")
+    return target
+
+
+def _facts(record: dict[str, Any]) -> dict[str, Any]:
+    """What a run recorded of its model and machine, flat."""
+    model, own = record["model"], dict(svdlab=record["svdlab"], device=record["device"], made=record["made"][:10])
+    return {**record["call"]["source"], **model["versions"], "dtype": model["dtype"], "weights": model["weights"], **own}
+
+
+def _runs(runs: pd.DataFrame) -> dict[str, list[Any]]:
+    """What was constant, a table of what varied and what was measured, the clips."""
+    columns = [c for c in ("image", *plans.CONDITIONS, "seed") if c in runs and runs[c].notna().any()]
+    varied = [c for c in columns if runs[c].astype(str).nunique() > 1]
+    constant = ", ".join(f"{name(c)} {number(runs[c].iloc[0])}" for c in columns if c not in varied)
+    runs = runs.sort_values(varied) if varied else runs
+    table = runs[[*varied, *(c for c in MEASURES if c in runs), "status"]].head(ROWS)
+    there = runs[runs["preview"].astype(bool)]
+    clips = [
+        Media(run["preview"], ", ".join(f"{name(c)} {number(run[c])}" for c in varied) or str(run_id)[:8])
+        for run_id, run in there.iloc[:: max(1, -(-len(there) // CLIPS))].iterrows()
+    ]
+    first = f"The first {len(table)} of {len(runs)} runs. Constant: {constant}."
+    sections = {"Runs": [first, table.rename(columns={c: axis(c) for c in table.columns})]}
+    return {**sections, "Clips": [f"{len(clips)} of {len(there)} clips, looping.", *clips]}
+
+
+def _story(notebook: Path) -> Iterator[Any]:
+    """An executed notebook: its parameters, its words and what its cells showed, without code, progress bars or widgets."""
+    try:
+        import nbformat
+
+        content = nbformat.read(notebook, 4)
+    except ImportError as error:
+        raise MissingExtraError("a notebook's page needs nbformat: pip install 'svdlab[notebooks]'.") from error
+    except Exception as error:  # nbformat has classes of its own for whatever is no notebook
+        raise InputError(f"{notebook} cannot be read as a notebook: {error}") from error
+    for cell in content.cells:
+        if {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
+            yield Folded(cell.source)
+        elif cell.cell_type == "markdown":
+            yield _prose(cell.source)
+        for output in cell.get("outputs", []):
+            yield from _shown(output)
+
+
+def _shown(output: Any) -> Iterator[Any]:
+    """One output, in the richest form that a page without scripts can hold."""
+    data = output.get("data", {})
+    if output.output_type == "stream" and output.name == "stdout":
+        yield Markup("<pre>{}</pre>").format(re.sub(r"\x1b\[[0-9;]*m", "", output.text))
+    elif "text/html" in data:
+        yield _cleaned(data["text/html"])
+    elif "image/png" in data:
+        yield Media(base64.b64decode(data["image/png"]), output.metadata.get("image/png", {}).get("alt", "figure"))
+    elif "text/markdown" in data:
+        yield _prose(data["text/markdown"])
+    elif "text/plain" in data and "application/vnd.jupyter.widget-view+json" not in data:
+        yield Markup("<pre>{}</pre>").format(data["text/plain"])
+
+
+def _prose(text: str) -> Markup:
+    """Markdown as HTML: HTML in it is shown as text, images are not loaded, links lead to the web or stay text."""
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+    setattr(reader, "validateLink", lambda url: url.startswith(("https://", "http://")))  # noqa: B010
+    return Markup(reader.render(re.sub(r"\[([^\]]+)\]\([^)]*\.ipynb\)", r"\1", text)))  # no such file beside the page
+
+
+def _cleaned(html: str) -> Markup:
+    """HTML that a cell displayed: tables, images and videos pass; scripts, styles and links do not."""
+    try:
+        import bleach
+    except ImportError as error:
+        raise MissingExtraError("a notebook's page needs bleach: pip install 'svdlab[notebooks]'.") from error
+    bare = re.sub(r"(?is)<(style|script)\b.*?(</\1\s*>|$)", "", html)  # bleach would leave their text
+    return Markup(bleach.clean(bare, tags=TAGS.split(), attributes=ATTRIBUTES.split(), protocols={"data"}, strip=True))

@@ -15,7 +15,7 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
 import svdlab
-from svdlab.study import report
+from svdlab.study.notebooks import report
 from tests import lab as labs
 from tests.test_notebooks import SMALL
 
@@ -173,7 +173,7 @@ def test_explore_in_the_sweep_notebook_and_its_report(browser: Any, lab: labs.La
     assert len(state) < 2e6 and any("image/png" in o["data"] for o in views)  # the figure is there for who has no widgets
 
     shutil.copyfile(saved, out / saved.name)
-    page = report.write(out)
+    page = report(out)
     assert page.stat().st_size < 20e6
     context = browser.new_context(offline=True)
     tab, errors = context.new_page(), []

@@ -13,7 +13,7 @@ import pytest
 
 import svdlab
 from svdlab import errors, show
-from svdlab.study import report
+from svdlab.study.notebooks import report
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 FETCHED = {"script": "src", "img": "src", "video": "src", "source": "src", "link": "href", "iframe": "src", "object": "data"}
@@ -57,7 +57,7 @@ def study(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_ledger_becomes_a_page_that_needs_nothing_else(study: Path) -> None:
-    path = report.write(study)
+    path = report(study)
     page = Page(path)
     assert path == study / "report.html" and page.fetched == []
     assert "@import" not in re.sub(r"data:[^)\"']*", "", path.read_text())
@@ -83,7 +83,7 @@ def test_an_executed_notebook_tells_the_story_without_its_machinery(study: Path,
     folder = tmp_path / "00-story"
     folder.mkdir()
     nbformat.write(v4.new_notebook(cells=cells), folder / "00-story.ipynb")
-    page = Page(report.write(folder, tmp_path / "page.html"))
+    page = Page(report(folder, tmp_path / "page.html"))
     assert page.fetched == [] and len(page.images) == 1
     assert "What moves" in page.words and "object_px rises" in page.words and "frames per second" in page.words
     assert page.images[0]["alt"] == png[1]["image/png"]["alt"]
@@ -108,7 +108,7 @@ def test_recorded_text_stays_text_and_nothing_is_read_through_it(pipe: Any, stud
     shown.append(v4.new_output("display_data", {"text/html": f"<table><tr><td>kept{EVIL}</td></tr></table>"}))
     cells = [v4.new_markdown_cell(link), v4.new_code_cell("", outputs=shown)]
     nbformat.write(v4.new_notebook(cells=cells), tmp_path / "out" / "story.ipynb")
-    path = report.write(tmp_path / "out")
+    path = report(tmp_path / "out")
     page = Page(path)
     assert page.fetched == [] and "<script" not in path.read_text() and "kept" in page.words
     assert not [attrs for attrs in page.images if "onerror" in attrs]
@@ -117,9 +117,9 @@ def test_recorded_text_stays_text_and_nothing_is_read_through_it(pipe: Any, stud
 
 def test_what_cannot_be_reported_or_written(study: Path, tmp_path: Path) -> None:
     with pytest.raises(errors.InputError, match="nothing to report"):
-        report.write(tmp_path / "nowhere")
+        report(tmp_path / "nowhere")
     with pytest.raises(errors.OutputError):
-        report.write(study, study / "sheet.png" / "page.html")
+        report(study, study / "sheet.png" / "page.html")
     (tmp_path / "broken.ipynb").write_text("{")
     with pytest.raises(errors.InputError, match="cannot be read as a notebook"):
-        report.write(tmp_path)
+        report(tmp_path)
