@@ -30,8 +30,8 @@ from svdlab.pipeline.generate import Source
 from svdlab.probes.probe import Check, Example, Graph
 from svdlab.probes.running import Result
 from svdlab.show.figure import COLOURS, GREY, INK, LABEL, MARKERS, PALE, SMALL, WIDTH, Figure, broken, figure, plain, save
-from svdlab.show.forest import forest_on
 from svdlab.show.page import Media, Quote, Strong, markdown, page
+from svdlab.show.tables import forest_on
 from svdlab.stats.effects import as_table, quantity
 
 HOW = (

@@ -10,13 +10,11 @@ No model runs here. Every figure names at its foot the checkpoint, conditions an
 table behind it as `.data`. Small images are enlarged by whole factors without smoothing.
 """
 
-from svdlab.show.clips import Video, filmstrip, sheet, video
+from svdlab.show.clips import Video, denoising, filmstrip, latents, sheet, video
 from svdlab.show.figure import Figure, save
-from svdlab.show.forest import forest
 from svdlab.show.labels import about
 from svdlab.show.motion import camera_path, flow, flow_colours, stepwise, trajectories, xt_slice
-from svdlab.show.tables import dose_response, heat
-from svdlab.show.traces import denoising, latents
+from svdlab.show.tables import dose_response, forest, heat
 
 __all__ = [
     "Figure",

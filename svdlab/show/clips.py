@@ -1,9 +1,11 @@
-"""Clips side by side: as a looping video, as a strip of frames, and a sweep as a contact sheet.
+"""Clips as looping videos, strips of frames and contact sheets, and the denoising behind them, column by column.
 
 >>> show.video(clip)
 >>> show.video([clip, clip], labels=["bucket 30", "bucket 200"]).save("results/compare.mp4")
 >>> show.filmstrip([clip, clip])
 >>> show.sheet(results, rows="motion_bucket_id", columns="fps", note="object_px")
+>>> show.denoising(tr, frame=4)                       # columns titled by sigma
+>>> show.latents(tr, frame=4, mode="channels")
 """
 
 from __future__ import annotations
@@ -19,14 +21,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from svdlab.errors import InputError
+from svdlab import errors
+from svdlab.errors import InputError, TraceError
 from svdlab.measure import video as files
 from svdlab.measure.files import write_whole
-from svdlab.measure.video import as_frames
-from svdlab.show.figure import GREY, INK, LABEL, WIDTH, Figure, broken, chosen, draw, facts_of, fitted, images, scaled
+from svdlab.show.figure import GREY, INK, LABEL, SMALL, WIDTH, Figure, broken, chosen, draw, facts_of, fitted, images, scaled
 from svdlab.show.labels import axis, caption, name, number, ordered
 
 CRF = 16  # of H.264: no visible loss
+MODES = ("channels", "pca", "colours")
+LATENTS = {"latents": "Latents", "next_latents": "Latents after the step", "denoised": "Denoised latents"}
 
 
 @dataclass
@@ -81,14 +85,12 @@ def video(
     >>> show.video({"slow": clip, "fast": clip.frames[::2]}, fps=7)
 
     clips: a Clip, frames "f h w c" in [0, 1] or uint8, a list of either, a dict from label to either, or rows of the table
-    that `svdlab.sweep` returns. labels: by default the conditions of each. fps: of the player; default the clip's
-    playback_fps, else the fps that it was conditioned on, else 7. A shorter clip waits on its last frame for the longest.
-    Raises InputError for no clips, frames of different sizes, or labels of another number.
+    that `svdlab.sweep` returns. labels: by default the conditions of each. fps: of the player; default that of the first
+    clip, 7 for frames. A shorter clip waits on its last frame for the longest. Raises InputError for no clips, frames of
+    different sizes, or labels of another number.
     """
-    arrays, texts, one_by_one = named(clips, labels)
-    rate = float(fps if fps is not None else rate_of(one_by_one[0]))
-    if not rate > 0:
-        raise InputError(f"fps={fps}: a player needs more than 0 frames per second.")
+    arrays, texts, given = named(clips, labels)
+    rate = errors.number("fps", fps or rate_of(given[0]), above=0)
     columns = min(columns, len(arrays))
     size = fitted(arrays[0].shape[1:], columns=columns, most=640 if columns == 1 else 320)
     rows = -(-len(arrays) // columns)
@@ -127,8 +129,8 @@ def filmstrip(
     given: begin with the image that each Clip was made from. Raises InputError for no clips, or a frame that a clip
     does not have.
     """
-    arrays, texts, one_by_one = named(clips, labels)
-    if given and not all(hasattr(c, "image") for c in one_by_one):
+    arrays, texts, clips_given = named(clips, labels)
+    if given and not all(hasattr(c, "image") for c in clips_given):
         raise InputError("given=True needs Clips, which know the image that they were made from.")
     shown = chosen(frames, min(map(len, arrays)), 8, "frame")
     alone = len(arrays) == 1
@@ -136,17 +138,12 @@ def filmstrip(
     size = fitted(arrays[0].shape[1:], columns=len(columns), width=WIDTH - (0 if alone else 6 * max(map(len, texts))))
     title = title or f"Frames {shown[0]} to {shown[-1]}" + (f": {texts[0]}" if alone and texts[0] else "")
     fig, axes = images(size=size, of=clips, title=title, row_labels=[""] if alone else texts, column_labels=columns)
-    for row, clip, array in zip(axes, one_by_one, arrays, strict=True):
+    for row, clip, array in zip(axes, clips_given, arrays, strict=True):
         inputs = [np.asarray(clip.image) / np.float32(255)] if given else []
         for ax, image in zip(row, [*inputs, *array[shown]], strict=True):
             draw(ax, scaled(image, size))
-    return fig.finish(
-        pd.DataFrame(
-            {"clip": text, "frame": i} | mean_colour(array[i])
-            for array, text in zip(arrays, texts, strict=True)
-            for i in shown
-        )
-    )
+    rows = ({"clip": t, "frame": i} | _mean_colour(a[i]) for a, t in zip(arrays, texts, strict=True) for i in shown)
+    return fig.finish(pd.DataFrame(rows))
 
 
 def sheet(
@@ -167,14 +164,12 @@ def sheet(
     results: the table that `svdlab.sweep` returns, narrowed to one run a cell (of several, the first is shown).
     frame: number in each clip, negative from the end. note: a column whose value stands under each image.
     clips: in the table's order, instead of the ones on disk. A condition that was not run, or failed, is a blank cell
-    that says so. Raises InputError for a column that the table lacks.
+    that says so. Raises InputError for a column that the table lacks, or where no run has frames.
     """
-    for column in filter(None, (rows, columns, note)):
-        if column not in results.columns:
-            raise InputError(f"no column {column!r}: the table has {', '.join(map(str, results.columns))}.")
-    table = results.assign(_clip=range(len(results))).drop_duplicates([rows, columns])
-    sources = list(results["frames"]) if clips is None else list(clips)
-    arrays = {i: _frames(sources[i]) for i in table["_clip"]}
+    errors.columns("results", results, *filter(None, (rows, columns, note)))
+    table = results.assign(_at=range(len(results))).drop_duplicates([rows, columns])
+    sources = list(results["frames"] if clips is None else clips)
+    arrays = {i: frames_of(sources[i]) if hasattr(sources[i], "frames") or len(sources[i]) else None for i in table["_at"]}
     shape = next((a.shape[1:] for a in arrays.values() if a is not None), None)
     if shape is None:
         raise InputError(f"none of the {len(table)} runs has frames: their status is {', '.join(table['status'].unique())}.")
@@ -193,7 +188,7 @@ def sheet(
     shown = []
     for (r, c), ax in np.ndenumerate(axes):
         hit = table[(table[rows] == down[r]) & (table[columns] == across[c])]
-        array = None if hit.empty else arrays[hit["_clip"].iloc[0]]
+        array = None if hit.empty else arrays[hit["_at"].iloc[0]]
         if array is None:
             text = "not run" if hit.empty else "failed"
             ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=LABEL, color=GREY)
@@ -207,11 +202,11 @@ def sheet(
     return fig.finish(pd.concat(shown)[kept], "first of several runs per cell" if len(table) < len(results) else "")
 
 
-def named(clips: Any, labels: Sequence[str] | None) -> tuple[list[np.ndarray], list[str], list[Any]]:
+def named(clips: Any, labels: Sequence[str] | None = None) -> tuple[list[np.ndarray], list[str], list[Any]]:
     """Whatever names one clip or several, as frames "f h w 3" in [0, 1] of one size, labels, and a list of the clips."""
     if isinstance(clips, pd.DataFrame):
-        rows = [row for _, row in clips.iterrows() if row.get("frames")]
-        labels, clips = labels or [caption(row) for row in rows], [files.read_frames(row["frames"]) for row in rows]
+        rows = [clips.iloc[i : i + 1] for i, path in enumerate(clips["frames"]) if path]
+        labels, clips = labels or [caption(row) for row in rows], [row["frames"].iloc[0] for row in rows]
     if isinstance(clips, dict):
         labels, clips = labels or [str(k) for k in clips], list(clips.values())
     clips = [clips] if hasattr(clips, "frames") or isinstance(clips, np.ndarray) else list(clips)
@@ -220,26 +215,149 @@ def named(clips: Any, labels: Sequence[str] | None) -> tuple[list[np.ndarray], l
     texts = list(labels) if labels is not None else [caption(c) for c in clips]
     if len(texts) != len(clips):
         raise InputError(f"{len(texts)} labels for {len(clips)} clips: give one for each.")
-    arrays = [as_frames(getattr(c, "frames", c)) for c in clips]
+    arrays = [frames_of(c) for c in clips]
     if len(sizes := {a.shape[1:3] for a in arrays}) > 1:
         raise InputError(f"the clips have sizes {sorted(sizes)}: side by side they need one size.")
     return arrays, texts, clips
 
 
+def frames_of(clip: Any) -> np.ndarray:
+    """Frames "f h w 3" in [0, 1] of a Clip, of an array, or of the video file that a run's row names."""
+    return files.as_frames(files.read_frames(clip) if isinstance(clip, str) else getattr(clip, "frames", clip))
+
+
 def rate_of(clip: Any) -> float:
     """Frames per second at which a clip is played."""
-    conditions = getattr(clip, "conditions", None)
-    rates = (getattr(conditions, key, None) for key in ("playback_fps", "fps"))
-    return float(next(filter(None, rates), files.PLAYBACK_FPS))
+    fps = getattr(getattr(clip, "conditions", None), "fps", files.PLAYBACK_FPS)
+    return float(getattr(clip, "playback_fps", None) or fps)
 
 
-def mean_colour(image: np.ndarray) -> dict[str, float]:
-    """Mean red, green and blue of an image "h w 3"."""
+def _mean_colour(image: np.ndarray) -> dict[str, float]:
     return dict(zip(("red", "green", "blue"), image.reshape(-1, 3).mean(0, dtype=float), strict=True))
 
 
-def _frames(source: Any) -> np.ndarray | None:
-    """Frames "f h w 3" in [0, 1] of a clip, an array, or the file that a run's row names; None for a run that has none."""
-    if isinstance(source, str):
-        return as_frames(files.read_frames(source)) if source else None
-    return None if source is None or source is pd.NA else as_frames(getattr(source, "frames", source))
+# --- the denoising ----------------------------------------------------------------------------------------------------
+
+
+def denoising(
+    tr: Any,
+    *,
+    frame: int | Sequence[int] = 0,
+    steps: Sequence[int] | None = None,
+    decoded: np.ndarray | None = None,
+    title: str = "",
+) -> Figure:
+    """The denoised estimate from step to step: what the model would make of the noise if it stopped there.
+
+    >>> show.denoising(tr, frame=4)
+    >>> show.denoising(tr, frame=4, steps=[0, 2, 3], decoded=tr.decode(pipe, steps=[0, 2, 3], frames=[4]))
+    >>> show.denoising(tr, frame=[0, 4], decoded=tr.decode(pipe))            # all is decoded, some of it is shown
+
+    tr: a Trace of one sample with `denoised`. frame: one frame or several (a row each). steps: positions in the
+    trace, default 8 of them, evenly spread. decoded: images "s f h w 3" in [0, 1] of those steps and frames, or of
+    all, from `Trace.decode`; without, latents are shown as colours by the trace's linear map, or by their first three
+    principal components where it has none. Raises TraceError for a batch or a trace without `denoised`, InputError for
+    steps or frames that are not there.
+    """
+    values, picked, rows = kept(tr, "denoised", frame, steps)
+    if decoded is None:
+        shown, how = as_colours(tr, values)
+    else:
+        shown, how = np.asarray(decoded), "decoded by the VAE"
+        if shown.shape[:2] == tr.denoised.shape[:2]:
+            shown = shown[np.ix_(picked, rows)]
+        if shown.ndim != 5 or shown.shape[:2] != values.shape[:2]:
+            call = f"tr.decode(pipe, steps={picked}, frames={rows})"
+            raise InputError(f'decoded has shape {shown.shape}: "s f h w 3" is needed, as from {call}.')
+    which = f"frame {rows[0]}" if len(rows) == 1 else f"frames {', '.join(map(str, rows[:-1]))} and {rows[-1]}"
+    return _by_frame(tr, shown, picked, rows, title or f"Denoised estimate of {which}, {how}")
+
+
+def latents(
+    tr: Any,
+    *,
+    frame: int = 0,
+    steps: Sequence[int] | None = None,
+    mode: str = "channels",
+    name: str = "latents",
+    title: str = "",
+) -> Figure:
+    """Latents of one frame from step to step: each channel as a map, or three components as colours.
+
+    >>> show.latents(tr, frame=4)                                # a row per channel, blue below zero, red above
+    >>> show.latents(tr, frame=4, mode="pca", name="denoised")
+
+    name: latents (before the step, divided by sqrt(sigma^2 + 1), as the UNet sees them), or denoised, or another
+    latent that was kept. mode: channels, pca (components over all shown steps), colours (the checkpoint's linear
+    map). Raises as `denoising`.
+    """
+    errors.one_of("mode", mode, MODES)
+    values, picked, rows = kept(tr, name, frame, steps)
+    what = f"{LATENTS.get(name, name)} of frame {frame}"
+    if mode != "channels":
+        shown, how = as_colours(tr, values, pca=mode == "pca")
+        return _by_frame(tr, shown, picked, rows, title or f"{what}, {how}")
+    maps, limit = values[:, 0], float(np.percentile(np.abs(values), 99.5)) or 1.0  # "s c h w", one scale around zero
+    names, look = [f"channel {c}" for c in range(maps.shape[1])], dict(cmap="RdBu_r", vmin=-limit, vmax=limit)
+    fig, axes = _board(tr, maps, picked, names, title or f"{what} by channel, in standard units", **look)
+    key = axes[len(axes) // 2, -1].inset_axes((1 + 12 / fig.size[0], 0, 10 / fig.size[0], 1))
+    fig.colorbar(axes[0, 0].images[0], cax=key).outline.set_visible(False)
+    key.tick_params(labelsize=SMALL + 0.5, color=GREY)
+    found = ({"channel": c, "mean": m.mean(), "sd": m.std()} for c in range(len(names)) for m in maps[:, c])
+    return fig.finish(pd.DataFrame(step | row for step, row in zip(_steps(tr, picked) * len(names), found, strict=True)))
+
+
+def as_colours(tr: Any, values: np.ndarray, *, pca: bool = False) -> tuple[np.ndarray, str]:
+    """Latents "s f c h w" as images "s f h w 3", and how: by the trace's linear map, else by their first three principal
+    components, each stretched to [0, 1]."""
+    if not pca and tr.colours is not None:
+        return tr.as_colours(values), "latents as colours"
+    z = np.moveaxis(values, 2, -1)
+    flat = z.reshape(-1, z.shape[-1])
+    flat = flat - flat.mean(0)
+    directions = np.linalg.svd(flat, full_matrices=False)[2][:3]
+    directions *= np.sign(directions[np.arange(len(directions)), np.abs(directions).argmax(1)])[:, None]  # one sign, always
+    parts = flat @ directions.T
+    low, high = np.percentile(parts, [1, 99], axis=0)
+    parts = np.clip((parts - low) / np.maximum(high - low, 1e-9), 0, 1)
+    parts = np.pad(parts, [(0, 0), (0, 3 - parts.shape[1])]).reshape(*z.shape[:-1], 3)
+    return parts, "first three principal components as red, green, blue"
+
+
+def kept(tr: Any, name: str, frame: Any, steps: Any) -> tuple[np.ndarray, list[int], list[int]]:
+    """What was kept under a name, float32 "s f c h w" at the chosen steps and frames, and those."""
+    if tr.batch != 1:
+        raise TraceError(f"this trace holds {tr.batch} samples: show one, as in show.denoising(tr[0]).")
+    found = tr[name]
+    if found.ndim != 5:
+        raise InputError(f'{name!r} has shape {tuple(found.shape)}: latents are "s f c h w".')
+    picked = chosen(steps, found.shape[0], 8, "step")
+    rows = chosen(frame, found.shape[1], 1, "frame")
+    values = found[picked][:, rows].float().numpy()
+    if name in ("latents", "next_latents"):  # as the UNet sees them
+        ends = [tr.steps[i].sigma if name == "latents" else tr.steps[i].sigma_next for i in picked]
+        values = values / np.sqrt(np.square(ends) + 1)[:, None, None, None, None]
+    return values, picked, rows
+
+
+def _steps(tr: Any, picked: list[int]) -> list[dict[str, Any]]:
+    return [{"step": tr.steps[i].index, "sigma": tr.steps[i].sigma} for i in picked]
+
+
+def _board(tr: Any, shown: np.ndarray, picked: list[int], names: Sequence[str], title: str, **look: Any) -> tuple[Figure, Any]:
+    """Images or maps "s r h w ...", a column for each step and a row for each name."""
+    size = fitted(shown.shape[2:4], columns=len(picked), width=820 if len(names) > 1 else 900)
+    sigmas = [number(round(step["sigma"], 3)) for step in _steps(tr, picked)]
+    titles = dict(title=title, column_title="sigma, the noise level before the step")
+    fig, axes = images(size=size, of=tr, row_labels=names, column_labels=sigmas, **titles)
+    for (r, s), ax in np.ndenumerate(axes):
+        draw(ax, scaled(shown[s, r], size), **look)
+    return fig, axes
+
+
+def _by_frame(tr: Any, shown: np.ndarray, picked: list[int], rows: list[int], title: str) -> Figure:
+    """Images "s f h w 3", a column for each step and a row for each frame."""
+    fig, _ = _board(tr, shown, picked, [f"frame {r}" for r in rows] if len(rows) > 1 else [""], title)
+    found = [step | {"frame": r} | _mean_colour(image) for step, row in zip(_steps(tr, picked), shown, strict=True)
+             for r, image in zip(rows, row, strict=True)]  # fmt: skip
+    return fig.finish(pd.DataFrame(found))

@@ -3,8 +3,6 @@
 >>> fig, axes = graphs(of=clip, title="Speed (px/frame)", size=(520, 280))
 >>> axes[0, 0].plot([0, 1, 2])
 >>> fig = save(fig.finish(pd.DataFrame({"speed": [0, 1, 2]}), "line: camera"), "results/speed")    # .png, .pdf, .csv
->>> fig, axes = images(size=(128, 128), of=clip, title="Two frames", column_labels=["frame 0", "frame 1"])
->>> draw(axes[0, 1], scaled(clip.frames[1], (128, 128)))
 
 No figure touches pyplot or rcParams: each is a `Figure` of its own, which any notebook shows. Sizes are px of the screen, 100
 to the inch.
@@ -50,18 +48,18 @@ class Figure(MatplotlibFigure):
     """A matplotlib Figure that knows what it shows. Made by `figure`, `graphs` or `images`; `finish` completes it.
 
     sources: checkpoint, label and licence of every model that made it. data: what was drawn, as a table. footer: the line at
-    its foot, made of the sources' and of notes. size: width and height in px of what is drawn; of one image, where there is a
-    grid of them. grid: axes "r c" of images, which stand at whole pixels.
+    its foot. size: width and height in px of what is drawn; of one image, where there is a grid of them. grid: axes "r c" of
+    images, which stand at whole pixels.
     """
 
     sources: tuple[dict[str, str], ...] = ()
     title: str = ""
-    data: pd.DataFrame | None = None
+    data: pd.DataFrame = pd.DataFrame()
     footer: str = ""
     size: tuple[float, float] = (WIDTH, 300)
     grid: np.ndarray | None = None
 
-    def finish(self, data: pd.DataFrame | None = None, *notes: str) -> Figure:
+    def finish(self, data: pd.DataFrame = data, *notes: str) -> Figure:
         """Set the table behind the figure, add notes to its footer, give everything its place, and return the figure.
 
         notes: what the marks mean. Name only what was drawn ("band: 95 % interval" where there is a band).
@@ -246,7 +244,7 @@ def save(
     figure that a model's output is in says so in IPTC's terms, with checkpoint and licence. Raises InputError for an unknown
     format, OutputError where the folder cannot be written.
     """
-    if isinstance(formats, str) or not set(formats) <= set(FORMATS):
+    if not set(formats) <= set(FORMATS):
         raise InputError(f"formats={formats!r}: give a tuple of {', '.join(FORMATS)}.")
     stem = Path(path)
     stem = stem.with_suffix("") if stem.suffix[1:] in FORMATS else stem
@@ -259,10 +257,10 @@ def save(
     if changed:
         fig.lay_out(width, title=title, footer=footer)
     for form in formats:
-        if form == "csv" and fig.data is None:
+        if form == "csv" and fig.data.empty:
             continue
         with write_whole(stem.with_name(f"{stem.name}.{form}")) as part, matplotlib.rc_context({"pdf.fonttype": 42}):
-            if form == "csv" and fig.data is not None:
+            if form == "csv":
                 fig.data.to_csv(part, index=False)
             else:  # fonts as TrueType, which publishers take
                 fig.savefig(part, format=form, dpi=DPI * SHARPER, **said[form])

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-SHORT = {"fps": "fps", "motion_bucket_id": "motion bucket", "noise_aug_strength": "noise"}
+SHORT = {"fps": "fps", "motion_bucket_id": "motion bucket", "noise_aug_strength": "noise"}  # conditions, as footers name them
 NAMES = {  # column -> its name in a figure, where that is not the column's with spaces
     "motion_bucket_id": "motion bucket",
     "noise_aug_strength": "noise augmentation",
@@ -30,22 +30,23 @@ UNITS = {  # ending of a measure's column -> its unit
     "_deg": "degrees/frame",
     "_db": "dB",
     "_share": "share of frame pairs",
+    "": "",
 }
 STEMS = {"object": "subject speed", "camera": "camera speed", "flow": "mean flow"}  # measures without their unit
-STARTS = {"sigmas": "other noise levels", "flip_noise": "mirrored noise", "latents": "given latents", "noise": "given noise"}
 SOURCE = ("checkpoint", "label", "licence")
-COLUMNS = (*SHORT, "min_guidance_scale", "max_guidance_scale", "num_inference_steps", "seed", *SOURCE, "intervention")
+RUN = (*SHORT, "min_guidance_scale", "max_guidance_scale", "num_inference_steps", "seed", *SOURCE)
+DONE = ("edited", "intervention", "started from")
 
 
 def name(column: str) -> str:
     """A condition or measure in words, without its unit."""
-    stem = column.removesuffix(next((ending for ending in UNITS if column.endswith(ending)), ""))
+    stem = column.removesuffix(_ending(column))
     return NAMES.get(column) or STEMS.get(stem, stem.replace("_", " "))
 
 
 def unit(column: str) -> str:
     """A measure's unit, or nothing."""
-    return next((u for ending, u in UNITS.items() if column.endswith(ending)), "")
+    return UNITS[_ending(column)]
 
 
 def axis(column: str) -> str:
@@ -53,8 +54,8 @@ def axis(column: str) -> str:
     return f"{name(column)} ({unit(column)})" if unit(column) else name(column)
 
 
-def _numeric(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
+def _ending(column: str) -> str:
+    return next(ending for ending in UNITS if column.endswith(ending))
 
 
 def number(value: Any) -> str:
@@ -64,14 +65,22 @@ def number(value: Any) -> str:
 
 def ordered(values: Iterable[Any]) -> list[Any]:
     """Every value once: numbers by size, then the rest by name."""
-    return sorted(dict.fromkeys(values), key=lambda v: (0, v, "") if _numeric(v) else (1, 0, str(v)))
+    return sorted(dict.fromkeys(values), key=lambda v: (0, v) if _numeric(v) else (1, str(v)))
+
+
+def _numeric(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _range(values: Sequence[Any]) -> str:
+    counting = len(values) > 2 and list(values) == list(range(int(values[0]), int(values[0]) + len(values)))
+    return f"{number(values[0])} to {number(values[-1])}" if len(values) > 4 or counting else ", ".join(map(number, values))
 
 
 def caption(clip: Any) -> str:
-    """What tells one clip from others: its main conditions and its seed."""
+    """What distinguishes one clip from others: its main conditions and its seed."""
     values = next(iter(records(clip)), {})
-    words = SHORT | {"seed": "seed"}
-    return ", ".join(f"{words[key]} {number(values[key])}" for key in words if key in values)
+    return ", ".join(f"{word} {number(values[key])}" for key, word in (SHORT | {"seed": "seed"}).items() if key in values)
 
 
 def about(*things: Any) -> str:
@@ -80,13 +89,12 @@ def about(*things: Any) -> str:
     Arrays say nothing about where they come from: their line is empty.
     """
     runs = records(*things)
-    seen = {key: ordered(r[key] for r in runs if key in r and not pd.isna(r[key]) and r[key] != "") for r in runs for key in r}
+    seen = {key: ordered(r[key] for r in runs if not pd.isna(r.get(key)) and r[key] != "") for key in (*RUN, *DONE)}
     seen = {key: values for key, values in seen.items() if values}
-    conditions = [f"{SHORT[key]} {_range(seen[key])}" for key in SHORT if key in seen]
+    conditions = [f"{word} {_range(seen[key])}" for key, word in SHORT.items() if key in seen]
     if "min_guidance_scale" in seen and "max_guidance_scale" in seen:
-        low, high = number(seen["min_guidance_scale"][0]), number(seen["max_guidance_scale"][-1])
-        given = f"guidance {low}" if low == high else f"guidance {low} to {high}"
-        conditions.append(given if seen["max_guidance_scale"][-1] > 1 else "no guidance")
+        least, most = seen["min_guidance_scale"][0], seen["max_guidance_scale"][-1]
+        conditions.append(f"guidance {' to '.join(map(number, ordered([least, most])))}" if most > 1 else "no guidance")
     if steps := seen.get("num_inference_steps"):
         conditions.append(f"{_range(steps)} step{'s' * (steps != [1])}")
     seeds = seen.get("seed", [])
@@ -94,37 +102,27 @@ def about(*things: Any) -> str:
         ", ".join(c.rstrip("/").split("/")[-1] for c in seen.get("checkpoint", [])),
         ", ".join(conditions),
         f"seed{'s' * (len(seeds) > 1)} {_range(seeds)}" if seeds else "",
-        *(f"{what}: {', '.join(seen[what])}" for what in ("edited", "intervention", "started from") if what in seen),
+        *(f"{what}: {', '.join(seen[what])}" for what in DONE if what in seen),
         "; ".join(seen.get("label", [])),
     ]
     return " · ".join(filter(None, parts))
 
 
-def sources(*things: Any) -> tuple[dict[str, str], ...]:
-    """Checkpoint, label and licence of each model that made what the things show, every model once."""
-    made = [tuple(str(run.get(key) or "") for key in SOURCE) for run in records(*things) if run.get("checkpoint")]
-    return tuple(dict(zip(SOURCE, values, strict=True)) for values in dict.fromkeys(made))
-
-
 def records(*things: Any) -> list[dict[str, Any]]:
     """A flat dict for each run that the things show: its conditions, seed, source, edits and start.
 
-    things: clips, traces, tables or rows of results, anything with a `checkpoint` (a pipeline's source, a probe's result), a
-    text (a label), dicts and sequences of these. Arrays have none.
+    things: clips, traces, tables of results, anything with a `checkpoint` (a pipeline's source, a probe's result), a text (a
+    label), dicts and sequences of these. Arrays have none.
     """
     found: list[dict[str, Any]] = []
     for thing in things:
         if isinstance(thing, str):
-            found += [{"label": thing}] if thing else []
-        elif isinstance(thing, pd.Series):
-            found += records(thing.to_frame().T)
+            found.append({"label": thing})
         elif isinstance(thing, pd.DataFrame):
-            table = thing[[c for c in COLUMNS if c in thing.columns]]
-            found += [dict(row) for _, row in table[~table.astype(str).duplicated()].astype(object).iterrows()]
-        elif hasattr(thing, "calls"):  # a trace
-            found += [_flat(call) for call in thing.calls] or [{"label": thing.label}]
-        elif hasattr(thing, "call"):  # a clip
-            found.append(_flat(thing.call))
+            rows = thing[[c for c in (*RUN, *DONE) if c in thing]].drop_duplicates().to_dict("records")
+            found += [{str(key): value for key, value in row.items()} for row in rows]
+        elif hasattr(thing, "call") or hasattr(thing, "calls"):  # a clip, a trace
+            found += [_flat(call.asdict()) for call in getattr(thing, "calls", None) or [thing.call]]
         elif hasattr(thing, "checkpoint"):
             found.append({key: getattr(thing, key, "") for key in SOURCE})
         elif isinstance(thing, Mapping | Sequence):
@@ -132,16 +130,14 @@ def records(*things: Any) -> list[dict[str, Any]]:
     return found
 
 
-def _flat(made: Any) -> dict[str, Any]:
-    call = made.asdict()
-    more = {
-        "edited": ", ".join(dict.fromkeys(call.get("edits") or ())),
-        "started from": ", ".join(STARTS.get(k, k) for k, v in (call.get("start") or {}).items() if v),
-        "intervention": call.get("intervention") or "",
-    }
-    return {**call["conditions"], "seed": call["seed"], **{key: call["source"].get(key, "") for key in SOURCE}, **more}
+def _flat(call: dict[str, Any]) -> dict[str, Any]:
+    start = ", ".join(key.replace("_", " ") for key, value in (call.get("start") or {}).items() if value)
+    done = (", ".join(dict.fromkeys(call.get("edits") or ())), call.get("intervention"), start)
+    source = {key: call["source"].get(key, "") for key in SOURCE}
+    return {**call["conditions"], "seed": call["seed"], **source, **dict(zip(DONE, done, strict=True))}
 
 
-def _range(values: Sequence[Any]) -> str:
-    counting = len(values) > 2 and list(values) == list(range(int(values[0]), int(values[0]) + len(values)))
-    return f"{number(values[0])} to {number(values[-1])}" if len(values) > 4 or counting else ", ".join(map(number, values))
+def sources(*things: Any) -> tuple[dict[str, str], ...]:
+    """Checkpoint, label and licence of each model that made what the things show, every model once."""
+    made = [tuple(str(run.get(key) or "") for key in SOURCE) for run in records(*things) if run.get("checkpoint")]
+    return tuple(dict(zip(SOURCE, values, strict=True)) for values in dict.fromkeys(made))

@@ -2,9 +2,6 @@
 
 >>> show.flow(clip)
 >>> show.trajectories(clip)
->>> show.xt_slice(clip, row=32)
->>> show.stepwise(clip)
->>> show.camera_path(clip)
 """
 
 from __future__ import annotations
@@ -18,9 +15,8 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from skimage.color import lab2rgb
 
-from svdlab.errors import InputError
 from svdlab.measure import motion
-from svdlab.measure.video import as_frames
+from svdlab.show.clips import frames_of
 from svdlab.show.figure import COLOURS, INK, LABEL, MARKERS, PALE, SMALL, Figure, chosen, draw, fitted, graphs, images, scaled
 from svdlab.show.labels import number
 
@@ -29,16 +25,17 @@ ARROWS = 7  # across the shorter side
 KEY = 64  # px of the disc of directions
 
 
-def flow(clip: Any, *, pairs: Sequence[int] | None = None, label: str = "", title: str = "") -> Figure:
+def flow(clip: Any, *, pairs: Sequence[int] | None = None, title: str = "") -> Figure:
     """Optical flow of frame pairs: hue is the direction, paler is slower; arrows show the same without colour.
 
     >>> show.flow(clip)
-    >>> show.flow(np.ones((7, 64, 64, 2)), label="ground truth")
+    >>> show.flow(np.ones((7, 64, 64, 2)), title="Ground truth")
 
-    clip: a Clip, frames "f h w c", or a flow "t h w 2" in px (x right, y down). pairs: which, default 5 evenly spread.
-    label: for the footer. All pairs share one key, whose rim is the 99.5th percentile of their speeds.
+    clip: a Clip, frames "f h w c", or a flow "t h w 2" in px (x right, y down). pairs: which, default 5 evenly spread. All
+    pairs share one key, whose rim is the 99.5th percentile of their speeds.
     """
-    field = _field(clip)
+    known = isinstance(clip, np.ndarray) and clip.shape[-1] == 2
+    field = clip if known else motion.flow(frames_of(clip))
     picked = chosen(pairs, len(field), 5, "frame pair")
     field = field[picked]
     speed = np.linalg.norm(field, axis=-1)
@@ -51,25 +48,19 @@ def flow(clip: Any, *, pairs: Sequence[int] | None = None, label: str = "", titl
         _arrows(ax, one, size, threshold=0.15 * full)
     _disc(axes[0, -1], size, full)
     means = {"mean_speed_px": speed, "mean_dx_px": field[..., 0], "mean_dy_px": field[..., 1]}
-    return fig.finish(pd.DataFrame({"pair": picked} | {key: list(map(np.mean, v)) for key, v in means.items()}), label)
+    return fig.finish(pd.DataFrame({"pair": picked} | {key: list(map(np.mean, v)) for key, v in means.items()}))
 
 
-def trajectories(clip: Any, *, points: Any = None, title: str = "") -> Figure:
-    """Where points of the first frame travel until the last, drawn over the first frame; a dot is where each ends.
+def trajectories(clip: Any, *, title: str = "") -> Figure:
+    """Where a grid of points of the first frame travels until the last, drawn over the first frame; a dot is where each ends.
 
     >>> show.trajectories(clip)
-    >>> show.trajectories(clip, points=[(32, 32), (10, 50)])
 
-    points: (x, y) in px, default a grid. Tracks chain the flow, so errors add up; a track ends where it leaves the
-    image.
+    Tracks chain the flow, so errors add up; a track ends where it leaves the image.
     """
-    frames = as_frames(getattr(clip, "frames", clip))
+    frames = frames_of(clip)
     h, w = frames.shape[1:3]
-    points = _grid(h, w, min(h, w) / (ARROWS + 1)).T if points is None else points
-    starts = np.asarray(points, dtype=np.float32).reshape(-1, 2)
-    if len(starts) == 0 or not ((starts >= 0) & (starts <= (w - 1, h - 1))).all():
-        raise InputError(f"points must lie in the image: x from 0 to {w - 1}, y from 0 to {h - 1}.")
-    tracks = motion.points(motion.flow(frames), starts)  # "f n 2"
+    tracks = motion.points(motion.flow(frames), _grid(h, w, min(h, w) / (ARROWS + 1)).T.astype(np.float32))  # "f n 2"
     size = fitted(frames.shape[1:], columns=1, width=520, most=512)
     fig, axes = images(size=size, of=clip, title=title or f"Tracks of points through frames 0 to {len(frames) - 1}")
     ax = axes[0, 0]
@@ -80,30 +71,25 @@ def trajectories(clip: Any, *, points: Any = None, title: str = "") -> Figure:
         path = track[~np.isnan(track[:, 0])] * k + (k - 1) / 2
         ax.plot(*path.T, color=COLOURS[1], linewidth=1.3, path_effects=HALO, solid_capstyle="round")
         ax.plot(*path[-1], marker="o", markersize=3, color=COLOURS[1], markeredgecolor="white", markeredgewidth=0.6)
-    rows = ({"point": n, "frame": f, "x": tracks[f, n, 0], "y": tracks[f, n, 1]} for f, n in np.ndindex(tracks.shape[:2]))
-    return fig.finish(pd.DataFrame(rows).sort_values(["point", "frame"], ignore_index=True), "dot: end of a track")
+    index = pd.MultiIndex.from_product([range(tracks.shape[1]), range(len(tracks))], names=["point", "frame"])
+    table = pd.DataFrame(tracks.transpose(1, 0, 2).reshape(-1, 2), index, columns=["x", "y"])
+    return fig.finish(table.reset_index(), "dot: end of a track")
 
 
-def xt_slice(clip: Any, *, row: int | None = None, column: int | None = None, title: str = "") -> Figure:
+def xt_slice(clip: Any, *, row: int | None = None, title: str = "") -> Figure:
     """One row of the image over time, later downwards: upright lines stand still, slanted ones move.
 
     >>> show.xt_slice(clip, row=32)
 
-    row or column: of the image, default the middle row (columns are drawn with time to the right).
+    row: of the image, default the middle one.
     """
-    frames = as_frames(getattr(clip, "frames", clip))
-    axis, at = (1, row) if column is None else (2, column)
-    at = frames.shape[1] // 2 if at is None else at
-    if (row is not None and column is not None) or not 0 <= at < frames.shape[axis]:
-        raise InputError(f"got row={row}, column={column}: give one of them, inside frames of {frames.shape[1:3]} (h, w).")
-    cut = frames.take(at, axis)  # "f w c" or "f h c"
+    frames = frames_of(clip)
+    which = chosen(frames.shape[1] // 2 if row is None else row, frames.shape[1], 1, "row")[0]
+    cut = frames[:, which]  # "f w c"
     table = pd.DataFrame(cut.mean(-1)).rename_axis("frame").reset_index()
     k = max(1, 480 // cut.shape[1])
     cut = cut.repeat(max(k, 160 // len(cut)), 0).repeat(k, 1)  # so that few frames make more than a line
-    which, way = f"Row {at}", "downwards"
-    if column is not None:
-        cut, which, way = cut.transpose(1, 0, 2), f"Column {at}", "to the right"
-    fig, axes = images(size=cut.shape[:2], of=clip, title=title or f"{which} of the image, time {way}")
+    fig, axes = images(size=cut.shape[:2], of=clip, title=title or f"Row {which} of the image, time downwards")
     draw(axes[0, 0], cut)
     return fig.finish(table)
 
@@ -112,12 +98,10 @@ def stepwise(clip: Any, *, playback_fps: float | None = None, title: str = "") -
     """How fast things move from each frame to the next: the camera, and the subject against the background.
 
     >>> show.stepwise(clip)
-    >>> show.stepwise(svdlab.motion.measure(frames))
 
-    clip: a Clip, frames "f h w c", or the table of `motion.measure`. In px/frame, or px/s with playback_fps. Pairs that
-    could not be measured are marked, not drawn as zero.
+    In px/frame, or px/s with playback_fps. Pairs that could not be measured are marked, not drawn as zero.
     """
-    table = _measured(clip, playback_fps)
+    table = motion.measure(frames_of(clip), playback_fps=playback_fps)
     suffix, unit = ("_px", "px/frame") if playback_fps is None else ("_px_s", "px/s")
     fig, axes = graphs(size=(520, 280), of=clip, title=title or "Speed from frame to frame")
     ax, speeds = axes[0, 0], table[["camera" + suffix, "object" + suffix]]
@@ -138,9 +122,9 @@ def camera_path(clip: Any, *, title: str = "") -> Figure:
 
     >>> show.camera_path(clip)
 
-    clip: as in `stepwise`. The camera's own motion: it goes right where the image goes left.
+    The camera's own motion: it goes right where the image goes left.
     """
-    path = motion.camera_path(_measured(clip, None))
+    path = motion.camera_path(motion.measure(frames_of(clip)))
     fig, axes = graphs(columns=3, size=(280, 280), of=clip, title=title or "Path of the camera", share=False)
     reach = max(1.0, 1.25 * float(path[["pan_px", "tilt_px"]].abs().to_numpy().max()))
     turned = max(2.0, 1.1 * float(path["roll_deg"].abs().max()))
@@ -175,24 +159,6 @@ def flow_colours(field: np.ndarray, fastest: float) -> np.ndarray:
 
 def _pair(i: int) -> str:
     return f"{i}\N{RIGHTWARDS ARROW}{i + 1}"
-
-
-def _field(clip: Any) -> np.ndarray:
-    """A flow "t h w 2" from a flow, a clip or frames."""
-    if not isinstance(clip, np.ndarray) or clip.shape[-1] != 2 or clip.ndim not in (3, 4):
-        return motion.flow(getattr(clip, "frames", clip))
-    if not np.isfinite(clip).all():
-        raise InputError("the flow holds NaN or infinities: nothing can be drawn there.")
-    return clip if clip.ndim == 4 else clip[None]
-
-
-def _measured(clip: Any, playback_fps: float | None) -> pd.DataFrame:
-    if not isinstance(clip, pd.DataFrame):
-        return motion.measure(getattr(clip, "frames", clip), playback_fps=playback_fps)
-    needed = {"pair", "camera_px", "object_px", "abstained"} | ({"camera_px_s"} if playback_fps is not None else set())
-    if not needed <= set(clip.columns):
-        raise InputError(f"the table lacks {', '.join(sorted(needed - set(clip.columns)))}: give that of motion.measure.")
-    return clip
 
 
 def _arrows(ax: Axes, field: np.ndarray, size: tuple[int, int], *, threshold: float) -> None:

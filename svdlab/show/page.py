@@ -5,8 +5,8 @@
 >>> print(markdown("A study", sections).splitlines()[4])
 **Nothing moves.**
 
-Sections map a heading ("" for none) to blocks: a str (a paragraph; also Strong, Quote, Folded), a list of str (bullets), a
-DataFrame (a first cell that is a heading links to it) or Media. Text is escaped; markupsafe's Markup is taken as HTML.
+Sections map a heading ("" for none) to blocks: a str (a paragraph; also Strong and Quote), a list of str (bullets), a
+DataFrame (a first cell that is a heading links to it) or Media; in HTML also Folded and markupsafe's Markup. Text is escaped.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 import jinja2
 import pandas as pd
+from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from svdlab.errors import InputError
@@ -46,10 +47,9 @@ video { width: 24rem; }
 {% endfor %}</section>{% endfor %}
 <footer>{{ footer }}</footer></body></html>
 """
-TABLE = """<table><thead><tr>{% for c in columns %}<th>{{ c }}</th>{% endfor %}</tr></thead><tbody>{% for row in rows %}
-<tr>{% for cell in row %}<td>{% if loop.first and cell in headings %}<a href="#{{ cell }}">{{ cell }}</a>{% else %}
-{{- cell }}{% endif %}</td>{% endfor %}</tr>{% endfor %}</tbody></table>"""
-JINJA = jinja2.Environment(autoescape=True)
+TEMPLATE = jinja2.Environment(autoescape=True).from_string(PAGE)
+ACTIVE = re.compile(r"[\\`*\[\]<|]|(?<!\w)_|_(?!\w)|&(?=#?\w+;)|^>|^[#+=~-](?=[\s#=~-]|$)")  # marks of Markdown
+READER = MarkdownIt("commonmark", {"html": False}).enable("table")
 
 
 class Strong(str):
@@ -64,14 +64,6 @@ class Folded(str):
     """Preformatted text that opens on a click."""
 
 
-FORMS: dict[type, tuple[str, str]] = {  # of a text: in HTML, in Markdown
-    Strong: ("<p><strong>{}</strong></p>", "**{}**"),
-    Quote: ("<blockquote>{}</blockquote>", "> {}"),
-    Folded: ("<details><summary>details</summary><pre>{}</pre></details>", "{}"),
-    str: ("<p>{}</p>", "{}"),
-}
-
-
 @dataclass(frozen=True)
 class Media:
     """A PNG, a JPEG or an MP4, from a path or from bytes. alt: what it shows; it also stands below it."""
@@ -83,14 +75,14 @@ class Media:
 def page(title: str, sections: Sections, *, label: str = "", footer: str = "") -> str:
     """One HTML file that fetches nothing; label stands below the title. Raises InputError for Media of another kind."""
     html = lambda block: _html(block, sections)
-    return JINJA.from_string(PAGE).render(title=title, sections=sections, label=label, footer=footer, html=html)
+    return TEMPLATE.render(title=title, sections=sections, label=label, footer=footer, html=html)
 
 
 def markdown(title: str, sections: Sections, *, label: str = "", footer: str = "", folder: str | Path = ".") -> str:
-    """The same as Markdown that lies in `folder`, with links to media; of Media given as bytes only the alt text is there."""
+    """The same as Markdown that lies in `folder`, with links to media."""
     parts = [f"# {_flat(title)}", f"**{_flat(label)}**" if label else ""]
     for heading, blocks in sections.items():
-        parts += [f"## {_flat(heading)}" if heading else "", *(_markdown(block, folder) for block in blocks)]
+        parts += [f"## {_flat(heading)}" if heading else "", *(_markdown(block, sections, folder) for block in blocks)]
     return "\n\n".join(filter(None, [*parts, _flat(footer)])) + "\n"
 
 
@@ -98,10 +90,8 @@ def _html(block: Any, headings: Iterable[str]) -> Markup:
     match block:
         case Markup():
             return block
-        case list():
-            return Markup("<ul>{}</ul>").format(Markup("").join(Markup("<li>{}</li>").format(line) for line in block))
-        case pd.DataFrame():
-            return Markup(JINJA.from_string(TABLE).render(columns=block.columns, rows=_cells(block), headings=set(headings)))
+        case Folded():
+            return Markup("<details><summary>details</summary><pre>{}</pre></details>").format(block)
         case Media(data, alt):
             content = data if isinstance(data, bytes) else Path(data).read_bytes()
             kind = next((kind for magic, kind in MAGIC.items() if re.match(magic, content, re.DOTALL)), None)
@@ -111,31 +101,31 @@ def _html(block: Any, headings: Iterable[str]) -> Markup:
             video = '<video src="{0}" aria-label="{1}" controls loop muted autoplay playsinline></video>'
             shown = video if kind == "video/mp4" else '<img src="{0}" alt="{1}">'
             return Markup(f"<figure>{shown}<figcaption>{{1}}</figcaption></figure>").format(url, alt)
-    return Markup(FORMS[type(block)][0]).format(block)
+    return Markup(READER.render(_markdown(block, headings)))
 
 
-def _markdown(block: Any, folder: str | Path) -> str:
+def _markdown(block: Any, headings: Iterable[str], folder: str | Path = ".") -> str:
     match block:
-        case Markup():
-            return _flat(block.striptags())
         case list():
             return "\n".join(f"- {_flat(line)}" for line in block)
         case pd.DataFrame():
-            head, *rows = [" | ".join(_flat(cell) for cell in row) for row in [list(block.columns), *_cells(block)]]
-            return "\n".join(f"| {row} |" for row in [head, " | ".join(["---"] * block.shape[1]), *rows])
-        case Media(bytes(), alt):
-            return _flat(alt)
+            rows = [[_cell(v) for v in row] for row in block.itertuples(index=False, name=None)]
+            rows = [[f"[{row[0]}](#{quote(row[0])})" if row[0] in headings else row[0], *row[1:]] for row in rows]
+            lines = [map(_flat, block.columns), ["---"] * block.shape[1], *rows]
+            return "\n".join(f"| {' | '.join(line)} |" for line in lines)
         case Media(data, alt):
             return f"![{_flat(alt)}]({quote(Path(os.path.relpath(str(data), str(folder))).as_posix())})"
-    return FORMS[type(block)][1].format(_flat(block))
+    form = "**{}**" if isinstance(block, Strong) else "> {}" if isinstance(block, Quote) else "{}"
+    return form.format(_flat(block))
 
 
-def _cells(table: pd.DataFrame) -> list[list[str]]:
+def _cell(value: Any) -> str:
     """Floats with four digits; what is missing is empty."""
-    text = lambda v: "" if v is None or v is pd.NA or v != v else f"{v:.4g}" if isinstance(v, float) else str(v)
-    return [[text(v) for v in row] for row in table.itertuples(index=False, name=None)]
+    text = f"{value:.4g}" if isinstance(value, float) else value
+    return "" if value is None or value is pd.NA or value != value else _flat(text)
 
 
 def _flat(text: Any) -> str:
     """One line in which nothing is Markdown or HTML."""
-    return re.sub(r"([\\`*\[\]<|])", r"\\\1", " ".join(str(text).split()))
+    line = ACTIVE.sub(r"\\\g<0>", " ".join(str(text).split()))
+    return re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", line)

@@ -1,26 +1,40 @@
-"""Tables as figures: a measure against a condition, and numbers as colours.
+"""Tables as figures: a measure against a condition, numbers as colours, and effects as a forest.
 
 >>> show.dose_response(results, x="motion_bucket_id", y="object_px", by="fps")
 >>> pressure = pd.DataFrame((tr["cond"] - tr["uncond"]).abs().mean((2, 3, 4)), index=tr.sigmas)
 >>> show.heat(pressure, tr, title="Guidance pressure by step and frame", key="|cond - uncond|", rows="sigma", columns="frame")
+>>> show.forest([svdlab.stats.mean("object_px", "subject speed", results, unit="px/frame")], of=results)
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
+from svdlab import errors
 from svdlab.errors import InputError
-from svdlab.show.figure import COLOURS, GREY, INK, LABEL, PALE, SMALL, WIDTH, Figure, graphs
+from svdlab.show.figure import COLOURS, GREY, INK, LABEL, PALE, SMALL, WIDTH, Figure, figure, graphs, plain
 from svdlab.show.labels import axis, name, number, ordered
+from svdlab.stats.effects import DESCRIPTIVE, EFFECT, EQUIVALENT, INCONCLUSIVE, TOO_FEW, Effect, as_table, quantity
 from svdlab.stats.intervals import mean_interval
 
 WRITTEN = 60  # cells: with more of them, their numbers are left out
 TICKS = 13  # labels along a side
 FEWEST = 3  # units: with fewer of them no interval is drawn
+ROW, HEAD = 20, 56  # px of an effect, and of a panel's title and axis
+REACH = 6.0  # standard deviations drawn at most: what lies beyond is an arrow
+LOOKS = {  # verdict -> colour, marker, filled and its name; what has no claim is grey
+    EFFECT: (COLOURS[1], "s", COLOURS[1], "square"),
+    EQUIVALENT: (COLOURS[2], "^", COLOURS[2], "triangle"),
+    DESCRIPTIVE: (COLOURS[0], "o", COLOURS[0], "disc"),
+    INCONCLUSIVE: (GREY, "o", "white", "open circle"),
+    TOO_FEW: (GREY, "o", "white", "open circle"),
+}
 
 
 def dose_response(results: pd.DataFrame, *, x: str, y: str, by: str | None = None, title: str = "") -> Figure:
@@ -33,15 +47,13 @@ def dose_response(results: pd.DataFrame, *, x: str, y: str, by: str | None = Non
     has mean, interval and the runs' values at each point. Raises InputError for a missing column, or a measure with no
     number in it.
     """
-    for column in filter(None, (x, y, by)):
-        if column not in results.columns:
-            raise InputError(f"no column {column!r}: the table has {', '.join(map(str, results.columns))}.")
+    errors.columns("results", results, *filter(None, (x, y, by)))
     numeric = pd.api.types.is_numeric_dtype(results[x])
     places = {v: float(v if numeric else i) for i, v in enumerate(ordered(results[x]))}  # others stand side by side
     table = results.assign(_x=results[x].map(places), _y=pd.to_numeric(results[y], errors="coerce"))
     missing = int(table["_y"].isna().sum())
     if missing == len(table):
-        raise InputError(f"the column {y!r} holds no number in {len(table)} rows: nothing to draw.")
+        raise InputError(f"the column {y!r} holds no number in {len(table)} rows.")
     unit = "image" if x != "image" and "image" in table and table["image"].nunique() > 1 else "seed"
     groups = list(table.groupby(by, sort=True)) if by else [(None, table)]
     columns = min(4, len(groups))
@@ -118,7 +130,7 @@ def heat(
     """
     values = table.to_numpy(dtype=float)
     if not np.isfinite(values).any():
-        raise InputError(f"the table has {table.shape[0]} rows and {table.shape[1]} columns, and no number to draw.")
+        raise InputError(f"the table of shape {table.shape} holds no number to draw.")
     down, across = values.shape
     size = (max(480.0, min(880.0, 150 + 46.0 * across)), max(210.0, min(560.0, 70 + 26.0 * down)))
     fig, axes = graphs(size=size, of=things, title=title)
@@ -146,3 +158,74 @@ def heat(
     bar.ax.tick_params(labelsize=LABEL - 1, length=2)
     bar.outline.set_visible(False)
     return fig.finish(table.rename_axis(index=rows or None).reset_index())
+
+
+def forest(
+    effects: Iterable[Effect] | pd.DataFrame,
+    *,
+    by: str = "unit",
+    standardised: bool = False,
+    of: Any = (),
+    title: str = "Effects",
+) -> Figure:
+    """A row for each effect, a panel for each value of `by`; the number in its own unit stands beside it.
+
+    effects: Effects, or a table of them (`stats.as_table`, `compare`, a bias study's). by: a column of that table.
+    standardised: in standard deviations of the units (images or pairs), on one scale for all panels. of: clips, tables or
+    words that the footer names as the source. Raises InputError for any other table.
+    """
+    table = effects if isinstance(effects, pd.DataFrame) else as_table(effects)
+    errors.columns("effects", table, by, "label", "value", "low", "high", "unit", "verdict", "margin", "sd")
+    fig = figure(WIDTH, ROW * len(table) + HEAD * table[by].nunique(), of=of, title=title)
+    return fig.finish(table, *forest_on(fig, table, by=by, standardised=standardised))
+
+
+def forest_on(fig: Any, table: pd.DataFrame, *, by: str = "unit", standardised: bool = False) -> list[str]:
+    """`forest` in a figure or subfigure that is there; returns the notes on what was drawn."""
+    groups, ends = list(table.groupby(by, sort=False)), _ends(table, standardised)
+    axes = fig.subplots(len(groups), squeeze=False, height_ratios=[HEAD + ROW * len(part) for _, part in groups])
+    for ax, (which, part) in zip(axes.flat, groups, strict=True):
+        own = ends if standardised else ends.loc[part.index]
+        reach = REACH if standardised else np.inf
+        low, high = (float(np.clip(f([0.0, *own.to_numpy().ravel()]), -reach, reach)) for f in (np.nanmin, np.nanmax))
+        pad = 0.06 * ((high - low) or 1.0)
+        plain(ax)
+        ax.set(xlim=(low - pad, high + pad), ylim=(len(part) - 0.5, -0.5))
+        ax.axvline(0, color=GREY, linewidth=0.8)
+        for place, index in enumerate(part.index):
+            _row(ax, place, part.loc[index], own.loc[index], (low, high))
+        ax.set_yticks(range(len(part)), part["label"])
+        ax.tick_params(axis="y", length=0)
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+        units = set(part["unit"])
+        if units == {"share"} and not standardised:
+            ax.xaxis.set_major_formatter(lambda v, _: f"{100 * v:g}")
+        ax.set_xlabel("standard deviations" if standardised else ", ".join(sorted("%" if u == "share" else u for u in units)))
+        ax.set_title("" if by == "unit" else str(which), fontsize=LABEL, loc="left", color=INK)
+    notes = [f"{look[3]}: {verdict}" for verdict, look in LOOKS.items() if verdict in set(table["verdict"])]
+    if np.isfinite(table["low"]).any():
+        notes.insert(0, f"line: {', '.join(f'{100 * (1 - a):g}' for a in table['alpha'].unique())} % interval")
+    return [*notes, *(["grey band: margin"] if np.isfinite(table["margin"]).any() else [])]
+
+
+def _ends(table: pd.DataFrame, standardised: bool) -> pd.DataFrame:
+    """Value, interval and both ends of the margin, in the axis' own measure; NaN where there is nothing."""
+    threshold, null = table["threshold"].astype(bool), table["null"].fillna(0.0)
+    below, above = (null - table["margin"]).mask(threshold, 0.0), table["margin"] + null.mask(threshold, 0.0)
+    ends = table[["value", "low", "high"]].assign(below=below, above=above)
+    return (ends.div(table["sd"].where(table["sd"] > 0), axis=0) if standardised else ends).astype(float)
+
+
+def _row(ax: Any, place: int, row: pd.Series, ends: pd.Series, limits: tuple[float, float]) -> None:
+    colour, marker, inside, _ = LOOKS[row["verdict"]]
+    marker = ">" if ends["value"] > limits[1] else "<" if ends["value"] < limits[0] else marker
+    drawn = ends.clip(*limits)
+    if np.isfinite(drawn["above"]):
+        ax.barh(place, drawn["above"] - drawn["below"], left=drawn["below"], height=0.9, color=PALE, alpha=0.6, zorder=0)
+    ax.plot([drawn["low"], drawn["high"]], [place] * 2, color=colour, linewidth=1.8, solid_capstyle="butt")
+    ax.plot(drawn["value"], place, marker, color=colour, markersize=5.5, markerfacecolor=inside)
+    text = quantity(row["value"], row["unit"]) if np.isfinite(row["value"]) else "no number"
+    if np.isfinite(row["low"]):
+        text += f" ({' to '.join(quantity(row[k], row['unit'], bare=True) for k in ('low', 'high'))})"
+    text += f", q {row['q']:.2g}" if np.isfinite(row["q"]) else ""
+    ax.annotate(text, (1.02, place), xycoords=("axes fraction", "data"), fontsize=SMALL + 0.5, color=INK, va="center")

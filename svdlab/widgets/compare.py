@@ -17,8 +17,7 @@ from svdlab.pipeline.generate import Clip
 from svdlab.show.clips import Video, named, rate_of
 from svdlab.show.figure import Figure, fitted
 from svdlab.show.labels import about, number
-from svdlab.widgets.panel import Panel, control, frame_view, pale, player, put, status, webp, wrapping
-from svdlab.widgets.runs import row_of_call, row_of_run
+from svdlab.widgets.panel import Panel, control, frame_view, pale, player, put, row_of_call, row_of_run, status, webp, wrapping
 
 
 class Comparison(Panel):
@@ -33,9 +32,9 @@ class Comparison(Panel):
     """
 
     def __init__(self, clips: Any, *, out: str | Path = "results/exports") -> None:
-        _, self.labels, self.clips = named(clips, None)
+        frames, self.labels, self.clips = named(clips)
         self._source = clips[clips["frames"].astype(bool)] if isinstance(clips, pd.DataFrame) else self.clips
-        self.videos = [as_bytes(getattr(c, "frames", c)) for c in self.clips]
+        self.videos = [as_bytes(video) for video in frames]
         self._drawn: dict[str, tuple[list[list[bytes]], str]] = {}
         size = fitted(self.videos[0].shape[1:], columns=min(4, len(self.videos)), width=1000, most=340)
         self.images = [frame_view(width=str(size[1])) for _ in self.videos]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +10,41 @@ import ipywidgets
 import numpy as np
 import pandas as pd
 
-from svdlab import show
+from svdlab import errors, show
 from svdlab.errors import InputError
-from svdlab.measure import video
 from svdlab.show.clips import Video
 from svdlab.show.figure import COLOURS, Figure
-from svdlab.show.labels import about, axis, name, number
-from svdlab.study.sweep import sweep
-from svdlab.widgets.job import Job
-from svdlab.widgets.panel import ImageView, Panel, VideoView, button, control, pale, put, put_figure, status, visible, wrapping
-from svdlab.widgets.runs import Runs, row_of_run, study_of
+from svdlab.show.labels import about, axis, name, number, ordered
+from svdlab.study.plans import CONDITIONS
+from svdlab.study.sweep import load_results, sweep
+from svdlab.widgets.live import Job
+from svdlab.widgets.panel import (
+    ImageView,
+    Panel,
+    VideoView,
+    cell,
+    control,
+    pale,
+    put,
+    put_figure,
+    row_of,
+    row_of_run,
+    status,
+    visible,
+    wrapping,
+)
 
+AXES = ("checkpoint", "weights", "intervention", "image", *CONDITIONS, "seed")  # what a sweep may vary, in the order shown
+NO_MEASURE = (*AXES, "fps_id", "seconds_denoising", "seconds_decoding", "abstained")  # numbers, but not of a clip
+FIRST = ("object_px", "camera_px", "flow_px", "object_area", "zoom_pct", "drift_ssim_last", "drift_colour_last")
+MOST_MEASURES = 12
 PANE = 340  # px
 MARKS: dict[str, Any] = {  # of the first pane's run on the curve, and of the second's
     "ring": {"marker": "o", "color": COLOURS[1]},
     "square": {"marker": "s", "color": COLOURS[0]},
 }
-EMPTY_BOX = (
-    b"\x00\x00\x00\x08free"  # at the end of an MP4 players skip it, but a browser starts the new bytes from the beginning
-)
+# At the end of an MP4 players skip this empty box, but a browser starts the new bytes from the beginning.
+EMPTY_BOX = b"\x00\x00\x00\x08free"
 
 
 class Explorer(Panel):
@@ -53,30 +69,28 @@ class Explorer(Panel):
         out: str | Path = "results/exports",
     ) -> None:
         self.runs, self.pipe = Runs(results), pipe
-        self.measures = self.runs.measures(measures)
+        self.measures = list(measures or self.runs.measures())
+        errors.columns("results", self.runs.table, *self.measures)
         self.panes = [Pane(self), Pane(self)]
         again = lambda: self.refresh(restart=True)
         self.two = control(ipywidgets.ToggleButton, "Second pane", again, width=None, icon="columns")
-        self.ranks, self.curve, self.flow = ipywidgets.HTML(), ImageView(), ImageView()
+        self.ranks, self.curve = ipywidgets.HTML(), ImageView()
         numeric = [n for n, values in self.runs.axes.items() if all(isinstance(v, (int, float)) for v in values)]
         doses = [n for n in numeric if n != "seed"] or numeric
         self.x, self.y = self._dropdown("against", doses, x), self._dropdown("measure", self.measures, y)
         graph = [ipywidgets.HBox([self.x, self.y]), self.curve] if doses and self.measures else []
-        self.tabs = ipywidgets.Tab(
-            [self.ranks, ipywidgets.VBox(graph or [pale("no condition with numbers varies")]), self.flow],
-            titles=("Measures", "Dose and response", "Motion"),
-        )
+        graph = graph or [pale("no condition with numbers varies")]
+        self.tabs = ipywidgets.Tab([self.ranks, ipywidgets.VBox(graph)], titles=("Measures", "Dose and response"))
         self.tabs.observe(lambda _: self.refresh(), "selected_index")
-        head = pale(f"{len(self.runs)} runs · {about(self.runs.table)}")
+        head = pale(f"{len(self.runs.table)} runs · {about(self.runs.table)}")
         super().__init__([head, wrapping(*self.panes), self.two, self.tabs], out=out)
         for pane in self.panes:
             pane.go(0)
             pane.play()  # the hidden one, too: a browser complains of a video without bytes
 
     def _dropdown(self, text: str, columns: Sequence[str], chosen: str | None) -> ipywidgets.Dropdown:
-        if chosen is not None and chosen not in columns:
-            raise InputError(f"{chosen!r} cannot be drawn {text}: choose one of {', '.join(columns) or 'nothing'}.")
-        options, value = [(axis(c), c) for c in columns], chosen or next(iter(columns), None)
+        value = errors.one_of(text, chosen, columns) if chosen is not None else next(iter(columns), None)
+        options = [(axis(c), c) for c in columns]
         return control(ipywidgets.Dropdown, text, self.refresh, width="26em", options=options, value=value)
 
     def _visible(self) -> list[Pane]:
@@ -102,8 +116,6 @@ class Explorer(Panel):
         self.ranks.value = _ranks(self.runs.table, self.measures, [pane.place for pane in self._visible()])
         if self.tabs.selected_index == 1 and self.x.value and self.y.value:
             self.draw(lambda: put_figure(self.curve, self.curve_figure()))
-        elif self.tabs.selected_index == 2 and len(self.current):
-            self.draw(self._draw_flow)
 
     def curve_figure(self) -> Figure:
         """The dose-response curve of the chosen measure at the first pane's other conditions, with marks at what is on screen.
@@ -112,23 +124,16 @@ class Explorer(Panel):
         """
         x, y, point = self.x.value, self.y.value, self.panes[0].point()
         held = {n: v for n, v in point.items() if n not in (x, "seed", "image")}
-        like = self.runs.like(point, point.keys() - held)
         marks = {m: self.runs.table.iloc[p.place] for m, p in zip(MARKS, self._visible(), strict=False) if p.place is not None}
         title = f"{axis(y)} against {axis(x)}{f', at {_text(held)}' if held else ''}"
         title = "; ".join([title, *(f"{mark}: {self.caption(run)}" for mark, run in marks.items())])
-        fig = show.dose_response(like, x=x, y=y, title=title)
+        fig = show.dose_response(self.runs.like(point, held), x=x, y=y, title=title)
         limits = [*fig.axes[0].get_ylim()]
         for mark, run in marks.items():
             limits.append(float(pd.to_numeric(run[y], errors="coerce")))
             fig.axes[0].plot(run[x], limits[-1], gid=mark, fillstyle="none", ms=10, mew=2, clip_on=False, **MARKS[mark])
         fig.axes[0].set_ylim(np.nanmin(limits), np.nanmax(limits))
         return fig
-
-    def _draw_flow(self) -> None:
-        first = self.current[:1]
-        frames = video.read_frames(first["frames"].iloc[0])
-        title = f"Optical flow (px/frame) of {self.caption(first.iloc[0])}"
-        put_figure(self.flow, show.flow(frames, label=about(first), title=title))
 
     def caption(self, run: pd.Series) -> str:
         """What distinguishes a run from the others of its sweep."""
@@ -144,7 +149,8 @@ class Explorer(Panel):
 
     def figure(self) -> Figure:
         table, labels = self._on_screen()
-        fig = show.filmstrip(table, labels=labels, title=f"{len(table)} of {len(self.runs)} runs: {'; '.join(labels)}")
+        title = f"{len(table)} of {len(self.runs.table)} runs: {'; '.join(labels)}"
+        fig = show.filmstrip(table, labels=labels, title=title)
         fig.data = table[["run_id", *self.runs.axes, *self.measures]]
         return fig
 
@@ -170,12 +176,11 @@ class Pane(ipywidgets.VBox):
             kind = ipywidgets.SelectionSlider if all(isinstance(v, (int, float)) for v in values) else ipywidgets.Dropdown
             options = [(_label(v), v) for v in values]
             self.controls[n] = control(kind, name(n), lambda: self.show(self.point()), options=options, value=values[0])
-        self.walk = control(ipywidgets.IntSlider, "run", lambda: self.go(self.walk.value), max=len(panel.runs) - 1)
+        self.walk = control(ipywidgets.IntSlider, "run", lambda: self.go(self.walk.value), max=len(panel.runs.table) - 1)
         self.video = VideoView(format="mp4", width=str(PANE), autoplay=True, loop=True)
         self.caption = ipywidgets.HTML()
         self.job = Job(panel.pipe, "Make it", self._make, self._made)
-        self.near = button("Nearest run", "location-arrow", lambda: self.go(panel.runs.nearest(self.point())))
-        parts = [*self.controls.values(), self.walk, self.video, self.caption, self.near, self.job]
+        parts = [*self.controls.values(), self.walk, self.video, self.caption, self.job]
         super().__init__(parts, layout=ipywidgets.Layout(width=f"{PANE + 60}px", max_width="100%"))
         self.add_class("svdlab-pane")
 
@@ -211,7 +216,6 @@ class Pane(ipywidgets.VBox):
                 text = f"no video: {error}"
         self._alt, self.caption.value = f"Clip at {text}, looping", status(text)
         (self.caption.add_class if run is None else self.caption.remove_class)("svdlab-missing")
-        visible(self.near, run is None)
         running = not self.job.halt.disabled  # for a point that was left meanwhile
         visible(self.job, running or (run is None and self.panel.pipe is not None))
         self.panel.refresh(restart=True)
@@ -223,18 +227,75 @@ class Pane(ipywidgets.VBox):
             put(self.video, self._mp4 + again, self._alt)
         visible(self.video, bool(self._mp4))
 
-    # --- making what is missing ---------------------------------------------------------------------------------------
-
     def _make(self) -> Callable[[], pd.DataFrame]:
-        runs, row = self.panel.runs, self.panel.runs.row_to_make(self.point())
-        return lambda: sweep(self.panel.pipe, [row], study_of(runs.table), progress=False)
+        row, study = row_of({**self.panel.runs.table.iloc[0], **self.point()}), self.panel.runs.study()
+        return lambda: sweep(self.panel.pipe, [row], study, progress=False)
 
     def _made(self, table: pd.DataFrame) -> str:
-        place = self.panel.runs.add(table)
+        runs = self.panel.runs
+        runs.hold(pd.concat([runs.table, table], ignore_index=True))
         for pane in self.panel.panes:
-            pane.walk.max = len(self.panel.runs) - 1
-        self.go(place)
+            pane.walk.max = len(runs.table) - 1
+        self.go(len(runs.table) - 1)
         return ""
+
+
+class Runs:
+    """A table of runs, found by their conditions.
+
+    >>> runs = Runs(results)
+    >>> runs.axes
+    {'fps': [6, 12], 'motion_bucket_id': [40, 200]}
+    >>> runs.at({"fps": 12, "motion_bucket_id": 40})        # row of `runs.table`, None where it was not run
+    2
+
+    table: the runs in the order of their conditions. axes: each column that varies, with its values.
+    """
+
+    def __init__(self, results: Any) -> None:
+        table = load_results(results) if isinstance(results, (str, Path)) else results
+        self.hold(errors.columns("results", table, "frames", "preview"))
+        places = {n: values.index for n, values in self.axes.items()}
+        order = sorted(range(len(table)), key=lambda i: [places[n](v) for n, v in self.point(i).items()])
+        self.hold(table.iloc[order])
+
+    def hold(self, table: pd.DataFrame) -> None:
+        """Take these runs in the place of the others."""
+        self.table = table.reset_index(drop=True)
+        cells = {n: list(map(cell, table[n])) for n in AXES if n in table}
+        cells = {n: values for n, values in cells.items() if len(set(values)) > 1}
+        versions = set(zip(cells.get("checkpoint", ()), cells.get("weights", ()), strict=False))
+        if versions and len(versions) == len(set(cells["checkpoint"])):
+            del cells["weights"]  # one version of each checkpoint: its name is enough
+        self.axes = {n: ordered(values) for n, values in cells.items()}
+        self._points = [{n: values[i] for n, values in cells.items()} for i in range(len(table))]
+
+    def point(self, place: int) -> dict[str, Any]:
+        """The values of a run on all axes."""
+        return self._points[place]
+
+    def at(self, point: Mapping[str, Any]) -> int | None:
+        """The run with these values on all axes, the first of several; None where there is none."""
+        return self._points.index(dict(point)) if point in self._points else None
+
+    def like(self, point: Mapping[str, Any], held: Collection[str]) -> pd.DataFrame:
+        """The finished runs that agree with a point on the axes held."""
+        same = [all(own[n] == point[n] for n in held) for own in self._points]
+        table = self.table[same]
+        return table[table["status"] == "done"] if "status" in table else table
+
+    def study(self) -> Path:
+        """The study that the runs are in, from the paths of their files. Raises InputError where it is not one."""
+        roots = {Path(path).parents[2] for path in self.table["frames"] if path}
+        if len(roots) != 1:
+            raise InputError("the runs are not all in one study: nowhere to put another.")
+        return roots.pop()
+
+    def measures(self) -> list[str]:
+        """Columns of measures that vary."""
+        numeric = [str(c) for c in self.table.select_dtypes("number") if not str(c).startswith("label_")]
+        varying = [c for c in numeric if c not in NO_MEASURE and self.table[c].nunique() > 1]
+        return sorted(varying, key=lambda c: FIRST.index(c) if c in FIRST else len(FIRST))[:MOST_MEASURES]
 
 
 def _text(point: dict[str, Any]) -> str:

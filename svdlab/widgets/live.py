@@ -1,8 +1,10 @@
-"""Conditions as knobs: press Generate, watch the clip emerge from noise, stop it, compare tries, keep them as a plan."""
+"""Conditions as controls: press Generate, watch the clip emerge from noise, stop it, compare tries, keep them as a plan."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -11,37 +13,36 @@ import numpy as np
 import pandas as pd
 
 from svdlab import show
-from svdlab.errors import InputError
+from svdlab.errors import InputError, SweepInterrupted
 from svdlab.measure import motion
 from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.generate import Clip, ProbePipeline, generate_batch
 from svdlab.pipeline.images import prepare_image
-from svdlab.pipeline.sampler import Step
+from svdlab.pipeline.sampler import Denoising, Step, listen
 from svdlab.pipeline.trace import Trace, colour_map
 from svdlab.show.clips import Video, rate_of
 from svdlab.show.figure import Figure, fitted
 from svdlab.show.labels import caption, number
 from svdlab.widgets.compare import Comparison
-from svdlab.widgets.job import Job
-from svdlab.widgets.panel import Panel, button, control, frame_view, put, status, visible, webp, wrapping
-from svdlab.widgets.runs import row_of_call
+from svdlab.widgets.panel import Panel, button, control, frame_view, put, row_of_call, status, visible, warning, webp, wrapping
 
 PREVIEW_FPS = 7.0
 WIDTH = 340  # px, about, of the preview
+KEPT = 12  # clips that stay in memory
 
 
 class Live(Panel):
     """Conditions as controls, with a preview that sharpens from step to step, and a history.
 
-    >>> knobs = svdlab.widgets.live(pipe, "scene-27", svdlab.Conditions(num_inference_steps=2), seed=3)
-    >>> knobs.generate()                                     # what the button does
-    >>> knobs.job.join()
+    >>> panel = svdlab.widgets.live(pipe, "scene-27", svdlab.Conditions(num_inference_steps=2), seed=3)
+    >>> panel.generate()                                     # what the button does
+    >>> panel.job.join()
     True
-    >>> svdlab.sweep(pipe, knobs.to_plan(), "results/tries", progress=False)
+    >>> svdlab.sweep(pipe, panel.to_plan(), "results/tries", progress=False)
 
     image: path, sample's name, PIL image or array. conditions: where the controls begin, and afterwards what they say; what
-    has no control keeps its value from there. keep: clips that stay in memory, in `clips`, by what the history says of them;
-    older tries stay in the plan. job: makes clips on a thread of its own. Raises InputError for an image that cannot be used.
+    has no control keeps its value from there. clips: the newest, by what the history says of them; older tries stay in the
+    plan. job: makes clips on a thread of its own. Raises InputError for an image that cannot be used.
     """
 
     def __init__(
@@ -51,7 +52,6 @@ class Live(Panel):
         conditions: Conditions | None = None,
         *,
         seed: int = 0,
-        keep: int = 12,
         out: str | Path = "results/exports",
     ) -> None:
         conditions = conditions or Conditions()
@@ -60,7 +60,7 @@ class Live(Panel):
         shape = conditions.height or pipe.source.height, conditions.width or pipe.source.width
         self.prepared = prepare_image(image, height=shape[0], width=shape[1])
         self.given = str(image) if isinstance(image, (str, Path)) else None
-        self.pipe, self.base, self.keep = pipe, conditions, keep
+        self.pipe, self.base = pipe, conditions
         self.clips: dict[str, Clip] = {}
         self._rows: list[dict[str, Any]] = []
         self._colours: np.ndarray | None = None
@@ -71,12 +71,9 @@ class Live(Panel):
         width = fitted(shape, columns=1, width=WIDTH, most=WIDTH)[1]
         put(self.preview, webp(np.asarray(self.prepared)[None]), "The image that clips are made from", width)
         self.history = control(ipywidgets.SelectMultiple, "tries", lambda: None, rows=5)
-        buttons = [
-            button("Compare", "columns", self.compare, "Play the chosen tries in step"),
-            button("Use again", "undo", self.use, "Set the controls to the chosen try's conditions"),
-        ]
         self.comparing = ipywidgets.VBox()
-        self.past = ipywidgets.VBox([self.history, ipywidgets.HBox(buttons), self.comparing])
+        comparing = button("Compare", "columns", self.compare, "Play the chosen tries in step")
+        self.past = ipywidgets.VBox([self.history, comparing, self.comparing])
         visible(self.past, False)
         left = ipywidgets.VBox([*self.controls.values(), self.unusual], layout=ipywidgets.Layout(width="420px"))
         right = ipywidgets.VBox([self.preview, self.job], layout=ipywidgets.Layout(width=f"{width + 24}px"))
@@ -84,7 +81,7 @@ class Live(Panel):
         self._check()
 
     def _controls(self, c: Conditions, seed: int) -> dict[str, Any]:
-        """A control for each condition that is worth a knob; ranges reach as far as the values that are given."""
+        """A control for each condition that is worth one; ranges reach as far as the values that are given."""
 
         def knob(kind: type, text: str, value: Any, low: float, high: float, **more: Any) -> Any:
             return control(kind, text, self._check, value=value, min=low, max=max(high, np.max(value).item()), **more)
@@ -110,8 +107,6 @@ class Live(Panel):
         odd = self.conditions.unusual((self.pipe.source.height, self.pipe.source.width))
         self.unusual.value = status(f"Unusual: {'; '.join(odd)}") if odd else ""
 
-    # --- a run --------------------------------------------------------------------------------------------------------
-
     def generate(self) -> None:
         """Begin a clip under the conditions that the controls show; what the button does. Returns at once."""
         self.job.start()
@@ -135,17 +130,14 @@ class Live(Panel):
 
     def _made(self, clip: Clip) -> str:
         found, c, said = motion.summary(clip.frames), clip.conditions, caption(clip)
-        speed = f"{found['object_px']:.2f}" if np.isfinite(found["object_px"]) else "?"
         guidance = f"guidance {number(c.min_guidance_scale)} to {number(c.max_guidance_scale)}, {c.num_inference_steps} steps"
         self._rows.append(row_of_call(clip.call, self.given or clip.image))
-        text = f"{len(self._rows)}: {said}, {guidance} · camera {found['camera']}, subject {speed} px/frame"
-        self.clips = dict([*self.clips.items(), (text, clip)][-self.keep :])
+        text = f"{len(self._rows)}: {said}, {guidance} · camera {found['camera']}, subject {found['object_px']:.2f} px/frame"
+        self.clips = dict([*self.clips.items(), (text, clip)][-KEPT:])
         self.history.options = list(self.clips)
         put(self.preview, webp(clip.frames, fps=rate_of(clip)), f"Clip at {said}, looping")
         visible(self.past, True)
         return f"made in {sum(clip.seconds.values()):.1f} s: {said}"
-
-    # --- the history --------------------------------------------------------------------------------------------------
 
     def to_plan(self) -> pd.DataFrame:
         """Every try as a row of a plan, for `svdlab.sweep`.
@@ -160,16 +152,6 @@ class Live(Panel):
         if chosen := self.history.value or list(self.clips)[-2:]:
             self.comparing.children = [Comparison({text: self.clips[text] for text in chosen}, out=self.out)]
 
-    def use(self) -> None:
-        """Set the controls to the conditions of the chosen try, or the last."""
-        if chosen := self.history.value[:1] or list(self.clips)[-1:]:
-            c, seed = self.clips[chosen[0]].conditions, self.clips[chosen[0]].seed
-            values = {**c.asdict(), "guidance": (c.min_guidance_scale, c.max_guidance_scale), "seed": seed}
-            for name, knob in self.controls.items():
-                knob.value = values[name]
-
-    # --- export -------------------------------------------------------------------------------------------------------
-
     def figure(self) -> Figure:
         if self.clips:
             return show.filmstrip(list(self.clips.values())[-1], given=True)
@@ -181,3 +163,80 @@ class Live(Panel):
 
     def plan(self) -> list[dict[str, Any]]:
         return self._rows
+
+
+class Job(ipywidgets.VBox):
+    """Buttons that start and cancel work on a thread, a bar and a status line.
+
+    >>> job = Job(pipe, "Go", lambda: lambda: svdlab.generate(pipe, "scene-27", num_inference_steps=2), repr)
+    >>> job.start(); job.join()
+    True
+
+    begin: called when the button is pressed, returns the work; what is open then, such as `svdlab.edit`, acts on it. done:
+    given what the work returned, returns the text to end with. on_step: given each denoising step and its estimate
+    "1 f c h w". The work stops before its next step once the cancel button was pressed.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        text: str,
+        begin: Callable[[], Callable[[], Any]],
+        done: Callable[[Any], str],
+        on_step: Callable[[Step, Any], None] = lambda step, denoised: None,
+    ) -> None:
+        self.pipe, self._begin, self._done, self._on_step = pipe, begin, done, on_step
+        self._cancelled, self._thread = threading.Event(), threading.Thread()
+        self.go = button(text, "play", self.start)
+        self.halt = button("Cancel", "stop", self.cancel, "Stop before the next step")
+        self.halt.disabled = True
+        self.bar = ipywidgets.IntProgress(min=0, max=1, layout=ipywidgets.Layout(width="100%"))
+        self.status = ipywidgets.HTML().add_class("svdlab-status")
+        super().__init__([ipywidgets.HBox([self.go, self.halt]), self.bar, self.status])
+
+    def start(self) -> None:
+        """What the button does: returns at once. Raises InputError while the last work still runs."""
+        if self._thread.is_alive():
+            raise InputError("a clip is being made: cancel it, or wait for it.")
+        work = self._begin()
+        self.bar.value, self.bar.bar_style = 0, ""
+        self.go.disabled, self.halt.disabled = True, False
+        self.status.value = status("starting …")
+        self._cancelled.clear()
+        self._thread = threading.Thread(target=copy_context().run, args=[self._run, work], name="svdlab-job", daemon=True)
+        self._thread.start()
+
+    def cancel(self) -> None:
+        """Stop before the next step."""
+        self.status.value = status("stopping …")
+        self._cancelled.set()
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Wait for the end; False where that takes longer."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _hear(self, name: str, value: Any, run: Denoising) -> Any:
+        """What happens at the places of each step."""
+        if name == "latents" and self._cancelled.is_set():
+            raise SweepInterrupted("stopped by the cancel button.")
+        if name == "pred_original_sample" and run.step is not None:
+            done, steps = run.step.index + 1, len(run.steps)
+            self.bar.max, self.bar.value = steps, done
+            ending = ", decoding …" if done == steps else ""
+            self.status.value = status(f"step {done} of {steps}, sigma {run.step.sigma:.3g}{ending}")
+            self._on_step(run.step, value)
+        return value
+
+    def _run(self, work: Callable[[], Any]) -> None:
+        try:
+            with listen(self.pipe, self._hear):
+                result = work()
+            self.halt.disabled = True  # nothing is left to stop
+            end = "success", status(self._done(result))
+        except SweepInterrupted:
+            end = "warning", status(f"stopped after {self.bar.value} steps")
+        except Exception as error:  # the thread's own end: whatever it is, the widget reports it
+            end = "danger", warning(error)
+        self.bar.bar_style, self.status.value = end
+        self.go.disabled, self.halt.disabled = False, True

@@ -11,11 +11,12 @@ import html
 import io
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import ipywidgets
+import pandas as pd
 from PIL import Image
 from traitlets import Unicode
 
@@ -23,9 +24,10 @@ from svdlab import __version__
 from svdlab.errors import SvdlabError
 from svdlab.measure.files import hash_facts, plain, write_whole
 from svdlab.measure.video import as_bytes
-from svdlab.pipeline.images import image_hash
+from svdlab.pipeline.generate import Call
 from svdlab.show.clips import Video
-from svdlab.show.figure import Figure, save
+from svdlab.show.figure import FORMATS, Figure, save
+from svdlab.study.plans import CONDITIONS
 
 STYLE = f"<style>{Path(__file__).with_name('style.css').read_text()}</style>"
 WAIT = 0.1  # s that the controls rest before something is drawn on a thread
@@ -61,10 +63,6 @@ class Panel(ipywidgets.VBox):
         """A row for each clip on screen, which `svdlab.sweep` makes again."""
         return []
 
-    def view(self) -> list[Any]:
-        """Where the controls stand, as pairs of name and value; part of what is exported."""
-        return [(w.description, w.value) for w in _inside(self) if isinstance(w, ipywidgets.ValueWidget) and w.description]
-
     def export(self, out: str | Path | None = None) -> list[Path]:
         """Write what is on screen: a figure (PNG, PDF, the table behind it as CSV), a video (MP4), a plan (JSON).
 
@@ -72,21 +70,20 @@ class Panel(ipywidgets.VBox):
 
         The plan is a list of rows that `svdlab sweep --grid FILE.json --out FOLDER` makes again; its label_ columns say
         where they came from. On the same machine, clips made one at a time (batch_size=1) are the same to the bit. The same
-        view replaces its own files. Raises OutputError where the folder cannot be written.
+        figure of the same clips replaces its own files. Raises OutputError where the folder cannot be written.
         """
-        out = Path(out or self.out)
-        view = json.dumps([("widget", self.kind), *self.view()], default=str)
-        rows = [{**row, "label_svdlab": __version__, "label_view": view} for row in self.plan()]
-        files = []
+        out, fig, files = Path(out or self.out), self.figure(), []
+        rows = [{**row, "label_svdlab": __version__} for row in self.plan()]
         for row in rows:
             if isinstance(image := row.get("image"), Image.Image):  # it has no name: it goes along as a file
-                files.append(out / f"image-{image_hash(image)[:12]}.png")
+                files.append(out / f"image-{row['label_image_hash'][:12]}.png")
                 row["image"] = str(files[-1])
                 with write_whole(files[-1]) as part:
                     image.save(part)
-        stem = out / f"{self.kind}-{hash_facts({'plan': rows, 'view': view})[:8]}"
-        fig = save(self.figure(), stem, formats=("png", "pdf", "csv"))
-        files += [stem.with_suffix(end) for end in (".png", ".pdf", *([".csv"] if fig.data is not None else []))]
+        shown = {"title": fig.title, "data": fig.data.to_csv(), "plan": rows}
+        stem = out / f"{self.kind}-{hash_facts(shown)[:8]}"
+        save(fig, stem)
+        files += [stem.with_suffix(f".{form}") for form in FORMATS]
         if (video := self.video()) is not None:
             files.append(video.save(stem))
         if rows:
@@ -136,10 +133,35 @@ class Panel(ipywidgets.VBox):
         return {**data, **still, "text/plain": f"<svdlab {self.kind}: {metadata['image/png']['alt']}>"}, metadata
 
 
-def _inside(widget: ipywidgets.Widget) -> Iterator[ipywidgets.Widget]:
-    yield widget
-    for child in getattr(widget, "children", ()):
-        yield from _inside(child)
+# --- rows of a plan ---------------------------------------------------------------------------------------------------
+
+
+def cell(value: Any) -> Any:
+    """A cell as Python has it, to be compared and written into a plan: 7 for 7.0, None for what is empty."""
+    value = None if value is pd.NA else plain(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def row_of(values: Any, **labels: Any) -> dict[str, Any]:
+    """A plan's row for values by name: conditions, seed and image; and as labels where they came from."""
+    found = {name: values.get(name) for name in (*CONDITIONS, "seed", "image")}
+    found = {name: cell(value) for name, value in (found | {f"label_{key}": text for key, text in labels.items()}).items()}
+    return {name: value for name, value in found.items() if value not in (None, "")}
+
+
+def row_of_run(run: pd.Series) -> dict[str, Any]:
+    """A plan's row for a run of a study."""
+    return row_of(run, run=run.get("run_id"), checkpoint=run.get("checkpoint"), beyond_the_plan=run.get("intervention"))
+
+
+def row_of_call(call: Call, image: Any) -> dict[str, Any]:
+    """A plan's row for what made a clip. image: name or path, or the prepared image itself."""
+    beyond = {key: value for key, value in (("start", call.start), ("edits", call.edits)) if value}  # no plan can express it
+    labels = dict(checkpoint=call.source.checkpoint, weights=call.source.weights_hash, image_hash=call.image)
+    made = {**call.conditions.asdict(), "seed": call.seed}
+    return row_of(made, **labels, beyond_the_plan=json.dumps(beyond) if beyond else "") | {"image": image}
 
 
 # --- images and videos ------------------------------------------------------------------------------------------------

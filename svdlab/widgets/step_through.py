@@ -12,17 +12,28 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from svdlab import show
-from svdlab.errors import InputError, TraceError
+from svdlab.errors import InputError
 from svdlab.pipeline.trace import Trace
-from svdlab.show.clips import Video
+from svdlab.show.clips import Video, as_colours, kept
 from svdlab.show.figure import COLOURS, Figure, fitted, graphs
 from svdlab.show.labels import about, number
-from svdlab.show.traces import components
-from svdlab.widgets.panel import ImageView, Panel, control, frame_view, pale, player, put, put_figure, status, webp, wrapping
-from svdlab.widgets.runs import row_of_call
+from svdlab.widgets.panel import (
+    ImageView,
+    Panel,
+    control,
+    frame_view,
+    pale,
+    player,
+    put,
+    put_figure,
+    row_of_call,
+    status,
+    webp,
+    wrapping,
+)
 
 DECODED, ESTIMATE = "estimate, decoded", "estimate, as colours"
-LATENTS = {"latents, as colours": "colours", "latents, by channel": "channels", "latents, three components": "pca"}
+LATENTS = {"latents, as colours": "colours", "latents, by channel": "channels"}
 
 
 class Stepper(Panel):
@@ -40,22 +51,19 @@ class Stepper(Panel):
     def __init__(
         self, tr: Trace, pipe: Any = None, *, decoded: np.ndarray | None = None, out: str | Path = "results/exports"
     ) -> None:
-        if tr.batch != 1:
-            raise TraceError(f"this trace holds {tr.batch} samples: show one, as in step_through(tr[0]).")
-        steps, frames = tr.denoised.shape[:2]
-        if decoded is not None and np.shape(decoded)[:2] != (steps, frames):
-            raise InputError(
-                f'decoded has shape {np.shape(decoded)}: "s f h w 3" is needed, with {steps} steps and {frames} frames, as in '
-                f"tr.decode(pipe)."
-            )
+        estimates, _, frames = kept(tr, "denoised", range(tr.denoised.shape[1]), range(len(tr)))
+        if decoded is not None and np.shape(decoded)[:2] != estimates.shape[:2]:
+            raise InputError(f'decoded has shape {np.shape(decoded)}: "s f h w 3" is needed, as from tr.decode(pipe).')
         self.tr, self.pipe = tr, pipe
         self._decoded: dict[int, np.ndarray] = {} if decoded is None else dict(enumerate(np.asarray(decoded)))
-        self._views: dict[str, np.ndarray] = {}
-        options = [DECODED] * (decoded is not None or pipe is not None) + [ESTIMATE]
-        options += LATENTS if "latents" in tr.names else []
+        self._views = {ESTIMATE: as_colours(tr, estimates)[0]}  # "s f h w 3"
+        if "latents" in tr.names:
+            values = kept(tr, "latents", frames, range(len(tr)))[0]
+            self._views |= dict(zip(LATENTS, (as_colours(tr, values)[0], _channels(values)), strict=True))
+        options = [DECODED] * (decoded is not None or pipe is not None) + list(self._views)
         slider = ipywidgets.IntSlider
-        self.step = control(slider, "step", self._paint, width="420px", max=steps - 1)
-        self.frame = control(slider, "frame", self._paint, width="420px", max=frames - 1, value=frames // 2)
+        self.step = control(slider, "step", self._paint, width="420px", max=len(tr) - 1)
+        self.frame = control(slider, "frame", self._paint, width="420px", max=frames[-1], value=len(frames) // 2)
         self.what = control(ipywidgets.Dropdown, "show", self._paint, width="420px", options=options)
         self.image, self.caption = frame_view(), ipywidgets.HTML()
         self.graphs = [ImageView() for _ in range(1 + ("guidance_pressure" in tr.names))]
@@ -72,7 +80,7 @@ class Stepper(Panel):
         s, f, what = self.step.value, self.frame.value, self.what.value
         record = self.tr.steps[s]
         self.caption.value = status(f"step {record.index}, sigma {number(round(record.sigma, 4))}, frame {f}: {what}")
-        frames = self._decoded.get(s) if what == DECODED else self._view(what)[s]
+        frames = self._decoded.get(s) if what == DECODED else self._views[what][s]
         if frames is not None:
             most = 640 if LATENTS.get(what) == "channels" else 384
             size = fitted(frames.shape[1:], columns=1, width=most + 100, most=most)
@@ -86,23 +94,6 @@ class Stepper(Panel):
         self._put()
         for image, fig in zip(self.graphs, self._graphs(), strict=True):
             put_figure(image, fig)
-
-    def _view(self, what: str) -> np.ndarray:
-        """Images "s f h w 3" of one view, computed when it is first looked at."""
-        if what not in self._views:
-            if what == ESTIMATE:
-                values = self.tr.denoised.float().numpy()
-            else:  # as the UNet sees them
-                values = self.tr.latents.float().numpy() / np.sqrt(self.tr.sigmas**2 + 1)[:, None, None, None, None]
-            mode = LATENTS.get(what, "colours")
-            if mode == "channels":
-                images = _channels(values)
-            elif mode == "pca" or self.tr.colours is None:
-                images = components(values)
-            else:
-                images = self.tr.as_colours(values)
-            self._views[what] = images.astype(np.float32)
-        return self._views[what]
 
     def _graphs(self) -> list[Figure]:
         """The noise levels, and the guidance pressure where it was kept, with a line at the step on screen."""
@@ -139,7 +130,7 @@ class Stepper(Panel):
             frames = np.stack([self._decoded[s][f] for s in range(len(self.tr))])
         else:
             what = ESTIMATE if what == DECODED else what
-            frames = self._view(what)[:, f]
+            frames = self._views[what][:, f]
         return show.video(frames, labels=[f"frame {f}, {what}"], fps=4)
 
     def plan(self) -> list[dict[str, Any]]:
@@ -151,4 +142,4 @@ def _channels(values: np.ndarray) -> np.ndarray:
     limit = float(np.percentile(np.abs(values), 99.5)) or 1.0
     maps = matplotlib.colormaps["RdBu_r"](np.clip(values / limit, -1, 1) / 2 + 0.5)[..., :3]  # "s f c h w 3"
     maps = np.pad(maps, [(0, 0)] * 4 + [(0, 1), (0, 0)], constant_values=1.0)  # a white line between channels
-    return np.concatenate(list(np.moveaxis(maps, 2, 0)), axis=3)  # "s f h (c w) 3"
+    return np.concatenate(list(np.moveaxis(maps, 2, 0)), axis=3).astype(np.float32)  # "s f h (c w) 3"

@@ -45,9 +45,6 @@ class Verdicts(Panel):
         """The figure of the line that is open, or of the first."""
         return self.results[self.lines.selected_index or 0].figure()
 
-    def view(self) -> list[Any]:
-        return [("probe", self.results[self.lines.selected_index or 0].name)]
-
 
 def _text(result: Any) -> str:
     question, verdict = html.escape(result.question), html.escape(result.verdict)

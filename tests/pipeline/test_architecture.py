@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import resource
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 import svdlab
+from svdlab.pipeline import modules
 from tests import full_size as architecture
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +60,7 @@ def missing(text: str, names: list[str]) -> list[str]:
 
 
 def test_every_module_that_is_named_anywhere_exists_in_the_real_unet(full):
-    names = svdlab.module_names(full)
+    names = modules.module_names(full)
     wrong = {path: lost for path, text in prose().items() if (lost := missing(text, names))}
     assert wrong == {}
     assert sum(len(NAMED.findall(text)) for text in prose().values()) > 5  # and the pattern finds some
@@ -77,6 +79,14 @@ def test_the_full_size_loads_sweeps_traces_edits_and_saves(tmp_path):
     (folder / "svdlab.json").write_text(json.dumps(dict(label="random weights")))
     assert len(list((folder / "unet").glob("*-of-*.safetensors"))) > 1
     small = dict(num_frames=2, height=64, width=128, decode_chunk_size=2)
+
+    # Half precision is stored and loaded, but only one step is run in it: this CPU's convolutions take 200 times as long.
+    pipe = svdlab.load_pipeline(folder, dtype=torch.bfloat16, device="cpu")
+    with svdlab.trace(pipe) as tr:
+        svdlab.generate(pipe, "astronaut", seed=0, max_guidance_scale=1.0, num_inference_steps=1, **small)
+    assert tr.latents.dtype == torch.bfloat16 and tr.latents.shape == (1, 2, 4, 8, 16)
+    del pipe, tr
+    gc.collect()
 
     pipe = svdlab.load_pipeline(folder, device="cpu")  # in what a CPU computes best
     assert pipe.unet.dtype == torch.float32

@@ -38,8 +38,11 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     "array",
     [
         GREY,
+        GREY[..., None],
         np.stack([GREY] * 3, -1),
         np.dstack([GREY, GREY, GREY, np.full_like(GREY, 255)]),
+        SIXTEEN,
+        SIXTEEN[..., None],
         GREY / 255,
         (GREY / 255).astype(np.float32),
     ],
@@ -81,7 +84,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
     ("source", "message"),
     [
         (np.zeros((8, 64, 3), np.uint8), "64x8 px: at least 16"),
-        (np.zeros((64, 64, 2), np.uint8), "h w 3"),
+        (np.zeros((64, 64, 2), np.uint8), "shape"),
         (np.full((32, 32), 1.5), r"\[0, 1\]"),
         (np.full((32, 32), np.nan), r"\[0, 1\]"),
         (np.zeros((32, 32), np.int64), "int64"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,10 @@ def test_module_names(each: Any) -> None:
         (TEMPORAL, 1),
         ("unet.mid_block.attentions.*.attn1", 2),
         ([TEMPORAL, SPATIAL], 2),
+        (lambda name: name.endswith("conv_in"), 1),
     ],
 )
-def test_modules_by_name_glob_and_list(pipe: Any, which: Any, count: int) -> None:
+def test_modules_by_name_glob_list_and_predicate(pipe: Any, which: Any, count: int) -> None:
     with svdlab.trace(pipe, keep=(), modules=which) as tr:
         make(pipe, num_inference_steps=1)
     assert len(tr.names) == count
@@ -43,9 +45,12 @@ def test_modules_by_name_glob_and_list(pipe: Any, which: Any, count: int) -> Non
         (2, [2]),
         (np.int64(2), [2]),
         (range(0, 9, 2), [0, 2]),
+        (slice(1, 3), [1, 2]),
+        (slice(None, None, 3), [0, 3]),
         ((1, 3), [1, 3]),
         ((1.0, 100.0), [1, 2]),
         ((100.0, 1.0), [1, 2]),
+        (lambda step: step.sigma > 100, [0]),
     ],
 )
 def test_steps_by_number_and_by_sigma(four: Any, steps: Any, kept: list[int]) -> None:
@@ -57,15 +62,18 @@ def test_steps_by_number_and_by_sigma(four: Any, steps: Any, kept: list[int]) ->
 
 
 def test_attention_weights_are_the_runs_own(pipe: Any) -> None:
-    """With equal queries every key weighs the same: 1/n. An edit of the queries does that."""
+    """With equal queries every key weighs the same: 1/n, and the entropy is ln n. An edit of the queries does that."""
     frames = pipe.unet.config.num_frames
     equal = svdlab.edit(pipe, "*attn1.to_q", lambda value, step: 0 * value, steps=1)
-    with svdlab.trace(pipe, attention=TEMPORAL) as tr, equal:
+    with svdlab.trace(pipe, attention=(TEMPORAL, SPATIAL), queries=[(0, 0), (0.99, 0.5)]) as tr, equal:
         make(pipe)
-    temporal = tr[TEMPORAL + ".weights"]
-    assert temporal.shape == (2, 2, frames, frames) and torch.allclose(temporal.sum(-1), torch.ones(()), atol=1e-5)
-    assert torch.allclose(temporal[1], torch.tensor(1 / frames))
+    temporal, spatial, entropy = tr[TEMPORAL + ".weights"], tr[SPATIAL + ".weights"], tr[TEMPORAL + ".entropy"]
+    assert temporal.shape == (2, 2, frames, frames) and spatial.shape == (2, 2, frames, 2, 4, 4)
+    assert torch.allclose(temporal.sum(-1), torch.ones(()), atol=1e-5)
+    assert torch.allclose(spatial.sum((-1, -2)), torch.ones(()), atol=1e-5)
+    assert torch.allclose(temporal[1], torch.tensor(1 / frames)) and torch.allclose(spatial[1], torch.tensor(1 / 16))
     assert not torch.allclose(temporal[0], torch.tensor(1 / frames))
+    assert torch.allclose(entropy[1], torch.tensor(math.log(frames)), atol=1e-5) and (entropy[0] < math.log(frames)).all()
     assert torch.equal(tr[TEMPORAL + ".first_frame"], temporal[..., 0])
 
 
@@ -78,6 +86,15 @@ def test_attention_weights_against_torchs_own_attention(pipe: Any) -> None:
     identity = torch.eye(q.shape[-2]).expand(*q.shape[:3], -1, -1)
     weights = torch.nn.functional.scaled_dot_product_attention(q, k, identity)  # "half site head query key"
     assert torch.allclose(tr[TEMPORAL + ".weights"][0], weights.mean(dim=(1, 2)), atol=1e-5)
+
+
+def test_attention_to_the_image_is_the_same_everywhere(each: Any) -> None:
+    """One key: attn2's output does not depend on the place, so a map of it would say nothing."""
+    name = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_out.0"
+    with svdlab.trace(each, keep=(), modules=name) as tr:
+        make(each)
+    value = tr[name]  # "s half f site c"
+    assert torch.allclose(value, value[:, :, :1, :1].expand_as(value), atol=1e-6)
 
 
 def test_other_attention_processors_give_maps_or_are_refused() -> None:
@@ -95,6 +112,8 @@ def test_other_attention_processors_give_maps_or_are_refused() -> None:
     with torch.no_grad():
         attn.fuse_projections()
     attn.set_processor(FusedAttnProcessor2_0())
+    assert torch.allclose(maps(), plain, atol=1e-5)
+    attn.set_processor(type("Own", (), {"__call__": lambda self, attn, hidden_states, *args, **kwargs: hidden_states})())
     with pytest.raises(TraceError, match="set_default_attn_processor"):
         maps()
 

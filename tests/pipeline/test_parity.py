@@ -16,7 +16,7 @@ import svdlab
 from svdlab.errors import InputError
 from svdlab.pipeline import checkpoints
 from svdlab.pipeline.conditions import PRESETS, Conditions, UnusualConditionWarning
-from svdlab.pipeline.generate import ProbePipeline, resolve
+from svdlab.pipeline.pipeline import ProbePipeline, resolve
 from tests import full_size as architecture
 
 TABLE = (Path(__file__).parents[2] / "docs/parity.md").read_text()
@@ -108,7 +108,7 @@ def test_the_image_encoder_sees_the_whole_frame_without_noise(tiny):
 def test_bounds(tiny):
     with pytest.raises(InputError, match="motion_bucket_id=-1"):
         Conditions(motion_bucket_id=-1)
-    assert Conditions(motion_bucket_id=1023, fps=200).unusual((576, 1024)) != []
+    assert Conditions(motion_bucket_id=1023, fps=200).unusual() != []
     with pytest.warns(UnusualConditionWarning, match="above 255"):
         svdlab.generate(tiny, "scene-3", motion_bucket_id=300, **FEW)
     full = architecture.build("SVD_XT")

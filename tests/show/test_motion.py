@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from skimage.color import rgb2lab
 
 from svdlab import show
 from svdlab.errors import InputError
-from svdlab.measure import motion
 from svdlab.organism import world
 from svdlab.show.figure import scaled
 from tests.show.drawn import drawn_in, texts
@@ -31,10 +29,10 @@ def test_flow_colours_are_pale_when_slow_and_darker_with_speed_in_every_directio
 def test_a_known_flow_is_drawn_in_its_keys_colour() -> None:
     field = np.zeros((1, 64, 64, 2), np.float32)
     field[..., 1] = -2.0  # upwards
-    fig = show.flow(field, label="ground truth")
+    fig = show.flow(field)
     expected = (show.flow_colours(np.array([0.0, -1.0]), 1.0) * 255).round()
     assert (np.abs(drawn_in(fig, fig.axes[0]) - expected).max(-1) <= 1).mean() > 0.5  # the rest is arrows
-    assert "rim: 2 px/frame" in texts(fig) and fig.footer == "ground truth"
+    assert "rim: 2 px/frame" in texts(fig) and fig.footer == ""  # an array: nobody said that a model made it
     assert fig.data.to_dict("records") == [{"pair": 0, "mean_speed_px": 2.0, "mean_dx_px": 0.0, "mean_dy_px": -2.0}]
 
 
@@ -45,39 +43,25 @@ def test_graphs_of_a_known_pan(pan: world.Scenes, clip: Any) -> None:
     assert show.stepwise(clip).data.camera_px.mean() == pytest.approx(speed, rel=0.1)
     fig = show.stepwise(clip, playback_fps=7)
     assert fig.data.camera_px_s.mean() == pytest.approx(7 * speed, rel=0.1) and "speed (px/s)" in texts(fig)
-    tracks = show.trajectories(clip, points=[(50, 32), (55, 20)]).data
-    moved = tracks.groupby("point").x.agg(lambda x: x.iloc[-1] - x.iloc[0])
-    assert moved.tolist() == pytest.approx([-7 * speed] * 2, rel=0.15)  # the image runs left under a camera that goes right
+    tracks = show.trajectories(clip).data.groupby("point").x.agg(["first", lambda x: x.iloc[-1] - x.iloc[0]])
+    right = tracks[tracks["first"] > 40].iloc[:, 1]  # the others leave the image: it runs left where the camera goes right
+    assert right.median() == pytest.approx(-7 * speed, rel=0.15)
 
 
-def test_a_graph_of_speed_marks_what_could_not_be_measured_and_has_its_legend_beside_the_data(clip: Any) -> None:
-    table = motion.measure(clip.frames)
-    assert "could not be measured" not in show.stepwise(table.assign(abstained=False)).footer
-    fig = show.stepwise(table.assign(abstained=table.pair == 2))
-    assert "could not be measured" in fig.footer
-    fig.canvas.draw()
-    (ax,) = fig.axes
-    assert ax.get_legend().get_window_extent().x0 >= ax.get_window_extent().x1
+def test_a_graph_of_speed_marks_what_could_not_be_measured(clip: Any) -> None:
+    assert "could not be measured" not in show.stepwise(clip).footer
+    assert "could not be measured" in show.stepwise(np.full((3, 32, 32, 3), 0.5, np.float32)).footer  # flat ground
 
 
-@pytest.mark.parametrize("which", ["row", "column"])
-def test_a_slice_is_the_images_own_row_or_column(which: str, clip: Any) -> None:
-    fig = show.xt_slice(clip, **{which: 20})
+def test_a_slice_is_the_images_own_row(clip: Any) -> None:
+    fig = show.xt_slice(clip, row=20)
     shown = drawn_in(fig, fig.axes[0])
-    cut = clip.frames[:, 20] if which == "row" else clip.frames[:, :, 20].transpose(1, 0, 2)
-    assert np.abs(shown - scaled(cut, shown.shape[:2]) * 255.0).max() <= 1
+    assert np.abs(shown - scaled(clip.frames[:, 20], shown.shape[:2]) * 255.0).max() <= 1
 
 
 @pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda c: show.flow(c, pairs=[7]), "frame pairs 0"),
-        (lambda c: show.flow(np.full((2, 32, 32, 2), np.nan)), "NaN"),
-        (lambda c: show.trajectories(c, points=[(64, 3)]), "x from 0 to 63"),
-        (lambda c: show.xt_slice(c, row=64), "64"),
-        (lambda c: show.stepwise(pd.DataFrame({"pair": [0]})), "lacks"),
-    ],
+    "call", [lambda c: show.flow(c, pairs=[7]), lambda c: show.xt_slice(c, row=64), lambda c: show.flow(c.frames * np.nan)]
 )
-def test_bad_input_is_named(call: Any, message: str, clip: Any) -> None:
-    with pytest.raises(InputError, match=message):
+def test_bad_input_is_named(call: Any, clip: Any) -> None:
+    with pytest.raises(InputError, match=r"frame pairs 0|64|NaN"):
         call(clip)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from markupsafe import Markup, escape
 from PIL import Image
 
 from svdlab.errors import InputError
@@ -24,31 +25,26 @@ def png(tmp_path: Path) -> Path:
 
 def test_every_block_is_there_in_both_forms(png: Path) -> None:
     table = pd.DataFrame({"probe": ["Findings"], "share": [0.123456], "missing": [float("nan")]})
-    blocks = ["words", Strong("loud"), Quote("said"), Folded("a\n  b"), ["one", "two"], table, Media(png, "a sheet of two")]
-    html = page("Title", {"": ["first"], "Findings": blocks}, label="a label", footer="a licence")
+    blocks = ["words", Strong("loud"), Quote("said"), ["one", "two"], table, Media(png, "a sheet of two")]
+    folded = [*blocks, Folded("a\n  b"), Markup("<i>own</i>")]
+    html = page("Title", {"": ["first"], "Findings": folded}, label="a label", footer="a licence")
     text = markdown("Title", {"": ["first"], "Findings": blocks}, label="a label", footer="a licence", folder=png.parent)
-    for word in (
-        "Title",
-        "a label",
-        "first",
-        "Findings",
-        "words",
-        "loud",
-        "said",
-        "one",
-        "0.1235",
-        "a sheet of two",
-        "a licence",
-    ):
+    for word in ["Title", "a label", "first", "Findings", "words", "loud", "said", "0.1235", "a sheet of two", "a licence"]:
         assert word in html and word in text
     assert "nan" not in html + text and '<a href="#Findings">' in html and "a\n  b" in html
     assert "![a sheet of two](a%20sheet.png)" in text and "**loud**" in text and "> said" in text and "- two" in text
-    assert "| Findings | 0.1235 |  |" in text
+    assert "| [Findings](#Findings) | 0.1235 |  |" in text and "<td>0.1235</td>" in html and "<i>own</i>" in html
+    assert "<strong>loud</strong>" in html and "<blockquote>" in html and html.count("<li>") == 2
 
 
-@pytest.mark.parametrize("block", [EVIL, Strong(EVIL), Quote(EVIL), Folded(EVIL), [EVIL], pd.DataFrame({EVIL: [EVIL]})])
+@pytest.mark.parametrize("text", ["1. a", "- a", "# a", "> a", "=== a", "_a_", "*a*", "[a](b)", "`a`", "&lt;", "-0.5", "a_b"])
+def test_html_shows_each_text_as_it_is(text: str) -> None:
+    assert f"<p>{escape(text)}</p>" in page("t", {"": [text]}) and f"<li>{escape(text)}</li>" in page("t", {"": [[text]]})
+
+
+@pytest.mark.parametrize("block", [EVIL, Strong(EVIL), Quote(EVIL), [EVIL], pd.DataFrame({EVIL: [EVIL]})])
 def test_text_is_never_markup(block: Any) -> None:
-    html = page(EVIL, {EVIL: [block]}, label=EVIL, footer=EVIL)
+    html = page(EVIL, {EVIL: [block, Folded(EVIL)]}, label=EVIL, footer=EVIL)
     assert "<img" not in html
     text = markdown(EVIL, {EVIL: [block]}, label=EVIL, footer=EVIL)
     assert "![" not in text.replace("!\\[", "") and "<img" not in text.replace("\\<img", "")

@@ -35,19 +35,6 @@ def test_live_makes_what_generate_makes_and_keeps_a_plan(pipe: Any, tmp_path: Pa
     assert np.abs(made - as_bytes(want.frames)).max() <= 1
     panel.compare()
     assert len(panel.comparing.children[0].videos) == 2
-    panel.history.value = tuple(panel.clips)[:1]
-    panel.use()
-    assert panel.conditions.motion_bucket_id == 127
-
-
-def test_only_the_newest_clips_are_kept_and_all_tries_stay_in_the_plan(pipe: Any) -> None:
-    panel = widgets.live(pipe, svdlab.sample_image("scene-27"), svdlab.Conditions(num_inference_steps=1), keep=1)
-    for seed in (0, 1):
-        panel.controls["seed"].value = seed
-        panel.generate()
-        assert panel.job.join(60)
-    assert [clip.seed for clip in panel.clips.values()] == [1] and panel.to_plan()["seed"].tolist() == [0, 1]
-    assert "image" not in panel.to_plan()  # it has no name
 
 
 def test_live_shows_an_estimate_that_sharpens(pipe: Any, decoded: Any) -> None:
@@ -77,6 +64,14 @@ def test_cancel_stops_before_the_next_step_and_leaves_the_pipeline_as_it_was(pip
     assert f"stopped after {max(seen)} steps" in panel.job.status.value
     assert not pipe.unet._forward_hooks and not pipe.unet._forward_pre_hooks
     assert (svdlab.generate(pipe, "scene-3", num_inference_steps=2).frames == before).all()
+
+
+def test_an_image_without_a_name_is_no_column_of_the_plan(pipe: Any) -> None:
+    panel = widgets.live(pipe, svdlab.sample_image("scene-27"), svdlab.Conditions(num_inference_steps=1))
+    panel.generate()
+    with pytest.raises(errors.InputError, match="being made"):
+        panel.generate()
+    assert panel.job.join(60) and panel.to_plan()["seed"].tolist() == [0] and "image" not in panel.to_plan()
 
 
 def test_live_reports_what_goes_wrong(pipe: Any) -> None:

@@ -43,8 +43,8 @@ from svdlab.probes import stillness
 from svdlab.probes.stimuli import still, through_autoencoder
 from svdlab.show.clips import Video, video
 from svdlab.show.figure import COLOURS, INK, WIDTH, Figure, draw, fitted, graphs, images, save
-from svdlab.show.forest import forest
 from svdlab.show.page import Sections, Strong, markdown
+from svdlab.show.tables import forest
 from svdlab.stats.effects import EFFECT, INCONCLUSIVE, VERDICTS, as_table, corrected, numbers, paired, quantity
 from svdlab.stats.intervals import detectable
 from svdlab.study.identity import weights_hash

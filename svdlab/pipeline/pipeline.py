@@ -1,0 +1,151 @@
+"""`ProbePipeline`: diffusers' pipeline for SVD, on svdlab's sampler.
+
+>>> ProbePipeline.from_pipe(pipe).source == pipe.source
+True
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import StableVideoDiffusionPipeline
+from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import (
+    StableVideoDiffusionPipelineOutput,
+    retrieve_timesteps,
+)
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+
+from svdlab.errors import InputError
+from svdlab.pipeline.conditions import Conditions
+from svdlab.pipeline.sampler import Denoising, Listener
+from svdlab.pipeline.vae import encode_pixels, vae_in_turn
+
+SVD_SIZE = (576, 1024)  # height, width of Stability's checkpoints, whatever unet.config.sample_size says
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a pipeline's weights come from, and the frame size they are made for. label: what figures must say. stimuli:
+    the set of images (`svdlab.probes.Stimuli`) that this checkpoint is meant for. variant: of the weight files."""
+
+    checkpoint: str = ""
+    revision: str | None = None
+    weights_hash: str | None = None
+    height: int = SVD_SIZE[0]
+    width: int = SVD_SIZE[1]
+    label: str = ""
+    licence: str = ""
+    stimuli: str = "photographs"
+    variant: str | None = None
+
+
+class ProbePipeline(StableVideoDiffusionPipeline):
+    """diffusers' pipeline on svdlab's sampler: the same call with the same results, which `trace` and `edit` can look into.
+
+    >>> pipe = ProbePipeline.from_pipe(pipe)                   # on the same weights
+
+    Its one own default: without height and width, frames have the checkpoint's own size (`pipe.source`), not 576x1024. One
+    pipeline serves several threads.
+    """
+
+    source: Source = Source()
+
+    @classmethod
+    def from_pipe(cls, pipeline: Any, **kwargs: Any) -> ProbePipeline:
+        """On another pipeline's parts, in the dtype that they have (diffusers would cast them to float32)."""
+        dtype = {} if {"dtype", "torch_dtype"} & set(kwargs) else {"torch_dtype": pipeline.unet.dtype}
+        pipe = super().from_pipe(pipeline, **dtype, **kwargs)
+        pipe.source = getattr(pipeline, "source", cls.source)
+        return pipe
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        image: Any,
+        height: int | None = None,
+        width: int | None = None,
+        num_frames: int | None = None,
+        num_inference_steps: int = 25,
+        sigmas: list[float] | None = None,
+        min_guidance_scale: float = 1.0,
+        max_guidance_scale: float = 3.0,
+        fps: int = 7,
+        motion_bucket_id: int = 127,
+        noise_aug_strength: float = 0.02,
+        decode_chunk_size: int | None = None,
+        num_videos_per_prompt: int | None = 1,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
+        output_type: str | None = "pil",
+        callback_on_step_end: Callable[..., dict[str, Any]] | None = None,
+        callback_on_step_end_tensor_inputs: list[str] = ["latents"],  # noqa: B006 - diffusers' own
+        return_dict: bool = True,
+    ) -> Any:
+        """As diffusers documents it for `StableVideoDiffusionPipeline`."""
+        height, width = height or self.source.height, width or self.source.width
+        num_frames = num_frames if num_frames is not None else self.unet.config.num_frames
+        self.check_inputs(image, height, width)
+        device, each = self._execution_device, num_videos_per_prompt or 1
+        batch = 1 if isinstance(image, Image.Image) else len(image)
+        n, side = batch * each, self.vae_scale_factor
+        if isinstance(generator, list) and len(generator) != n:
+            raise ValueError(f"{len(generator)} generators for {n} videos: give one for each, or a single one.")
+        embeddings = self._encode_image(image, device, each, False)
+        pixels = self.video_processor.preprocess(image, height=height, width=width).to(device)
+        pixels = pixels + noise_aug_strength * randn_tensor(pixels.shape, generator, device, pixels.dtype)
+        picture = encode_pixels(self, pixels, each).to(embeddings.dtype)
+        ids = self._get_add_time_ids(fps - 1, motion_bucket_id, noise_aug_strength, embeddings.dtype, batch, each, False)
+        scheduler = copy.deepcopy(self.scheduler)
+        retrieve_timesteps(scheduler, num_inference_steps, device, None, sigmas)
+        if latents is None:
+            shape = (n, num_frames, self.unet.config.in_channels // 2, height // side, width // side)
+            latents = randn_tensor(shape, generator, device, embeddings.dtype)
+        latents = latents.to(device) * scheduler.init_noise_sigma
+        scale = torch.linspace(min_guidance_scale, max_guidance_scale, num_frames).to(device, latents.dtype)
+        scale = scale[None, :, None, None, None].repeat(n, 1, 1, 1, 1)
+        self._guidance_scale, self._num_timesteps = scale, len(scheduler.timesteps)
+        guidance = lambda step: self._guidance_scale if callback_on_step_end else scale  # which a callback may change
+        run = Denoising(self, scheduler, latents, ids.to(device), embeddings, picture, guidance if scale.max() > 1 else None)
+        seen: dict[str, Any] = {}
+
+        def hear(name: str, value: Any, run: Denoising) -> Any:
+            """The callback acts as the last listener, and is given what passed through the step."""
+            seen[name] = value
+            if name != "next_latents" or run.step is None or callback_on_step_end is None:
+                return value
+            seen.update(latents=value, guidance_scale=seen.get("guidance"))
+            wanted, i = {name: seen[name] for name in callback_on_step_end_tensor_inputs}, run.step.index
+            return callback_on_step_end(self, i, scheduler.timesteps[i], wanted).pop("latents", value)
+
+        if callback_on_step_end is not None:
+            run.listeners.append(Listener(self, hear))
+        frames = run.run()
+        if output_type != "latent":
+            with vae_in_turn(self):
+                frames = self.decode_latents(frames, num_frames, decode_chunk_size or num_frames)
+            frames = self.video_processor.postprocess_video(video=frames, output_type=output_type)
+        self.maybe_free_model_hooks()
+        return StableVideoDiffusionPipelineOutput(frames=frames) if return_dict else frames
+
+
+def resolve(pipe: StableVideoDiffusionPipeline, conditions: Conditions) -> Conditions:
+    """Conditions with the checkpoint's own number of frames and size where they were None.
+
+    Raises InputError where the size does not suit the model's levels.
+    """
+    source, frames = getattr(pipe, "source", Source()), conditions.num_frames or pipe.unet.config.num_frames
+    height, width = conditions.height or source.height, conditions.width or source.width
+    levels = len(pipe.unet.config.block_out_channels)
+    least = max(pipe.vae_scale_factor * 2 ** (levels - 1), 8)
+    if height % least or width % least:
+        raise InputError(
+            f"{width}x{height} px: both sides must be multiples of {least} "
+            f"(the VAE divides by {pipe.vae_scale_factor}, the UNet's {levels} levels by {2 ** (levels - 1)})."
+        )
+    chunk = conditions.decode_chunk_size or frames
+    return conditions.replace(num_frames=frames, height=height, width=width, decode_chunk_size=chunk)
