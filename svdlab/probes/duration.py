@@ -30,9 +30,14 @@ SEED_STEP = 1000  # between the seeds of a chain's rounds, so that no round repe
 AUDIT_ROUNDS, AUDIT_STEP = 3, 0.02  # of the audit's chains: rounds, and RGB distance per frame
 
 
+def rate(clips: pd.DataFrame) -> float:
+    """Frames per second in the player."""
+    return float(clips["playback_fps"].fillna(clips["fps"]).iloc[0])
+
+
 def by_second(clips: pd.DataFrame) -> pd.DataFrame:
     """The chains' frames with their time in the player, s."""
-    return chains(clips).assign(seconds=lambda t: t["frame"] / clips["playback_fps"].fillna(clips["fps"]).iloc[0])
+    return chains(clips).assign(seconds=lambda t: t["frame"] / rate(clips))
 
 
 class Duration(Probe):
@@ -48,7 +53,7 @@ class Duration(Probe):
         Graph("Colour against the input", "seconds", "colour_shift", "RGB distance", "s", of=by_second),
     )
     worst = "decayed"
-    headline = ("whole",)
+    headline = ("length", "whole")
 
     def plan(self, study: Study) -> pd.DataFrame:
         """The first round's rows, and for the estimate as many for each round that will follow."""
@@ -90,13 +95,28 @@ class Duration(Probe):
         return against(pd.concat(parts, ignore_index=True), study.each(lambda image: image))
 
     def findings(self, study: Study, clips: pd.DataFrame) -> Iterator[Effect]:
-        return findings(clips, fps=float(study.conditions.playback_fps or study.conditions.fps))
-
-    def verdict(self, study: Study, found: Mapping[str, Effect]) -> str:
-        count, fps = study.conditions.num_frames or 0, float(study.conditions.playback_fps or study.conditions.fps)
-        others = ", ".join(f"{count / f:.3g} s at {f}" for f in (6, 12, 24))
-        length = f"A clip has {count} frames: {count / fps:.3g} s at {fps:g} frames/s ({others})."
-        return f"{length} {super().verdict(study, found)}".strip()
+        """Of a table with `stimulus`, `seed`, `round`, `num_frames`, `fps`, `flow_px` and the lists of `against`."""
+        count, rounds, fps = int(clips["num_frames"].iloc[0]), int(clips["round"].max()), rate(clips)
+        yield exact("length", f"length of a clip of {count} frames at {fps:g} frames/s", count / fps, "s", clips)
+        first = clips[clips["round"] == 0]
+        blur = [b[-1] - b[0] for b in first["blur"]]
+        ends = first.assign(blur=blur, colour=[float(np.linalg.norm(np.subtract(c[-1], c[0]))) for c in first["colour"]])
+        yield mean("blur", "blur of a clip's last frame minus its first", ends, unit="on a scale of 1", margin=BLUR_MARGIN)
+        yield mean(
+            "colour", "colour drift from a clip's first frame to its last", ends, unit="RGB distance", margin=COLOUR_MARGIN
+        )
+        if not rounds:
+            return
+        frames = chains(clips).groupby(["stimulus", "seed"], sort=False)
+        whole = (~frames["broken"].any()).rename("whole").reset_index()
+        words = f"{rounds} continuation{'s' * (rounds > 1)}, {(rounds + 1) * count / fps:.3g} s"
+        yield share("whole", f"{{}} of chains are still whole after {words}", whole)
+        slope: Callable[[pd.Series], float] = lambda values: fidelity.slope(values.to_numpy())
+        slopes = (fps * frames[["blur_rise", "colour_shift"]].agg(slope)).reset_index()
+        yield mean("blur_slope", "blur gained along the chain", slopes, "blur_rise", unit="per second")
+        yield mean("colour_slope", "colour drift along the chain", slopes, "colour_shift", unit="RGB distance per second")
+        what = f"speed in round {rounds} minus that in round 0"
+        yield difference("speed", what, clips, "flow_px", by="round", levels=(rounds, 0), unit="px/frame")
 
     def example(self, study: Study, clips: pd.DataFrame, what: str, row: Any) -> Example:
         """The image that a chain began with, and every round's last frame."""
@@ -104,29 +124,6 @@ class Duration(Probe):
         frames = [study.stimuli.array(row["stimulus"]), *(study.frames(r)[-1] for _, r in own.iterrows())]
         label = f"{what} chain: {row['stimulus']}, seed {row['seed']}: input, last frame of each round"
         return Example(label, np.stack(frames))
-
-
-def findings(clips: pd.DataFrame, *, fps: float) -> Iterator[Effect]:
-    """Of a table with `stimulus`, `seed`, `round`, `num_frames`, `flow_px` and the lists of `against`; fps: of the player."""
-    count, rounds = int(clips["num_frames"].iloc[0]), int(clips["round"].max())
-    yield exact("length", f"length of a clip of {count} frames at {fps:g} frames/s", count / fps, "s", clips)
-    first = clips[clips["round"] == 0]
-    blur = [b[-1] - b[0] for b in first["blur"]]
-    ends = first.assign(blur=blur, colour=[float(np.linalg.norm(np.subtract(c[-1], c[0]))) for c in first["colour"]])
-    yield mean("blur", "blur of a clip's last frame minus its first", ends, unit="on a scale of 1", margin=BLUR_MARGIN)
-    yield mean("colour", "colour drift from a clip's first frame to its last", ends, unit="RGB distance", margin=COLOUR_MARGIN)
-    if not rounds:
-        return
-    frames = chains(clips).groupby(["stimulus", "seed"], sort=False)
-    whole = (~frames["broken"].any()).rename("whole").reset_index()
-    words = f"{rounds} continuation{'s' * (rounds > 1)}, {(rounds + 1) * count / fps:.3g} s"
-    yield share("whole", f"{{}} of chains are still whole after {words}", whole)
-    slope: Callable[[pd.Series], float] = lambda values: fidelity.slope(values.to_numpy())
-    slopes = (fps * frames[["blur_rise", "colour_shift"]].agg(slope)).reset_index()
-    yield mean("blur_slope", "blur gained along the chain", slopes, "blur_rise", unit="per second")
-    yield mean("colour_slope", "colour drift along the chain", slopes, "colour_shift", unit="RGB distance per second")
-    what = f"speed in round {rounds} minus that in round 0"
-    yield difference("speed", what, clips, "flow_px", by="round", levels=(rounds, 0), unit="px/frame")
 
 
 def curves(clip: Clip) -> dict[str, Any]:

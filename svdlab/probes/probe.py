@@ -109,9 +109,9 @@ def _finite(values: Any) -> list[float]:
 class Graph:
     """A graph of a probe's figure, by columns of the clips' table: means over images with their 95 % intervals.
 
-    kind: "curve" (y against x, a line for each value of `by`), "bars" (a point with its interval for each x), or "plane" (y as
-    colour over x and `by`). y: a column, or several, which `by` then tells apart. A column of lists holds one value per
-    frame: x is then called "frame". of: turns the clips' table into the one that is drawn. Labels carry units.
+    kind: "curve" (y against x, a line for each value of `by`) or "bars" (a point with its interval for each x). y: a column,
+    or several, which `by` then tells apart. A column of lists holds one value per frame: x is then called "frame". of: turns
+    the clips' table into the one that is drawn. Labels carry units.
     """
 
     title: str
@@ -135,17 +135,17 @@ class Graph:
             parts.append(part.assign(by=part.get(self.by, column)).rename(columns={self.x: "x"}))
         points = pd.concat(parts)
         groups = points.groupby(["x", "by"], sort=False, observed=True) if len(points) else ()
-        rows = [{"x": x, "by": by} | _mean(group) for (x, by), group in groups]
+        rows = [(x, by, *_mean(group)) for (x, by), group in groups]
         return pd.DataFrame(rows, columns=["x", "by", "value", "low", "high"])
 
 
-def _mean(group: pd.DataFrame) -> dict[str, float]:
+def _mean(group: pd.DataFrame) -> tuple[float, float, float]:
     """Mean and interval of one point; shares, of truth values, with their own interval."""
     if "stimulus" not in group:
-        return {"value": float(group["value"].mean())}
+        return float(group["value"].mean()), np.nan, np.nan
     truths = group["value"].map(lambda v: isinstance(v, (bool, np.bool_))).all()
     effect = effects.share("value", "", group) if truths else effects.mean("value", "", group, unit="", null=None)
-    return {"value": effect.value, "low": effect.low, "high": effect.high}
+    return effect.value, effect.low, effect.high
 
 
 @dataclass(frozen=True)
@@ -242,12 +242,14 @@ class Study:
         """
         plan, measures = self.plan if plan is None else plan, as_measures(list(self.probe.measures(self)))
         own = "|".join(f"{m.name}_" for m in measures if not m.own)
-        given: dict[str, Any] = dict(measure=list(measures), progress=self.progress, intervention=intervention)
         with edit or nullcontext():
-            table = sweep(self.pipe, plan, self.out, **given).reset_index(drop=True)
-        table = table.rename(columns=lambda c: re.sub(f"^({own})", "", c)).rename(columns={"label_stimulus": "stimulus"})
-        known = self.stimuli.table.drop(columns=[c for c in self.stimuli.table if c != "name" and c in table])
-        return table.merge(known.rename(columns={"name": "stimulus"}), on="stimulus", how="left")
+            table = sweep(self.pipe, plan, self.out, measure=measures, progress=self.progress, intervention=intervention)
+        table = table.reset_index(drop=True).rename(columns=lambda c: re.sub(f"^({own})", "", c))
+        table = table.rename(columns={"label_stimulus": "stimulus"})
+        known = self.stimuli.table.rename(columns={"name": "stimulus"})
+        return table.merge(
+            known[["stimulus", *known.columns.difference(table.columns, sort=False)]], on="stimulus", how="left"
+        )
 
     def frames(self, run: Any) -> np.ndarray:
         """The frames of a table's row, float32 "f h w c" in [0, 1]."""

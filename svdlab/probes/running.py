@@ -10,7 +10,6 @@ A result lies in the study's folder too: clips.csv, findings.csv and result.json
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
 import sys
@@ -24,20 +23,25 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from svdlab.errors import BrokenClipError, InputError, MissingExtraError
+from svdlab.errors import BrokenClipError, InputError, MissingExtraError, one_of, path, seed, several
 from svdlab.measure.files import plain, write_whole
 from svdlab.pipeline.conditions import Conditions, conditions_of
 from svdlab.pipeline.generate import ProbePipeline, Source, generate_batch, resolve
-from svdlab.probes.probe import Check, Example, Graph, Probe, Study
+from svdlab.probes.conditioning import OffConditions, Stillness
+from svdlab.probes.content import Faces, Legibility
+from svdlab.probes.duration import Duration
+from svdlab.probes.probe import Check, Example, Probe, Study
+from svdlab.probes.quality import Autoencoder, Realism
 from svdlab.probes.stimuli import Stimuli
+from svdlab.probes.text_control import TextControl
 from svdlab.stats import effects
 from svdlab.stats.effects import LEAST_IMAGES, Effect
 from svdlab.study import ledger, sweep
 from svdlab.study.workers import device_name
 
-# In the order of the card's sentences. Each is a module here with a class of its name: text_control.TextControl.
-PROBES = ("duration", "realism", "stillness", "text_control", "legibility", "faces", "autoencoder", "off_conditions")
-SEEDS, QUICK_SEEDS = (0, 1), (0,)
+ALL = (Duration, Realism, Stillness, TextControl, Legibility, Faces, Autoencoder, OffConditions)  # as the card has them
+PROBES: dict[str, type[Probe]] = {probe.name: probe for probe in ALL}
+SEEDS, QUICK_SEEDS = 2, 1
 QUICK_STEPS = 10  # at most, where the user did not choose
 TIMED_STEPS = 2
 COMMON = ("images", "seeds", "quick", "conditions", "progress")  # arguments of `prepare` that are no probe's own
@@ -48,27 +52,23 @@ class Result:
     """What a probe found.
 
     status: "done", "no verdict" (the audit failed, or there were too few images), or "not run". verdict: a sentence, which
-    says so where there is none. table: a row per clip. audit, effects: as the probe made them, the headline first. graphs,
-    examples: for the figure. stimuli: names, sources and licences of the images. source: of the weights. seconds: what it
-    took, in wall time, on `device`.
+    says so where there is none. table: a row per clip. audit, effects: as the probe made them, the headline first. examples:
+    for the figure. stimuli: names, sources and licences of the images. source: of the weights. seconds: what it took, in
+    wall time, on `device`.
     """
 
-    name: str
-    card: str
-    question: str
+    probe: Probe
     status: str
     verdict: str
     table: pd.DataFrame = field(default_factory=pd.DataFrame)
     audit: tuple[Check, ...] = ()
     effects: tuple[Effect, ...] = ()
-    graphs: tuple[Graph, ...] = ()
     examples: tuple[Example, ...] = ()
     stimuli: pd.DataFrame = field(default_factory=partial(pd.DataFrame, columns=["name", "source", "licence"]))
     notes: tuple[str, ...] = ()
+    source: Source = field(default_factory=Source)
     seconds: float = 0.0
     device: str = ""
-    source: Source = field(default_factory=Source)
-    quick: bool = False
 
     @property
     def findings(self) -> pd.DataFrame:
@@ -87,14 +87,15 @@ class Result:
         return draw(self)
 
     def __str__(self) -> str:
-        return "\n  ".join([f"{self.name}: {self.verdict}", *(e.sentence for e in self.effects), *self.notes])
+        return "\n  ".join([f"{self.probe.name}: {self.verdict}", *(e.sentence for e in self.effects), *self.notes])
 
     def facts(self) -> dict[str, Any]:
         """The result as plain JSON: its part of the limitations card."""
-        own = ("name", "card", "question", "status", "verdict", "notes", "quick", "seconds", "device")
-        more = {"source": asdict(self.source), "clips": len(self.table), "stimuli": self.stimuli.to_dict("records")}
-        more["findings"] = [{**asdict(e), "sentence": e.sentence} for e in self.effects]
-        return plain({key: getattr(self, key) for key in own} | more | {"audit": [asdict(c) for c in self.audit]})
+        found = {key: getattr(self.probe, key) for key in ("name", "card", "question")}
+        found |= {key: getattr(self, key) for key in ("status", "verdict", "notes", "seconds", "device")}
+        found |= {"source": asdict(self.source), "clips": len(self.table), "stimuli": self.stimuli.to_dict("records")}
+        found["findings"] = [{**asdict(e), "sentence": e.sentence} for e in self.effects]
+        return plain(found | {"audit": [asdict(c) for c in self.audit]})
 
     def save(self, folder: Path) -> None:
         """The tables of clips and findings as CSV and the result as JSON, each file whole or not at all."""
@@ -116,12 +117,9 @@ def find(probe: str | Probe | type[Probe]) -> Probe:
 
     >>> find("stillness").question
     """
-    if not isinstance(probe, str):
-        return probe if isinstance(probe, Probe) else probe()
-    if probe not in PROBES:
-        raise InputError(f"there is no probe {probe!r}: there are {', '.join(PROBES)}.")
-    found: Probe = getattr(importlib.import_module(f"svdlab.probes.{probe}"), probe.title().replace("_", ""))()
-    return found
+    if isinstance(probe, Probe):
+        return probe
+    return PROBES[one_of("probe", probe, PROBES)]() if not isinstance(probe, type) else probe()
 
 
 def options_of(probes: Sequence[Probe], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -165,10 +163,6 @@ def prepare(
         raise MissingExtraError(f"probe {one.name} needs {', '.join(missing)}: pip install 'svdlab[{one.extra}]'.")
     if not isinstance(pipe, ProbePipeline):
         raise InputError(f"pipe is a {type(pipe).__name__}: load it with svdlab.load_pipeline.")
-    default = QUICK_SEEDS if quick else SEEDS
-    chosen = default if seeds is None else tuple(range(seeds)) if isinstance(seeds, int) else tuple(map(int, seeds))
-    if not chosen:
-        raise InputError(f"seeds={seeds!r}: give how many, at least 1, or which.")
     if not isinstance(conditions, Conditions):
         preset = conditions_of(pipe.source.checkpoint)
         steps = min(QUICK_STEPS, preset.num_inference_steps) if quick else preset.num_inference_steps
@@ -176,14 +170,29 @@ def prepare(
     return Study(
         probe=one,
         pipe=pipe,
-        out=Path(out).expanduser(),
+        out=path("out", out),
         given=one.images(pipe.source.stimuli, quick) if images is None else Stimuli.of(images),
-        seeds=chosen,
+        seeds=_seeds((QUICK_SEEDS if quick else SEEDS) if seeds is None else seeds),
         conditions=resolve(pipe, conditions),
         options={**one.axes, **one.options, **(one.quick if quick else {}), **options_of([one], options)[one.name]},
         quick=quick,
         progress=progress,
     )
+
+
+def _seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
+    return several("seeds", range(seeds) if isinstance(seeds, int) else seeds, seed)
+
+
+def _calls(
+    function: Any, pipe: ProbePipeline, out: str | Path, names: Iterable[Any], given: Mapping[str, Any]
+) -> list[tuple[Probe, Callable[[], Any]]]:
+    """The call of each probe with the options that are its own. Raises InputError for what none could use."""
+    probes, common = [find(name) for name in names], {k: v for k, v in given.items() if k in COMMON and v is not None}
+    for key, read in (("images", Stimuli.of), ("seeds", _seeds)):
+        common |= {key: read(common[key])} if key in common else {}
+    options = options_of(probes, {k: v for k, v in given.items() if k not in COMMON})
+    return [(probe, partial(function, probe, pipe, out, **common, **options[probe.name])) for probe in probes]
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -209,37 +218,34 @@ def run(probe: str | Probe | type[Probe], pipe: ProbePipeline, out: str | Path, 
     name, where an optional part is missing.
     """
     study, start = prepare(probe, pipe, out, **kwargs), time.perf_counter()
-    probe = study.probe
+    one = study.probe
     ledger.prepare(study.out)
     if study.progress:
-        print(f"probe {probe.name}: {len(study.plan)} clips, {_missing(study)} to make", file=sys.stderr)
-    audit = tuple(probe.audit(study))
+        print(f"probe {one.name}: {len(study.plan)} clips, {_missing(study)} to make", file=sys.stderr)
+    audit = tuple(one.audit(study))
     if not audit:
-        raise InputError(f"probe {probe.name} has an empty audit: an instrument that was never checked gives no verdict.")
-    table = probe.measure(study)
+        raise InputError(f"probe {one.name} has an empty audit: an instrument that was never checked gives no verdict.")
+    table = one.measure(study)
     clips = _done(table)
     if failed := len(table) - len(clips):
         first = table.loc[table["status"] != "done", "reason"].iloc[0]
         study.notes.append(f"{failed} of {len(table)} clips failed and are left out; the first: {first}")
-    found = effects.corrected(probe.findings(study, clips)) if len(clips) else []
+    found = tuple(effects.corrected(one.findings(study, clips))) if len(clips) else ()
+    examples = tuple(one.examples(study, clips)) if len(clips) else ()
     status, verdict = _verdict(study, audit, found)
+    quick = ["quick: fewer images, levels, seeds and steps"] if study.quick else []
     result = Result(
-        *(probe.name, probe.card, probe.question, status, verdict, table, audit, tuple(found), probe.graphs),
-        examples=tuple(probe.examples(study, clips)) if len(clips) else (),
-        stimuli=study.stimuli.table,
-        notes=(*study.notes, *(f"left out: {s}" for s in study.given.skipped)),
+        *(one, status, verdict, table, audit, found, examples, study.stimuli.table),
+        notes=(*study.notes, *(f"left out: {s}" for s in study.given.skipped), *quick),
+        source=pipe.source,
         seconds=round(time.perf_counter() - start, 1),
         device=device_name(),
-        source=pipe.source,
-        quick=study.quick,
     )
-    result.save(study.out / probe.name)
+    result.save(study.out / one.name)
     return result
 
 
-def run_all(
-    pipe: ProbePipeline, out: str | Path, *, names: Sequence[Any] = PROBES, images: Any = None, **kwargs: Any
-) -> dict[str, Result]:
+def run_all(pipe: ProbePipeline, out: str | Path, *, names: Iterable[Any] = PROBES, **kwargs: Any) -> dict[str, Result]:
     """Run several probes one after the other, by default all; further arguments as for `run`.
 
         results = run_all(pipe, "results/limitations", quick=True, **{"duration.rounds": 2})
@@ -248,19 +254,17 @@ def run_all(
     An option goes to every probe that has it, or to the one that it names. A probe that lacks an optional part, or cannot use
     the images, has status "not run" and states why; the others go on. What none could use raises InputError.
     """
-    results = {}
-    calls = _calls(run, pipe, out, names, kwargs | {"images": None if images is None else Stimuli.of(images)})
+    results, calls = {}, _calls(run, pipe, out, names, kwargs)
     for probe, call in tqdm(calls, desc="probes", unit="probe", disable=not kwargs.get("progress", True)):
         try:
             results[probe.name] = call()
         except (MissingExtraError, InputError, BrokenClipError) as error:
             print(f"probe {probe.name}: not run: {error}", file=sys.stderr)
-            why = ("not run", f"Not run: {error}")
-            results[probe.name] = Result(probe.name, probe.card, probe.question, *why, source=pipe.source)
+            results[probe.name] = Result(probe, "not run", f"Not run: {error}", source=pipe.source)
     return results
 
 
-def estimate(pipe: ProbePipeline, out: str | Path, *, names: Sequence[Any] = PROBES, **kwargs: Any) -> pd.DataFrame:
+def estimate(pipe: ProbePipeline, out: str | Path, *, names: Iterable[Any] = PROBES, **kwargs: Any) -> pd.DataFrame:
     """What probes would take, before they start: a row each, with clips, those missing, seconds of device time, and notes.
 
     >>> estimate(pipe, "results/limitations", names=["stillness"], quick=True)[["probe", "missing", "seconds", "why"]]
@@ -268,16 +272,9 @@ def estimate(pipe: ProbePipeline, out: str | Path, *, names: Sequence[Any] = PRO
     Two denoising steps and one decode are timed on this device. Measuring (OCR, optical flow) is not included. why: why a
     probe cannot run, or can give no verdict.
     """
-    rows, each = [], None
+    rows, each = [], 0.0
     for probe, call in _calls(prepare, pipe, out, names, kwargs):
-        row: dict[str, Any] = {
-            "probe": probe.name,
-            "clips": 0,
-            "missing": 0,
-            "seconds": 0.0,
-            "device": device_name(),
-            "why": "",
-        }
+        row: dict[str, Any] = dict(probe=probe.name, clips=0, missing=0, seconds=0.0, device=device_name(), why="")
         try:
             study = call()
             row |= {"clips": len(study.plan), "missing": _missing(study)}
@@ -290,18 +287,6 @@ def estimate(pipe: ProbePipeline, out: str | Path, *, names: Sequence[Any] = PRO
             row["why"] = str(error)
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _calls(
-    function: Any, pipe: ProbePipeline, out: str | Path, names: Sequence[Any], given: Mapping[str, Any]
-) -> list[tuple[Probe, Callable[[], Any]]]:
-    """The call of each probe with the options that are its own. Raises InputError for what none could use."""
-    probes = [find(name) for name in names]
-    options = options_of(probes, {k: v for k, v in given.items() if k not in COMMON})
-    common = {k: v for k, v in given.items() if k in COMMON}
-    if common.get("seeds") in (0, [], ()):
-        raise InputError(f"seeds={common['seeds']!r}: give how many, at least 1, or which.")
-    return [(probe, partial(function, probe, pipe, out, **common, **options[probe.name])) for probe in probes]
 
 
 def _verdict(study: Study, audit: Sequence[Check], found: Sequence[Effect]) -> tuple[str, str]:

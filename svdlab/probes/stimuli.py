@@ -29,8 +29,10 @@ import pandas as pd
 import torch
 from PIL import Image
 from scipy import ndimage
+from skimage import data
 
-from svdlab.errors import InputError
+from svdlab.errors import InputError, columns
+from svdlab.organism import world
 from svdlab.pipeline import vae
 from svdlab.pipeline.generate import ProbePipeline
 from svdlab.pipeline.images import SUFFIXES, CropWarning, image_hash, is_sample, open_image, prepare_image
@@ -79,12 +81,9 @@ class Stimuli:
     def names(self) -> list[str]:
         return list(self.table["name"])
 
-    def image(self, name: str) -> Image.Image:
-        return self.images[self.names.index(name)]
-
     def array(self, name: str) -> np.ndarray:
         """The image as float32 "h w 3" in [0, 1]."""
-        return np.asarray(self.image(name), np.float32) / 255
+        return np.asarray(self.images[self.names.index(name)], np.float32) / 255
 
     def where(self, chosen: Iterable[Any]) -> Stimuli:
         """Those for which a boolean Series or list over the table is true."""
@@ -115,24 +114,22 @@ class Stimuli:
         """
         if isinstance(source, str) and source == "world":
             return _world(n or 24)
-        found = source if isinstance(source, Stimuli) else _read(*_items(source))
+        found = source if isinstance(source, Stimuli) else _read(_listed(source))
         return found if n is None else found.where(i < n for i in range(len(found)))
 
 
-def from_arrays(names: Sequence[str], images: Iterable[Any], *, source: str, licence: Any, **columns: Any) -> Stimuli:
+def from_arrays(names: Sequence[str], images: Iterable[Any], *, source: str, licence: Any, **known: Any) -> Stimuli:
     """Images that a probe draws itself: arrays "h w 3" in [0, 1], uint8 or PIL, with columns of what they show.
 
     >>> from_arrays(["grey"], [np.full((64, 64, 3), 0.5)], source="drawn by svdlab", licence="Apache-2.0", level=[0.5]).table
     """
-    table = pd.DataFrame({"name": list(names), "source": source, "licence": licence, **columns})
+    table = pd.DataFrame({"name": list(names), "source": source, "licence": licence, **known})
     return Stimuli(table, tuple(open_image(i) for i in images))
 
 
 def _world(n: int) -> Stimuli:
     """n scenes, on light and dark background in turn, two that announce a moving sprite and two that announce a pan in turn,
     with room for the track of fps 7 and bucket 125. Their factors are columns. No zooms: the organism has not learned them."""
-    from svdlab.organism import world
-
     background = ["dark" if i % 2 else "light" for i in range(n)]
     announced = ["pan" if i // 2 % 2 else "object" for i in range(n)]
     scenes = world.scenes(n, seed=FIRST_SCENE, background=background, announced=announced, fps=7, motion_bucket_id=125)
@@ -141,37 +138,34 @@ def _world(n: int) -> Stimuli:
     return from_arrays(names, scenes.video[:, 0], source=WORLD[0], licence=WORLD[1], **known)
 
 
-def _items(source: Any) -> tuple[list[Any], pd.DataFrame]:
-    """What to open, in order, and a table with at least the name of each."""
+def _listed(source: Any) -> pd.DataFrame:
+    """What to open, `item`, with its `name` and what a manifest states of it."""
     if isinstance(source, str) and source == "photographs":
         source = list(PHOTOGRAPHS)
-    if isinstance(source, (Image.Image, np.ndarray)) or (isinstance(source, str) and is_sample(source)):
+    elif isinstance(source, (Image.Image, np.ndarray)) or (isinstance(source, str) and is_sample(source)):
         source = [source]
     if not isinstance(source, (str, Path)):
         names = [Path(item).stem if isinstance(item, (str, Path)) else f"image-{i}" for i, item in enumerate(source)]
-        return list(source), pd.DataFrame({"name": names})
+        return pd.DataFrame({"item": pd.Series(list(source), dtype=object), "name": names})
     path = Path(source).expanduser()
-    if not path.exists():
-        raise InputError(f"there is no {path}: give photographs, world, a folder, a manifest, an image or a list of them.")
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        if not files:
-            raise InputError(f"{path} holds no images: {', '.join(SUFFIXES)} are looked for, in its folders too.")
-        return files, pd.DataFrame({"name": [str(p.relative_to(path).with_suffix("")) for p in files]})
-    if path.suffix not in (".csv", ".parquet"):
-        return [path], pd.DataFrame({"name": [path.stem]})
-    table = (pd.read_csv if path.suffix == ".csv" else pd.read_parquet)(path)
-    if "path" not in table or not len(table):
-        raise InputError(f"{path} is no manifest: it needs a column `path` and at least one row.")
+        return pd.DataFrame({"item": files, "name": [str(p.relative_to(path).with_suffix("")) for p in files]})
+    if path.suffix not in (".csv", ".parquet") or not path.exists():
+        return pd.DataFrame({"item": [path], "name": [path.stem]})
+    table = columns(str(path), (pd.read_csv if path.suffix == ".csv" else pd.read_parquet)(path), "path")
     files = [path.parent / str(p) for p in table["path"]]
-    return files, pd.DataFrame({"name": [p.stem for p in files]}).assign(**table.drop(columns="path"))
+    return pd.DataFrame({"item": files, "name": [p.stem for p in files]}).assign(**table.drop(columns="path"))
 
 
-def _read(items: list[Any], table: pd.DataFrame) -> Stimuli:
+def _read(table: pd.DataFrame) -> Stimuli:
     """The images that can be read, with their rows of the table; the others are named in `skipped`."""
     names = table["name"].astype(str)
     again = names.groupby(names).cumcount() + 1  # a name that came before gets a number
-    table = table.assign(name=names.where(again == 1, names + "-" + again.astype(str)))
+    items, table = (
+        table["item"],
+        table.drop(columns="item").assign(name=names.where(again == 1, names + "-" + again.astype(str))),
+    )
     opened, skipped = {}, []
     for i, item in enumerate(items):
         known = PHOTOGRAPHS.get(item, WORLD if is_sample(item) else UNKNOWN) if isinstance(item, str) else UNKNOWN
@@ -179,21 +173,13 @@ def _read(items: list[Any], table: pd.DataFrame) -> Stimuli:
             if column not in table or table[column].isna()[i]:
                 table.loc[i, column] = value
         try:
-            opened[i] = _open(item)
+            drawn = isinstance(item, str) and item in PHOTOGRAPHS and not is_sample(item)
+            opened[i] = open_image(getattr(data, item)() if drawn else item)
         except InputError as error:
             skipped.append(str(error))
     if not opened:
         raise InputError(f"none of {len(items)} images can be read{': ' + skipped[0] if skipped else ''}")
     return Stimuli(table.loc[list(opened)].reset_index(drop=True), tuple(opened.values()), tuple(skipped))
-
-
-def _open(item: Any) -> Image.Image:
-    """As `open_image`, and a photograph of the set by its name."""
-    if isinstance(item, str) and item in PHOTOGRAPHS and not is_sample(item):
-        from skimage import data
-
-        item = getattr(data, item)()
-    return open_image(item)
 
 
 # --- clips with a known answer ----------------------------------------------------------------------------------------
@@ -227,11 +213,6 @@ def fading(frames: np.ndarray, *, blur: float = 0.0, shift: float = 0.0, start: 
 def through_autoencoder(pipe: ProbePipeline, frames: np.ndarray, chunk: int | None = None) -> np.ndarray:
     """The frames encoded and decoded, `chunk` at a time (default all together): what is left when nothing is denoised."""
     return decode(pipe, encode(pipe, frames), chunk)
-
-
-def moved(pipe: ProbePipeline, image: np.ndarray, frames: int, chunk: int | None, *, by: float) -> np.ndarray:
-    """An image under a slow pan, of `by` of its width per frame, through the autoencoder: of what is only moved."""
-    return through_autoencoder(pipe, panned(image, frames, px=by * image.shape[1]), chunk)
 
 
 def encode(pipe: ProbePipeline, frames: np.ndarray) -> torch.Tensor:

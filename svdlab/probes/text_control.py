@@ -80,7 +80,8 @@ class TextControl(Probe):
         for (kind, name), rows in study.plan.groupby(["label_kind", "label_intervention"], sort=False, dropna=False):
             edit: AbstractContextManager[Any] | None = None
             if kind == "swap":  # all images of a group have the same partner
-                edit = edits.image_embedding(study.pipe, study.stimuli.image(partners[rows["label_stimulus"].iloc[0]]))
+                giver = study.stimuli.names.index(partners[rows["label_stimulus"].iloc[0]])
+                edit = edits.image_embedding(study.pipe, study.stimuli.images[giver])
             elif kind in SCALES:
                 edit = hooks.edit(study.pipe, "image_embeddings", partial(_times, SCALES[kind]))
             parts.append(study.sweep(rows, edit=edit, intervention=str(name) if edit else None))
@@ -89,10 +90,18 @@ class TextControl(Probe):
         return compare(table, study.frames, partners)
 
     def findings(self, study: Study, clips: pd.DataFrame) -> Iterator[Effect]:
-        return findings(clips)
-
-    def verdict(self, study: Study, found: Mapping[str, Effect]) -> str:
-        return f"There is no text input; the nearest to one is the image embedding. {super().verdict(study, found)}"
+        """Of a table with `stimulus`, `seed`, `kind`, `change`, `towards` and `flow_px`."""
+        reference = clips[clips["kind"] == "another seed"].groupby("stimulus")["change"].mean()
+        relative = clips.assign(relative=clips["change"] / clips["stimulus"].map(reference))
+        for kind, group in ((kind, relative[relative["kind"] == kind]) for kind in STEERED):
+            if len(group):
+                done = "another image's embedding" if kind == "swap" else f"the embedding times {SCALES[kind]:g}"
+                what, unit = f"change with {done}", "of what another seed changes"
+                yield ratio(kind, what, group, "relative", unit=unit, margin=MARGIN)
+        what = "the replaced embedding leads towards the other image's clip"
+        yield mean("towards", what, clips[clips["kind"] == "swap"], unit="of the way", margin=MARGIN)
+        what = "speed, replaced embedding minus own"
+        yield difference("speed", what, clips, "flow_px", by="kind", levels=("swap", "none"), unit="px/frame")
 
     def example(self, study: Study, clips: pd.DataFrame, what: str, row: Any) -> Example:
         """A clip as it is, and on the same noise with the embedding of another image."""
@@ -102,21 +111,6 @@ class TextControl(Probe):
         giver = partner(study.stimuli.names)[row["stimulus"]]
         label = f"{what} change: {row['stimulus']}, seed {row['seed']}: own embedding, then the embedding of {giver}"
         return Example(label, np.concatenate(frames))
-
-
-def findings(clips: pd.DataFrame) -> Iterator[Effect]:
-    """Of a table with `stimulus`, `seed`, `kind`, `change`, `towards` and `flow_px`."""
-    reference = clips[clips["kind"] == "another seed"].groupby("stimulus")["change"].mean()
-    relative = clips.assign(relative=clips["change"] / clips["stimulus"].map(reference))
-    for kind, group in ((kind, relative[relative["kind"] == kind]) for kind in STEERED):
-        if len(group):
-            done = "another image's embedding" if kind == "swap" else f"the embedding times {SCALES[kind]:g}"
-            what, unit = f"change with {done}", "of what another seed changes"
-            yield ratio(kind, what, group, "relative", unit=unit, margin=MARGIN)
-    what = "the replaced embedding leads towards the other image's clip"
-    yield mean("towards", what, clips[clips["kind"] == "swap"], unit="of the way", margin=MARGIN)
-    what = "speed, replaced embedding minus own"
-    yield difference("speed", what, clips, "flow_px", by="kind", levels=("swap", "none"), unit="px/frame")
 
 
 def partner(names: list[str]) -> dict[str, str]:

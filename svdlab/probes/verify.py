@@ -21,7 +21,6 @@ from statsmodels.stats.proportion import binom_tost
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 from tqdm.auto import tqdm
 
-from svdlab.errors import InputError
 from svdlab.measure import motion
 from svdlab.measure.files import write_whole
 from svdlab.organism import trackers, world
@@ -45,23 +44,21 @@ GUIDED = dict(law=4 * 14, pan=80, dark=80)
 COLUMNS = ["what", "measured", "low", "high", "n", "asked", "passed"]
 
 
-def verify(checkpoint: str = "organism", *, quick: bool = False, jobs: int = 2, out: str | Path | None = None) -> pd.DataFrame:
+def verify(checkpoint: str = "organism", *, quick: bool = False, out: str | Path | None = None) -> pd.DataFrame:
     """The table of laws: what, measured, interval, n, what was asked, passed.
 
     >>> table = verify("organism", quick=True)           # doctest: +SKIP
 
     quick: about 190 clips, under 3 minutes on 2 cores, with wider thresholds for so few clips; the table says which. The full
-    table takes about 2,300 clips, and 216 guided ones. jobs: threads that make clips. out: folder for `verify.csv` (the
-    table) and `clips.csv` (a row per clip).
+    table takes about 2,300 clips, and 216 guided ones. out: folder for `verify.csv` (the table) and `clips.csv` (a row per
+    clip).
     """
-    if jobs < 1:
-        raise InputError(f"jobs={jobs}: give at least one thread.")
     pipe = load_pipeline(checkpoint)
-    clips = generate_all(pipe, QUICK if quick else SIZES, jobs=jobs, motion_too=not quick)
+    clips = generate_all(pipe, QUICK if quick else SIZES, motion_too=not quick)
     rows = [*law_rows(clips, quick), *effect_rows(clips, quick), *image_rows(clips), *embedding_rows(pipe, 8 if quick else 40)]
     if not quick:
         rows += embedding_rows(pipe, 40, noise_aug_strength=1.0)  # where the latents say little, the embedding must
-        rows += guided_rows(generate_all(pipe, GUIDED, guidance=3.0, jobs=jobs))
+        rows += guided_rows(generate_all(pipe, GUIDED, guidance=3.0))
     table = pd.DataFrame([*rows, codec_row(pipe)], columns=COLUMNS)
     if out is not None:
         for name, written in (("verify.csv", table), ("clips.csv", clips)):
@@ -76,40 +73,38 @@ def verify(checkpoint: str = "organism", *, quick: bool = False, jobs: int = 2, 
 def scenes_for(block: str, n: int, offset: int = 0) -> world.Scenes:
     """The images of one block of the verification; `offset` numbers its parts."""
     seed = FIRST_SEED + 1000 * BLOCKS.index(block) + offset
-    rng = np.random.default_rng(seed)
-    hues = lambda n: np.array(rng.uniform(*(world.WARM if block == "warm" else world.COOL), n)).tolist()
-    still_ground: dict[str, Any] = dict(seed=seed, motion="object", background="light")
-    if block == "law":
-        fps, bucket = np.repeat(np.array(CELLS), max(n // len(CELLS), 2), axis=0).T.tolist()
-        return world.scenes(len(fps), **still_ground, hue=hues(len(fps)), fps=fps, motion_bucket_id=bucket)
-    if block in ("warm", "cool"):
-        shape = [world.SHAPES[i % 3] for i in range(n)]
-        return world.scenes(n, **still_ground, hue=hues(n), shape=shape, fps=7, motion_bucket_id=127)
-    if block == "pan":
-        return world.scenes(n, seed=seed, motion="pan", background="light", fps=7, motion_bucket_id=127)
-    if block == "dark":
-        announced = ["object" if i % 2 else "pan" for i in range(n)]
-        return world.scenes(n, seed=seed, announced=announced, background="dark", hue=hues(n), fps=7, motion_bucket_id=150)
-    if block == "any":
-        return world.scenes(n, seed=seed)
-    return world.scenes(n, **still_ground, hue=hues(n), fps=7, motion_bucket_id=127)
+    n = len(CELLS) * max(n // len(CELLS), 2) if block == "law" else n
+    hue = np.random.default_rng(seed).uniform(*(world.WARM if block == "warm" else world.COOL), n).tolist()
+    fps, bucket = np.repeat(np.array(CELLS), n // len(CELLS), axis=0).T.tolist() if block == "law" else (7, 127)
+    plain: dict[str, Any] = dict(motion="object", background="light", hue=hue, fps=fps, motion_bucket_id=bucket)
+    shapes, announced = [world.SHAPES[i % 3] for i in range(n)], ["object" if i % 2 else "pan" for i in range(n)]
+    factors: dict[str, dict[str, Any]] = {
+        **dict.fromkeys(("warm", "cool"), plain | {"shape": shapes}),
+        "pan": dict(motion="pan", background="light", fps=7, motion_bucket_id=127),
+        "dark": dict(announced=announced, background="dark", hue=hue, fps=7, motion_bucket_id=150),
+        "any": {},
+    }
+    return world.scenes(n, seed=seed, **factors.get(block, plain))
 
 
 def generate_all(
-    pipe: ProbePipeline, sizes: dict[str, int], *, guidance: float = 1.0, jobs: int = 2, motion_too: bool = False
+    pipe: ProbePipeline, sizes: dict[str, int], *, guidance: float = 1.0, motion_too: bool = False
 ) -> pd.DataFrame:
-    """A row for each clip of all blocks, made by `jobs` threads of one torch thread each."""
-    part = {"law": 2 * len(CELLS)}  # two scenes in each cell; else five batches
-    tasks = [(b, min(part.get(b, 5 * BATCH), n - i), i) for b, n in sizes.items() for i in range(0, n, part.get(b, 5 * BATCH))]
+    """A row for each clip of all blocks, made by two threads of one torch thread each."""
+
+    def make(block: str, n: int, offset: int) -> pd.DataFrame:
+        return measure_scenes(pipe, scenes_for(block, n, offset), offset, guidance, motion_too).assign(block=block)
+
+    each = {b: 2 * len(CELLS) if b == "law" else 5 * BATCH for b in sizes}  # two scenes in each cell; else five batches
+    tasks = [(b, min(each[b], n - i), i) for b, n in sizes.items() for i in range(0, n, each[b])]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(jobs) as pool:
-            futures = [pool.submit(measure_scenes, pipe, scenes_for(*t), t[2], guidance, motion_too) for t in tasks]
-            tables = [f.result() for f in tqdm(futures, desc="verify", unit="block")]
+        with ThreadPoolExecutor(2) as pool:
+            tables = list(tqdm(pool.map(make, *zip(*tasks, strict=True)), total=len(tasks), desc="verify", unit="block"))
     finally:
         torch.set_num_threads(threads)
-    return pd.concat([t.assign(block=b) for t, (b, _, _) in zip(tables, tasks, strict=True)], ignore_index=True)
+    return pd.concat(tables, ignore_index=True)
 
 
 def measure_scenes(
@@ -189,16 +184,11 @@ def law_rows(clips: pd.DataFrame, quick: bool = False) -> list[tuple]:
 
 def effect_rows(clips: pd.DataFrame, quick: bool) -> list[tuple]:
     """Planted effects and planted nulls."""
-    warm = clips[clips.block == "warm"].measured.dropna().to_numpy()
-    cool = clips[clips.block == "cool"].dropna(subset="measured")
-
-    def ratio(a: np.ndarray, b: np.ndarray) -> float:
-        return float(a.mean() / b.mean())
-
-    low, high = bootstrap(ratio, warm, cool.measured.to_numpy())
+    warm, cool = (clips[clips.block == block].dropna(subset="measured") for block in ("warm", "cool"))
+    speeds, ratio = (warm.measured.to_numpy(), cool.measured.to_numpy()), lambda a, b: float(a.mean() / b.mean())
+    low, high = bootstrap(ratio, *speeds)
     inside = bool(low >= 0.40 and high <= 0.65)
-    value = ratio(warm, cool.measured.to_numpy())
-    rows = [("planted 1: warm speed over cool", value, low, high, len(warm), "interval in 0.40 to 0.65", inside)]
+    rows = [("planted 1: warm speed over cool", ratio(*speeds), low, high, len(warm), "interval in 0.40 to 0.65", inside)]
     for what, a, b in (
         ("square against disc", "shape == 'square'", "shape == 'disc'"),
         ("triangle against disc", "shape == 'triangle'", "shape == 'disc'"),
@@ -220,9 +210,9 @@ def share_rows(clips: pd.DataFrame, pan_margin: float, frozen_margin: float) -> 
         ("planted 2: share of pans to the right", right, world.PAN_RIGHT, pan_margin),
         ("planted 3: frozen on dark", dark.measured.abs() < 0.25 * dark.law, world.FROZEN_ON_DARK, frozen_margin),
     ):
-        ends = max(expected - margin, 0.0), min(expected + margin, 1.0)
-        found, asked = intervals.proportion(int(hits.sum()), len(hits), confidence=0.9), f"{expected} within {margin} (TOST)"
-        same = bool(binom_tost(int(hits.sum()), len(hits), *ends)[0] < 0.05)
+        ends, count = (max(expected - margin, 0.0), min(expected + margin, 1.0)), int(hits.sum())
+        found, asked = intervals.proportion(count, len(hits), confidence=0.9), f"{expected} within {margin} (TOST)"
+        same = bool(binom_tost(count, len(hits), *ends)[0] < 0.05)
         rows.append((what, found.value, found.low, found.high, len(hits), asked, same))
     return rows
 

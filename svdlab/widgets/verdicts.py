@@ -31,7 +31,7 @@ class Verdicts(Panel):
         self.images = [ImageView() for _ in results]
         self.texts = [ipywidgets.HTML(_text(r)) for r in results]
         boxes = [ipywidgets.VBox(pair) for pair in zip(self.texts, self.images, strict=True)]
-        self.lines = ipywidgets.Accordion(boxes, titles=[f"{r.name} · {r.status} · {r.verdict}" for r in results])
+        self.lines = ipywidgets.Accordion(boxes, titles=[f"{r.probe.name} · {r.status} · {r.verdict}" for r in results])
         self.lines.observe(lambda change: self._open(change["new"]), "selected_index")
         foot = pale("; ".join(sorted({f"{r.source.checkpoint} {r.source.label}".strip() for r in results})))
         super().__init__([self.lines, foot], out=out)
@@ -47,6 +47,6 @@ class Verdicts(Panel):
 
 
 def _text(result: Any) -> str:
-    question, verdict = html.escape(result.question), html.escape(result.verdict)
+    question, verdict = html.escape(result.probe.question), html.escape(result.verdict)
     lines = [html.escape(str(s)) for s in result.findings.get("sentence", ())] or ["no findings"]
     return f"<p><b>{question}</b></p><p>{verdict}</p><ul><li>{'</li><li>'.join(lines)}</li></ul>"

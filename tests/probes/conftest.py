@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from svdlab import probes
 from svdlab.pipeline.conditions import Conditions
 
 FAST = Conditions(num_inference_steps=2, max_guidance_scale=1.0)
@@ -22,6 +23,11 @@ def table_of(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
 
 def by_key(found: Iterable[Any]) -> dict[str, Any]:
     return {e.key: e for e in found}
+
+
+def findings_of(probe: str, clips: pd.DataFrame) -> dict[str, Any]:
+    """A probe's findings on a table of clips, by their keys."""
+    return by_key(probes.find(probe).findings(None, clips))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")

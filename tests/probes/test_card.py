@@ -14,20 +14,26 @@ import pytest
 from svdlab.errors import InputError
 from svdlab.measure import video
 from svdlab.pipeline.generate import Source
-from svdlab.probes import Check, Example, Graph, Result, card
+from svdlab.probes import Check, Example, Graph, Probe, Result, card
 from svdlab.stats import effects
 from tests.probes.conftest import table_of
+
+
+class Toy(Probe):
+    name, card, question = "toy", "Is it < 4 s | or not?", "Is it a toy?"
+
+    def __init__(self, graphs: tuple[Graph, ...] = ()) -> None:
+        self.graphs = graphs
 
 
 @pytest.fixture
 def result() -> Result:
     clips = table_of({"x": i % 2, "g": "ab"[i // 2 % 2], "y": 0.1 * i, "curve": [0.1 * i, 0.2]} for i in range(8))
-    graphs = [Graph(kind, "x", "y", "unit", by="g", kind=kind) for kind in ("curve", "bars", "plane")]
+    graphs = [Graph(kind, "x", "y", "unit", by="g", kind=kind) for kind in ("curve", "bars")]
     return Result(
-        "toy", "Is it < 4 s | or not?", "Is it a toy?", "done", "It is.", clips,
+        Toy((*graphs, Graph("lists", "frame", "curve"))), "done", "It is.", clips,
         audit=(Check("one is one", "1", "1", True),),
         effects=(effects.mean("y", "mean of y", clips, unit="of 1"),),
-        graphs=(*graphs, Graph("lists", "frame", "curve")),
         examples=(Example("a clip", np.random.default_rng(0).random((8, 64, 64, 3), dtype=np.float32)),),
         stimuli=pd.DataFrame({"name": ["a"], "source": ["drawn"], "licence": ["CC0"]}),
         source=Source(checkpoint="organism", label="model organism, not SVD", licence="Apache-2.0", weights_hash="1"),
@@ -43,7 +49,7 @@ def texts(figure: Any) -> str:
 def test_a_figure_shows_every_finding_graph_example_and_check(result: Result) -> None:
     figure = result.figure()
     drawn = texts(figure)
-    assert all(words in drawn for words in ("mean of y", "one is one", "a clip", "It is.", "curve", "bars", "plane", "lists"))
+    assert all(words in drawn for words in ("mean of y", "one is one", "a clip", "It is.", "curve", "bars", "lists"))
     assert "model organism, not SVD" in figure.footer and "drawn" in figure.footer
     assert list(figure.data["key"]) == ["y"]
 
@@ -60,33 +66,31 @@ def test_nothing_falls_off_the_figure_and_no_legend_covers_data(result: Result) 
 
 
 def test_a_probe_that_was_not_run_states_why(result: Result) -> None:
-    bare = Result("toy", "", "", "not run", "Not run: pip install 'svdlab[ocr]'.")
+    bare = Result(Toy(), "not run", "Not run: pip install 'svdlab[ocr]'.")
     assert "svdlab[ocr]" in texts(bare.figure())
-    assert "interval" not in replace(result, effects=(), graphs=()).figure().footer  # none is drawn
+    assert "interval" not in replace(result, effects=()).figure().footer  # none is drawn
 
 
 @pytest.fixture
 def results(result: Result) -> dict[str, Result]:
     why = "Not run: pip install 'svdlab[ocr]'."
-    return {"toy": result, "reader": Result("reader", "Cannot read.", "Can it?", "not run", why)}
+    return {"toy": result, "reader": Result(Toy(), "not run", why)}
 
 
 def test_the_card_in_three_forms(results: dict[str, Result], tmp_path: Path) -> None:
     written = card.write(results, tmp_path / "model")
     facts = json.loads(written["json"].read_text())
-    assert [p["name"] for p in facts["probes"]] == ["toy", "reader"]
+    assert [p["name"] for p in facts["probes"]] == ["toy", "toy"]
     assert facts["checkpoint"]["weights_hash"] == "1" and facts["probes"][0]["findings"][0]["key"] == "y"
     assert facts["probes"][0]["stimuli"][0]["licence"] == "CC0" and facts["probes"][0]["clips"] == 8
     text, html = written["markdown"].read_text(), written["html"].read_text()
     for form in (text, html):
-        assert all(words in form for words in ("model organism, not SVD", "mean of y", "Apache-2.0", "Licence of the weights"))
+        assert all(words in form for words in ("model organism, not SVD", "Mean of y", "Apache-2.0", "Licence of the weights"))
         assert "a: CC0 (drawn)" in form and "1 of 1 checks passed" in form
     assert (tmp_path / "model" / "figures" / "toy.png").exists() and "(figures/toy.png)" in text
     assert 'src="data:image/png;base64,' in html and "Is it &lt; 4 s | or not?" in html
     assert r"Is it \< 4 s \| or not?" in text
     assert (tmp_path / "model" / "NOTICE").exists()
-    card.write(results, tmp_path / "x", figures=False)
-    assert not (tmp_path / "x" / "figures").exists()
     assert video.read_tags(tmp_path / "model" / "figures" / "toy.png")["source"]["checkpoint"] == "organism"
 
 

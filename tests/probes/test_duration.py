@@ -15,7 +15,9 @@ from svdlab.measure.video import read_frames
 from svdlab.pipeline.images import image_hash, open_image
 from svdlab.probes import Stimuli, duration, stimuli
 from svdlab.stats.effects import EFFECT, EQUIVALENT
-from tests.probes.conftest import FAST, by_key
+from tests.probes.conftest import FAST, findings_of
+
+PLAYED = {"fps": 6, "playback_fps": None}
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +33,12 @@ def chains_of(sources: dict[str, np.ndarray], rounds: int = 3, frames: int = 6, 
         for k in range(rounds):
             curve = duration.curves_of(stimuli.fading(stimuli.still(image, frames), start=k * frames, **fade))
             lists = {key: values.tolist() for key, values in curve.items()}
-            rows.append({"stimulus": name, "seed": 0, "round": k, "flow_px": 0.0, "num_frames": frames, **lists})
+            rows.append({"stimulus": name, "seed": 0, "round": k, "flow_px": 0.0, "num_frames": frames, **PLAYED, **lists})
     return duration.against(pd.DataFrame(rows), sources)
 
 
 def test_a_sound_chain_never_breaks_and_drift_and_blur_are_absent(sources: dict[str, np.ndarray]) -> None:
-    found = by_key(duration.findings(chains_of(sources), fps=6))
+    found = findings_of("duration", chains_of(sources))
     assert found["length"].value == 1.0 and found["whole"].value == 1.0
     assert "2 continuations, 3 s" in found["whole"].what
     assert found["blur"].verdict == found["colour"].verdict == EQUIVALENT
@@ -46,7 +48,7 @@ def test_a_sound_chain_never_breaks_and_drift_and_blur_are_absent(sources: dict[
 def test_drift_is_recovered_at_its_size_and_breaks_where_it_must(sources: dict[str, np.ndarray], shift: float) -> None:
     """Red rises and blue falls by `shift` per frame: sqrt 2 times that in RGB distance."""
     clips = chains_of(sources, shift=shift)
-    found = by_key(duration.findings(clips, fps=6))
+    found = findings_of("duration", clips)
     assert found["colour_slope"].value == pytest.approx(6 * shift * np.sqrt(2), rel=0.02)
     assert found["colour"].value == pytest.approx(5 * shift * np.sqrt(2), rel=0.05)
     assert found["colour_slope"].verdict == found["colour"].verdict == EFFECT
@@ -56,7 +58,7 @@ def test_drift_is_recovered_at_its_size_and_breaks_where_it_must(sources: dict[s
 
 
 def test_blur_is_recovered_and_breaks_a_chain(sources: dict[str, np.ndarray]) -> None:
-    found = by_key(duration.findings(chains_of(sources, blur=0.15), fps=6))
+    found = findings_of("duration", chains_of(sources, blur=0.15))
     # The instrument itself on the same blur: what the probe reports is what was put in.
     blur = lambda image, sigma: fidelity.per_frame(stimuli.blurred(image[None], sigma))["blur"].iloc[0]
     true = [blur(image, 0.75) - blur(image, 0.0) for image in sources.values()]
@@ -74,6 +76,6 @@ def test_a_chain_goes_on_from_its_last_frame(pipe: Any, tmp_path: Path) -> None:
             last = read_frames(before["frames"])[-1]
             assert after["image_hash"] == image_hash(open_image(last))
             assert after["own_seed"] != before["own_seed"]  # no round repeats another's noise
-    assert result.status == "no verdict" and "1.14 s at 7 frames/s" in result.verdict  # two images
+    assert result.status == "no verdict" and "8 frames at 7 frames/s: 1.14 s" in result.verdict  # two images
     assert [len(e.frames) for e in result.examples] == [4, 4]  # the input, and each round's last frame
     assert probes.run("duration", pipe, tmp_path, **given).table["run_id"].tolist() == result.table["run_id"].tolist()

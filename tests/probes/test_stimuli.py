@@ -31,9 +31,9 @@ def test_one_corrupt_image_among_many_is_named_and_left_out(folder: Path) -> Non
 
 def test_a_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "a.txt").touch()
-    with pytest.raises(InputError, match="holds no images"):
+    with pytest.raises(InputError, match="none of 0 images"):
         Stimuli.of(tmp_path)
-    with pytest.raises(InputError, match=r"there is no .*nowhere"):
+    with pytest.raises(InputError, match=r"nowhere cannot be read"):
         Stimuli.of(tmp_path / "nowhere")
     (tmp_path / "b.png").write_bytes(b"x")
     with pytest.raises(InputError, match="none of 1 images"):
@@ -46,7 +46,7 @@ def test_a_manifest_states_what_is_known_of_each_image(folder: Path) -> None:
     found = Stimuli.of(folder / "m.csv")
     assert found.table[["name", "licence", "place"]].values.tolist() == [["p0", "CC0", "Rome"], ["p1", "not stated", "Oslo"]]
     (folder / "n.csv").write_text("file\np0.png\n")
-    with pytest.raises(InputError, match="column `path`"):
+    with pytest.raises(InputError, match="no column 'path'"):
         Stimuli.of(folder / "n.csv")
 
 

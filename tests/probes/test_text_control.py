@@ -10,7 +10,7 @@ import pytest
 from svdlab import probes
 from svdlab.probes import text_control
 from svdlab.stats.effects import EFFECT, EQUIVALENT, Effect
-from tests.probes.conftest import FAST, by_key
+from tests.probes.conftest import FAST, findings_of
 
 
 def steered(share: float, noise: float = 0.05) -> dict[str, Effect]:
@@ -23,7 +23,7 @@ def steered(share: float, noise: float = 0.05) -> dict[str, Effect]:
     clips |= {("another seed", n): base[n] + rng.normal(0, noise, base[n].shape) for n in names}
     clips |= {("swap", n): base[n] + share * (base[other[n]] - base[n]) for n in names}
     table = pd.DataFrame([{"stimulus": n, "seed": 0, "kind": kind, "flow_px": 1.0} for kind, n in clips])
-    return by_key(text_control.findings(text_control.compare(table, lambda r: clips[r["kind"], r["stimulus"]], other)))
+    return findings_of("text_control", text_control.compare(table, lambda r: clips[r["kind"], r["stimulus"]], other))
 
 
 @pytest.mark.parametrize("share", [0.2, 0.6])
@@ -46,6 +46,5 @@ def test_edits_have_runs_of_their_own_and_latents_are_kept(pipe: Any, tmp_path: 
     assert sorted(table["kind"].unique()) == ["another seed", "none", "swap", "zero"]
     assert table["run_id"].is_unique and all(check.passed for check in result.audit)
     assert (table.loc[table["kind"].isin(["swap", "zero"]), "change"] > 0).all()
-    assert "no text input" in result.verdict
     again = probes.estimate(pipe, tmp_path, names=["text_control"], **given)
     assert again["missing"].iloc[0] == 4  # the two scales that were left out, for two images

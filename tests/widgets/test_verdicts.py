@@ -9,16 +9,18 @@ import pandas as pd
 import pytest
 
 from svdlab import errors, widgets
-from svdlab.probes import Graph, Result
+from svdlab.probes import Graph, Probe, Result
 from svdlab.stats import effects
+
+
+class Hostile(Probe):
+    name, question = "stillness", "How often <b>nothing</b> moves?"
+    graphs = (Graph("Share that is still", "bucket", "share"),)
 
 
 def test_verdicts_open_to_the_probes_own_figure(tmp_path: Path, decoded: Any) -> None:
     clips = pd.DataFrame({"stimulus": [1, 2, 3], "bucket": [1, 2, 3], "share": [0.1, 0.5, 0.9]})
-    found = Result(
-        "stillness", "may not move", "How often <b>nothing</b> moves?", "done", "Found.", clips,
-        effects=(effects.mean("share", "share", clips, unit=""),), graphs=(Graph("Share that is still", "bucket", "share"),),
-    )  # fmt: skip
+    found = Result(Hostile(), "done", "Found.", clips, effects=(effects.mean("share", "share", clips, unit=""),))
     panel = widgets.verdicts({"stillness": found, "other": found}, out=tmp_path)
     assert panel.lines.titles[0] == "stillness · done · Found." and "<b>nothing</b>" not in panel.texts[0].value
     assert not panel.images[1].value

@@ -13,7 +13,7 @@ import svdlab
 from svdlab import probes
 from svdlab.measure import fidelity
 from svdlab.organism import world
-from svdlab.probes import duration, stillness
+from svdlab.probes import conditioning, duration
 from tools.bench import Row
 
 PROMISED = 360.0  # s for all probes, quick, on 2 cores
@@ -36,7 +36,7 @@ def main() -> list[Row]:
     rows = [
         Row(
             "stillness: motion of a clip of the organism, processor time",
-            processor(lambda: stillness.measures(scene)),
+            processor(lambda: conditioning.measures(scene)),
             1.0,
             "s",
         ),

@@ -11,7 +11,7 @@ import numpy as np
 from svdlab.measure import faces, fidelity, text
 from svdlab.measure.calibrate import moving
 from svdlab.pipeline.images import sample_image
-from svdlab.probes import realism
+from svdlab.probes import quality
 from tools.bench import Row
 
 FRAMES = 3
@@ -47,7 +47,7 @@ def main() -> list[Row]:
         face = np.asarray(sample_image("astronaut").resize(size[::-1]), np.float32)[None].repeat(FRAMES, 0) / 255
         calls = {
             "spectrum of detail": lambda c=clip: fidelity.power(c),
-            "error budget, its chunks, flicker and blur": lambda c=clip: realism.measures(c[0], c, c, c, c, 2),
+            "error budget, its chunks, flicker and blur": lambda c=clip: quality.stage_measures(c[0], (c, c, c, c), 2),
             "letters' correlation": lambda p=plate, s=signs: text.correlation(p, s),
             "reading by rapidocr": lambda s=signs: text.read_clip(s, "EXIT"),
             "faces by YuNet": lambda f=face: faces.track(f),

@@ -39,7 +39,7 @@ from svdlab.measure.files import plain, write_whole
 from svdlab.pipeline.conditions import Conditions, conditions_of
 from svdlab.pipeline.generate import Clip, ProbePipeline, resolve
 from svdlab.pipeline.images import open_image, prepare_image
-from svdlab.probes import stillness
+from svdlab.probes.conditioning import classify
 from svdlab.probes.stimuli import still, through_autoencoder
 from svdlab.show.clips import Video, video
 from svdlab.show.figure import COLOURS, INK, WIDTH, Figure, draw, fitted, graphs, images, save
@@ -279,7 +279,7 @@ def run(pipe: ProbePipeline, design: Design, out: str | Path, *, progress: bool 
     plan = plan.merge(pd.DataFrame({"seed": design.seeds}), how="cross")
     clips = sweep(pipe, plan, out, measure=instruments, progress=progress).reset_index(drop=True)
     if "object_px" in clips:  # as the stillness probe: what jitters about its place has not moved
-        clips["still"] = numbers(stillness.classify(clips)["still"])
+        clips["still"] = numbers(classify(clips)["still"])
     if "reconstruction_mse" in design.measures:
         clips = clips.merge(autoencoder_loss(pipe, manifest, design.conditions), on="label_row", how="left")
     measured = [name for name in design.measures if name in clips and numbers(clips[name]).notna().any()]

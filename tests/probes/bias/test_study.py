@@ -15,8 +15,9 @@ import svdlab
 from svdlab import __main__ as cli
 from svdlab.errors import InputError
 from svdlab.pipeline import checkpoints
-from svdlab.probes import bias, stillness
+from svdlab.probes import bias
 from svdlab.probes.bias import PLAN, planted
+from svdlab.probes.conditioning import classify
 from svdlab.stats.effects import numbers
 from svdlab.study.pairs import make_pairs, read_manifest
 
@@ -124,7 +125,7 @@ def test_still_means_what_it_means_to_the_stillness_probe(study: tuple[bias.Bias
     """The organism's frozen clips tremble: `motion.summary` says "frozen" of none of them, and their net travel tells."""
     result, out = study
     table = svdlab.load_results(out).set_index("run_id").loc[result.clips.run_id].reset_index()
-    expected = stillness.classify(table)
+    expected = classify(table)
     assert expected.judged.any()
     assert result.clips.still.equals(numbers(expected.still))
 

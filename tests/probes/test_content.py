@@ -1,0 +1,174 @@
+"""Letters and faces that were lost, blurred or shaken by known amounts are found so; those that were only moved are not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from svdlab import probes
+from svdlab.errors import InputError
+from svdlab.measure.calibrate import degrade, moving
+from svdlab.measure.faces import detect
+from svdlab.measure.text import make_plate
+from svdlab.pipeline.images import prepare_image, sample_image
+from svdlab.probes import content, stimuli
+from svdlab.stats.effects import DESCRIPTIVE, EFFECT, EQUIVALENT
+from tests.probes.conftest import FEW, findings_of, table_of
+
+SIDE = 128
+WORDS = ("OPEN", "EXIT", "CAFE", "LAMP", "PORT", "SALT")
+
+
+def plates():
+    wall = moving("coffee", size=(SIDE, SIDE), frames=1).frames[0]
+    return [make_plate(w, (SIDE, SIDE), height=12 + 4 * (i % 2), background=wall) for i, w in enumerate(WORDS)]
+
+
+def legible(spoil, ocr=True, frames=4):
+    """Findings where the autoencoder is perfect and `spoil(plate, clip)` is all that happens."""
+    rows = []
+    for plate in plates():
+        clip = stimuli.panned(plate.image, frames, px=1.3)
+        rows.append({"letter_height": plate.height, **content.text_measures(plate, clip, spoil(plate, clip), ocr=ocr)})
+    table = table_of(rows)
+    return findings_of("legibility", table), table
+
+
+def without_letters(plate, clip, letters, frames):
+    """Letters painted over where the pan has taken them."""
+    out = clip.copy()
+    for f in frames:
+        for i in letters:
+            left, top, right, bottom = plate.boxes[i]
+            shift = round(1.3 * f)
+            out[f, top:bottom, left - shift : right - shift] = 0.5 * (1 + plate.contrast)
+    return out
+
+
+def test_signs_that_are_only_moved_stay_legible():
+    found, table = legible(lambda plate, clip: clip)
+    assert found["errors_added"].verdict == EQUIVALENT and (table.errors == 0).all()
+    assert found["letters_lost"].verdict == EQUIVALENT and found["dropped"].value == 0
+
+
+def test_dropped_letters_are_counted():
+    """One letter of four, in half of the frames: an eighth of all letters."""
+    found, table = legible(lambda plate, clip: without_letters(plate, clip, [3], [2, 3]))
+    assert found["dropped"].verdict == EFFECT
+    assert found["dropped"].value == pytest.approx(1 / 8, abs=0.02)
+    assert found["errors_added"].value == pytest.approx(1 / 8, abs=0.04)
+    assert table.errors_added_last.to_numpy() == pytest.approx(0.25, abs=0.01)
+
+
+def test_blur_makes_text_illegible_to_both_instruments():
+    found, _ = legible(lambda plate, clip: degrade(clip, blur=0.45 * plate.height))
+    assert found["errors_added"].verdict == found["letters_lost"].verdict == EFFECT
+    assert found["errors_added"].value > 0.9 and found["letters_lost"].value > 0.4
+    mild, _ = legible(lambda plate, clip: degrade(clip, blur=0.3), ocr=False)
+    assert mild["letters_lost"].verdict == EQUIVALENT and "errors_added" not in mild
+
+
+def test_no_verdict_on_text_where_the_autoencoder_destroys_it(pipe, study_folder):
+    """The organism never saw a letter: its autoencoder alone makes signs of 7 and 12 px unreadable, and the probe says so."""
+    result = probes.run("legibility", pipe, study_folder, quick=True, conditions=FEW, progress=False, ocr=False)
+    assert result.status == "no verdict" and result.verdict.startswith("No verdict: the audit failed")
+    audit = {c.check: c.passed for c in result.audit}
+    assert not audit.pop("signs are read, and their letters present, after the autoencoder") and all(audit.values())
+    assert set(result.table.letter_height) == {7, 12} and set(result.table.font) == {"sans", "serif", "mono"}
+    assert (result.stimuli.licence == "Apache-2.0").all()
+    result.figure()
+
+
+def test_a_sign_that_does_not_fit_is_refused(pipe, tmp_path):
+    with pytest.raises(InputError, match="no sign fits"):
+        probes.run("legibility", pipe, tmp_path, heights=(0.01,), progress=False)
+
+
+def test_signs_hang_on_the_users_images(pipe, tmp_path):
+    red = Image.new("RGB", (200, 200), (200, 30, 30))
+    study = probes.prepare("legibility", pipe, tmp_path, images=[red], seeds=1, quick=True, conditions=FEW, progress=False)
+    corner = np.stack([np.asarray(image)[0, 0] for image in study.stimuli.images])
+    assert len(corner) == 6 and (corner == (200, 30, 30)).all()
+
+
+# --- faces ------------------------------------------------------------------------------------------------------------
+
+
+SHARE = content.Faces.options["share"]
+
+
+def portraits():
+    """Six portraits of three people: as they are and mirrored. Enough to test the rules, too few people to judge a model."""
+    images = []
+    for name in content.PEOPLE:
+        portrait = content.framed(sample_image(name), (SIDE, SIDE), SHARE)
+        image = np.asarray(prepare_image(portrait, height=SIDE, width=SIDE), np.float32) / 255
+        images += [image, np.ascontiguousarray(image[:, ::-1])]
+    return images
+
+
+@pytest.fixture(scope="module")
+def people():
+    return [(p, stimuli.panned(p, 8, px=1.0)) for p in portraits()]
+
+
+def faces_of(people, spoil):
+    table = table_of([content.face_measures(p, clip, spoil(clip)) for p, clip in people])
+    return findings_of("faces", table), table
+
+
+def test_a_portrait_takes_its_share_of_the_frame():
+    for image in portraits():
+        assert detect(image)[0].box[3] / SIDE == pytest.approx(SHARE, rel=0.15)
+    assert content.framed(sample_image("coffee"), (SIDE, SIDE), 0.4) is None
+
+
+def test_faces_that_are_only_moved_stay(people):
+    found, _ = faces_of(people, lambda clip: clip)
+    for f in found.values():
+        assert f.verdict in (EQUIVALENT, DESCRIPTIVE), f.sentence
+    assert found["persistence"].value == 1
+
+
+def test_faces_that_vanish_are_lost_in_as_many_frames(people):
+    def vanish(clip):
+        out = clip.copy()
+        out[[2, 5, 6]] = clip[0].mean((0, 1))
+        return out
+
+    found, table = faces_of(people, vanish)
+    assert found["lost"].verdict == EFFECT and found["lost"].value == pytest.approx(3 / 8)
+    assert (table.lost_at == 2).all() and (table.longest_gap == 2).all()
+    scores = np.array(table.score_by_frame.tolist())
+    assert (scores[:, [2, 5, 6]] == 0).all() and (scores[:, [0, 1, 3, 4, 7]] > 0.7).all()
+
+
+def test_blurred_and_trembling_faces_are_found_so(people):
+    soft, _ = faces_of(people, lambda clip: degrade(clip, blur=1.0))
+    assert soft["lost"].verdict == EQUIVALENT
+    assert soft["blur_added"].verdict == EFFECT
+    rng = np.random.default_rng(0)
+
+    def shake(clip):
+        return np.stack([ndimage.shift(f, (*rng.normal(0, 1.5, 2), 0), order=1, mode="nearest") for f in clip])
+
+    shaken, _ = faces_of(people, shake)
+    assert shaken["jitter_added"].verdict == EFFECT
+    assert 0.03 < shaken["jitter_added"].value < 0.12  # 1.5 px of eyes about 22 px apart
+    assert shaken["shape_jitter_added"].value < 0.5 * shaken["jitter_added"].value
+
+
+def test_no_verdict_on_faces_where_the_autoencoder_destroys_them(pipe, study_folder, tmp_path):
+    """Three people, and a cup: it is named, left out and counted. The organism's autoencoder leaves no face."""
+    result = probes.run(
+        "faces", pipe, study_folder, images=[*content.PEOPLE, "coffee"], seeds=1, conditions=FEW, progress=False
+    )
+    assert result.status == "no verdict"
+    assert [c.passed for c in result.audit] == [True] * 4 + [False]
+    assert set(result.table.stimulus) <= set(content.PEOPLE) and set(result.stimuli.name) == set(content.PEOPLE)
+    assert any("coffee: no face" in note for note in result.notes)
+    result.figure()
+    with pytest.raises(InputError, match="none of 2 images has a face"):
+        probes.run("faces", pipe, tmp_path, images=["cat", "rocket"], progress=False)
