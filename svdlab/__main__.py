@@ -178,10 +178,15 @@ def _bias(
         raise InputError(f"bias has no option {', '.join(unknown)}: it has measures, margins, alpha.")
     given: dict[str, Any] = {"seeds": range(seeds), "conditions": conditions, **options}
     if manifest is None:
-        result = planted.study(load_pipeline(checkpoint), out, quick=quick, **given)
-    else:
-        design = bias.Design(manifest, **given)  # faults are named before the model is loaded
-        result = bias.run(load_pipeline(checkpoint), design, out)
+        counts = dict(hue=12, mirror=12, shape=12) if quick else dict.fromkeys(planted.SCHEMES, 24)
+        planted.world_pairs(out / "images", **counts)
+        own = planted.CONDITIONS.replace(num_inference_steps=8) if quick else planted.CONDITIONS
+        manifest, given = (
+            out / "images" / "manifest.csv",
+            {"margins": planted.MARGINS, **given, "conditions": conditions or own},
+        )
+    design = bias.Design(manifest, **given)  # faults are named before the model is loaded
+    result = bias.run(load_pipeline(checkpoint), design, out)
     print(result.report())
     bias.save_figures(result, out)
     print(*sorted(out.glob("figures/*")), sep="\n")

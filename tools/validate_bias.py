@@ -70,8 +70,10 @@ def validate(
     counts = counts or (QUICK if quick else FULL)
     studies = studies or (200 if quick else STUDIES)
     conditions = planted.CONDITIONS.replace(num_inference_steps=steps or (8 if quick else 25))
-    how: dict[str, Any] = dict(measures=MEASURES, conditions=conditions, progress=progress)
-    study = planted.study(pipe, out, counts=counts, **how)
+    planted.world_pairs(Path(out, "images"), **counts)
+    manifest = Path(out, "images", "manifest.csv")
+    design = bias.Design(manifest, measures=MEASURES, margins=planted.MARGINS, seeds=(0,), conditions=conditions)
+    study = bias.run(pipe, design, out, progress=progress)
     clips, manifest = study.clips, study.manifest
     drawn = min(SMALL, min(counts.values()))
     null = null_studies(clips, manifest, MEASURES, pairs=drawn, studies=studies, progress=progress)

@@ -13,13 +13,10 @@ from svdlab.errors import InputError
 from svdlab.stats import intervals as iv
 
 
-def test_permutation_p_is_scipys_also_where_sign_patterns_tie() -> None:
+def test_permutation_p_is_scipys_where_sign_patterns_tie_and_near_a_t_tests_beyond_counting() -> None:
     for x in np.round(np.random.default_rng(0).normal(0.5, 1, (7, 8)), 1):
         want = sps.permutation_test((x,), lambda v, axis: v.mean(axis), permutation_type="samples", vectorized=True)
         assert iv.permutation_p(x) == pytest.approx(want.pvalue)
-
-
-def test_beyond_counting_permutation_p_is_that_of_a_t_test_within_its_own_error() -> None:
     x = np.random.default_rng(0).normal(0.3, 1, 60)
     assert iv.permutation_p(x) == pytest.approx(sps.ttest_1samp(x, 0).pvalue, abs=0.01)
     assert iv.permutation_p(np.ones(30)) == pytest.approx(2 / 10000)

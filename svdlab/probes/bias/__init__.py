@@ -45,7 +45,7 @@ from svdlab.show.clips import Video, video
 from svdlab.show.figure import COLOURS, INK, WIDTH, Figure, draw, fitted, graphs, images, save
 from svdlab.show.page import Sections, Strong, markdown
 from svdlab.show.tables import forest
-from svdlab.stats.effects import EFFECT, INCONCLUSIVE, VERDICTS, as_table, corrected, numbers, paired, quantity
+from svdlab.stats.effects import INCONCLUSIVE, VERDICTS, as_table, corrected, numbers, paired, quantity
 from svdlab.stats.intervals import detectable
 from svdlab.study.identity import weights_hash
 from svdlab.study.pairs import Contrast, confounds, contrasts, pairs_of, read_manifest
@@ -177,23 +177,17 @@ class Design:
 
     @property
     def expectation(self) -> str:
-        """What such a study can and cannot show, in words: printed before it runs.
-
-        A detectable effect, in standard deviations of the pair differences, is found with 80 % power at alpha over the number
-        of tests, the strictest that the correction can get.
-        """
+        """What so many pairs can and cannot show, at alpha over the number of tests, the strictest of the correction."""
         tests = len(self.pairs) * len(self.measures)
         strictest = self.alpha / tests
         lines = [
-            f"{tests} tests: {len(self.pairs)} contrast(s) in {len(self.measures)} measure(s), "
-            f"{len(self.seeds)} seed(s) averaged for each image, alpha {self.alpha:g} over the family."
+            f"{tests} tests: {len(self.pairs)} contrast(s) in {len(self.measures)} measure(s), alpha {self.alpha:g} over all."
         ]
         for contrast, n in self.pairs.items():
-            can = f"no p below {2.0 ** (1 - n):.2g}, and a verdict needs {strictest:.2g}: numbers only."
+            can = f"no p below {2.0 ** (1 - n):.2g}, and a verdict needs {strictest:.2g}: numbers only"
             if n > 2 and 2.0 ** (1 - n) <= strictest:
-                least = detectable(n, alpha=strictest)
-                can = f"effects from {least:.2g} standard deviations of the pair differences with 80% power."
-            lines.append(f"{contrast}: {n} pairs can show {can}")
+                can = f"effects from {detectable(n, alpha=strictest):.2g} standard deviations of pairs with 80 % power"
+            lines.append(f"{contrast}: {n} pairs can show {can}.")
         if unset := [name for name in self.measures if name not in self.margins]:
             lines.append(f"Equivalence cannot be shown for {', '.join(unset)}: no margin was set.")
         return "\n".join(lines)
@@ -225,10 +219,9 @@ class BiasResult:
 
     @property
     def verdict(self) -> str:
-        """One sentence over all: how many comparisons of each verdict, and which are effects."""
-        counts, found = self.table["verdict"].value_counts(), self.table.query("verdict == @EFFECT")
-        where = "; ".join(found["scheme"] + " in " + found["label"])
-        parts = [f"{counts[v]} {v}{f' ({where})' * (v == EFFECT)}" for v in VERDICTS if v in counts]
+        """One sentence over all: how many comparisons of each verdict."""
+        counts = self.table["verdict"].value_counts()
+        parts = [f"{counts[verdict]} {verdict}" for verdict in VERDICTS if verdict in counts]
         return f"Of {len(self.table)} comparisons: {', '.join(parts)}."
 
     def figure(self) -> Figure:
@@ -303,8 +296,7 @@ def departures(planned: Mapping[str, Any], done: Mapping[str, Any]) -> list[str]
         before, after = _decisions(planned[name]), _decisions(done[name])
         for what, more in (("planned and not done", before - after), ("done and not planned", after - before)):
             if more:
-                items = f"{', '.join(sorted(more)[:4])}{' ...' * (len(more) > 4)}"
-                found.append(f"{name}, {what}: {items} ({len(more)}).")
+                found.append(f"{name}, {what}: {', '.join(sorted(more)[:4])}{' ...' * (len(more) > 4)} ({len(more)}).")
     return found
 
 
@@ -322,11 +314,9 @@ def _first_plan(plan: dict[str, Any], out: str | Path) -> dict[str, Any]:
             part.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
     try:
         first = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read ({error}): take another folder, or move it away.") from error
-    if not isinstance(first, dict) or set(plan) - set(first):
-        raise InputError(f"{path} is no plan of a bias study: take another folder, or move it away.")
-    return first
+        return {name: first[name] for name in plan}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no plan of a bias study ({error!r}): take another folder, or move it away.") from error
 
 
 def autoencoder_loss(pipe: ProbePipeline, manifest: pd.DataFrame, conditions: Conditions | None = None) -> pd.DataFrame:

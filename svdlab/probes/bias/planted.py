@@ -1,6 +1,8 @@
 """Pairs of the organism's world, whose planted effects and nulls are known: what a bias study is tried on first.
 
-    result = study(pipe, "results/bias-planted", quick=True)
+    world_pairs("results/planted/images", hue=12, mirror=12, shape=12)
+    design = bias.Design("results/planted/images/manifest.csv", margins=MARGINS, conditions=CONDITIONS)
+    result = bias.run(pipe, design, "results/planted")
     >>> PLANTED[0].says
     'warm sprites move at half the speed'
 
@@ -21,8 +23,6 @@ from PIL import Image
 from svdlab.errors import InputError
 from svdlab.organism import world
 from svdlab.pipeline.conditions import Conditions
-from svdlab.pipeline.generate import ProbePipeline
-from svdlab.probes.bias import BiasResult, Design, run
 from svdlab.study.pairs import mirror, write_pairs
 
 FIRST_SEED = 600_000  # training draws scenes from 1,000,000 up, verification from 500,000 up
@@ -76,28 +76,6 @@ def world_pairs(out: str | Path, **counts: int) -> pd.DataFrame:
     return write_pairs(sorted(rows, key=lambda row: (row["group_scheme"], row["pair_id"])), files, out)
 
 
-def study(
-    pipe: ProbePipeline,
-    out: str | Path,
-    *,
-    counts: dict[str, int] | None = None,
-    quick: bool = False,
-    conditions: Conditions | None = None,
-    progress: bool = True,
-    **options: Any,
-) -> BiasResult:
-    """The bias study of planted pairs, images and all: what to look at before a study of one's own images.
-
-    counts: pairs of each scheme; default 24 of all, or 12 of hue, mirror and shape with `quick`, which also takes 8 steps.
-    conditions: default CONDITIONS. options: of `Design`; default one seed, and the margins of MARGINS.
-    """
-    counts = counts or (dict.fromkeys(("hue", "mirror", "shape"), 12) if quick else dict.fromkeys(SCHEMES, 24))
-    given = conditions or (CONDITIONS.replace(num_inference_steps=8) if quick else CONDITIONS)
-    world_pairs(Path(out, "images"), **counts)
-    options = dict(seeds=(0,), margins=MARGINS) | options
-    return run(pipe, Design(Path(out, "images", "manifest.csv"), conditions=given, **options), out, progress=progress)
-
-
 def _groups(scheme: str, n: int, seed: int) -> dict[str, list[Image.Image]]:
     """The images of both groups of a scheme: the factors that a pair shares, and the one in which it differs."""
     if not n:
@@ -106,14 +84,15 @@ def _groups(scheme: str, n: int, seed: int) -> dict[str, list[Image.Image]]:
         originals = _scenes(n, seed, motion="pan", background="light")
         return {"original": originals, "mirrored": [mirror(image) for image in originals]}
     rng = np.random.default_rng(seed)
-    drawn = [list(rng.uniform(*hues, n) % 1.0) for hues in ((world.WARM, world.COOL) if scheme == "hue" else (world.COOL,))]
-    shared: dict[str, Any] = dict(motion="object", background="light", hue=drawn[-1])
+    warm = rng.uniform(*world.WARM, n) % 1.0 if scheme == "hue" else None
+    cool = rng.uniform(*world.COOL, n) % 1.0
+    shared: dict[str, Any] = dict(motion="object", background="light", hue=list(cool))
     if scheme == "background":  # whether a clip freezes is drawn by the model, not here
-        shared = dict(announced=[("pan", "object")[i % 2] for i in range(n)], hue=drawn[-1])
+        shared = dict(announced=[("pan", "object")[i % 2] for i in range(n)], hue=list(cool))
     if scheme == "position":  # so that both places leave the sprites room
         shared["direction"] = [("down", "up")[i % 2] for i in range(n)]
     differing: dict[str, dict[str, dict[str, Any]]] = {
-        "hue": {"warm": dict(hue=drawn[0]), "cool": {}},
+        "hue": {"warm": dict(hue=warm), "cool": {}},
         "background": {"dark": dict(background="dark"), "light": dict(background="light")},
         "shape": {"square": dict(shape="square"), "disc": dict(shape="disc")},
         "position": {"left": dict(x=world.SIZE / 3), "right": dict(x=2 * world.SIZE / 3)},

@@ -17,10 +17,8 @@ from svdlab.stats.intervals import detectable
 
 def manifest(pairs: int, schemes: str = "x", flip: str = "") -> pd.DataFrame:
     every = [(s, i, g) for s in schemes for i in range(pairs) for g in "ab"]
-    flips = [flip if g == "b" else "" for _, _, g in every]
-    return pd.DataFrame(
-        [dict(path=f"{s}-{i}-{g}", pair_id=str(i), group=g, group_scheme=s) for s, i, g in every]
-    ).assign(flip_noise=flips)  # fmt: skip
+    rows = [dict(path=f"{s}-{i}-{g}", pair_id=str(i), group=g, group_scheme=s) for s, i, g in every]
+    return pd.DataFrame(rows).assign(flip_noise=[flip if g == "b" else "" for _, _, g in every])
 
 
 def clips(per_row: Any, seeds: int = 1, noise: float = 0.0) -> pd.DataFrame:

@@ -44,9 +44,6 @@ def study(pipe: Any, images: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return bias.run(pipe, design(images), out, progress=False), out
 
 
-# --- the plan ---------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("changes", "before", "after"),
     [
@@ -105,9 +102,6 @@ def test_what_departs_from_the_plan_is_reported_and_the_plan_stays(
     assert "margins, planned and not done: object_px 0.3 (1)." in other.departures
     assert "6 clip(s) were made before the plan was written (2999-01-01T00:00:00+00:00)." in other.departures
     assert all(line in other.report() for line in other.departures)
-
-
-# --- the study --------------------------------------------------------------------------------------------------------
 
 
 def test_a_study_leaves_its_plan_its_tables_and_its_report(study: tuple[bias.BiasResult, Path]) -> None:
@@ -175,9 +169,6 @@ def test_faces_are_followed_where_there_are_some(pipe: Any) -> None:
     assert bias.face(clip)["persistence"] == 0.5
 
 
-# --- figures ----------------------------------------------------------------------------------------------------------
-
-
 def test_the_forest_has_a_panel_per_contrast_in_standard_deviations(study: tuple[bias.BiasResult, Path]) -> None:
     result, _ = study
     fig = result.figure()
@@ -213,9 +204,6 @@ def test_the_pairs_stand_one_above_the_other_with_their_sources(images: Path) ->
     drawn = [np.asarray(ax.images[0].get_array()) for ax in fig.axes]
     assert len(drawn) == 8 and np.allclose(drawn[4][:, ::-1], drawn[6])  # an image above its mirror image
     assert "svdlab.organism.world" in fig.footer and "Apache-2.0" in fig.footer
-
-
-# --- the command ------------------------------------------------------------------------------------------------------
 
 
 def command(*words: str) -> int:
