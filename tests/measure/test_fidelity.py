@@ -28,15 +28,14 @@ def test_a_frozen_copy_of_its_input_is_perfect():
         assert found[name] == pytest.approx(0, abs=1e-9), name
     assert found["drift_ssim_last"] == pytest.approx(1)
     assert found["blur_slope"] == pytest.approx(0, abs=1e-12)
+    assert fidelity.summary(FROZEN) == {key: value for key, value in found.items() if not key.startswith("drift")}
 
 
 def test_drift_by_hand():
     # Errors 0, 0.1, 0.2, 0.3, 0.4: squares 0, .01, .04, .09, .16; their least-squares slope is 0.4 / 10 = 0.04
     found = fidelity.drift(fading(0.1), fading(0.1)[0])
-    assert found["drift_mse_last"] == pytest.approx(0.16, rel=1e-5)
-    assert found["drift_mse_mean"] == pytest.approx(0.06, rel=1e-5)
-    assert found["drift_slope"] == pytest.approx(0.04, rel=1e-5)
-    assert found["drift_colour_last"] == pytest.approx(0.4 * np.sqrt(3), rel=1e-4)
+    by_hand = {"mse_last": 0.16, "mse_mean": 0.06, "slope": 0.04, "colour_last": 0.4 * np.sqrt(3)}
+    assert [found[f"drift_{key}"] for key in by_hand] == pytest.approx(list(by_hand.values()), rel=1e-4)
     # SSIM of flat images is its brightness term, (2 ab + c) / (a^2 + b^2 + c) with c = 0.01^2
     assert found["drift_ssim_last"] == pytest.approx((2 * 0.2 * 0.6 + 1e-4) / (0.2**2 + 0.6**2 + 1e-4), rel=1e-4)
 
@@ -88,13 +87,6 @@ def test_reconstruction_by_hand():
     assert found["reconstruction_psnr"] == pytest.approx(20, rel=1e-5)
 
 
-def test_the_summary_is_its_parts():
-    clip = moving("coffee", size=(64, 64), frames=4, pan=1).frames
-    parts = fidelity.flicker(clip) | fidelity.warp_error(clip) | fidelity.decay(clip)
-    assert fidelity.summary(clip) == parts
-    assert fidelity.summary(clip, clip[0]) == parts | fidelity.drift(clip, clip[0])
-
-
 # --- detail
 
 
@@ -123,28 +115,26 @@ def test_a_gaussian_blur_costs_what_its_transfer_function_says(sigma):
 
 
 def fine_db(reference, frames):
-    """Detail kept finer than 8 px a cycle: the two finest bands together, dB per frame."""
+    """Detail kept finer than 8 px a cycle: the two finest bands together, dB of the whole clip."""
     table = fidelity.kept(reference, frames)
-    fine = table[table.band.isin(fidelity.FINE)].groupby("frame")[["power", "reference"]].sum()
-    return np.array([fidelity.decibels(*row) for row in fine.to_numpy()])
+    return fidelity.decibels(*table[table.band.isin(fidelity.FINE)][["power", "reference"]].sum())
 
 
 def test_detail_is_kept_by_a_copy_by_motion_and_not_by_blur():
     clip = moving("coffee", size=(256, 256), frames=4, pan=3.3).frames
     assert fidelity.kept(LARGE, LARGE[None]).db.abs().max() < 1e-9
-    assert np.abs(fine_db(clip[0], clip)).max() < 0.3
-    assert (fine_db(clip[0], degrade(clip, blur=1.0)) < -5).all()
-    assert fine_db(LARGE, degrade(LARGE[None], noise=0.05))[0] > 1
+    assert abs(fine_db(clip[0], clip)) < 0.3
+    assert fine_db(clip[0], degrade(clip, blur=1.0)) < -5 and fine_db(LARGE, degrade(LARGE[None], noise=0.05)) > 1
     flat = np.full((64, 64, 3), 0.5)
     assert fidelity.kept(flat, flat[None]).db.isna().all()
 
 
 def test_a_gratings_contrast_comes_back_whatever_lies_over_it():
     wave = fidelity.grating((64, 64), 1 / 8, angle=30, contrast=0.3)
+    noisy = np.clip(wave + RNG.normal(0, 0.05, wave.shape), 0, 1)
     assert fidelity.modulation(wave, 1 / 8, angle=30) == pytest.approx(0.3, rel=1e-3)
+    assert fidelity.modulation(noisy, 1 / 8, angle=30) == pytest.approx(0.3, rel=0.05)
     assert fidelity.modulation(wave, 1 / 8, angle=120) < 0.03
-    noisy = wave + RNG.normal(0, 0.05, wave.shape)
-    assert fidelity.modulation(np.clip(noisy, 0, 1), 1 / 8, angle=30) == pytest.approx(0.3, rel=0.05)
 
 
 def test_regions_cover_the_image_and_know_edges_from_texture():
