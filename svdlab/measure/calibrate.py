@@ -5,9 +5,8 @@
     ((3, 576, 1024, 3), [-2.5, 0.0])
     >>> pd.DataFrame(rows(quick=True))           # doctest: +SKIP
 
-Photographs are the free ones that scikit-image ships, in grey, resampled by cubic splines (scipy), whose places are exact;
-OpenCV's own warps step in 1/32 px and would be a ground truth with notches. Outside its borders a photograph goes on as its
-mirror image, so that a pan never runs out of ground.
+Photographs are scikit-image's free ones, in grey, mirrored beyond their borders, so that a pan never runs out of ground, and
+resampled by cubic splines (scipy), whose places are exact: OpenCV's own warps step in 1/32 px.
 """
 
 from __future__ import annotations
@@ -76,9 +75,9 @@ def moving(
     (8, 256, 256)
 
     photograph: one of PHOTOGRAPHS. size: "h w" of the frames, px. body: dx, dy of an elliptic cut-out against the frame,
-    px/frame (x right, y down), which is in the middle halfway through the clip. area: its share of the frame. start: px by
-    which the first view is moved. camera: pan to the right and tilt upwards, px/frame; zoom, growth in percent; roll,
-    clockwise in degrees.
+    px/frame (x right, y down), in the middle halfway through the clip. area: its share of the frame. start: px by which the
+    first view is moved. camera: pan to the right and tilt upwards, px/frame; zoom, growth in percent; roll, clockwise in
+    degrees.
     """
     h, w = size
     matrix, shift = _content(**camera)
@@ -117,8 +116,8 @@ def degrade(
 
     >>> degrade(clip.frames, crf=28)
 
-    noise: standard deviation of independent noise, of full scale. blur: sigma of a Gaussian, px. flicker: standard deviation
-    of each frame's gain. crf: constant rate factor of an H.264 round trip (18 is good, 28 poor). seed: of noise and flicker.
+    noise: standard deviation, of full scale. blur: sigma of a Gaussian, px. flicker: standard deviation of each frame's gain.
+    crf: constant rate factor of an H.264 round trip (18 is good, 28 poor). seed: of noise and flicker.
     """
     rng = np.random.default_rng(seed)
     out = ndimage.gaussian_filter(frames, (0, blur, blur, 0)) if blur else frames

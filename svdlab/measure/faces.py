@@ -86,9 +86,9 @@ def track(frames: Any, first: Any = None) -> pd.DataFrame:
 
     first: the image whose largest face is followed; default frame 0. Columns: `frame`; `found`; `score` (0 where not found);
     then, NaN where not found: `x`, `y` the face's centre and `size` the root of its box's area, px; `blur` of the face's box,
-    0 sharp to 1 blurred (skimage.measure.blur_effect); `<landmark>_x`, `<landmark>_y`; and `others`, how many more faces the
-    frame has. A face counts as the same while its centre stays within its own width of where it was last found.
-    Raises InputError for a first image without a face.
+    0 sharp to 1 blurred (skimage.measure.blur_effect); `<landmark>_x`, `<landmark>_y`; `others`, how many more faces there
+    are. A face is the same while its centre stays within its own width of where it was last found. Raises InputError for a
+    first image without a face.
     """
     clip = as_frames(frames, least=1)
     start = detect(clip[0] if first is None else first)
@@ -120,8 +120,7 @@ def summarise(table: pd.DataFrame) -> dict[str, float]:
     Keys: `persistence` share of frames in which the face is found; `lost_at` the first frame without it (NaN: never);
     `longest_gap` in frames; `score` mean over all frames, missed ones at 0; `size_first`, `size_change` last found over first
     found; `blur_first`, `blur_change` (above 0: less sharp at last); `landmark_jitter`: `jitter` over the distance between the
-    eyes (the detector itself has about 0.04 on a face of 50 px: compare with a steadily moved image of the same face);
-    `shape_jitter`: the same after shift, size and turn are taken out. NaN where no three frames in a row have the face.
+    eyes (0.04 is the detector's own, on a face of 50 px); `shape_jitter`: the same after shift, size and turn are taken out.
     """
     found, seen = table.found.to_numpy(bool), table[table.found]
     points = table[list(POINTS)].to_numpy(float).reshape(len(table), 5, 2)
@@ -148,8 +147,8 @@ def jitter(points: np.ndarray) -> float:
 
     >>> jitter(np.random.default_rng(0).normal(0, 0.5, (1000, 5, 2)))         # about 0.5
 
-    From second differences, which steady motion leaves at 0 and independent noise gives six times its variance. Frames with
-    NaN take no part; NaN where there are no three in a row.
+    From second differences, which steady motion leaves at 0 and independent noise gives six times its variance. NaN where no
+    three frames in a row have the points.
     """
     second = points[:-2] - 2 * points[1:-1] + points[2:]
     squares = np.square(second[np.isfinite(second).all(axis=(1, 2))])

@@ -5,10 +5,9 @@
     >>> budget({"input": clip.image, "model": clip.frames[0]}).groupby("stage").mse.sum()
 
 Frames are "f h w c" in [0, 1], see `svdlab.measure.video.as_frames`, whose InputErrors these functions raise, also for an
-image of another size than the frames. Nothing here runs a model: the autoencoder's reconstruction is passed in.
-
-Bands are octaves of cycles per px, cut in the discrete cosine transform, which mirrors an image at its border instead of
-wrapping it, and which is orthonormal: the mean squares of the bands add up to the mean square of the image (Parseval).
+image of another size than the frames. Bands are octaves of cycles per px, cut in the discrete cosine transform, which mirrors
+an image at its border, and which is orthonormal: the mean squares of the bands add up to the mean square of the image
+(Parseval).
 """
 
 from __future__ import annotations
@@ -104,8 +103,8 @@ def per_frame(frames: Any) -> pd.DataFrame:
     >>> per_frame(clip.frames).plot(y="blur")
 
     `blur`: 0 sharp to 1 blurred (Crete et al. 2007, skimage.measure.blur_effect); `brightness` mean grey and `contrast` its
-    standard deviation, [0, 1]; `saturation` mean HSV saturation, [0, 1]; `black`, `white`: shares of pixels whose channels all
-    lie within one 8-bit level of 0 or of 1.
+    standard deviation, `saturation` mean HSV saturation, [0, 1]; `black`, `white`: shares of pixels of which all channels lie
+    within one 8-bit level of 0 or of 1.
     """
     clip = as_frames(frames, least=1)
     high, low = clip.max(-1), clip.min(-1)
@@ -266,8 +265,7 @@ def regions(image: Any) -> dict[str, np.ndarray]:
 
     >>> regions(image)["edges"].mean()                   # share of the image
 
-    By the structure tensor: `flat` where the grey changes little, else `edges` where the gradient points one way, else
-    `texture`.
+    By the structure tensor: `flat` where the grey changes little, else `edges` where it changes one way, else `texture`.
     """
     grey = cv2.GaussianBlur(cv2.cvtColor(as_image(image), cv2.COLOR_RGB2GRAY), (0, 0), 1.0)
     dx, dy = (cv2.Scharr(grey, cv2.CV_32F, *way, scale=1 / 32) for way in ((1, 0), (0, 1)))
@@ -337,8 +335,8 @@ def seams(whole: Any, chunked: Any, decode_chunk_size: int) -> dict[str, float]:
 def _parts(error: np.ndarray, masks: Mapping[str, np.ndarray]) -> np.ndarray:
     """Mean square of an error "h w c" by band and region, "b r".
 
-    Bands are orthogonal over the whole frame, not within a region: each band's product with the others there is counted to the
-    band itself, e_b * e rather than e_b * e_b, so that a region's row sums to its own error too.
+    Bands are orthogonal over the whole frame, not within a region: a band counts e_b * e, not e_b * e_b, so that a region's
+    row sums to its own error too.
     """
     bands, cosines = band_of(error.shape), fft.dctn(error, axes=(0, 1), norm="ortho")
     split = [fft.idctn(cosines * (bands == b)[..., None], axes=(0, 1), norm="ortho") for b in range(len(BANDS))]

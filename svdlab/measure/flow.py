@@ -5,8 +5,8 @@
     >>> points(f, [(32, 32)])                # where a point of frame 0 goes: "f n 2"
 
 DIS (Kroeger et al. 2016) looks at patches of 8 px, so small frames are enlarged first. Where nothing moves fast, a pair is
-measured over a longer baseline, several frames around it, and the result divided: an error of a tenth of a pixel is then
-spread over many frames.
+measured over several frames around it, its baseline, and the result divided: an error of a tenth of a pixel is then spread
+over many frames.
 """
 
 from __future__ import annotations

@@ -5,11 +5,11 @@
 
 A pair's flow is split in two. The camera is the one similarity (shift, zoom, roll) that most of the textured frame follows.
 Its numbers describe the camera, not the frame's content: content that runs left is a pan to the right. The object is what is
-left over: pieces of leftover flow that the images themselves confirm.
+left over: pieces of leftover flow that the images themselves confirm. Speeds are px of the frames given, per frame; px/s only
+follow from `playback_fps`, which is not the fps that a model was told.
 
-Speeds are px of the frames given, per frame; px/s only follow from `playback_fps`: what a model was told about fps says little
-about how fast its clip is played. Limits: a subject that fills most of the frame is taken for the camera; frames without
-texture are not judged at all (`abstained`); depth parallax of a travelling camera shows up as object motion.
+Limits: a subject that fills most of the frame is taken for the camera; frames without texture are not judged at all
+(`abstained`); depth parallax of a travelling camera shows up as object motion.
 """
 
 from __future__ import annotations
@@ -62,9 +62,8 @@ def measure(frames: Any, *, playback_fps: float | None = None) -> pd.DataFrame:
     `object_px`, `object_dx`, `object_dy` the moving body against the background (x right, y down), `object_direction` in
     degrees (0 right, 90 up; NaN where nothing moves), `object_area` its share of the frame (0 to 1); `residual_px` mean speed
     of what the camera does not explain; `frozen` nothing moves; `abstained` nothing can be told, `why`, and all numbers are
-    NaN. `start` and `baseline` say from which frame, over how many, the pair was measured.
-    With `playback_fps` also `*_px_s` (px per second) and `*_pct_s` (percent of the frame width per second).
-    Raises InputError for frames that are not a clip (see `svdlab.measure.video.as_frames`), a playback_fps not above 0.
+    NaN; the pair was measured from frame `start` over `baseline` frames. With `playback_fps` also `*_px_s` (px per second) and
+    `*_pct_s` (percent of the frame width per second). Raises InputError for a playback_fps not above 0.
     """
     clip = as_frames(frames)
     if playback_fps is not None and not 0 < playback_fps < math.inf:

