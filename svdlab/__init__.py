@@ -26,8 +26,8 @@ _HOME = {
     "ProbePipeline": "pipeline.generate",
     "trace": "pipeline.hooks",
     "edit": "pipeline.hooks",
-    "branch": "pipeline.hooks",
-    "transplant": "pipeline.hooks",
+    "branch": "pipeline.edits",
+    "transplant": "pipeline.edits",
     "module_names": "pipeline.hooks",
     "Trace": "pipeline.trace",
     "grid": "study.sweep",
@@ -58,8 +58,9 @@ __all__ = ["__version__", *_HOME, *_MODULES]
 if TYPE_CHECKING:
     from svdlab.pipeline.checkpoints import load_pipeline
     from svdlab.pipeline.conditions import PRESETS, Conditions
+    from svdlab.pipeline.edits import branch, transplant
     from svdlab.pipeline.generate import Clip, ProbePipeline, generate
-    from svdlab.pipeline.hooks import branch, edit, module_names, trace, transplant
+    from svdlab.pipeline.hooks import edit, module_names, trace
     from svdlab.pipeline.images import sample_image
     from svdlab.pipeline.trace import Trace
     from svdlab.study.sweep import grid, load_results, sweep

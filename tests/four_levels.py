@@ -37,13 +37,8 @@ def four_levels(seed: int = 0) -> ProbePipeline:
         )
         vision = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, patch_size=56)
         encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(image_size=224, projection_dim=32, **vision))
-    pipe = ProbePipeline(
-        vae=vae.eval(),
-        image_encoder=encoder.eval(),
-        unet=unet.eval(),
-        scheduler=EulerDiscreteScheduler(**SVD_SCHEDULER),
-        feature_extractor=CLIPImageProcessorPil(),
-    )
+    scheduler = EulerDiscreteScheduler(**SVD_SCHEDULER)
+    pipe = ProbePipeline(vae.eval(), encoder.eval(), unet.eval(), scheduler, CLIPImageProcessorPil())
     pipe.source = Source(checkpoint="four-levels", height=SIZE, width=SIZE, label="random weights")
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -23,29 +23,12 @@ VAE: dict[str, Any] = dict(
     down_block_types=("DownEncoderBlock2D",) * 4, block_out_channels=(128, 256, 512, 512), layers_per_block=2, sample_size=768
 )
 IMAGE_ENCODER: dict[str, Any] = dict(
-    hidden_size=1280,
-    intermediate_size=5120,
-    num_hidden_layers=32,
-    num_attention_heads=16,
-    image_size=224,
-    patch_size=14,
-    projection_dim=1024,
-    hidden_act="gelu",
+    hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=16, patch_size=14, projection_dim=1024
 )
-SCHEDULER: dict[str, Any] = dict(
-    beta_start=0.00085,
-    beta_end=0.012,
-    beta_schedule="scaled_linear",
-    interpolation_type="linear",
-    num_train_timesteps=1000,
-    prediction_type="v_prediction",
-    sigma_min=0.002,
-    sigma_max=700.0,
-    steps_offset=1,
-    timestep_spacing="leading",
-    timestep_type="continuous",
-    use_karras_sigmas=True,
-)
+TIMES: dict[str, Any] = dict(steps_offset=1, timestep_spacing="leading", timestep_type="continuous", num_train_timesteps=1000)
+BETAS: dict[str, Any] = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", interpolation_type="linear")
+SIGMAS: dict[str, Any] = dict(sigma_min=0.002, sigma_max=700.0, use_karras_sigmas=True, prediction_type="v_prediction")
+SCHEDULER = TIMES | BETAS | SIGMAS
 
 
 def build(name: str = "SVD_XT", *, device: str = "meta", dtype: torch.dtype = torch.float32) -> ProbePipeline:
@@ -53,11 +36,10 @@ def build(name: str = "SVD_XT", *, device: str = "meta", dtype: torch.dtype = to
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)  # built in its dtype: in float32 first, the full size would take twice the memory
     try:
-        with torch.random.fork_rng(devices=[]), torch.device(device):
-            torch.manual_seed(0)
+        with torch.device(device):
             unet = UNetSpatioTemporalConditionModel(sample_size=96, num_frames=FRAMES[name])
             vae = AutoencoderKLTemporalDecoder(**VAE)
-            encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**IMAGE_ENCODER))
+            encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**IMAGE_ENCODER, image_size=224, hidden_act="gelu"))
     finally:
         torch.set_default_dtype(before)
     parts = {"unet": unet, "vae": vae, "image_encoder": encoder}

@@ -20,13 +20,8 @@ def build(seed: int = 0) -> Any:
     weights = Path(str(resources.files("svdlab"))) / "organism" / "weights" / "organism"
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        unet, vae = (
-            cls.from_config(cls.load_config(weights / name)).eval()
-            for cls, name in (
-                (diffusers.UNetSpatioTemporalConditionModel, "unet"),
-                (diffusers.AutoencoderKLTemporalDecoder, "vae"),
-            )
-        )
+        classes = {"unet": diffusers.UNetSpatioTemporalConditionModel, "vae": diffusers.AutoencoderKLTemporalDecoder}
+        unet, vae = (kind.from_config(kind.load_config(weights / name)).eval() for name, kind in classes.items())
         encoder = CLIPVisionModelWithProjection(CLIPVisionConfig.from_pretrained(weights / "image_encoder")).float().eval()
     scheduler = diffusers.EulerDiscreteScheduler.from_pretrained(weights / "scheduler")
     return StableVideoDiffusionPipeline(vae, encoder, unet, scheduler, CLIPImageProcessorPil())

@@ -1,7 +1,7 @@
 """A model hub on loopback, which answers as the real one does as far as loading a checkpoint goes, errors included.
 
-Headers and sentences are those that huggingface_hub reads (utils/_http.py, hf_raise_for_status) and that users have
-pasted into public issues. What it says depends on its fields, which a test sets; `requests` is what it was asked.
+Headers are those that huggingface_hub reads (utils/_http.py, hf_raise_for_status). What it says depends on its fields, which
+a test sets; `requests` is what it was asked.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ from urllib.parse import unquote, urlsplit
 from huggingface_hub import constants
 
 COMMIT = "c0ffee" + "0" * 34
-GATED = "Access to model {repo} is restricted. You must have access to it and be authenticated to access it. Please log in."
-NOT_ACCEPTED = "Access to model {repo} is restricted and you are not in the authorized list. Visit {page} to ask for access."
 
 
 @dataclass
@@ -41,9 +39,8 @@ class Hub:
         return sorted(p.relative_to(self.folder).as_posix() for p in self.folder.rglob("*") if p.is_file())
 
     def downloads(self) -> list[str]:
-        return [
-            path.split("/resolve/")[1].split("/", 1)[1] for how, path in self.requests if how == "GET" and "/resolve/" in path
-        ]
+        files = [path.split("/resolve/")[1] for how, path in self.requests if how == "GET" and "/resolve/" in path]
+        return [name.split("/", 1)[1] for name in files]
 
 
 def etag(name: str, content: bytes) -> str:
@@ -100,10 +97,7 @@ class Handler(BaseHTTPRequestHandler):
         may = hub.tokens.get(token, "")
         if not hub.gated or may == "accepted":
             return False
-        if not token:
-            self.refuse(401, "GatedRepo", GATED.format(repo=hub.repo))
-        else:
-            self.refuse(403, "GatedRepo", NOT_ACCEPTED.format(repo=hub.repo, page=f"https://huggingface.co/{hub.repo}"))
+        self.refuse(403 if token else 401, "GatedRepo", f"Access to model {hub.repo} is restricted.")
         return True
 
     def file(self, revision: str, name: str, token: str) -> None:
@@ -151,13 +145,10 @@ def serve(hub: Hub) -> Iterator[Hub]:
 
 def connect(hub: Hub, monkeypatch: Any, cache: Path) -> None:
     """Point this process's client at the hub, with an empty cache and nobody logged in."""
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
     url = hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(cache / "token"))
+    settings = dict(HF_HUB_OFFLINE=False, ENDPOINT=hub.endpoint, HUGGINGFACE_CO_URL_TEMPLATE=url)
+    for name, value in (settings | dict(HF_HUB_CACHE=str(cache), HF_TOKEN_PATH=str(cache / "token"))).items():
+        monkeypatch.setattr(constants, name, value)
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
     wait = time.sleep
     monkeypatch.setattr(time, "sleep", lambda seconds: wait(min(seconds, 0.01)))  # the client's pauses between tries

@@ -14,7 +14,6 @@ import hashlib
 import json
 import re
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib import resources
 from pathlib import Path
@@ -22,12 +21,12 @@ from typing import Any
 
 import torch
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import HfApi, constants, get_token, metadata_load, snapshot_download, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, metadata_load, snapshot_download, try_to_load_from_cache
 from huggingface_hub import errors as hub
 from transformers import CLIPImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
-from svdlab.errors import CheckpointError, InputError
+from svdlab.errors import CheckpointError, InputError, one_of
 from svdlab.measure.files import hash_file
 from svdlab.measure.video import licence_line, show_licence
 from svdlab.pipeline.conditions import REPOSITORIES
@@ -42,30 +41,10 @@ CLASSES = {
     "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
     "scheduler": ["diffusers", "EulerDiscreteScheduler"],
 }
-SMALL = (
-    rf"({'|'.join(CLASSES)}|feature_extractor)/\w*config\.json|model_index\.json|{METADATA}|(README|LICENSE|NOTICE)(\.\w+)?"
-)
-LAYOUT = (
-    "svdlab loads safetensors in diffusers' layout, no pickles and no single files: see scripts/convert_svd_to_diffusers.py"
-)
+PARTS = rf"({'|'.join(CLASSES)}|feature_extractor)"
+SMALL = rf"{PARTS}/\w*config\.json|model_index\.json|{METADATA}|(README|LICENSE|NOTICE)(\.\w+)?"
+LAYOUT = "svdlab loads safetensors in diffusers' layout, no pickles and no single files"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-LOGIN = "`hf auth login`, HF_TOKEN or token="
-TOKEN_LIKE = re.compile(r"(hf|api_org|hf_oauth)_[A-Za-z0-9_-]{6,}|(?i:bearer)\s+\S+")
-
-
-class SlowDtypeWarning(UserWarning):
-    """Half precision on a CPU that has no instructions for it."""
-
-
-class StaleCheckpointWarning(UserWarning):
-    """The hub could not be asked, and what lies in the cache is used."""
-
-
-class Secret(str):
-    """A token that no repr shows: not a debugger's, nor a traceback that prints variables."""
-
-    def __repr__(self) -> str:
-        return "'***'"
 
 
 def load_pipeline(
@@ -77,7 +56,6 @@ def load_pipeline(
     offload: str | None = None,
     compile: bool = False,
     revision: str | None = None,
-    token: str | None = None,
     local_files_only: bool = False,
 ) -> ProbePipeline:
     """Load a checkpoint as a ProbePipeline: diffusers' pipeline, which `generate`, `trace` and `sweep` understand.
@@ -90,22 +68,22 @@ def load_pipeline(
     CUDA, then MPS, then CPU. dtype: float32, float16 or bfloat16, of torch or by name; default float16 on CUDA and MPS,
     float32 on the CPU. variant: of the weight files; default "fp16" for float16 where there is one. offload: "model" (part
     by part) or "sequential" (layer by layer). compile: torch.compile the UNet. revision: branch, tag or commit on the hub;
-    the commit is recorded. token: for the hub, otherwise `hf auth login` or HF_TOKEN; stored nowhere. local_files_only: use
-    the hub's cache alone. Raises InputError, or CheckpointError (an OSError). The licence line is printed once.
+    the commit is recorded. local_files_only: use the hub's cache alone. The token for a gated one is huggingface_hub's own
+    (`hf auth login`, HF_TOKEN). Raises InputError, or CheckpointError (an OSError). The licence line is printed once.
     """
-    token = Secret(token) if token is not None else None
-    device = _device(device)
-    dtype = _dtype(dtype, device)
-    if offload not in (None, "model", "sequential"):
-        raise InputError(f"offload={offload!r}: give 'model', 'sequential' or None.")
-    if offload and device == "cpu":
+    accelerator = torch.accelerator.current_accelerator(check_available=True)  # CUDA, MPS
+    here = [*([accelerator.type] if accelerator else []), "cpu"]
+    device = str(device or here[0])
+    one_of("device", device.split(":")[0], here)
+    dtype = one_of("dtype", str(dtype or ("float32" if device == "cpu" else "float16")).removeprefix("torch."), DTYPES)
+    if offload is not None and one_of("offload", offload, ("model", "sequential")) and device == "cpu":
         raise InputError(f"offload={offload!r} moves weights to an accelerator: leave it out with device='cpu'.")
     name, folder = locate(checkpoint)
     if folder is None:
-        folder = _fetch(name, dtype, variant, revision, token, local_files_only)
+        folder = _fetch(name, DTYPES[dtype], variant, revision, local_files_only)
     elif revision not in (None, _commit(folder)):
         raise InputError(f"revision={revision!r}: {folder} is a folder; revisions are for hub ids.")
-    pipe = _read(name, folder, dtype, variant)
+    pipe = _read(name, folder, DTYPES[dtype], variant)
     if offload == "model":
         pipe.enable_model_cpu_offload(device=device)
     elif offload == "sequential":
@@ -147,8 +125,8 @@ def choose_files(names: list[str], dtype: torch.dtype, variant: str | None, chec
     chosen = next((v for v in wanted if v in common), None)
     if chosen is None or "model_index.json" not in names:
         there = "; ".join(f"{part}: {', '.join(v or 'plain' for v in found[part]) or 'none'}" for part in WEIGHTS)
-        what = (f"variant {variant!r}" if variant else "weights") if "model_index.json" in names else "model_index.json"
-        raise CheckpointError(f"{checkpoint} has no {what} for all parts ({there}). {LAYOUT}.")
+        what = "model_index.json" if chosen else f"variant {variant!r} of all parts" if variant else "weights of all parts"
+        raise CheckpointError(f"{checkpoint} has no {what} ({there}). {LAYOUT}.")
     weights = [name for part in WEIGHTS for name in found[part][chosen]]
     return chosen or None, [*(n for n in names if re.fullmatch(SMALL, n)), *weights]
 
@@ -161,34 +139,21 @@ def hash_weights(folder: Path, files: list[str]) -> str:
         return blob if re.fullmatch(r"[0-9a-f]{64}", blob) else hash_file(folder / name)  # the cache's blobs bear theirs
 
     names = sorted(n for n in files if n.split("/")[0] in CLASSES and n.endswith((".safetensors", ".json")))
-    with ThreadPoolExecutor() as pool:
-        lines = [f"{name}\0{digest}\n" for name, digest in zip(names, pool.map(sha, names), strict=True)]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256("".join(f"{name}\0{sha(name)}\n" for name in names).encode()).hexdigest()
 
 
-def explain(error: BaseException, repo_id: str, token: str | None = None) -> str:
-    """What the hub's client raised, as one message without tokens: what happened and what to do."""
-    page, tokens = f"{constants.ENDPOINT}/{repo_id}", [t for t in (token, get_token()) if t]
-    while not isinstance(error, hub.HfHubHTTPError) and (inner := error.__cause__ or error.__context__):
-        error = inner
+def explain(error: Exception, repo_id: str) -> str:
+    """What the hub's client raised, as one sentence: what happened and what to do."""
+    page, login = f"{constants.ENDPOINT}/{repo_id}", "log in (`hf auth login`, or HF_TOKEN)"
     if isinstance(error, hub.GatedRepoError):
-        account = (
-            "with the token's account, which has no access so far" if tokens else f"and give a token ({LOGIN}): none was sent"
-        )
-        text = f"is gated: accept its licence at {page} {account}."
-    elif isinstance(error, hub.RepositoryNotFoundError):
-        text = f"does not exist, or is private: check the name at {page}, or give a token ({LOGIN})."
-    else:
-        words = getattr(error, "server_message", None) or str(error).strip().partition("\n")[0]
-        text = f"could not be fetched from {constants.ENDPOINT} ({type(error).__name__}: {words}). Load again to go on."
-    for secret in tokens:
-        text = text.replace(str(secret), "***")
-    return f"{repo_id} {TOKEN_LIKE.sub('***', text)}"
+        return f"{repo_id} is gated: accept its licence at {page}, and {login} with that account."
+    if isinstance(error, hub.RepositoryNotFoundError):
+        return f"{repo_id} does not exist, or is private: check the name at {page}, or {login}."
+    words = getattr(error, "server_message", None) or str(error).strip().partition("\n")[0]
+    return f"{repo_id} could not be fetched from {constants.ENDPOINT} ({type(error).__name__}: {words}). Load again to go on."
 
 
-def _fetch(
-    repo_id: str, dtype: torch.dtype, variant: str | None, revision: str | None, token: str | None, local_files_only: bool
-) -> Path:
+def _fetch(repo_id: str, dtype: torch.dtype, variant: str | None, revision: str | None, local_files_only: bool) -> Path:
     """The hub's snapshot of the files that are needed; what is in the cache, with a warning, where the hub cannot be asked.
 
     Errors are raised apart from the client's own, whose frames hold the request and with it the token.
@@ -197,18 +162,18 @@ def _fetch(
     online = not (local_files_only or constants.is_offline_mode())
     if online:
         try:
-            siblings = HfApi(token=token).model_info(repo_id, revision=revision).siblings or []
+            siblings = HfApi().model_info(repo_id, revision=revision).siblings or []
             files = choose_files([f.rfilename for f in siblings], dtype, variant, repo_id)[1]
-            return Path(snapshot_download(repo_id, revision=revision, token=token, allow_patterns=files))
+            return Path(snapshot_download(repo_id, revision=revision, allow_patterns=files))
         except CheckpointError:
             raise
         except Exception as error:  # whatever the client raises: HTTP errors, timeouts, a full disk
-            told = explain(error, repo_id, token)
+            told = explain(error, repo_id)
     cached = try_to_load_from_cache(repo_id, "model_index.json", revision=revision)
     if not isinstance(cached, str):
         raise CheckpointError(told)
     if online:
-        warnings.warn(f"{told} The copy in the cache is used.", StaleCheckpointWarning, stacklevel=3)
+        warnings.warn(f"{told} The copy in the cache is used.", stacklevel=3)
     return Path(cached).parent
 
 
@@ -218,10 +183,9 @@ def _commit(folder: Path) -> str | None:
 
 
 def _read(name: str, folder: Path, dtype: torch.dtype, variant: str | None) -> ProbePipeline:
-    """diffusers' own loading, of SVD's own classes only; loading bars where there is something to wait for."""
+    """diffusers' own loading, of SVD's own classes only, without its bars."""
     variant, files = choose_files([p.relative_to(folder).as_posix() for p in folder.rglob("*")], dtype, variant, name)
-    small = sum((folder / file).stat().st_size for file in files) < 1e9
-    quiet = [lib for lib in (diffusers_logging, transformers_logging) if small and lib.is_progress_bar_enabled()]
+    bars = [lib for lib in (diffusers_logging, transformers_logging) if lib.is_progress_bar_enabled()]
     card: dict[str, Any] = {}
     with suppress(Exception):  # a card that nobody can read says nothing; the hub's YAML loader is a safe one
         card = dict(metadata_load(folder / "README.md") or {})
@@ -236,41 +200,16 @@ def _read(name: str, folder: Path, dtype: torch.dtype, variant: str | None) -> P
         facts |= {key: known[key] for key in ("height", "width", "label", "licence", "stimuli") if key in known}
         source = Source(name, commit, weights_hash=hash_weights(folder, files), variant=variant, **facts)
         show_licence(name, source.licence)
-        for lib in quiet:
+        for lib in bars:
             lib.disable_progress_bar()
-        pipe = ProbePipeline.from_pretrained(
-            str(folder),
-            dtype=dtype,
-            variant=variant,
-            use_safetensors=True,
-            local_files_only=True,
-            feature_extractor=CLIPImageProcessorPil(),  # SVD's is CLIP's own; given here, transformers asks for no torchvision
-        )
+        own = dict(feature_extractor=CLIPImageProcessorPil())  # SVD's; given here, transformers asks for no torchvision
+        safe: dict[str, Any] = dict(variant=variant, use_safetensors=True, local_files_only=True)
+        pipe = ProbePipeline.from_pretrained(str(folder), dtype=dtype, **safe, **own)
     except Exception as error:  # safetensors, diffusers and transformers each have their own for a damaged file
         raise CheckpointError(f"{folder} could not be loaded: {error} Damaged files: see `hf cache verify`.") from error
     finally:
-        for lib in quiet:
+        for lib in bars:
             lib.enable_progress_bar()
     pipe.source = source
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def _device(device: str | None) -> str:
-    accelerator = torch.accelerator.current_accelerator(check_available=True)  # CUDA, MPS
-    here = [*([accelerator.type] if accelerator else []), "cpu"]
-    if device is not None and str(device).split(":")[0] not in here:
-        raise InputError(f"device={device!r}: torch {torch.__version__} has {', '.join(here)} here.")
-    return str(device or here[0])
-
-
-def _dtype(dtype: torch.dtype | str | None, device: str) -> torch.dtype:
-    chosen = (torch.float32 if device == "cpu" else torch.float16) if dtype is None else DTYPES.get(str(dtype).split(".")[-1])
-    if chosen is None:
-        raise InputError(f"dtype={dtype!r}: give {', '.join(DTYPES)}.")
-    # On AVX2 one 3x3 convolution of 128 channels took 190 times as long in bfloat16 as in float32 (torch 2.13).
-    capability = torch.backends.cpu.get_cpu_capability()
-    if device == "cpu" and chosen != torch.float32 and not capability.startswith("AVX512"):
-        text = f"{dtype} on this CPU ({capability}) may take a hundred times as long as float32."
-        warnings.warn(text, SlowDtypeWarning, stacklevel=3)
-    return chosen

@@ -1,4 +1,4 @@
-"""What SVD is conditioned on, by diffusers' argument names, checked before any model runs.
+"""What SVD is conditioned on, by diffusers' argument names, checked before any model runs; and of which checkpoint.
 
     >>> Conditions(fps=7, motion_bucket_id=180).fps_id, PRESETS["SVD_1_1"].num_inference_steps
     (6, 30)
@@ -10,25 +10,25 @@ The UNet sees `fps_id = fps - 1`; Stability's script embeds its number as it is,
 from __future__ import annotations
 
 import json
-import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from svdlab.errors import InputError
+from svdlab.errors import InputError, number, whole
 
-GUIDANCE_CURVES = ("linear", "constant", "triangle", "trapezoid")
+GUIDANCE_CURVES = ("linear", "triangle")
 REPOSITORIES = {
     "SVD": "stabilityai/stable-video-diffusion-img2vid",
     "SVD_XT": "stabilityai/stable-video-diffusion-img2vid-xt",
     "SVD_1_1": "stabilityai/stable-video-diffusion-img2vid-xt-1-1",
 }
-LEAST = dict(fps=1, num_frames=2, num_inference_steps=1, height=8, width=8, decode_chunk_size=1, playback_fps=0.01)  # others 0
+LEAST: dict[str, Any] = dict(
+    fps=1, num_frames=2, num_inference_steps=1, height=8, width=8, decode_chunk_size=1, playback_fps=0.01
+)  # others 0
 WHOLE = ("num_frames", "num_inference_steps", "height", "width", "decode_chunk_size")
 
 
@@ -38,11 +38,8 @@ class UnusualConditionWarning(UserWarning):
 
 def _number(name: str, value: Any) -> Any:
     """A Python int or float, checked by name."""
-    if isinstance(value, bool) or not isinstance(value, Integral if name in WHOLE else Real) or not math.isfinite(value):
-        raise InputError(f"{name}={value!r}: must be a {'whole' if name in WHOLE else 'finite'} number.")
-    if value < LEAST.get(name, 0):
-        raise InputError(f"{name}={value!r}: must be at least {LEAST.get(name, 0)}.")
-    return int(value) if isinstance(value, Integral) else float(value)
+    check = whole if name in WHOLE or isinstance(value, Integral) else number
+    return check(name, value, LEAST.get(name, 0))
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,7 @@ class Conditions:
     fps: frames per second as diffusers counts, >= 1. motion_bucket_id: >= 0, usual up to 255.
     noise_aug_strength: standard deviation of the noise on the input image in [-1, 1], >= 0.
     min_guidance_scale, max_guidance_scale: the ends of guidance_curve; both <= 1 turns guidance off.
-    guidance_curve: linear | constant (the maximum) | triangle | trapezoid, or one number per frame.
+    guidance_curve: linear | triangle (up and down again, as Stability's TrianglePredictionGuider), or one number per frame.
     guidance_interval: (low, high) in sigma: outside it guidance is 1 (Kynkaanniemi et al. 2024).
     num_frames, height, width: None for the checkpoint's own. decode_chunk_size: frames per VAE call, None for all; it
     changes pixels. playback_fps: of the player, None for fps.
@@ -77,19 +74,18 @@ class Conditions:
             value = getattr(self, field.name)
             if not field.name.startswith("guidance_") and (value is not None or field.default is not None):
                 object.__setattr__(self, field.name, _number(field.name, value))
-        low, high = self.min_guidance_scale, self.max_guidance_scale
-        if low > high:
-            raise InputError(f"min_guidance_scale={low}, max_guidance_scale={high}: need min <= max.")
+        if self.min_guidance_scale > self.max_guidance_scale:
+            given = f"min_guidance_scale={self.min_guidance_scale}, max_guidance_scale={self.max_guidance_scale}"
+            raise InputError(f"{given}: need min <= max.")
         curve, interval = self.guidance_curve, self.guidance_interval
         if not isinstance(curve, (Sequence, np.ndarray)) or (isinstance(curve, str) and curve not in GUIDANCE_CURVES):
             raise InputError(f"guidance_curve={curve!r}: give {', '.join(GUIDANCE_CURVES)}, or one number per frame.")
         if not isinstance(curve, str):
-            curve = tuple(float(_number("guidance_curve", v)) for v in curve)
-            object.__setattr__(self, "guidance_curve", curve)
+            object.__setattr__(self, "guidance_curve", tuple(number("guidance_curve", v, 0) for v in curve))
             if self.num_frames not in (None, len(curve)):
                 raise InputError(f"guidance_curve has {len(curve)} numbers for {self.num_frames} frames.")
         if interval is not None:
-            pair = tuple(float(_number("guidance_interval", v)) for v in interval)
+            pair = tuple(number("guidance_interval", v, 0) for v in interval)
             if len(pair) != 2 or pair[0] >= pair[1]:
                 raise InputError(f"guidance_interval={interval!r}: give (low, high) in sigma, low < high.")
             object.__setattr__(self, "guidance_interval", pair)
@@ -105,10 +101,18 @@ class Conditions:
         return bool(self.guidance(self.num_frames or 2).max() > 1)
 
     def guidance(self, num_frames: int) -> np.ndarray:
-        """Guidance scale per frame "f"."""
+        """Guidance scale per frame "f".
+
+        >>> Conditions(guidance_curve="triangle").guidance(5).tolist()
+        [1.0, 2.0, 3.0, 2.0, 1.0]
+        """
+        low, high = self.min_guidance_scale, self.max_guidance_scale
         if not isinstance(self.guidance_curve, str):
             return np.asarray(self.guidance_curve, dtype=float)
-        return guidance_curve(self.guidance_curve, num_frames, self.min_guidance_scale, self.max_guidance_scale)
+        if self.guidance_curve == "linear":
+            return np.linspace(low, high, num_frames)
+        v = np.linspace(0, 1, num_frames)
+        return 2 * np.abs(v - np.floor(v + 0.5)) * (high - low) + low
 
     def replace(self, **changes: Any) -> Conditions:
         """A copy with some values changed; an unknown name raises InputError with the known ones."""
@@ -120,19 +124,15 @@ class Conditions:
     def asdict(self) -> dict[str, Any]:
         return asdict(self)
 
-    def unusual(self, size: tuple[int, int] | None = None) -> list[str]:
+    def unusual(self, size: tuple[int, int]) -> list[str]:
         """What Stability's simple_video_sample.py would warn of; size is the checkpoint's own (height, width)."""
-        h, w = size or (self.height, self.width)
+        h, w = size
         found = {
             f"motion_bucket_id={self.motion_bucket_id} is above 255": self.motion_bucket_id > 255,
             f"fps={self.fps} (fps_id {self.fps_id}) is outside 6 to 31": not 5 <= self.fps_id <= 30,
             f"{self.width}x{self.height} is not the checkpoint's {w}x{h}": (self.height or h, self.width or w) != (h, w),
         }
         return [message for message, is_so in found.items() if is_so]
-
-    def warn_unusual(self, size: tuple[int, int] | None = None) -> None:
-        for message in self.unusual(size):
-            warnings.warn(message + ": results may suffer.", UnusualConditionWarning, stacklevel=3)
 
 
 PRESETS = {
@@ -161,21 +161,31 @@ def conditions_of(checkpoint: str | Path) -> Conditions:
         return PRESETS["DIFFUSERS"]
 
 
-def guidance_curve(name: str, num_frames: int, low: float, high: float) -> np.ndarray:
-    """Guidance per frame "f", after Stability's guiders (generative-models, sgm/modules/diffusionmodules/guiders.py).
+@dataclass(frozen=True)
+class Source:
+    """Where a pipeline's weights come from, and the frame size they are made for. label: what figures must say. stimuli:
+    the set of images (`svdlab.probes.Stimuli`) that this checkpoint is meant for. variant: of the weight files."""
 
-    >>> guidance_curve("triangle", 5, 1.0, 3.0).tolist()
-    [1.0, 2.0, 3.0, 2.0, 1.0]
+    checkpoint: str = ""
+    revision: str | None = None
+    weights_hash: str | None = None
+    height: int = 576  # of Stability's checkpoints, whatever unet.config.sample_size says
+    width: int = 1024
+    label: str = ""
+    licence: str = ""
+    stimuli: str = "photographs"
+    variant: str | None = None
 
-    linear: linspace(low, high). constant: high. triangle: 2*|v - floor(v + 1/2)| over v = linspace(0, 1). trapezoid: rises
-    over the first 10 % of the frames, stays at high (Stability's file has 1 there), and falls.
+
+def resolve(pipe: Any, conditions: Conditions) -> Conditions:
+    """Conditions with the checkpoint's own number of frames and size where they were None.
+
+    Raises InputError where the size does not suit the model's levels.
     """
-    if name not in GUIDANCE_CURVES:
-        raise InputError(f"guidance_curve={name!r}: give {', '.join(GUIDANCE_CURVES)}.")
-    if name == "linear":
-        return np.linspace(low, high, num_frames)
-    if name == "triangle":
-        v = np.linspace(0, 1, num_frames)
-        return 2 * np.abs(v - np.floor(v + 0.5)) * (high - low) + low
-    rise = np.linspace(low, high, int(num_frames * 0.1) if name == "trapezoid" else 0)  # none below ten frames
-    return np.concatenate([rise, np.full(num_frames - 2 * len(rise), float(high)), rise[::-1]])
+    source, frames = getattr(pipe, "source", Source()), conditions.num_frames or pipe.unet.config.num_frames
+    height, width = conditions.height or source.height, conditions.width or source.width
+    least = max(pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1), 8)
+    if height % least or width % least:
+        raise InputError(f"{width}x{height} px: both sides must be multiples of {least}, by the VAE's and the UNet's levels.")
+    chunk = conditions.decode_chunk_size or frames
+    return conditions.replace(num_frames=frames, height=height, width=width, decode_chunk_size=chunk)

@@ -1,106 +1,112 @@
-"""Ready-made edits: interventions that come up again and again, each one `with` block and each made of few parts.
+"""Ready-made interventions: edits that come up again and again, each one `with` block, and runs that go on from a step.
 
     >>> with svdlab.edits.image_embedding(pipe, "cat"):
     ...     clip = svdlab.generate(pipe, image)
     >>> with svdlab.edits.silence_temporal_attention(pipe, "unet.mid_block*"), svdlab.trace(pipe) as tr:
     ...     clip = svdlab.generate(pipe, image)
+    >>> again = branch(pipe, tr, step=12, motion_bucket_id=30)
 
-They nest with `svdlab.edit` and `svdlab.trace`, take the same `steps=`, and like those leave nothing behind.
-`blocks` are names or globs of parts of the UNet, such as "unet.mid_block*" or "*up_blocks.1*"; None means all of it.
+Edits nest with `svdlab.edit` and `svdlab.trace`, take the same `steps=`, and like those leave nothing behind.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 
-from svdlab.errors import TraceError
-from svdlab.pipeline.generate import ProbePipeline
-from svdlab.pipeline.hooks import edit
+from svdlab.errors import InputError, TraceError
+from svdlab.pipeline.conditions import Conditions
+from svdlab.pipeline.generate import Clip, ProbePipeline, Start, generate_batch
+from svdlab.pipeline.hooks import TEMPORAL, edit, select_modules
 from svdlab.pipeline.images import prepare_image
-from svdlab.pipeline.modules import chosen_steps, module_names, select_modules
-from svdlab.pipeline.sampler import Denoising, listen, running
+from svdlab.pipeline.trace import Trace
+
+ONE_STEP = ("EulerDiscrete", "EulerAncestralDiscrete", "EDMEuler", "DDIM", "DDPM", "LCM")  # schedulers without a memory
 
 
-def image_embedding(pipe: ProbePipeline, image: Any, *, steps: Any = None) -> AbstractContextManager[Any]:
-    """The image encoder's view of another picture, while the VAE's latents stay those of the clip's own.
+def image_embedding(pipe: ProbePipeline, image: Any, *, steps: Any = None) -> AbstractContextManager[None]:
+    """The image encoder's view of another image, while the VAE's latents stay those of the clip's own.
 
     >>> with svdlab.edits.image_embedding(pipe, "cat"):
     ...     clip = svdlab.generate(pipe, "astronaut")          # what CLIP says of the cat, the pixels of the astronaut
 
     image: as for `generate`, cropped to the checkpoint's own aspect. The unconditional half keeps its zeros. The image
-    encoder runs once, when this is called. Raises InputError for a picture that cannot be read.
+    encoder runs once, when this is called. Raises InputError for an image that cannot be read.
     """
     prepared = prepare_image(image, height=pipe.source.height, width=pipe.source.width)
     with torch.no_grad():
         other = pipe._encode_image([prepared], pipe._execution_device, 1, False)  # "1 1 d"
-
-    wanted = chosen_steps(steps)
-
-    def hear(name: str, value: Any, run: Denoising) -> Any:
-        if name != "image_embeddings" or run.step is None or not wanted(run.step):
-            return value
-        n = len(run.latents)
-        return torch.cat([value[:-n], other.to(value).expand(n, -1, -1)])
-
-    return listen(pipe, hear, edits="image_embeddings")
+    swap = lambda value, step: torch.where((value == 0).all(-1, keepdim=True), value, other.to(value))
+    return edit(pipe, "image_embeddings", swap, steps=steps)
 
 
 def silence_temporal_attention(
-    pipe: ProbePipeline, blocks: Any = None, *, scale: float = 0.0, steps: Any = None
+    pipe: ProbePipeline, blocks: str | Iterable[str] = "unet", *, scale: float = 0.0, steps: Any = None
 ) -> AbstractContextManager[None]:
     """Temporal self-attention adds `scale` times what it would: 0 for nothing, so that frames no longer see each other there.
 
     >>> with svdlab.edits.silence_temporal_attention(pipe, "*up_blocks*", steps=range(10)): pass
 
-    Frames still exchange something through the temporal convolutions (see `mix_factor`).
+    blocks: names or globs of parts of the UNet, such as "unet.mid_block*" or "*up_blocks.1*". Frames still exchange something
+    through the temporal convolutions.
     """
-    names = _inside(pipe, blocks, lambda name: ".temporal_transformer_blocks." in name and name.endswith(".attn1"))
-    return edit(pipe, names, lambda value, step: scale * value, steps=steps)
+    within = tuple(f"{block}." for block in select_modules(pipe, blocks))
+    found = [name for name in select_modules(pipe, TEMPORAL) if f"{name}.".startswith(within)]
+    if not found:
+        raise TraceError(f"blocks={blocks!r}: there is no temporal self-attention inside.")
+    return edit(pipe, found, lambda value, step: scale * value, steps=steps)
 
 
-@contextmanager
-def mix_factor(pipe: ProbePipeline, scale: float, blocks: Any = None, *, steps: Any = None) -> Iterator[None]:
-    """Scale the learned mix_factor of each block's time_mixer m, of which sigmoid(m) is the share of the spatial branch.
+def branch(pipe: ProbePipeline, trace: Trace, step: int, *, decode: bool = True, **changes: Any) -> Clip:
+    """Start again from the latents before a step, with some conditions changed.
 
-    >>> with svdlab.edits.mix_factor(pipe, 0.0): pass         # every block: half spatial, half temporal
-    >>> with svdlab.edits.mix_factor(pipe, 2.0, "unet.up_blocks*"): pass
+    >>> clip = branch(pipe, tr, 2, motion_bucket_id=30)
+    >>> clip = branch(pipe, tr, 2, image="scene-3")         # another image from here on
 
-    The parameter itself is not touched: only what this pipeline's own run reads from it.
+    step: number of a traced step, from 0. changes: conditions by name, or `image`. decode=False leaves `frames` empty.
+    Without changes the original clip comes back, bit for bit on a CPU; the branch's steps keep their numbers. Raises
+    TraceError where the trace does not hold what is needed, or the scheduler remembers earlier steps; InputError for a
+    change that is none; all of them before any model runs.
     """
-    names = _inside(pipe, blocks, lambda name: name.endswith(".time_mixer"))
-    wanted = chosen_steps(steps)
-
-    mixers = select_modules(pipe, names)
-    for name, module in mixers.items():
-        if module.merge_strategy == "fixed":
-            raise TraceError(f"{name} has a fixed share instead of a learned mix_factor: there is nothing to scale.")
-
-    def mix(module: Any, args: tuple, kwargs: dict[str, Any], output: torch.Tensor) -> torch.Tensor | None:
-        run = running(listener)
-        if run is None or run.step is None or not wanted(run.step) or scale == 1:
-            return None
-        given = dict(zip(("x_spatial", "x_temporal", "image_only_indicator"), args, strict=False)) | kwargs
-        spatial, temporal = given["x_spatial"], given["x_temporal"]
-        alpha = module.get_alpha(given.get("image_only_indicator"), spatial.ndim)
-        # 1 where the module takes a frame for a lone image
-        share = torch.where(alpha == 1, alpha, (scale * alpha.logit()).sigmoid()).to(spatial.dtype)
-        share = 1.0 - share if module.switch_spatial_to_temporal_mix else share
-        return share * spatial + (1.0 - share) * temporal
-
-    with listen(pipe, lambda name, value, run: value, edits="mix_factor") as listener, ExitStack() as stack:
-        for module in mixers.values():
-            stack.callback(module.register_forward_hook(mix, with_kwargs=True, prepend=True).remove)
-        yield
+    image, conditions, start = _branch_from(pipe, trace, step, changes)
+    return generate_batch(pipe, [image], [conditions], [trace.calls[0].seed], start, decode=decode)[0]
 
 
-def _inside(pipe: ProbePipeline, blocks: Any, kind: Callable[[str], bool]) -> list[str]:
-    """Names of a kind that are, or lie in, the given blocks."""
-    within = list(select_modules(pipe, blocks)) if blocks is not None else ["unet"]
-    names = [n for n in module_names(pipe) if kind(n) and any(n == block or n.startswith(block + ".") for block in within)]
-    if not names:
-        raise TraceError(f"blocks={blocks!r}: there is nothing of that kind inside.")
-    return names
+def transplant(
+    pipe: ProbePipeline, trace: Trace, steps: Sequence[int] | None = None, *, decode: bool = True, **changes: Any
+) -> dict[int, Clip]:
+    """The same change made from each of several steps on: what is decided when.
+
+    >>> clips = transplant(pipe, tr, motion_bucket_id=200)
+    >>> {step: svdlab.motion.summary(clip.frames)["object_px"] for step, clip in clips.items()}
+
+    steps: numbers of traced steps, None for all. A branch only computes the steps that are left, so that all n of them cost
+    (n + 1) / (2 n) of what n runs from the start would: 0.52 for 25 steps. Raises as `branch`, for all steps before the first.
+    """
+    chosen = [s.index for s in trace.steps] if steps is None else list(steps)
+    for step in chosen:
+        _branch_from(pipe, trace, step, changes)
+    return {step: branch(pipe, trace, step, decode=decode, **changes) for step in chosen}
+
+
+def _branch_from(pipe: ProbePipeline, trace: Trace, step: int, changes: dict[str, Any]) -> tuple[Any, Conditions, Start]:
+    """Image, conditions and start of a branch."""
+    if trace.batch != 1:
+        raise TraceError(f"this trace holds {trace.batch} samples: branch from one, as in branch(pipe, tr[0], {step}).")
+    kept = {s.index: s.values["latents"] for s in trace.steps if "latents" in s.values}
+    if step not in kept:
+        held = ", ".join(map(str, sorted(kept))) or "no step"
+        raise TraceError(f"step {step}: the trace holds latents of {held}. Trace with keep=('latents',) and that step.")
+    if not trace.calls:
+        raise TraceError("branch needs a trace made through svdlab.generate, which brings image, seed and conditions with it.")
+    call, kind = trace.calls[0], type(pipe.scheduler).__name__.removesuffix("Scheduler")
+    if step and kind not in ONE_STEP:
+        raise TraceError(f"{kind} goes by earlier steps, which the latents of a step do not hold: use {', '.join(ONE_STEP)}.")
+    if fixed := sorted({"num_frames", "height", "width", "num_inference_steps"} & changes.keys()):
+        raise InputError(f"{', '.join(fixed)} cannot change in mid-run: the latents have that shape and schedule.")
+    conditions = call.conditions.replace(**{name: value for name, value in changes.items() if name != "image"})
+    flips, image = [call.start.get("flip_noise")], changes.get("image", trace.images[0])
+    return image, conditions, Start(call.start.get("sigmas"), kept[step], flip_noise=flips, first=step)

@@ -13,7 +13,8 @@ import html
 import math
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -24,14 +25,13 @@ import torch
 from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import retrieve_timesteps
 from PIL import Image
 
-from svdlab.errors import BrokenClipError, InputError
+from svdlab import errors
+from svdlab.errors import BrokenClipError, InputError, OutOfMemoryError, SvdlabError
 from svdlab.measure import video
 from svdlab.measure.files import plain
-from svdlab.pipeline.conditions import Conditions, UnusualConditionWarning
-from svdlab.pipeline.images import FLIPS, image_hash, prepare_image
-from svdlab.pipeline.pipeline import ProbePipeline, Source, resolve
-from svdlab.pipeline.sampler import QUIET, SIGMA_MAX, VE, WORKING, Denoising, Listener, Step, open_edits, steps_of
-from svdlab.pipeline.vae import decode_latents, encode_pixels, room
+from svdlab.pipeline.conditions import Conditions, Source, UnusualConditionWarning, resolve
+from svdlab.pipeline.images import FLIPS, decode_latents, encode_pixels, image_hash, prepare_image
+from svdlab.pipeline.sampler import QUIET, SIGMA_MAX, VE, WORKING, Denoising, ProbePipeline, Step, open_edits, steps_of
 
 REFUSED = {
     "generator": "the noise comes from seed=, or give noise= or latents=",
@@ -121,15 +121,14 @@ class Start:
 
     >>> generate_batch(pipe, [scene], [Conditions()], [0], Start(sigmas=[80.0, 8.0, 0.8], flip_noise=["left_right"]))
 
-    sigmas: noise levels, highest first. latents: "b f c h w", to go on from as they are. noise: unit noise in the place of the
-    seeds', of the images ("b 3 h w" or None) and of the latents ("b f c h w"). flip_noise: for each clip None, "left_right",
-    "up_down" or "half_turn": the seed's two noises flipped, as the flipped image needs them. first: the step that latents
-    belong to.
+    sigmas: noise levels, highest first. latents: "b f c h w", to go on from as they are. noise: unit noise "b f c h w" in the
+    place of the seeds'. flip_noise: for each clip None, "left_right", "up_down" or "half_turn": the noises that the seed makes
+    for image and latents flipped, as the flipped image needs them. first: the step that latents belong to.
     """
 
     sigmas: Sequence[float] | None = None
     latents: torch.Tensor | None = None
-    noise: tuple[torch.Tensor | None, torch.Tensor] | None = None
+    noise: torch.Tensor | None = None
     flip_noise: Sequence[str | None] | None = None
     first: int = 0
 
@@ -139,32 +138,12 @@ class Start:
             return None
         try:
             levels = [float(s) for s in self.sigmas]
-        except (TypeError, ValueError) as error:
-            raise InputError(f"sigmas={self.sigmas!r}: give a list of noise levels, highest first.") from error
+        except (TypeError, ValueError):
+            levels = []
         levels += [0.0] if levels and levels[-1] != 0 else []
         if len(levels) < 2 or any(not np.isfinite(a) or a <= b for a, b in pairwise(levels)):
-            raise InputError(f"sigmas={levels}: give falling noise levels above 0, such as svdlab.schedule.karras(25).")
+            raise InputError(f"sigmas={self.sigmas}: give falling noise levels above 0, such as svdlab.schedule.karras(25).")
         return levels
-
-    def rows(self, pipe: Any, n: int, shape: tuple, image_shape: tuple) -> list[tuple]:
-        """For each of n clips: flip, and given noise of image "1 3 h w" and latents "1 f c h w" or None; raises InputError."""
-        flips: list[str | None] = [None] * n if self.flip_noise is None else list(self.flip_noise)
-        if isinstance(self.flip_noise, str) or len(flips) != n or any(f is not None and f not in FLIPS for f in flips):
-            raise InputError(f"flip_noise={self.flip_noise!r}: for each of {n} clip(s), None or one of {', '.join(FLIPS)}.")
-        if any(flips) and type(pipe.scheduler).__name__ not in QUIET:
-            raise InputError(f"flip_noise cannot turn the noise that a {type(pipe.scheduler).__name__} may draw: {WORKING}.")
-        if self.noise is not None and (self.latents is not None or any(flips)):
-            raise InputError("give noise as it is to be, or latents to go on from, or flip_noise, not both.")
-        images, z = self.noise or (None, None)
-        for name, value, wanted in (
-            ("latents", self.latents, (n, *shape)),
-            ("noise[0], for the image,", images, (n, *image_shape)),
-            ("noise[1], for the latents,", z, (n, *shape)),
-        ):
-            if value is not None and tuple(value.shape) != wanted:
-                raise InputError(f"{name} has shape {tuple(value.shape)}: for these clips it must be {wanted}.")
-        each = [[None] * n if values is None else values.split(1) for values in (images, z)]
-        return list(zip(flips, *each, strict=True))
 
 
 def generate(
@@ -175,7 +154,7 @@ def generate(
     seed: int = 0,
     sigmas: Sequence[float] | None = None,
     latents: torch.Tensor | None = None,
-    noise: Any = None,
+    noise: torch.Tensor | None = None,
     **overrides: Any,
 ) -> Clip:
     """Make one clip from one image.
@@ -186,22 +165,17 @@ def generate(
     image: path, sample's name, PIL image or array; cropped to the frame's aspect. conditions: default `Conditions()`, changed
     by overrides by name. seed: of all noise, drawn on the CPU, so that it is the same on every device. sigmas: noise levels
     of your own, highest first (the terminal zero is added where it is missing). latents: the noisy latents "f c h w" at the
-    first sigma, taken as they are: x0 + sigma n, so that their standard deviation is near sqrt(sigma^2 + 1), with a warning
-    where it is far off. noise: unit noise "f c h w" in place of the seed's, or the pair of the image's, "3 h w", and that.
-    Raises InputError before any model runs, BrokenClipError for NaN or black frames.
+    first sigma, taken as they are: x0 + sigma n, so that their standard deviation is near sqrt(sigma^2 + 1). noise: unit noise
+    "f c h w" in place of the seed's. Raises InputError before any model runs, BrokenClipError for NaN or black frames.
     """
     if conditions is not None and not isinstance(conditions, Conditions):
         raise InputError(f"conditions is a {type(conditions).__name__}: give svdlab.Conditions, or its values by name.")
     for name in REFUSED.keys() & overrides.keys():
         raise InputError(f"generate takes no {name}=: {REFUSED[name]}.")
-    conditions = (conditions or Conditions()).replace(**overrides)
-    source = getattr(pipe, "source", None)
-    conditions.warn_unusual((source.height, source.width) if source else None)
-    if latents is not None and latents.ndim == 4:
-        latents = latents[None]
-    if noise is not None:
-        pair = (None, noise) if isinstance(noise, torch.Tensor) else noise
-        noise = tuple(z[None] if z is not None and z.ndim == n else z for z, n in zip(pair, (3, 4), strict=True))
+    conditions, source = (conditions or Conditions()).replace(**overrides), getattr(pipe, "source", Source())
+    for unusual in conditions.unusual((source.height, source.width)):
+        warnings.warn(f"{unusual}: results may suffer.", UnusualConditionWarning, stacklevel=2)
+    latents, noise = (z[None] if z is not None else None for z in (latents, noise))
     return generate_batch(pipe, [image], [conditions], [seed], Start(sigmas, latents, noise))[0]
 
 
@@ -224,40 +198,34 @@ def generate_batch(
     clips would mix them. encodings: a dict of your own that keeps what was encoded from call to call, while the pipeline's
     parts stay as they are. decode=False leaves `frames` empty, for whoever decodes later with `decode_clip`.
     """
-    filled, levels, n = _checked(pipe, images, conditions, seeds, start), start.levels(), len(images)
+    levels, n = start.levels(), len(images)
+    filled = _checked(pipe, conditions, seeds, levels, n)
     c, side = filled[0], pipe.vae_scale_factor
     assert c.num_frames and c.height and c.width  # resolved
     shape = (c.num_frames, pipe.unet.config.in_channels // 2, c.height // side, c.width // side)
-    rows = start.rows(pipe, n, shape, (3, c.height, c.width))
+    starts = _starts(pipe, start, levels, n, shape)
     prepared = [prepare_image(image, height=c.height, width=c.width) for image in images]
     begun, cache = time.perf_counter(), {} if encodings is None else encodings
-    with room(pipe, filled):
-        scheduler = _scheduler(pipe, c.num_inference_steps, levels, start)
+    with _room(filled):
+        scheduler = _scheduler(pipe, c.num_inference_steps, levels, start.first)
         calls = [
-            Call(c, int(seed), image_hash(image), pipe.source, {"sigmas": levels} if levels else {}, open_edits(pipe))
-            for c, seed, image in zip(filled, seeds, prepared, strict=True)
+            Call(c, int(seed), image_hash(image), pipe.source, own, open_edits(pipe))
+            for c, seed, image, own in zip(filled, seeds, prepared, starts, strict=True)
         ]
-        parts = [_sample(pipe, *one, shape, cache) for one in zip(calls, prepared, rows, strict=True)]
+        parts = [_sample(pipe, call, image, shape, cache) for call, image in zip(calls, prepared, strict=True)]
         embeddings, pictures, ids, z = (torch.cat(column) for column in zip(*parts, strict=True))
-        if start.latents is None:
-            z = (z * scheduler.init_noise_sigma).to(embeddings.dtype)
-        else:
-            z = start.latents.to(embeddings)
-            for call, own in zip(calls, start.latents, strict=True):
-                call.start.update({"latents": _tensor_hash(own)} | ({"step": start.first} if start.first else {}))
-        run = Denoising(
-            pipe, scheduler, z, ids, embeddings, pictures.to(z), _guidance(filled, z), start.first, calls, prepared
-        )
-        finite: list[torch.Tensor] = []
-
-        def hear(name: str, value: Any, run: Denoising) -> Any:
-            finite.extend([value.isfinite().all()] if name in ("noise_pred", "next_latents") else [])
-            return value
-
-        run.listeners.append(Listener(pipe, hear))
+        z = z if start.noise is None else start.noise.to(z)
+        z = (z * scheduler.init_noise_sigma).to(embeddings.dtype) if start.latents is None else start.latents.to(embeddings)
+        guidance = _guidance(filled, z)
+        run = Denoising(pipe, scheduler, z, ids, embeddings, pictures.to(z), guidance, start.first, calls, prepared)
         out = run.run().cpu()
         pipe.maybe_free_model_hooks()
-    _check_finite(run, torch.stack(finite).view(-1, 2).cpu())
+    if not out.isfinite().all():
+        kind = type(scheduler).__name__
+        if kind not in VE and not run.edits:
+            raise InputError(f"{kind} gives NaN or infinity: {WORKING}.")
+        why = "look at edits, weights and given latents; float16 holds numbers up to 65504 only: try bfloat16 or float32"
+        raise BrokenClipError(f"the {kind}'s {len(run.steps)} steps end in NaN or infinity: {why}.")
     seconds = {"denoising": (time.perf_counter() - begun) / n}
     made = zip(calls, prepared, out, strict=True)
     clips = [Clip(np.zeros(0, np.float32), call, image, z, dict(seconds)) for call, image, z in made]
@@ -267,24 +235,54 @@ def generate_batch(
 def decode_clip(pipe: ProbePipeline, clip: Clip) -> Clip:
     """Fill in the frames of a clip from its latents; raises BrokenClipError for NaN or black frames."""
     begun = time.perf_counter()
-    with room(pipe, [clip.conditions]):
+    with _room([clip.conditions]):
         clip.frames = decode_latents(pipe, clip.latents, clip.conditions.decode_chunk_size or len(clip.latents))
     clip.seconds["decoding"] = time.perf_counter() - begun
     return clip
 
 
-def _sample(
-    pipe: ProbePipeline, call: Call, image: Image.Image, row: tuple, shape: tuple, cache: dict
-) -> tuple[torch.Tensor, ...]:
-    """One sample's image embedding, image latents, added_time_ids, and unit noise to start from; its start is noted.
+def _checked(
+    pipe: Any, conditions: Sequence[Conditions], seeds: Sequence[int], levels: list[float] | None, n: int
+) -> list[Conditions]:
+    """Conditions filled in; InputError before any model runs."""
+    if not isinstance(pipe, ProbePipeline):
+        raise InputError(f"pipe is a {type(pipe).__name__}: use svdlab.load_pipeline, or ProbePipeline.from_pipe(pipe).")
+    if not n == len(conditions) == len(seeds) or not n:
+        raise InputError(f"{n} images, {len(conditions)} conditions, {len(seeds)} seeds: give as many of each.")
+    for seed in seeds:
+        errors.seed("seed", seed)
+    filled = [resolve(pipe, c.replace(num_inference_steps=len(levels) - 1) if levels else c) for c in conditions]
+    if len({(c.num_frames, c.height, c.width, c.num_inference_steps, c.guided) for c in filled}) > 1:
+        raise InputError("clips of one batch must agree in frames, size, steps, and in whether guidance is used.")
+    return filled
 
-    row: flip, and given noise of image and latents. The image's noise is drawn first, whatever its strength, and then the
-    latents', both on the CPU.
+
+def _starts(pipe: Any, start: Start, levels: list[float] | None, n: int, shape: tuple) -> list[dict[str, Any]]:
+    """`Call.start` of each clip; InputError before any model runs."""
+    flips: list[str | None] = [None] * n if start.flip_noise is None else list(start.flip_noise)
+    if len(flips) != n or any(f is not None and f not in FLIPS for f in flips):
+        raise InputError(f"flip_noise={start.flip_noise!r}: for each of {n} clip(s), None or one of {', '.join(FLIPS)}.")
+    if any(flips) and type(pipe.scheduler).__name__ not in QUIET:
+        raise InputError(f"flip_noise cannot turn the noise that a {type(pipe.scheduler).__name__} may draw: {WORKING}.")
+    if start.noise is not None and (start.latents is not None or any(flips)):
+        raise InputError("give noise as it is to be, or latents to go on from, or flip_noise, not both.")
+    facts: list[dict[str, Any]] = [{"sigmas": levels, "flip_noise": flip, "step": start.first} for flip in flips]
+    for name, value in (("latents", start.latents), ("noise", start.noise)):
+        if value is not None and tuple(value.shape) != (n, *shape):
+            raise InputError(f"{name} has shape {tuple(value.shape)}: for these clips it must be {(n, *shape)}.")
+        for own, z in zip(facts, [] if value is None else value.cpu().contiguous(), strict=False):
+            own[name] = hashlib.sha256(z.view(torch.uint8).numpy()).hexdigest()
+    return [{name: value for name, value in own.items() if value} for own in facts]
+
+
+def _sample(
+    pipe: ProbePipeline, call: Call, image: Image.Image, shape: tuple, cache: dict[Any, torch.Tensor]
+) -> tuple[torch.Tensor, ...]:
+    """One sample's image embedding, image latents, added_time_ids, and unit noise to start from.
+
+    The image's noise is drawn first, whatever its strength, and then the latents', both on the CPU.
     """
-    flip, *given = row
-    c, device = call.conditions, pipe._execution_device
-    hashes = {name: _tensor_hash(z) for name, z in zip(("image", "latents"), given, strict=True) if z is not None}
-    call.start.update(({"flip_noise": flip} if flip else {}) | ({"noise": hashes} if hashes else {}))
+    c, device, flip = call.conditions, pipe._execution_device, call.start.get("flip_noise")
 
     def encoded(key: tuple, make: Callable[[], torch.Tensor]) -> torch.Tensor:
         if key not in cache:
@@ -300,15 +298,10 @@ def _sample(
     embedding = encoded(("clip", call.image, str(device)), lambda: pipe._encode_image([image], device, 1, False))
     generator, axes = torch.Generator().manual_seed(call.seed), FLIPS[flip] if flip else ()
     sizes = ((1, 3, image.height, image.width), torch.float32), ((1, *shape), embedding.dtype)
-    drawn = [torch.flip(torch.randn(size, generator=generator, dtype=dtype), axes) for size, dtype in sizes]
-    noise, z = (own if other is None else other for own, other in zip(drawn, given, strict=True))
-    latents = encoded(("vae", call.image, c.noise_aug_strength, call.seed, flip, str(hashes), str(device)), noisy)
+    noise, z = (torch.flip(torch.randn(size, generator=generator, dtype=dtype), axes) for size, dtype in sizes)
+    latents = encoded(("vae", call.image, c.noise_aug_strength, call.seed, flip, str(device)), noisy)
     ids = pipe._get_add_time_ids(c.fps_id, c.motion_bucket_id, c.noise_aug_strength, embedding.dtype, 1, 1, False)
     return embedding, latents, ids.to(device), z.to(device)
-
-
-def _tensor_hash(tensor: torch.Tensor) -> str:
-    return hashlib.sha256(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def _guidance(conditions: Sequence[Conditions], z: torch.Tensor) -> Callable[[Step], torch.Tensor | None] | None:
@@ -329,61 +322,36 @@ def _guidance(conditions: Sequence[Conditions], z: torch.Tensor) -> Callable[[St
     return at
 
 
-def _scheduler(pipe: ProbePipeline, steps: int, levels: list[float] | None, start: Start) -> Any:
+def _scheduler(pipe: ProbePipeline, steps: int, levels: list[float] | None, first: int) -> Any:
     """A copy of the pipeline's scheduler with its timesteps set. What is not the checkpoint's own schedule is announced."""
     scheduler, kind = copy.deepcopy(pipe.scheduler), type(pipe.scheduler).__name__
     try:
         retrieve_timesteps(scheduler, None if levels else steps, pipe._execution_device, None, levels)
-        found = steps_of(scheduler)
+        step = steps_of(scheduler)[0]
     except Exception as error:
         raise InputError(f"{kind} cannot make this schedule ({error}): {WORKING}.") from error
     if hasattr(scheduler, "set_begin_index"):  # or some begin at the second of two equal timesteps
-        scheduler.set_begin_index(start.first)
-    odd, t = [], found[0].timestep
+        scheduler.set_begin_index(first)
     top = levels[0] if levels else float(scheduler.config.get("sigma_max") or SIGMA_MAX)
-    if abs(t - math.log(top) / 4) > 0.01:
-        told = f"starts at sigma {found[0].sigma:.4g}, timestep {t:.4g}, instead of {top:.4g}, ln(sigma) / 4"
-        odd.append(f"{kind} does not make the checkpoint's schedule: it {told}")
-    if start.latents is not None and not start.first:
-        std, usual = float(start.latents.float().std()), float(scheduler.init_noise_sigma)
-        if not usual / 3 < std < usual * 3:
-            odd.append(
-                f"latents have a standard deviation of {std:.3g}, where noisy latents at the first sigma have {usual:.3g}"
-            )
-    if odd:
-        warnings.warn(f"{'; '.join(odd)}. Results may suffer.", UnusualConditionWarning, stacklevel=4)
+    if abs(step.timestep - math.log(top) / 4) > 0.01:
+        text = f"{kind} does not make the checkpoint's schedule, which starts at sigma {top:.4g}: results may suffer."
+        warnings.warn(text, UnusualConditionWarning, stacklevel=4)
     return scheduler
 
 
-def _checked(pipe: Any, images: Sequence, conditions: Sequence, seeds: Sequence, start: Start) -> list[Conditions]:
-    """Conditions filled in; InputError before any model runs."""
-    if not isinstance(pipe, ProbePipeline):
-        raise InputError(
-            f"pipe is a {type(pipe).__name__}: load it with svdlab.load_pipeline, or ProbePipeline.from_pipe(pipe)."
-        )
-    if not len(images) == len(conditions) == len(seeds) or not len(images):
-        raise InputError(f"{len(images)} images, {len(conditions)} conditions, {len(seeds)} seeds: give as many of each.")
-    for seed in seeds:
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**63:
-            raise InputError(f"seed={seed!r}: must be a whole number from 0 to 2**63 - 1.")
-    levels = start.levels()
-    filled = [resolve(pipe, c.replace(num_inference_steps=len(levels) - 1) if levels else c) for c in conditions]
-    if len({(c.num_frames, c.height, c.width, c.num_inference_steps, c.guided) for c in filled}) > 1:
-        raise InputError("clips of one batch must agree in frames, size, steps, and in whether guidance is used.")
-    return filled
-
-
-def _check_finite(run: Denoising, finite: torch.Tensor) -> None:
-    """finite: "s 2", whether the model's output and the latents after each step are."""
-    if finite.all():
-        return
-    i = int((~finite.all(1)).nonzero()[0])
-    step, dtype, kind = run.steps[run.first + i], run.pipe.unet.dtype, type(run.scheduler).__name__
-    if finite[i, 0] and kind not in VE and not run.edits:
-        raise InputError(f"{kind} gives NaN or infinity at step {step.index} by itself: {WORKING}.")
-    why = "in the UNet's output: look at edits, and at the weights"
-    if finite[i, 0]:
-        why = "though the model's output is finite there: look at edits, guidance and given latents"
-    elif dtype == torch.float16:
-        why = "in the UNet's output: float16 holds numbers up to 65504 only, load with dtype='bfloat16' or 'float32'"
-    raise BrokenClipError(f"NaN or infinity from step {step.index} of {len(run.steps)} (sigma {step.sigma:.3g}) on, {why}.")
+@contextmanager
+def _room(conditions: Sequence[Conditions]) -> Iterator[None]:
+    """Around what takes memory: OutOfMemoryError says what would help, where torch says only how much was asked for."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        words = ("out of memory", "can't allocate memory", "could not create a primitive")  # the last is oneDNN's
+        full = isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
+        if isinstance(error, SvdlabError) or not full:
+            raise
+        c, n = conditions[0], len(conditions)
+        alone = "Load with offload='model', or choose a smaller decode_chunk_size, fewer frames or a smaller size"
+        raise OutOfMemoryError(
+            f"{n} clip(s) of {c.num_frames} frames of {c.width}x{c.height} px did not fit into memory. "
+            f"{'Make fewer clips at a time' if n > 1 else alone}. ({str(error).partition(chr(10))[0] or type(error).__name__})"
+        ) from error

@@ -20,29 +20,24 @@ import cv2
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from svdlab.errors import OutputError, TraceError
+from svdlab.errors import OutputError, TraceError, whole
 from svdlab.measure.files import write_whole
 from svdlab.pipeline.generate import Call
+from svdlab.pipeline.images import decode_latents, vae_in_turn
 from svdlab.pipeline.sampler import Step
-from svdlab.pipeline.vae import decode_latents, vae_in_turn
 
 if TYPE_CHECKING:
     import xarray
 
 FORMAT = "svdlab-trace-1"
 FRAMES = ("frame", "channel", "y", "x")
-KEEP = {  # what a step can keep beside modules, with the names of its dimensions after the batch
-    "latents": FRAMES,
-    "next_latents": FRAMES,
-    "denoised": FRAMES,
-    "model_output": FRAMES,
-    "cond": FRAMES,
-    "uncond": FRAMES,
-    "guidance_pressure": ("frame", "y", "x"),
-}
+KEEP: dict[str, tuple[str, ...]] = dict.fromkeys(
+    ("latents", "next_latents", "denoised", "model_output", "cond", "uncond"), FRAMES
+)
+KEEP |= {"guidance_pressure": ("frame", "y", "x")}  # what a step can keep beside modules, with its dimensions after the batch
 
 
 @dataclass
@@ -75,59 +70,29 @@ class Trace:
     @property
     def sigmas(self) -> np.ndarray:
         """Noise level before each kept step, "s"."""
-        self._check()
         return np.array([step.sigma for step in self.steps])
 
-    @property
-    def latents(self) -> torch.Tensor:
-        """Latents before each step, "s f c h w"."""
-        return self["latents"]
-
-    @property
-    def denoised(self) -> torch.Tensor:
-        """The denoised estimate at each step, "s f c h w"."""
-        return self["denoised"]
-
-    @property
-    def colours(self) -> np.ndarray | None:
-        """The traced checkpoint's linear map "c+1 3" from latent channels (and 1) to RGB, computed when first asked for."""
-        return self.find_colours()
-
-    @property
-    def nbytes(self) -> int:
-        return sum(v.nbytes for step in self.steps for v in step.values.values())
+    latents = property(lambda self: self["latents"], doc='Latents before each step, "s f c h w".')
+    denoised = property(lambda self: self["denoised"], doc='The denoised estimate at each step, "s f c h w".')
+    colours = property(
+        lambda self: self.find_colours(), doc='Linear map "c+1 3" from latent channels (and 1) to RGB, or None.'
+    )
 
     def __getitem__(self, key: str | int) -> Any:
+        if not self.steps:
+            raise TraceError(
+                "this trace is empty: no call of its pipeline began in its block, or steps= names none of its steps."
+            )
         if isinstance(key, int):
-            return self._sample(key)
-        self._check()
+            one = slice(whole("sample", key, 0, self.batch - 1), key + 1)
+            steps = [replace(s, values={k: v[one] for k, v in s.values.items()}) for s in self.steps]
+            return replace(self, steps=steps, batch=1, calls=self.calls[one], images=self.images[one])
         if key not in self.names:
             raise TraceError(
-                f"this trace holds no {key!r}: it holds {', '.join(self.names) or 'nothing'}. "
-                f"Ask for it by `keep=` or `modules=` when tracing."
+                f"this trace holds no {key!r}, which keep= or modules= ask for: it holds {', '.join(self.names)}."
             )
         stacked = torch.stack([step.values[key] for step in self.steps if key in step.values])
         return stacked[:, 0] if self.batch == 1 else stacked
-
-    def _sample(self, i: int) -> Trace:
-        if not -self.batch <= i < self.batch:
-            raise TraceError(f"sample {i} of a trace of {self.batch}: counts run from 0 to {self.batch - 1}.")
-        i %= self.batch
-        steps = [replace(s, values={k: v[i : i + 1] for k, v in s.values.items()}) for s in self.steps]
-        return replace(self, steps=steps, batch=1, calls=self.calls[i : i + 1], images=self.images[i : i + 1])
-
-    def _check(self) -> None:
-        if self.steps:
-            return
-        if not len(self.schedule):
-            raise TraceError(
-                "this trace is empty, because no run of this pipeline began inside its block: call svdlab.generate, or the "
-                "very pipeline that was given to svdlab.trace, inside `with svdlab.trace(pipe) as tr:`."
-            )
-        raise TraceError(
-            f"this trace is empty, because its run of {len(self.schedule) - 1} steps (numbers 0 to {len(self.schedule) - 2}, "
-            f"sigma {self.schedule[0]:.4g} to {self.schedule[-2]:.4g}) had none that steps= names, or broke off before."
-        )
 
     def as_colours(self, latents: Any) -> np.ndarray:
         """Latents "... c h w" as RGB "... h w 3" in [0, 1], by the linear map of this trace's checkpoint."""
@@ -141,11 +106,9 @@ class Trace:
 
         >>> stills = tr.decode(pipe, steps=[0, 3], frames=[4])
 
-        steps: positions in this trace, None for all; frames: frame numbers, None for all. Neighbouring frames are
-        decoded with each chosen one where all frames are asked for; a single frame is decoded by itself, which
-        differs slightly because the decoder is temporal.
+        steps: positions in this trace, None for all; frames: frame numbers, None for all. A frame that is decoded by itself
+        differs slightly, because the decoder is temporal.
         """
-        self._check()
         if self.batch != 1:
             raise TraceError(f"this trace holds {self.batch} samples: decode one, as in tr[0].decode(pipe).")
         latents = self[name]
@@ -156,27 +119,18 @@ class Trace:
 
     def save(self, path: str | Path) -> Path:
         """Write tensors and JSON header into one safetensors file, whole or not at all."""
-        self._check()
         path = Path(path).expanduser()
         tensors = {f"{n}/{name}": v.contiguous() for n, s in enumerate(self.steps) for name, v in s.values.items()}
         for i, image in enumerate(self.images):
             tensors[f"image/{i}"] = torch.from_numpy(np.array(image.convert("RGB")))
-        if {"latents", "next_latents", "denoised"} & set(self.names) and (colours := self.colours) is not None:
+        if (colours := self.colours) is not None:
             tensors["colours"] = torch.from_numpy(colours)
-        header = dict(
-            format=FORMAT,
-            batch=self.batch,
-            schedule=[float(s) for s in self.schedule],
-            calls=[call.asdict() for call in self.calls],
-            label=self.label,
-            steps=[{k: getattr(s, k) for k in ("index", "sigma", "sigma_next", "timestep", "seconds")} for s in self.steps],
-        )
+        header = dict(format=FORMAT, batch=self.batch, label=self.label, schedule=self.schedule.tolist())
+        header |= dict(calls=[c.asdict() for c in self.calls], steps=[{**vars(s), "values": {}} for s in self.steps])
         try:
             with write_whole(path) as part:
                 save_file(tensors, part, metadata={"svdlab": json.dumps(header)})
-        except OutputError:
-            raise
-        except Exception as error:  # safetensors has its own error classes for a full disk
+        except SafetensorError as error:  # a full disk
             raise OutputError(f"{path} cannot be written: {error}") from error
         return path
 
@@ -187,10 +141,10 @@ class Trace:
             with safe_open(str(Path(path).expanduser()), "pt") as file:
                 header = json.loads((file.metadata() or {}).get("svdlab", "null"))
                 tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict
-        except Exception as error:  # safetensors raises its own classes for a cut-off file
+            if header["format"] != FORMAT:
+                raise ValueError(f"its format is not {FORMAT}")
+        except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
             raise OutputError(f"{path} cannot be read as a trace: {error}") from error
-        if not header or header.get("format") != FORMAT:
-            raise OutputError(f"{path} is no trace of svdlab's: its header lacks format {FORMAT!r}.")
         steps = [Step(**s) for s in header["steps"]]
         colours = tensors.pop("colours", None)
         images = {}
@@ -200,28 +154,20 @@ class Trace:
                 images[int(name)] = Image.fromarray(value.numpy())
             else:
                 steps[int(n)].values[name] = value
-        return cls(
-            steps,
-            header["batch"],
-            np.array(header["schedule"], dtype=np.float32),
-            [Call.read(call) for call in header["calls"]],
-            header["label"],
-            [images[i] for i in sorted(images)],
-            lambda: None if colours is None else colours.numpy(),
-        )
+        schedule, calls = np.array(header["schedule"], dtype=np.float32), [Call.read(call) for call in header["calls"]]
+        find_colours = lambda: None if colours is None else colours.numpy()
+        return cls(steps, header["batch"], schedule, calls, header["label"], [images[i] for i in sorted(images)], find_colours)
 
     def to_xarray(self) -> xarray.Dataset:
         """A Dataset with a variable for each thing kept, and coordinates sigma and timestep of each step.
 
         >>> still = tr.to_xarray()["denoised"].sel(step=2, frame=0)
 
-        Dimensions: step, sample (of a batch), then frame, channel, y, x as in KEEP. What comes from modules has "half" and
-        dimensions named by their place and size, such as axis1_8. Steps at which a thing was not kept are NaN, and bfloat16
-        becomes float32, which xarray can hold.
+        Dimensions: step, sample (of a batch), then frame, channel, y, x as in KEEP; of modules "half", then such as axis1_8.
+        Steps at which a thing was not kept are NaN, and bfloat16 becomes float32, which xarray can hold.
         """
         import xarray
 
-        self._check()
         data, lead = {}, ("step", "sample") if self.batch > 1 else ("step",)
         for name in self.names:
             value = self[name].float().numpy() if self[name].dtype == torch.bfloat16 else self[name].numpy()
@@ -234,22 +180,18 @@ class Trace:
         return xarray.Dataset(data, {"step": [s.index for s in self.steps], **coords}, attributes)
 
 
-LARGEST = 256  # px of a field's longer side: one map serves every site, so a larger picture would add little but cost
-SATURATIONS = (0.0, 0.0, 0.2, 0.4, 0.7, 1.0)  # of the smooth random fields: pictures are more often pale than not
-
-
 @torch.no_grad()
 def colour_map(pipe: Any) -> np.ndarray | None:
     """The linear map of a pipeline's VAE, float32 "c+1 3", from latent channels (and 1) to RGB; None where it overflows.
 
     Least squares over what the VAE makes of smooth random colour fields from a fixed seed, at the checkpoint's own shape up to
-    LARGEST px: the same weights give the same map, computed in float32.
+    256 px: the same weights give the same map, computed in float32.
     """
     source, unit, vae = pipe.source, pipe.vae_scale_factor, pipe.vae
-    by = max(1.0, max(source.height, source.width) / LARGEST)
+    by = max(1.0, max(source.height, source.width) / 256)
     height, width = (max(1, round(side / by / unit)) * unit for side in (source.height, source.width))
     rng, images = np.random.default_rng(0), []
-    for saturation in SATURATIONS:
+    for saturation in (0.0, 0.0, 0.2, 0.4, 0.7, 1.0):  # images are more often pale than not
         grey, hue = rng.random((5, 5, 1), dtype=np.float32), rng.random((5, 5, 3), dtype=np.float32)
         coarse = grey + np.float32(saturation) * (hue - grey)
         images.append(np.clip(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1))

@@ -33,7 +33,7 @@ from skimage import data
 
 from svdlab.errors import InputError, columns
 from svdlab.organism import world
-from svdlab.pipeline import vae
+from svdlab.pipeline import images as vae
 from svdlab.pipeline.generate import ProbePipeline
 from svdlab.pipeline.images import SUFFIXES, CropWarning, image_hash, is_sample, open_image, prepare_image
 
@@ -216,7 +216,7 @@ def through_autoencoder(pipe: ProbePipeline, frames: np.ndarray, chunk: int | No
 
 
 def encode(pipe: ProbePipeline, frames: np.ndarray) -> torch.Tensor:
-    """Latents "f c h w" as `svdlab.pipeline.vae.encode` gives them; a frame that repeats is not encoded again."""
+    """Latents "f c h w" as `svdlab.pipeline.images.encode` gives them; a frame that repeats is not encoded again."""
     new = [t == 0 or not np.array_equal(frames[t], frames[t - 1]) for t in range(len(frames))]
     return vae.encode(pipe, frames[new])[np.cumsum(new) - 1]
 

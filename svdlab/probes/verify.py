@@ -28,8 +28,7 @@ from svdlab.pipeline.checkpoints import load_pipeline
 from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.generate import ProbePipeline, generate_batch
 from svdlab.pipeline.hooks import edit
-from svdlab.pipeline.images import open_image
-from svdlab.pipeline.vae import decode_latents, encode
+from svdlab.pipeline.images import decode_latents, encode, open_image
 from svdlab.stats import intervals
 
 FIRST_SEED = 500_000  # scenes for verification; training draws from 1,000,000 up

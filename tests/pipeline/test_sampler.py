@@ -142,21 +142,22 @@ def test_a_block_acts_in_the_thread_that_opened_it_unless_its_context_is_taken_a
     assert not torch.equal(found["same"], plain) and len(tr) == 3
 
 
-def test_a_listener_hears_every_place_in_order_and_may_stop_the_call(four: Any) -> None:
-    heard: list[tuple[str, Any]] = []
-
-    def hear(name: str, value: Any, run: sampler.Denoising) -> Any:
-        heard.append((name, run.step and run.step.index))
-        if heard[-1] == ("next_latents", 1):
-            raise KeyboardInterrupt
-        return value
-
-    plain = make(four)
-    with pytest.raises(KeyboardInterrupt), sampler.listen(four, hear):
-        make(four)
-    places = ["latents", *sampler.INPUTS, "uncond", "cond", "guidance", "model_output"]
-    places += ["noise_pred", "pred_original_sample", "next_latents"]
-    assert heard == [("start", None)] + [(place, i) for i in (0, 1) for place in places]
-    assert sampler.open_edits(four) == () and torch.equal(make(four), plain)
-    with svdlab.edit(four, "cond", lambda value, step: None), svdlab.trace(four):
-        assert sampler.open_edits(four) == ("cond",)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_quick_convolutions_give_what_torch_gives_and_leave_nothing(pipe: Any, threads: int) -> None:
+    convolutions = [m for part in (pipe.unet, pipe.vae) for m in part.modules() if isinstance(m, torch.nn.Conv3d)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for module in {(m.in_channels, m.out_channels): m for m in convolutions}.values():
+            x = torch.randn(2, 5, module.in_channels, 4, 6).transpose(1, 2)  # as it comes from a spatial layer: not contiguous
+            with torch.no_grad():
+                plain = module(x)
+                with sampler.quick_convolutions(pipe):
+                    assert "forward" in vars(module)
+                    quick = module(x)
+            assert quick.shape == plain.shape and (quick - plain).abs().max() <= 1e-5 * plain.abs().max()
+    finally:
+        torch.set_num_threads(before)
+    with pytest.raises(ZeroDivisionError), sampler.quick_convolutions(pipe):
+        _ = 1 / 0
+    assert not [m for m in convolutions if "forward" in vars(m)]
