@@ -1,12 +1,4 @@
-"""Clips as looping videos, strips of frames and contact sheets, and the denoising behind them, column by column.
-
->>> show.video(clip)
->>> show.video([clip, clip], labels=["bucket 30", "bucket 200"]).save("results/compare.mp4")
->>> show.filmstrip([clip, clip])
->>> show.sheet(results, rows="motion_bucket_id", columns="fps", note="object_px")
->>> show.denoising(tr, frame=4)                       # columns titled by sigma
->>> show.latents(tr, frame=4, mode="channels")
-"""
+"""Clips as looping videos, strips of frames and contact sheets, and the denoising behind them, column by column."""
 
 from __future__ import annotations
 
@@ -82,7 +74,7 @@ def video(
     """One clip, or several side by side and in step, looping.
 
     >>> show.video(clip)
-    >>> show.video({"slow": clip, "fast": clip.frames[::2]}, fps=7)
+    >>> show.video({"slow": clip, "fast": clip.frames[::2]}, fps=7).save("results/compare.mp4")
 
     clips: a Clip, frames "f h w c" in [0, 1] or uint8, a list of either, a dict from label to either, or rows of the table
     that `svdlab.sweep` returns. labels: by default the conditions of each. fps: of the player; default that of the first

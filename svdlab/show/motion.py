@@ -1,8 +1,4 @@
-"""Motion: optical flow as hue and arrows, tracks over the first frame, slices through time, speed and camera path.
-
->>> show.flow(clip)
->>> show.trajectories(clip)
-"""
+"""Motion: optical flow as hue and arrows, tracks over the first frame, slices through time, speed and camera path."""
 
 from __future__ import annotations
 

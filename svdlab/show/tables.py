@@ -1,10 +1,4 @@
-"""Tables as figures: a measure against a condition, numbers as colours, and effects as a forest.
-
->>> show.dose_response(results, x="motion_bucket_id", y="object_px", by="fps")
->>> pressure = pd.DataFrame((tr["cond"] - tr["uncond"]).abs().mean((2, 3, 4)), index=tr.sigmas)
->>> show.heat(pressure, tr, title="Guidance pressure by step and frame", key="|cond - uncond|", rows="sigma", columns="frame")
->>> show.forest([svdlab.stats.mean("object_px", "subject speed", results, unit="px/frame")], of=results)
-"""
+"""Tables as figures: a measure against a condition, numbers as colours, and effects as a forest."""
 
 from __future__ import annotations
 
@@ -121,8 +115,8 @@ def heat(
 ) -> Figure:
     """A DataFrame as a heat map, its index downwards, its columns to the right.
 
-    >>> table = pd.DataFrame(np.eye(3), index=["image", "fps", "bucket"])
-    >>> show.heat(table, clip, title="What still arrives", key="share of the change", rows="changed", columns="from step")
+    >>> pressure = pd.DataFrame((tr["cond"] - tr["uncond"]).abs().mean((2, 3, 4)), index=tr.sigmas)
+    >>> show.heat(pressure, tr, title="Guidance pressure", key="|cond - uncond|", rows="sigma", columns="frame")
 
     things: clips, traces or tables that the footer names. key: what the colours mean, with the unit. rows, columns: what
     index and columns are. centre: this value is white, and both sides get a colour each; without it viridis runs from the
@@ -169,6 +163,9 @@ def forest(
     title: str = "Effects",
 ) -> Figure:
     """A row for each effect, a panel for each value of `by`; the number in its own unit stands beside it.
+
+    >>> clips = results.assign(stimulus=results.image)
+    >>> show.forest([svdlab.stats.mean("object_px", "subject speed", clips, unit="px/frame")], of=clips)
 
     effects: Effects, or a table of them (`stats.as_table`, `compare`, a bias study's). by: a column of that table.
     standardised: in standard deviations of the units (images or pairs), on one scale for all panels. of: clips, tables or

@@ -21,7 +21,7 @@ from svdlab.measure import video
 from svdlab.show.figure import Figure, draw, fitted, graphs, images, save, scaled
 from svdlab.show.labels import about, axis, caption, name, number, sources
 from svdlab.stats.effects import mean
-from tests.show.drawn import NOTE, drawn_in, nothing_cut, texts
+from tests.show.drawn import NOTE, nothing_cut, texts
 
 MADE = SimpleNamespace(checkpoint="owner/svd", label=NOTE, licence="a licence")
 LONG = "subject speed in every one of the four background conditions, at three frame rates and all five motion buckets"
@@ -98,16 +98,6 @@ def test_no_text_is_cut_at_any_width_nor_without_title_and_footer(make: Any, tmp
     with Image.open(tmp_path / "narrow.png") as image:
         assert image.width == 660
     assert fig.get_size_inches() == pytest.approx(size) and NOTE in " ".join(texts(fig).split())  # as it was before
-
-
-def test_images_are_drawn_at_whole_pixels() -> None:
-    fig = strip()
-    for ax in fig.grid.flat:
-        box = ax.get_window_extent()
-        assert [box.x0, box.x1, box.y0, box.y1] == pytest.approx(np.round([box.x0, box.x1, box.y0, box.y1]), abs=1e-6)
-        shown = drawn_in(fig, ax)
-        assert shown.shape[0] / 64 == shown.shape[1] / 48 == shown.shape[0] // 64 >= 2
-        assert np.abs(shown - scaled(IMAGE, shown.shape[:2]) * 255).max() <= 1
 
 
 @pytest.mark.parametrize(("make", "kind"), [(graph, b"dataDrivenMedia"), (strip, b"compositeWithTrainedAlgorithmicMedia")])
