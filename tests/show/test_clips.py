@@ -20,7 +20,7 @@ from svdlab.errors import InputError, TraceError
 from svdlab.measure import video
 from svdlab.show.clips import as_colours
 from svdlab.show.figure import scaled
-from tests.show.drawn import NOTE, drawn_in, pixels, texts
+from tests.show.conftest import NOTE, drawn_in, pixels, texts
 
 
 def test_small_images_grow_by_whole_factors_unsmoothed(clip: Any) -> None:
@@ -140,10 +140,6 @@ def test_decoded_images_are_shown_as_given_or_the_chosen_part_of_all(pipe: Any, 
     assert np.abs(shown - scaled(decoded[3, 4], shown.shape[:2]) * 255.0).max() <= 1
     with pytest.raises(InputError, match="decode"):
         show.denoising(tr, frame=4, steps=[0, 3], decoded=decoded[:1])
-
-
-def test_a_trace_without_colours_is_shown_by_components(tr: Any) -> None:
-    assert "principal components" in texts(show.denoising(replace(tr, find_colours=lambda: None)))
 
 
 def test_components_follow_the_directions_of_most_variance() -> None:

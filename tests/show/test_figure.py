@@ -21,7 +21,7 @@ from svdlab.measure import video
 from svdlab.show.figure import Figure, draw, fitted, graphs, images, save, scaled
 from svdlab.show.labels import about, axis, caption, name, number, sources
 from svdlab.stats.effects import mean
-from tests.show.drawn import NOTE, nothing_cut, texts
+from tests.show.conftest import NOTE, nothing_cut, texts
 
 MADE = SimpleNamespace(checkpoint="owner/svd", label=NOTE, licence="a licence")
 LONG = "subject speed in every one of the four background conditions, at three frame rates and all five motion buckets"

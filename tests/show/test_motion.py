@@ -12,7 +12,7 @@ from svdlab import show
 from svdlab.errors import InputError
 from svdlab.organism import world
 from svdlab.show.figure import scaled
-from tests.show.drawn import drawn_in, texts
+from tests.show.conftest import drawn_in, texts
 
 
 def test_flow_colours_are_pale_when_slow_and_darker_with_speed_in_every_direction() -> None:

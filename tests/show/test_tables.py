@@ -12,7 +12,7 @@ from svdlab import show
 from svdlab.errors import InputError
 from svdlab.stats import effects as ef
 from svdlab.stats.intervals import mean_interval
-from tests.show.drawn import NOTE
+from tests.show.conftest import NOTE
 
 BUCKETS = dict(x="motion_bucket_id", y="object_px")
 
@@ -107,25 +107,20 @@ def test_everything_drawn_lies_within_the_axis(standardised: bool) -> None:
     low, high = panels(fig)[0].get_xlim()
     xs = np.concatenate([np.asarray(line.get_xdata(), float) for line in panels(fig)[0].lines])
     xs = np.append(xs, [bar.get_x() + side * bar.get_width() for bar in panels(fig)[0].patches for side in (0, 1)])
-    assert low < np.nanmin(xs)
-    assert np.nanmax(xs) < high
+    assert low < np.nanmin(xs) and np.nanmax(xs) < high
 
 
-def test_a_threshold_is_a_band_from_nothing_and_a_margin_one_about_the_null() -> None:
+def test_margins_are_bands_and_what_lies_beyond_the_axis_is_an_arrow() -> None:
     ends = [(bar.get_x(), bar.get_x() + bar.get_width()) for ax in panels(show.forest(found())) for bar in ax.patches]
-    assert ends == [(0, pytest.approx(0.15)), (-5, 5)]
-
-
-def test_an_effect_beyond_the_axis_is_an_arrow() -> None:
+    assert ends == [(0, pytest.approx(0.15)), (-5, 5)]  # a threshold from nothing, a margin about the null
     far = ef.paired("far", "far", 100 + np.arange(8.0), unit="px")
-    markers = {line.get_marker() for line in panels(show.forest([far], standardised=True))[0].lines}
-    assert ">" in markers
-    assert ">" not in {line.get_marker() for line in panels(show.forest([far]))[0].lines}
+    for standardised in (False, True):
+        markers = {line.get_marker() for line in panels(show.forest([far], standardised=standardised))[0].lines}
+        assert (">" in markers) == standardised
 
 
 def test_the_footer_claims_what_is_drawn_and_nothing_else() -> None:
     whole, number = show.forest(found(), of="model organism, not SVD"), show.forest(found()[3:])
     for text in ("model organism, not SVD", "95 % interval", "margin", "open circle: inconclusive", "triangle: equivalent"):
         assert text in whole.footer
-    assert "interval" not in number.footer
-    assert "margin" not in number.footer
+    assert "interval" not in number.footer and "margin" not in number.footer
