@@ -122,7 +122,7 @@ def records(*things: Any) -> list[dict[str, Any]]:
             rows = thing[[c for c in (*RUN, *DONE) if c in thing]].drop_duplicates().to_dict("records")
             found += [{str(key): value for key, value in row.items()} for row in rows]
         elif hasattr(thing, "call") or hasattr(thing, "calls"):  # a clip, a trace
-            found += [_flat(call.asdict()) for call in getattr(thing, "calls", None) or [thing.call]]
+            found += [_flat(call.asdict()) for call in (thing.calls if hasattr(thing, "calls") else [thing.call])]
         elif hasattr(thing, "checkpoint"):
             found.append({key: getattr(thing, key, "") for key in SOURCE})
         elif isinstance(thing, Mapping | Sequence):
