@@ -21,7 +21,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -85,7 +85,7 @@ of harm."""
 def compare(
     clips: pd.DataFrame,
     manifest: pd.DataFrame,
-    measures: Iterable[str],
+    measures: Sequence[str],
     *,
     margins: Mapping[str, float] | None = None,
     alpha: float = 0.05,
@@ -231,8 +231,7 @@ class BiasResult:
 
     def report(self) -> str:
         """The study as Markdown: departures from the plan come first, the limits last."""
-        rank = self.table["verdict"].map(VERDICTS.index)
-        ranked = self.table.assign(_rank=rank).sort_values(["_rank", "q"], kind="stable")
+        ranked = pd.concat([self.table[self.table["verdict"] == verdict].sort_values("q") for verdict in VERDICTS])
         mixed = self.confounds.loc[self.confounds["flagged"], "sentence"].tolist()
         rows = self.manifest[["group_scheme", "label_source", "notes"]].drop_duplicates().itertuples()
         labels = [f"{row.group_scheme}: labels by {row.label_source}{'. ' * bool(row.notes)}{row.notes}" for row in rows]

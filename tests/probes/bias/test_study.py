@@ -108,6 +108,8 @@ def test_a_study_leaves_its_plan_its_tables_and_its_report(study: tuple[bias.Bia
     result, out = study
     assert len(result.clips) == 2 * 2 * 2 * 2 == len(svdlab.load_results(out)) and len(result.table) == 2 * len(MEASURES)
     assert result.departures == []
+    mirrored = result.clips.label_row.map(result.manifest.group).eq("mirrored")
+    assert (result.clips.flip_noise.fillna("").eq("left_right") == mirrored).all()  # their noise is mirrored, too
     assert (out / "comparisons.csv").is_file() and (out / "confounds.csv").is_file()
     report = (out / "report.md").read_text()
     assert report == result.report() and "Departures from the plan\n\nNone." in report
@@ -122,12 +124,6 @@ def test_still_means_what_it_means_to_the_stillness_probe(study: tuple[bias.Bias
     expected = classify(table)
     assert expected.judged.any()
     assert result.clips.still.equals(numbers(expected.still))
-
-
-def test_mirrored_images_are_made_with_mirrored_noise(study: tuple[bias.BiasResult, Path]) -> None:
-    result, _ = study
-    groups = result.clips.label_row.map(result.manifest.group)
-    assert (result.clips.flip_noise.fillna("").eq("left_right") == groups.eq("mirrored")).all()
 
 
 def test_a_study_started_again_makes_no_clip_and_finds_the_same(

@@ -113,7 +113,6 @@ def test_a_preferred_direction_is_found_and_images_without_a_number_are_counted(
     ("images", "options", "said"),
     [
         (["scene-1"], dict(flips=["sideways"]), "left_right, up_down, half_turn"),
-        (["scene-1"], dict(flips="left_right"), "give a list"),
         (["scene-1"], dict(seeds=()), "at least 1"),
         ([], {}, "at least 1"),
         ("scene-1", {}, "give a list"),
