@@ -45,7 +45,7 @@ from svdlab.show.clips import Video, video
 from svdlab.show.figure import COLOURS, INK, WIDTH, Figure, draw, fitted, graphs, images, save
 from svdlab.show.page import Sections, Strong, markdown
 from svdlab.show.tables import forest
-from svdlab.stats.effects import INCONCLUSIVE, VERDICTS, as_table, corrected, numbers, paired, quantity
+from svdlab.stats.effects import EFFECT, INCONCLUSIVE, VERDICTS, as_table, corrected, numbers, paired, quantity
 from svdlab.stats.intervals import detectable
 from svdlab.study.identity import weights_hash
 from svdlab.study.pairs import Contrast, confounds, contrasts, pairs_of, read_manifest
@@ -219,9 +219,10 @@ class BiasResult:
 
     @property
     def verdict(self) -> str:
-        """One sentence over all: how many comparisons of each verdict."""
-        counts = self.table["verdict"].value_counts()
-        parts = [f"{counts[verdict]} {verdict}" for verdict in VERDICTS if verdict in counts]
+        """One sentence over all: how many comparisons of each verdict, and which are effects."""
+        counts, found = self.table["verdict"].value_counts(), self.table[self.table["verdict"] == EFFECT]
+        where = "; ".join(found["scheme"] + " in " + found["label"])
+        parts = [f"{counts[v]} {v}{f' ({where})' if v == EFFECT else ''}" for v in VERDICTS if v in counts]
         return f"Of {len(self.table)} comparisons: {', '.join(parts)}."
 
     def figure(self) -> Figure:
@@ -231,7 +232,7 @@ class BiasResult:
 
     def report(self) -> str:
         """The study as Markdown: departures from the plan come first, the limits last."""
-        ranked = pd.concat([self.table[self.table["verdict"] == verdict].sort_values("q") for verdict in VERDICTS])
+        by_q = self.table.sort_values("q", kind="stable")
         mixed = self.confounds.loc[self.confounds["flagged"], "sentence"].tolist()
         rows = self.manifest[["group_scheme", "label_source", "notes"]].drop_duplicates().itertuples()
         labels = [f"{row.group_scheme}: labels by {row.label_source}{'. ' * bool(row.notes)}{row.notes}" for row in rows]
@@ -239,7 +240,7 @@ class BiasResult:
             "": [Strong(self.verdict)],
             "Departures from the plan": [self.departures or "None."],
             "What was expected of the sample": [self.plan["expectation"].split("\n")],
-            "Findings": [ranked["sentence"].tolist()],
+            "Findings": [[sentence for v in VERDICTS for sentence in by_q.loc[by_q["verdict"] == v, "sentence"]]],
             "Confounds: what else differs between the groups' images": [mixed or "None found in size, sharpness, light."],
             "Labels": [sorted(labels)],
             "Limits": [LIMITS],
