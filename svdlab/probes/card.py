@@ -181,14 +181,17 @@ def _graphs(sub: Any, row: list[tuple[Graph, pd.DataFrame]]) -> None:
         ax.set(xlabel=graph.x_label or graph.x.replace("_", " "), ylabel=graph.y_label)
         {"curve": _curves, "bars": _bars}[graph.kind](ax, points)
         if points["by"].nunique() > 1:
-            ax.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=SMALL, frameon=False, handlelength=1.2)
+            of = dict(title=graph.by.replace("_", " "), title_fontsize=SMALL, fontsize=SMALL)
+            ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, handlelength=1.4, **of)
 
 
 def _curves(ax: Axes, points: pd.DataFrame) -> None:
-    for (name, group), colour, marker in zip(points.groupby("by", sort=False), COLOURS * 4, MARKERS * 4, strict=False):
+    looks = zip(points.groupby("by", sort=False), COLOURS * 4, MARKERS * 4, strict=False)
+    for n, ((name, group), colour, marker) in enumerate(looks):
         y, low, high = (group[c].astype(float) for c in ("value", "low", "high"))
         ax.fill_between(group["x"], low, high, color=colour, alpha=0.15, linewidth=0)
-        ax.plot(group["x"], y, color=colour, marker=marker, markersize=3, linewidth=1.3, label=str(name))
+        line = "-" if n < len(COLOURS) else "--"
+        ax.plot(group["x"], y, line, color=colour, marker=marker, markersize=3, linewidth=1.3, label=str(name))
 
 
 def _bars(ax: Axes, points: pd.DataFrame) -> None:

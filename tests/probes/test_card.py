@@ -52,10 +52,7 @@ def test_a_figure_shows_every_finding_graph_example_and_check(result: Result) ->
     assert all(words in drawn for words in ("mean of y", "one is one", "a clip", "It is.", "curve", "bars", "lists"))
     assert "model organism, not SVD" in figure.footer and "drawn" in figure.footer
     assert list(figure.data["key"]) == ["y"]
-
-
-def test_nothing_falls_off_the_figure_and_no_legend_covers_data(result: Result) -> None:
-    figure = result.figure()
+    # nothing falls off the figure, and no legend covers data
     figure.draw_without_rendering()
     inside = figure.bbox.padded(2)
     for ax in figure.axes:

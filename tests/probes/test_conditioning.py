@@ -95,17 +95,6 @@ def test_a_subject_counts_from_one_percent_of_the_frame_on(side: int, still: boo
     assert classified(clip)["still"].tolist() == [still]
 
 
-def test_images_on_which_motion_cannot_be_measured_are_left_out(pipe: Any, tmp_path: Path) -> None:
-    """A flat image among three is named, and not made into clips; all flat: no verdict."""
-    flat = np.full((64, 64, 3), 0.5)
-    given = dict(seeds=1, quick=True, conditions=FAST, progress=False)
-    study = probes.prepare("stillness", pipe, tmp_path, images=["scene-1", "scene-2", flat], **given)
-    assert all(c.passed for c in study.probe.audit(study))
-    assert set(study.plan["label_stimulus"]) == {"scene-1", "scene-2"} and "image-2" in study.notes[0]
-    study = probes.prepare("stillness", pipe, tmp_path, images=[flat, flat], **given)
-    assert not all(c.passed for c in study.probe.audit(study))
-
-
 @pytest.mark.validate
 def test_stillness_finds_the_planted_frozen_rate_on_dark_background(pipe: Any, tmp_path: Path) -> None:
     """Needs the finished organism: 48 scenes on dark background, 48 on light, two seeds, without guidance. None announces a

@@ -153,8 +153,6 @@ def test_options_go_to_the_probes_that_have_them(pipe: Any) -> None:
         "stillness": {"motion_bucket_id": (20, 250)},
         "off_conditions": {"motion_bucket_id": (20, 250)},
     }
-    with pytest.raises(InputError, match=r"unknown option faces\.share"):
-        probes.running.options_of(found, {"faces.share": 0.3})
 
 
 def test_an_unknown_probe(pipe: Any, tmp_path: Path) -> None:
