@@ -265,16 +265,15 @@ def read_tags(path: str | Path) -> dict[str, Any]:
 def _texts(facts: Mapping[str, Any]) -> dict[str, str]:
     """What every container says, by the names that an MP4 gives to it."""
     source = {"checkpoint": "unknown"} | dict(facts.get("source", {}))
-    parts = [f"Made by a generative model: {source['checkpoint']}"]
-    parts += [f"revision {source['revision']}"] if source.get("revision") else []
-    parts += [source["label"]] if source.get("label") else []
+    revision = source.get("revision") and f"revision {source['revision']}"
+    parts = [f"Made by a generative model: {source['checkpoint']}", revision, source.get("label")]
     parts += [f"{word} {facts[key]}" for word, key in (("run", "run_id"), ("seed", "seed")) if key in facts]
     texts = {
         "encoded_by": facts.get("generator"),
         "DigitalSourceType": facts.get("DigitalSourceType", SOURCE_TYPE),
         "AISystemUsed": source["checkpoint"],
         "AISystemVersionUsed": source.get("revision") or source.get("weights_hash"),
-        "comment": facts.get("description") or ", ".join(parts),
+        "comment": facts.get("description") or ", ".join(filter(None, parts)),
         "copyright": source.get("licence"),
         "svdlab": json.dumps(facts),
     }

@@ -5,19 +5,11 @@ import pandas as pd
 import pytest
 
 from svdlab.errors import InputError
-from svdlab.measure import calibrate, motion
+from svdlab.measure import motion
 from svdlab.measure.calibrate import moving
 from svdlab.organism import world
 
 SMALL, MIDDLE = (64, 64), (256, 256)
-
-
-@pytest.mark.parametrize("camera", calibrate.CLASSES)
-@pytest.mark.parametrize("size", [SMALL, MIDDLE])
-def test_camera_class(camera, size):
-    how = calibrate.camera_for(camera, 1.5, size, np.random.default_rng(0))
-    clip = moving("coffee", size=size, frames=4, **how)
-    assert motion.summary(clip.frames)["camera"] == camera
 
 
 def test_camera_numbers_have_their_signs_and_units():

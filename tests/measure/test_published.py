@@ -8,8 +8,6 @@ from svdlab.measure import published
 from svdlab.measure.calibrate import moving
 from svdlab.measure.flow import flow
 
-FROZEN = np.repeat(moving("cat", size=(64, 64), frames=1).frames, 16, axis=0)
-
 
 def steady(*speeds):
     """Flow of 64 x 64 px that is the same everywhere: px across, pair by pair."""
@@ -95,18 +93,12 @@ def test_the_summary_by_hand():
 
 def test_the_summary_is_its_parts():
     clip = moving("coffee", size=(64, 64), frames=8, pan=1).frames
-    found, forward = published.summary(clip, clip[0], playback_fps=7), flow(clip, longest_baseline=1)
+    found, forward = published.summary(clip, playback_fps=7), flow(clip, longest_baseline=1)
     assert found["vbench_camera"] == "pan_right" == published.camera_motion(forward)[0] and found["vbench_static"] is False
     assert found["evalcrafter_flow_px"] == pytest.approx(np.hypot(*forward.T).mean())
     assert found["evalcrafter_warp"] == published.warping_error(clip)
-    assert (found["aigcbench_mse"], found["aigcbench_ssim"]) == (0, pytest.approx(1))
     # 1 px/frame is below the threshold of 1.5 px; at 16 fps every second frame is taken, and it is above
-    faster = published.summary(clip, playback_fps=16)
-    assert (found["vbench_dynamic"], faster["vbench_dynamic"]) == (False, True)
-    assert set(found) - set(faster) == {"aigcbench_mse", "aigcbench_ssim"}
-
-
-def test_bad_input_is_refused():
-    for frames, fps in ((FROZEN, 0), (FROZEN[:2], 60)):  # at 60 fps one frame is left
+    assert (found["vbench_dynamic"], published.summary(clip, playback_fps=16)["vbench_dynamic"]) == (False, True)
+    for frames, fps in ((clip, 0), (clip[:2], 60)):  # at 60 fps one frame is left
         with pytest.raises(InputError):
             published.summary(frames, playback_fps=fps)
