@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from svdlab.errors import InputError, columns
+from svdlab.errors import InputError, columns, one_of
 from svdlab.measure.files import plain
 from svdlab.show import labels
 from svdlab.stats.effects import as_table, corrected, numbers, paired
@@ -54,11 +54,8 @@ def compare(
     other runs than each other, or a column is missing.
     """
     names, both = _side_by_side(tables, list(measures), list(by))
-    function = within if callable(within) else WITHIN.get(within)
-    margins = margins or {}
-    if function is None or set(margins) - set(measures):
-        given = f"within={within!r}, margins for {', '.join(margins) or 'nothing'}"
-        raise InputError(f"{given}: give {', '.join(WITHIN)} or a function of (runs, measure), and margins for {measures}.")
+    function = within if callable(within) else WITHIN[one_of("within", within, WITHIN)]
+    margins = {one_of("margins", measure, measures): margin for measure, margin in (margins or {}).items()}
     called = within if isinstance(within, str) else getattr(function, "__name__", "function")
     facts, effects = [], []
     for place, runs in both.groupby(list(by), sort=True) if by else [((), both)]:

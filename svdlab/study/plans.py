@@ -6,8 +6,7 @@
 
 Columns are conditions by diffusers' names, `seed`, `image` (path or sample name), `flip_noise`, and `label_...` columns, which
 are carried along. What a plan leaves out keeps its default. `flip_noise` (empty, left_right, up_down or half_turn) flips the
-seed's noise, for the other half of a mirrored pair; `start_latents` and `start_noise` hold tensors "f c h w" to start from, as
-`generate` takes them.
+seed's noise, for the other half of a mirrored pair.
 """
 
 from __future__ import annotations
@@ -31,8 +30,7 @@ from svdlab.pipeline.conditions import Conditions
 
 DEFAULTS = {f.name: f.default for f in fields(Conditions)}
 CONDITIONS = tuple(DEFAULTS)
-STARTS = {"flip_noise": "flip_noise", "start_latents": "latents", "start_noise": "noise"}  # column -> entry of Call.start
-COLUMNS = (*CONDITIONS, "seed", "image", *STARTS)
+COLUMNS = (*CONDITIONS, "seed", "image", "flip_noise")
 _SEQUENCES = ("guidance_curve", "guidance_interval")  # one value may be a tuple
 _FLOATS = ("noise_aug_strength", "min_guidance_scale", "max_guidance_scale", "playback_fps")
 

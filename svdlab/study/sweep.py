@@ -5,13 +5,12 @@
 >>> table.groupby("motion_bucket_id").flow_px.mean().shape
 (2,)
 
-Runs go into the study `out` (see `svdlab.ledger`), each under a hash of everything that determines it. Start the same sweep
-again after whatever stopped it, and it makes what is missing.
+Runs go into the study `out` (see `svdlab.study.ledger`), each under a hash of everything that determines it. Start the same
+sweep again after whatever stopped it, and it makes what is missing.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import signal
 import sys
@@ -22,15 +21,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
+from svdlab import errors
 from svdlab.errors import InputError, OutputError, SweepInterrupted
 from svdlab.measure.files import hash_facts
 from svdlab.pipeline.conditions import Conditions, UnusualConditionWarning
@@ -90,7 +88,7 @@ def sweep(
     """
     plan = plans.as_plan(plan)
     how = How(identity.facts(_usable(pipe, executor, intervention), intervention), as_measures(measure), _kept(keep))
-    jobs, inputs = _jobs(pipe, plan, image, how.model)
+    jobs, images = _jobs(pipe, plan, image, how.model)
     several = _threads(threads, pipe, executor, len(jobs))
     size = _batch_size(batch_size, pipe, jobs)
     out = ledger.prepare(out)
@@ -101,7 +99,7 @@ def sweep(
         queue = deque(_batches(lacking, min(size, math.ceil(len(lacking) / several))))
         bar = tqdm(total=wanted, initial=wanted - len(lacking), desc="sweep", unit="clip", disable=not progress)
         with bar, _interruptible() as pressed:
-            making = Making(pipe, queue, inputs, out, how, bar.update, pressed.is_set)
+            making = Making(pipe, queue, images, out, how, bar.update, pressed.is_set)
             making.run(several) if executor is None else make_by(executor, making)
         results, lacking = _found(out, jobs, replace(how, retry_failed=False))
         if lacking and pressed.is_set():
@@ -110,7 +108,12 @@ def sweep(
             )
         if lacking:
             raise OutputError(f"{len(lacking)} of {wanted} runs are not in {out}: was it moved or changed meanwhile?")
-    return _results(plan, jobs, results)
+    ids = [job.run_id for job in jobs]
+    carried = plan[[name for name in plan if str(name).startswith("label_")]]
+    found = results.reindex(ids).set_axis(plan.index)
+    # The names that this plan gives its images, which an earlier one may have called otherwise.
+    found = found.assign(image=[job.image_name for job in jobs])
+    return pd.concat([pd.DataFrame({"run_id": ids}, index=plan.index), carried, found], axis=1)
 
 
 def load_results(out: str | Path) -> pd.DataFrame:
@@ -143,18 +146,13 @@ def _usable(pipe: Any, executor: Any, intervention: str | None) -> ProbePipeline
         raise InputError(f"pipe is a {type(pipe).__name__}: load it with svdlab.load_pipeline.")
     if open_edits(pipe) and intervention is None:
         raise InputError(
-            f"this sweep runs inside svdlab.edit of {', '.join(open_edits(pipe))}. An edited model's clips need ids of their "
-            f"own: name what is done to it, as in sweep(..., intervention='no temporal attention')."
+            f"this sweep runs inside svdlab.edit of {', '.join(open_edits(pipe))}: name what is done to the model, so that "
+            f"its clips have ids of their own, as in sweep(..., intervention='no temporal attention')."
         )
     if executor is not None and (intervention is not None or not pipe.source.checkpoint):
-        raise InputError(
-            "an executor's workers load the checkpoint themselves: an intervention does not reach them, and pipe must come "
-            "from svdlab.load_pipeline. Or leave executor= out."
-        )
+        raise InputError("an executor's workers load the checkpoint by svdlab.load_pipeline: no intervention reaches them.")
     if executor is not None and not hasattr(executor, "submit"):
-        raise InputError(
-            f"executor is a {type(executor).__name__}: give a concurrent.futures.Executor, as dask's Client.get_executor() is."
-        )
+        raise InputError(f"executor is a {type(executor).__name__}: give a concurrent.futures.Executor.")
     return pipe
 
 
@@ -164,12 +162,6 @@ def _kept(keep: Any) -> dict[str, Any] | None:
     if isinstance(keep, str) or any(name not in KEEP for name in keep):
         raise InputError(f"keep={keep!r}: give a tuple of {', '.join(KEEP)}, or a dict of svdlab.trace's arguments.")
     return {"keep": tuple(keep)} if len(keep) else None
-
-
-def _whole(name: str, asked: Any) -> int:
-    if isinstance(asked, bool) or not isinstance(asked, int) or asked < 1:
-        raise InputError(f"{name}={asked!r}: give a whole number of at least 1, or 'auto'.")
-    return asked
 
 
 def _threads(asked: Any, pipe: ProbePipeline, executor: Any, jobs: int) -> int:
@@ -188,21 +180,21 @@ def _threads(asked: Any, pipe: ProbePipeline, executor: Any, jobs: int) -> int:
     reason = next((text for text, holds in reasons.items() if holds), "")
     if asked == "auto":
         return 1 if reason else max(1, min(torch.get_num_threads(), MOST_THREADS, jobs))
-    if _whole("threads", asked) > 1 and reason:
+    if errors.whole("threads", asked, 1) > 1 and reason:
         raise InputError(f"threads={asked}: this sweep cannot be shared out among threads: {reason}.")
     return min(asked, jobs)
 
 
 def _batch_size(asked: Any, pipe: ProbePipeline, jobs: list[Job]) -> int:
     if asked != "auto":
-        return _whole("batch_size", asked)
+        return errors.whole("batch_size", asked, 1)
     sides = [(job.conditions.num_frames or 0) * (job.conditions.height or 0) * (job.conditions.width or 0) for job in jobs]
     return max(1, min(LARGEST_BATCH, BATCH_SITES * pipe.vae_scale_factor**2 // max(sides)))
 
 
 def _jobs(pipe: ProbePipeline, plan: pd.DataFrame, image: Any, model: dict[str, Any]) -> tuple[list[Job], dict[str, Any]]:
-    """A job for each row, and the prepared images and given tensors by hash. Whatever recurs is checked and hashed once."""
-    inputs: dict[str, Any] = {}
+    """A job for each row, and the prepared images by hash. Whatever recurs is checked and hashed once."""
+    images: dict[str, Any] = {}
     prepared: dict[tuple, tuple[str, str]] = {}
     filled: dict[tuple, Conditions] = {}
     unusual: dict[str, None] = {}
@@ -213,60 +205,41 @@ def _jobs(pipe: ProbePipeline, plan: pd.DataFrame, image: Any, model: dict[str, 
             if row not in filled:
                 filled[row] = resolve(pipe, Conditions(**dict(zip(plans.CONDITIONS, row, strict=True))))
                 unusual.update(dict.fromkeys(filled[row].unusual((pipe.source.height, pipe.source.width))))
-            conditions = filled[row]
-            picture = given["image"]
+            conditions, picture, seed = filled[row], given["image"], given["seed"]
             key = (picture if isinstance(picture, (str, Path)) else id(picture), conditions.height, conditions.width)
             if key not in prepared:
-                prepared[key] = _prepare(picture, conditions, inputs)
-            start = {entry: _start(name, given[name], inputs) for name, entry in plans.STARTS.items() if name in given}
-            jobs.append(_job(conditions, _seed(given["seed"]), *prepared[key], start, model_id))
+                prepared[key] = _prepare(picture, conditions, images)
+            if (flip := given.get("flip_noise", "")) not in ("", *FLIPS):
+                raise InputError(f"flip_noise={flip!r}: leave it empty, or give one of {', '.join(FLIPS)}.")
+            seed = errors.seed("seed", int(seed) if isinstance(seed, float) and seed.is_integer() else seed)  # pandas' float
+            jobs.append(_job(conditions, seed, *prepared[key], flip, model_id))
         except InputError as error:
             raise type(error)(f"row {label!r} of the plan: {error}") from error
     for message in unusual:
         warnings.warn(f"{message}: results may suffer.", UnusualConditionWarning, stacklevel=3)
-    return jobs, inputs
+    return jobs, images
 
 
-def _job(conditions: Conditions, seed: int, image: str, image_name: str, start: dict[str, str], model_id: str) -> Job:
+def _job(conditions: Conditions, seed: int, image: str, image_name: str, flip: str, model_id: str) -> Job:
     """playback_fps changes no pixel, but px/s and the video files."""
     values = {name: getattr(conditions, name) for name in plans.CONDITIONS}
     decoding = {name: values.pop(name) for name in ("decode_chunk_size", "playback_fps")}
-    latents_id = hash_facts({"model": model_id, "conditions": values, "seed": seed, "image": image, "start": start})
-    return Job(hash_facts({"latents": latents_id, **decoding}), conditions, seed, image, image_name, start)
+    start = {"flip_noise": flip} if flip else {}
+    latents = hash_facts({"model": model_id, "conditions": values, "seed": seed, "image": image, "start": start})
+    return Job(hash_facts({"latents": latents, **decoding}), conditions, seed, image, image_name, flip)
 
 
-def _prepare(picture: Any, conditions: Conditions, inputs: dict[str, Any]) -> tuple[str, str]:
+def _prepare(picture: Any, conditions: Conditions, images: dict[str, Any]) -> tuple[str, str]:
     if picture is None:
         raise InputError("no image: give sweep(..., image=...) or a column 'image' (path or sample's name).")
     prepared = prepare_image(picture, height=conditions.height or 0, width=conditions.width or 0)
     digest = image_hash(prepared)
-    inputs[digest] = prepared
+    images[digest] = prepared
     return digest, str(picture) if isinstance(picture, (str, Path)) else f"image-{digest[:8]}"
-
-
-def _start(column: str, value: Any, inputs: dict[str, Any]) -> str:
-    """A flip's name as it is; the hash of a tensor to start from."""
-    if column == "flip_noise":
-        if value not in FLIPS:
-            raise InputError(f"flip_noise={value!r}: leave it empty, or give one of {', '.join(FLIPS)}.")
-        return str(value)
-    if not isinstance(value, (torch.Tensor, np.ndarray)) or value.ndim != 4:
-        raise InputError(f'{column} is a {type(value).__name__}: give a tensor "f c h w", or leave it empty.')
-    tensor = torch.as_tensor(value).detach().cpu().contiguous()
-    digest = hashlib.sha256(tensor.flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
-    inputs[digest] = tensor
-    return digest
 
 
 def _empty(cell: Any) -> bool:
     return cell is None or cell is pd.NA or (isinstance(cell, float) and cell != cell) or (isinstance(cell, str) and not cell)
-
-
-def _seed(seed: Any) -> int:
-    whole = isinstance(seed, Integral) or (isinstance(seed, Real) and float(seed).is_integer())  # pandas may make it a float
-    if isinstance(seed, bool) or not whole or not 0 <= int(seed) < 2**63:
-        raise InputError(f"seed={seed!r}: must be a whole number from 0 to 2**63 - 1.")
-    return int(seed)
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -319,13 +292,3 @@ def _interruptible() -> Iterator[threading.Event]:
         yield pressed
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _results(plan: pd.DataFrame, jobs: list[Job], results: pd.DataFrame) -> pd.DataFrame:
-    ids = [job.run_id for job in jobs]
-    table = results.reindex(ids)
-    table.index = plan.index
-    carried = {str(name): plan[name] for name in plan if str(name).startswith("label_")}
-    front = pd.DataFrame({"run_id": ids, **carried}, index=plan.index)
-    # The names that this plan gives its images, which an earlier one may have called otherwise.
-    return pd.concat([front, table.assign(image=[job.image_name for job in jobs])], axis=1)

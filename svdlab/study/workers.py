@@ -77,21 +77,20 @@ class How:
 
 @dataclass(frozen=True)
 class Job:
-    """One run to make. conditions: nothing left to fill in. image: hash of the prepared image. start: how it begins, where
-    that is not the seed's noise: "flip_noise", hashes of "latents" or "noise"."""
+    """One run to make. conditions: nothing left to fill in. image: hash of the prepared image. flip: of the seed's noise."""
 
     run_id: str
     conditions: Conditions
     seed: int
     image: str
     image_name: str
-    start: dict[str, str] = field(default_factory=dict)
+    flip: str = ""
 
     @property
     def batch_key(self) -> tuple:
         """What clips of one batch must agree in."""
-        c, given = self.conditions, ("latents" in self.start, "noise" in self.start)
-        return (c.num_frames, c.height, c.width, c.num_inference_steps, c.guided, *given)
+        c = self.conditions
+        return c.num_frames, c.height, c.width, c.num_inference_steps, c.guided
 
 
 def device_name() -> str:
@@ -106,12 +105,12 @@ class _Abandoned(BaseException):
 class Making:
     """Makes the runs of a queue of batches that the study does not have by then; the jobs of a batch agree in `batch_key`.
 
-    inputs: prepared images and given tensors, by hash. done: called for each whole run. stop: asked between batches.
+    images: prepared, by hash. done: called for each whole run. stop: asked between batches.
     """
 
     pipe: ProbePipeline
     queue: deque[list[Job]]
-    inputs: Mapping[str, Any]
+    images: Mapping[str, Any]
     out: Path
     how: How
     done: Callable[..., Any] = lambda runs=1: None
@@ -218,10 +217,10 @@ class Making:
             if len(jobs) > 1:
                 raise
             self.room.acquire()
-            start = dict(jobs[0].start)
-            call = Call(jobs[0].conditions, jobs[0].seed, jobs[0].image, self.pipe.source, start, open_edits(self.pipe))
-            clip = Clip(np.zeros(0), call, self.inputs[jobs[0].image], torch.zeros(0))
-            self._hand_over(jobs[0], batch, self._write, self._record(jobs[0], clip, str(error)), clip)
+            job, start = jobs[0], {"flip_noise": jobs[0].flip} if jobs[0].flip else {}
+            call = Call(job.conditions, job.seed, job.image, self.pipe.source, start, open_edits(self.pipe))
+            clip = Clip(np.zeros(0), call, self.images[job.image], torch.zeros(0))
+            self._hand_over(job, batch, self._write, self._record(job, clip, str(error)), clip)
             return
         for job, (clip, tr) in zip(jobs, made, strict=True):
             reason = ""
@@ -236,18 +235,13 @@ class Making:
             self._hand_over(job, batch, self._write, self._record(job, clip, reason, len(jobs)), clip, tr)
 
     def _denoise(self, jobs: list[Job]) -> list[tuple[Clip, Trace | None]]:
-        latents, noise = (
-            torch.stack([self.inputs[job.start[name]] for job in jobs]) if name in jobs[0].start else None
-            for name in ("latents", "noise")
-        )
-        flips = [job.start.get("flip_noise") for job in jobs]
         with nullcontext() if self.how.kept is None else trace(self.pipe, **self.how.kept) as tr:
             clips = generate_batch(
                 self.pipe,
-                [self.inputs[job.image] for job in jobs],
+                [self.images[job.image] for job in jobs],
                 [job.conditions for job in jobs],
                 [job.seed for job in jobs],
-                Start(latents=latents, noise=noise, flip_noise=flips),
+                Start(flip_noise=[job.flip or None for job in jobs]),
                 encodings=self.encodings,
                 decode=False,
             )
@@ -312,7 +306,7 @@ class Making:
         record = ledger.read_record(folder)
         frames = video.read_frames(folder / ledger.FRAMES).astype(np.float32) / 255
         latents = load_file(folder / ledger.LATENTS)["latents"]
-        self._measure(record, Clip(frames, Call.read(record["call"]), self.inputs[job.image], latents, record["seconds"]))
+        self._measure(record, Clip(frames, Call.read(record["call"]), self.images[job.image], latents, record["seconds"]))
         ledger.write_record(folder, record)
 
     def _measure(self, record: dict[str, Any], clip: Clip) -> None:
@@ -332,11 +326,9 @@ def make_by(executor: Any, making: Making) -> None:
     size = max(1, min(TASK_BATCHES, len(batches) // TASKS))
     try:
         for part in (batches[n : n + size] for n in range(0, len(batches), size)):
-            jobs = [job for batch in part for job in batch]
-            inputs = {
-                key: making.inputs[key] for job in jobs for key in (job.image, *job.start.values() & making.inputs.keys())
-            }
-            futures[executor.submit(_make, load, part, inputs, making.out.resolve(), making.how)] = len(jobs)
+            images = {job.image: making.images[job.image] for batch in part for job in batch}
+            task = executor.submit(_make, load, part, images, making.out.resolve(), making.how)
+            futures[task] = sum(map(len, part))
         for future in as_completed(futures):
             if not future.cancelled():
                 future.result()
@@ -368,11 +360,11 @@ def load_arguments(pipe: ProbePipeline) -> dict[str, Any]:
     }
 
 
-def _make(load: dict[str, Any], batches: list[list[Job]], inputs: dict[str, Any], out: Path, how: How) -> None:
+def _make(load: dict[str, Any], batches: list[list[Job]], images: dict[str, Any], out: Path, how: How) -> None:
     """Make runs with this worker's pipeline, which its first task loads."""
     with LOADING:
         pipe = _loaded(*map(json.dumps, (load, how.model, how.fingerprint)))
-    Making(pipe, deque(batches), inputs, out, how).run()
+    Making(pipe, deque(batches), images, out, how).run()
 
 
 @lru_cache(maxsize=1)

@@ -85,7 +85,7 @@ def test_five_images_have_no_verdict_and_images_without_a_number_are_left_out() 
         ({"a": made(), "b": made(images=9)}, {}, r"6 runs have no partner.*scene-9.*only in 'a'"),
         ({"a": made(), "b": pd.concat([made(), made()])}, {}, "'b' holds a run twice"),
         ({"a": made(), "b": made()}, {"within": "median"}, "within='median'"),
-        ({"a": made(), "b": made()}, {"margins": {"flow_px": 1}}, "margins for flow_px"),
+        ({"a": made(), "b": made()}, {"margins": {"flow_px": 1}}, "margins='flow_px'"),
         ({"a": made(), "b": made()}, {"within": slope_against("strength")}, "no column 'strength'"),
     ],
 )

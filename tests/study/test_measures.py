@@ -88,7 +88,6 @@ def test_a_corrected_instrument_measures_again_and_a_new_version_of_svdlab_does_
 
     motion, fidelity = ask(tmp_path)
     change("__init__.py", '__version__ = "', '__version__ = "9.')
-    assert ask(tmp_path) == [motion, fidelity]
     change("measure/fidelity.py", '"""', '"""Corrected. ')
     now = ask(tmp_path)
     assert now[0] == motion and now[1] != fidelity

@@ -272,13 +272,10 @@ def test_the_picture_counts_by_its_pixels(small: Any, out: Path, tmp_path: Path)
     assert table.run_id.nunique() == 1 and table.image[0].endswith("one.png") and table.image[2].startswith("image-")
 
 
-def test_a_plan_may_say_what_a_clip_starts_from(small: Any, out: Path) -> None:
-    one, two = (torch.randn(FRAMES, 4, SIDE // small.vae_scale_factor, SIDE // small.vae_scale_factor) for _ in range(2))
-    rows = [{}, {"start_noise": one}, {"start_noise": two}, {"start_latents": 700 * one}, {"start_noise": one.clone()}]
-    table = sweep(small, [{"num_inference_steps": 2, **row} for row in rows], out)
-    assert table.run_id.nunique() == 4 and table.run_id[1] == table.run_id[4]
-    clip = svdlab.generate(small, "cat", num_inference_steps=2, noise=two)
-    assert (latents(table)[2] - clip.latents).abs().max() < 1e-3 * clip.latents.abs().max()
+def test_a_plan_may_flip_the_noise(small: Any, out: Path) -> None:
+    table = sweep(small, [{"num_inference_steps": 2, "flip_noise": flip} for flip in ("", "left_right", None)], out)
+    assert table.run_id.nunique() == 2 and table.run_id[0] == table.run_id[2]
+    assert (latents(table)[0] - latents(table)[1]).abs().max() > 0.1
 
 
 # --- side by side -----------------------------------------------------------------------------------------------------
@@ -553,7 +550,7 @@ def test_no_token_reaches_the_ledger(checkpoint: Path, out: Path, tmp_path: Path
         ([{}], {"threads": True}, "threads=True"),
         ([{}], {"threads": "all"}, "threads='all'"),
         ([{}, {"seed": 1}], {"threads": 2, "executor": ThreadPoolExecutor(1)}, "executor= brings workers"),
-        ([{"start_noise": "noise.pt"}], {}, "start_noise is a str"),
+        ([{"flip_noise": "mirror"}], {}, "flip_noise='mirror'"),
         ("plan.xlsx", {}, "no plan plan.xlsx"),
         (7, {}, "plan is a int"),
     ],
