@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ import pandas as pd
 import pytest
 
 from svdlab.errors import InputError, OutputError
-from svdlab.measure.files import plain
 from svdlab.study import ledger
 
 RUN_ID = "1" * 24
@@ -104,20 +102,6 @@ def test_a_run_is_there_whole_and_making_it_again_replaces_it_whole(out: Path) -
         (new / ledger.FRAMES).write_bytes(b"new")
     assert sorted(p.name for p in folder.iterdir()) == [ledger.FRAMES, ledger.RECORD]
     assert ledger.inspect(folder)[1] == {} and [p.name for p in (out / "runs").iterdir()] == [folder.name]
-
-
-def test_a_record_written_anew_is_json_that_anything_reads(out: Path) -> None:
-    folder = write_run(out, 1)
-    found = ledger.read_record(folder)
-    values = plain({"a": float("nan"), "b": float("inf"), "c": True, "d": [1.5, None]})
-    found["measures"]["mine"] = {"identity": "a", "values": values}
-    ledger.write_record(folder, found)
-    assert ledger.table(out, ledger.survey(out)).c.tolist() == [True] and ledger.inspect(folder)[1] == {}
-
-    def strict(text: str) -> None:
-        raise AssertionError(f"{text} is not JSON")
-
-    assert json.loads((folder / ledger.RECORD).read_text(), parse_constant=strict)["measures"]["mine"]["values"] == values
 
 
 HOLD = """

@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file
 
 import svdlab
-from svdlab.errors import CheckpointError, InputError, OutOfMemoryError, SweepInterrupted
+from svdlab.errors import InputError, OutOfMemoryError, SweepInterrupted
 from svdlab.measure import fidelity, motion, video
 from svdlab.study import identity, ledger, workers
 from svdlab.study.sweep import sweep as _sweep
@@ -170,13 +170,6 @@ def test_a_new_measure_runs_no_model(small: Any, tmp_path: Path) -> None:
     columns = ["drift_slope", "warp_error", "brightness", "range_of_low", "range_of_high"]
     pd.testing.assert_frame_equal(later[columns], at_once[columns], rtol=1e-2)  # batches of the two studies are the same
     assert later.brightness[0] == pytest.approx(video.read_frames(later.frames[0]).mean() / 255)
-
-
-def test_clips_of_other_chunk_sizes_are_runs_of_their_own(small: Any, out: Path) -> None:
-    table = sweep(small, plan_of(seed=1, decode_chunk_size=[4, 2]), out)
-    assert table.run_id.is_unique and torch.equal(*latents(table))
-    clip = svdlab.generate(small, "cat", seed=1, num_inference_steps=2, decode_chunk_size=2)
-    assert np.abs(video.read_frames(table.frames[1]) / 255 - clip.frames).max() <= 0.5 / 255 + 1e-3
 
 
 def test_a_damaged_run_is_made_again(small: Any, out: Path) -> None:
@@ -342,12 +335,6 @@ def test_two_threads_on_one_pipeline_make_the_same_clips(small: Any, tmp_path: P
     np.testing.assert_allclose(one.drift_mse_last, two.drift_mse_last, rtol=1e-2)
 
 
-def test_by_itself_a_sweep_takes_as_many_threads_as_torch_has(small: Any, out: Path, two_threads: None) -> None:
-    with makers(small) as calls:
-        sweep(small, plan_of(seed=range(12)), out, batch_size=1)
-    assert len(+calls) == 2
-
-
 def press(clip: svdlab.Clip) -> int:
     if clip.seed == 3:
         os.kill(os.getpid(), signal.SIGINT)
@@ -476,16 +463,6 @@ def test_an_executors_workers_make_the_same_table(small: Any, tmp_path: Path, en
     assert ledger.check(tmp_path / "there").empty
 
 
-def test_a_changed_pipeline_does_not_go_to_workers(checkpoint: Path, out: Path) -> None:
-    pipe = svdlab.load_pipeline(checkpoint, device="cpu")
-    next(pipe.unet.parameters()).data.add_(1.0)
-    with ThreadPoolExecutor(1) as executor, pytest.raises(CheckpointError, match=r"differs .* in weights"):
-        sweep(pipe, plan_of(), out, executor=executor)
-    stock = svdlab.ProbePipeline(**pipe.components)
-    with ThreadPoolExecutor(1) as executor, pytest.raises(InputError, match="load_pipeline"):
-        sweep(stock, plan_of(), out, executor=executor)
-
-
 # --- what files say of themselves -------------------------------------------------------------------------------------
 
 
@@ -532,14 +509,11 @@ def test_no_token_reaches_the_ledger(checkpoint: Path, out: Path, tmp_path: Path
     ("plan", "how", "said"),
     [
         ([{"speed": 1}], {}, "unknown column 'speed'"),
-        ([], {}, "no rows"),
         ([{"fps": 0}], {}, "row 0 of the plan: fps=0"),
         ([{}, {"max_guidance_scale": float("nan")}], {}, "row 1 of the plan: max_guidance_scale=nan"),
-        ([{"num_frames": 1}], {}, "num_frames=1"),
         ([{"height": 40}], {}, "multiples of 16"),
         ([{"seed": -1}], {}, "seed=-1"),
         ([{"seed": 0.5}], {}, "seed=0.5"),
-        ([{"seed": True}], {}, "seed=True"),
         ([{}], {"image": None}, "no image"),
         ([{"image": "no-such-file.png"}], {}, "No such file"),
         ([{}], {"measure": "speed"}, "measure 'speed': give motion"),
@@ -547,11 +521,8 @@ def test_no_token_reaches_the_ledger(checkpoint: Path, out: Path, tmp_path: Path
         ([{}], {"batch_size": 0}, "batch_size=0"),
         ([{}], {"executor": 2}, "executor is a int"),
         ([{}], {"threads": 0}, "threads=0: give a whole number"),
-        ([{}], {"threads": True}, "threads=True"),
-        ([{}], {"threads": "all"}, "threads='all'"),
         ([{}, {"seed": 1}], {"threads": 2, "executor": ThreadPoolExecutor(1)}, "executor= brings workers"),
         ([{"flip_noise": "mirror"}], {}, "flip_noise='mirror'"),
-        ("plan.xlsx", {}, "no plan plan.xlsx"),
         (7, {}, "plan is a int"),
     ],
 )
