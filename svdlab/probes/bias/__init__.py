@@ -359,7 +359,7 @@ def _lost(written: str, clips: pd.DataFrame, silent: list[str], out: str | Path)
 
 
 def slopes(result: BiasResult, row: Any) -> Figure:
-    """Each pair as a line from group a to group b, seeds averaged, and their mean with the effect in the title.
+    """Each pair as a line from group a to group b, seeds averaged, and their mean.
 
     row: a row of `result.table`: which contrast, which measure.
     """
@@ -382,13 +382,14 @@ def slopes(result: BiasResult, row: Any) -> Figure:
 def worst_pairs(result: BiasResult, row: Any, *, count: int = 3) -> Video:
     """The pairs whose clips differ most in a measure, side by side and in step: group a on the left, b on the right.
 
-    row: as for `slopes`. Of each image, the first seed's clip.
+    row: as for `slopes`. Of each image, the clip of the first seed that has frames.
     """
     contrast = Contrast(row["scheme"], row["a"], row["b"])
     values = pair_values(result.clips, result.manifest, contrast, row["measure"]).dropna()
     worst = (values.a - values.b).abs().sort_values(ascending=False).index[:count]
-    places = pairs_of(result.manifest, contrast).loc[worst]
-    clips = result.clips.drop_duplicates("label_row").set_index("label_row").loc[places.to_numpy().ravel()]
+    places = pairs_of(result.manifest, contrast).loc[worst].to_numpy().ravel()
+    made = result.clips[result.clips["frames"].fillna("").ne("")].drop_duplicates("label_row")
+    clips = made.set_index("label_row").reindex(places)
     groups = [f"{pair}, {group}" for pair in worst for group in (contrast.a, contrast.b)]
     labels = [f"{group}: {quantity(v, row['unit'])}" for group, v in zip(groups, numbers(clips[row["measure"]]), strict=True)]
     title = f"{contrast.scheme}, most different in {row['label']}"
