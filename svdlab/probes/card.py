@@ -95,13 +95,16 @@ def _sections(results: Mapping[str, Result], source: Source, figures: Mapping[st
     summary = pd.DataFrame(rows, columns=["probe", "the card says", "measured"])
     sections: dict[str, list[Any]] = {"": [f"Measured by svdlab {__version__} on {date.today()}: {weights}.", HOW, summary]}
     for name, r in results.items():
+        sections[name] = [Quote(r.probe.card), r.probe.question, Strong(r.verdict)]
+        if r.status == "not run":
+            continue
         failed = [c for c in r.audit if not c.passed]
-        sections[name] = [
-            *(Quote(r.probe.card), r.probe.question, Strong(r.verdict), [e.sentence for e in r.effects], *r.notes),
+        sections[name] += [
+            *([e.sentence for e in r.effects], *r.notes),
             f"Audit: {len(r.audit) - len(failed)} of {len(r.audit)} checks passed.",
             *(f"Failed: {c.check}: expected {c.expected}, measured {c.measured}." for c in failed),
             f"{len(r.table)} rows, {r.seconds:.0f} s in all on {r.device}.",
-            *([Media(figures[name], f"{name}: {r.verdict}")] if name in figures else []),
+            Media(figures[name], f"{name}: {r.verdict}"),
         ]
     stimuli = pd.concat([r.stimuli[["name", "source", "licence"]] for r in results.values()]).drop_duplicates()
     groups = stimuli.groupby(["source", "licence"], sort=False)["name"]
@@ -179,29 +182,27 @@ def _graphs(sub: Any, row: list[tuple[Graph, pd.DataFrame]]) -> None:
         plain(ax)
         ax.set_title(broken(graph.title, LABEL, 260), fontsize=LABEL, loc="left", color=INK)
         ax.set(xlabel=graph.x_label or graph.x.replace("_", " "), ylabel=graph.y_label)
-        {"curve": _curves, "bars": _bars}[graph.kind](ax, points)
+        _draw(ax, points, bars=graph.kind == "bars")
         if points["by"].nunique() > 1:
             of = dict(title=graph.by.replace("_", " "), title_fontsize=SMALL, fontsize=SMALL)
             ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, handlelength=1.4, **of)
 
 
-def _curves(ax: Axes, points: pd.DataFrame) -> None:
-    looks = zip(points.groupby("by", sort=False), COLOURS * 4, MARKERS * 4, strict=False)
-    for n, ((name, group), colour, marker) in enumerate(looks):
-        y, low, high = (group[c].astype(float) for c in ("value", "low", "high"))
-        ax.fill_between(group["x"], low, high, color=colour, alpha=0.15, linewidth=0)
-        line = "-" if n < len(COLOURS) else "--"
-        ax.plot(group["x"], y, line, color=colour, marker=marker, markersize=3, linewidth=1.3, label=str(name))
-
-
-def _bars(ax: Axes, points: pd.DataFrame) -> None:
-    """A point for each name with its interval."""
+def _draw(ax: Axes, points: pd.DataFrame, *, bars: bool) -> None:
+    """A line for each `by`, with its band; as bars, a point with its interval for each x, side by side."""
     names, groups = list(dict.fromkeys(points["x"])), list(points.groupby("by", sort=False))
     for n, ((name, group), colour, marker) in enumerate(zip(groups, COLOURS * 4, MARKERS * 4, strict=False)):
-        at = [names.index(x) + 0.18 * (n - (len(groups) - 1) / 2) for x in group["x"]]
-        ax.vlines(at, group["low"], group["high"], color=colour, linewidth=1.6)
-        ax.plot(at, group["value"], marker, color=colour, markersize=5, label=str(name).replace("_", " "))
-    ax.axhline(0, color=PALE, linewidth=0.8, zorder=0)
-    labels = [textwrap.fill((x if isinstance(x, str) else f"{x:g}").replace("_", " "), 10) for x in names]
-    ax.set_xticks(range(len(names)), labels, fontsize=LABEL - 1 if len(names) < 5 else SMALL)
-    ax.set_xlim(-0.5, len(names) - 0.5)
+        value, low, high = (group[c].astype(float) for c in ("value", "low", "high"))
+        look: dict[str, Any] = dict(color=colour, marker=marker, label=str(name).replace("_", " "))
+        if bars:
+            at = [names.index(x) + 0.18 * (n - (len(groups) - 1) / 2) for x in group["x"]]
+            ax.vlines(at, low, high, color=colour, linewidth=1.6)
+            ax.plot(at, value, linestyle="", markersize=5, **look)
+        else:
+            ax.fill_between(group["x"], low, high, color=colour, alpha=0.15, linewidth=0)
+            ax.plot(group["x"], value, "-" if n < len(COLOURS) else "--", markersize=3, linewidth=1.3, **look)
+    if bars:
+        ax.axhline(0, color=PALE, linewidth=0.8, zorder=0)
+        labels = [textwrap.fill((x if isinstance(x, str) else f"{x:g}").replace("_", " "), 10) for x in names]
+        ax.set_xticks(range(len(names)), labels, fontsize=LABEL - 1 if len(names) < 5 else SMALL)
+        ax.set_xlim(-0.5, len(names) - 0.5)

@@ -83,7 +83,7 @@ def test_the_card_in_three_forms(results: dict[str, Result], tmp_path: Path) -> 
     text, html = written["markdown"].read_text(), written["html"].read_text()
     for form in (text, html):
         assert all(words in form for words in ("model organism, not SVD", "Mean of y", "Apache-2.0", "Licence of the weights"))
-        assert "a: CC0 (drawn)" in form and "1 of 1 checks passed" in form
+        assert "a: CC0 (drawn)" in form and "1 of 1 checks passed" in form and "0 of 0" not in form
     assert (tmp_path / "model" / "figures" / "toy.png").exists() and "(figures/toy.png)" in text
     assert 'src="data:image/png;base64,' in html and "Is it &lt; 4 s | or not?" in html
     assert r"Is it \< 4 s \| or not?" in text
