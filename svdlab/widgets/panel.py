@@ -105,10 +105,12 @@ class Panel(ipywidgets.VBox):
             self.message.value = warning(error)
 
     def draw(self, task: Callable[[], Any]) -> None:
-        """Do a task on a thread, once the controls rest: unless a newer one comes meanwhile. One task at a time."""
+        """Do a task on a thread, once the controls rest: unless a newer one comes meanwhile. One task at a time.
+
+        Python waits for it at its end: a thread that is cut off inside torch aborts the process.
+        """
         self._timer.cancel()
         self._timer = threading.Timer(WAIT, self._draw, [task])
-        self._timer.daemon = True
         self._timer.start()
 
     def _draw(self, task: Callable[[], Any]) -> None:
