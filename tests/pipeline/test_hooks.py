@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
@@ -144,18 +143,6 @@ def test_with_offload(how: str) -> None:
 
 
 # What is captured
-
-
-def test_steps_are_the_schedulers(pipe: Any) -> None:
-    with svdlab.trace(pipe, steps=[0, 2]) as tr:
-        make(pipe, num_inference_steps=4)
-    scheduler = copy.deepcopy(pipe.scheduler)
-    scheduler.set_timesteps(4)
-    sigmas = scheduler.sigmas.numpy()
-    assert [step.index for step in tr] == [0, 2] and np.array_equal(tr.schedule, sigmas)
-    assert np.array_equal(tr.sigmas, sigmas[[0, 2]]) and [step.sigma_next for step in tr] == [sigmas[1], sigmas[3]]
-    assert [step.timestep for step in tr] == pytest.approx(np.log(tr.sigmas) / 4, rel=1e-5)
-    assert all(step.seconds > 0 for step in tr)
 
 
 def test_captured_values_obey_the_formulas(each: Any) -> None:
