@@ -122,7 +122,7 @@ def accept(pipe: ProbePipeline, image: Any = "astronaut", **conditions: Any) -> 
         "conditions in a batch are kept apart": (both[1].latents, single.latents, allowed),
         "the traced estimate leads to the next latents": (euler, following, allowed),
     }
-    table = pd.DataFrame({"check": rows, "deviation": [_deviation(a, b) for a, b, _ in rows.values()], "advice": ""})
+    table = pd.DataFrame({"check": list(rows), "deviation": [_deviation(a, b) for a, b, _ in rows.values()], "advice": ""})
     table["allowed"] = [most for *_, most in rows.values()]
     table["status"] = np.where(table["deviation"] <= table["allowed"], "ok", "failed")
     return table.assign(found=[f"deviation {d:.2g}, allowed {a:.2g}" for d, a in table[["deviation", "allowed"]].to_numpy()])

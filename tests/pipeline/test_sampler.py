@@ -94,7 +94,7 @@ def test_karras_levels_are_the_schedulers() -> None:
         steps = sampler.steps_of(scheduler)
         assert [s.timestep for s in steps] == pytest.approx([0.25 * np.log(s.sigma) for s in steps], abs=1e-5)
     for wrong in ((0,), (5, -1.0), (5, 2.0, 1.0), (5, 0.0)):
-        with pytest.raises(InputError, match="sigma_min"):
+        with pytest.raises(InputError):
             sampler.karras(*wrong)
 
 
