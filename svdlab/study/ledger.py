@@ -77,14 +77,15 @@ def run_ids(out: str | Path) -> list[str]:
 
 def existing(out: str | Path) -> Path:
     """The study's path; InputError where there is none."""
-    if not Path(out, "runs").is_dir():
+    if not Path(out).expanduser().joinpath("runs").is_dir():
         raise InputError(f"{out} is no study: it has no folder runs/. A sweep makes one.")
-    return Path(out)
+    return Path(out).expanduser()
 
 
 def prepare(out: str | Path) -> Path:
     """Make the study's folders, see that they can be written to, and remove what killed processes left behind."""
-    runs = Path(out, "runs")
+    out = Path(out).expanduser()
+    runs = out / "runs"
     try:
         runs.mkdir(parents=True, exist_ok=True)
         probe = runs / f".probe-{uuid.uuid4().hex}"
@@ -92,14 +93,14 @@ def prepare(out: str | Path) -> Path:
         probe.unlink()
     except OSError as error:
         raise OutputError(f"{out} cannot be written to: {error}. Give a folder that can, as out=.") from error
-    if not runs.resolve().is_relative_to(Path(out).resolve()):
+    if not runs.resolve().is_relative_to(out.resolve()):
         raise InputError(f"{runs} leads out of {out}, to {runs.resolve()}: refused.")
     for run_id in {p.name.split(".")[1] for kind in ("lock", "tmp", "old") for p in runs.glob(f".*.{kind}")}:
         if lock := claim(out, run_id):  # nobody is making it
             for remains in [*runs.glob(f".{run_id}.*.tmp"), *runs.glob(f".{run_id}.*.old")]:
                 shutil.rmtree(remains, ignore_errors=True)
             release(lock)
-    return Path(out)
+    return out
 
 
 def claim(out: str | Path, run_id: str) -> FileLock | None:
@@ -278,8 +279,8 @@ def check(out: str | Path) -> pd.DataFrame:
 
     Damaged runs are moved to `<out>/damaged/`, so that the next sweep makes them again; nothing is deleted.
     """
-    found = []
-    for run_id in run_ids(existing(out)):
+    out, found = existing(out), []
+    for run_id in run_ids(out):
         _, wrong = inspect(run_folder(out, run_id))
         found += [{"run_id": run_id, "file": name, "problem": problem} for name, problem in wrong.items()]
         if wrong:
@@ -294,7 +295,8 @@ def export(out: str | Path, to: str | Path) -> Path:
     Each preview says that a model made it, which one and under which licence: in tags, and in a JSON file beside it.
     Raises InputError where `to` already holds something else.
     """
-    records, to = list(survey(existing(out))), Path(to)
+    out, to = existing(out), Path(to).expanduser()
+    records = list(survey(out))
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"{to} is there already and not empty: give a new folder.")
     try:
@@ -309,7 +311,7 @@ def export(out: str | Path, to: str | Path) -> Path:
         results.to_csv(to / "results.csv")
         results.to_parquet(to / "results.parquet")
         labels = sorted({record["call"]["source"]["label"] for record in records} - {""})
-        (to / "README.txt").write_text(README.format(n=len(records), study=Path(out).name, labels="; ".join(labels)))
+        (to / "README.txt").write_text(README.format(n=len(records), study=out.name, labels="; ".join(labels)))
         (to / "NOTICE").write_text(video.notice())
     except OSError as error:
         raise OutputError(f"{to} could not be written: {error}") from error

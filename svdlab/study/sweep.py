@@ -124,7 +124,8 @@ def load_results(out: str | Path) -> pd.DataFrame:
 
     Raises InputError where `out` is no study; damaged runs are left out with a DamagedRunWarning.
     """
-    return ledger.table(out, ledger.survey(ledger.existing(out))).reset_index()
+    out = ledger.existing(out)
+    return ledger.table(out, ledger.survey(out)).reset_index()
 
 
 def missing(pipe: ProbePipeline, plan: Any, out: str | Path, *, image: Any = None, intervention: str | None = None) -> int:
@@ -135,7 +136,7 @@ def missing(pipe: ProbePipeline, plan: Any, out: str | Path, *, image: Any = Non
     """
     jobs, _ = _jobs(pipe, plans.as_plan(plan), image, identity.facts(pipe, intervention))
     ids = {job.run_id for job in jobs}
-    return len(ids) - sum(1 for _ in ledger.survey(out, ids))
+    return len(ids) - sum(1 for _ in ledger.survey(Path(out).expanduser(), ids))
 
 
 # --- from rows to jobs ------------------------------------------------------------------------------------------------

@@ -50,6 +50,12 @@ def out(tmp_path: Path) -> Path:
     return ledger.prepare(tmp_path / "study")
 
 
+def test_a_home_folder_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Case C6."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert ledger.prepare("~/study") == ledger.existing("~/study") == tmp_path / "study"
+
+
 def survey(out: Path, ids: Any = None) -> list[str]:
     return [run["run_id"] for run in ledger.survey(out, ids)]
 
