@@ -31,7 +31,8 @@ from svdlab.measure import video
 from svdlab.measure.files import plain
 from svdlab.pipeline.conditions import Conditions, Source, UnusualConditionWarning, resolve
 from svdlab.pipeline.images import FLIPS, decode_latents, encode_pixels, image_hash, prepare_image
-from svdlab.pipeline.sampler import QUIET, SIGMA_MAX, VE, WORKING, Denoising, ProbePipeline, Step, open_edits, steps_of
+from svdlab.pipeline.pipeline import ProbePipeline
+from svdlab.pipeline.sampler import QUIET, SIGMA_MAX, VE, WORKING, Denoising, Step, open_edits, steps_of
 
 REFUSED = {
     "generator": "the noise comes from seed=, or give noise= or latents=",

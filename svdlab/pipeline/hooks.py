@@ -27,7 +27,8 @@ import psutil
 import torch
 
 from svdlab.errors import InputError, TraceError
-from svdlab.pipeline.sampler import EDITABLE, Denoising, Listener, ProbePipeline, Step, listen, running
+from svdlab.pipeline.pipeline import ProbePipeline
+from svdlab.pipeline.sampler import EDITABLE, Denoising, Listener, Step, listen, running
 from svdlab.pipeline.trace import KEEP, Trace, colour_map
 
 TEMPORAL = "unet*.temporal_transformer_blocks.*.attn1"
