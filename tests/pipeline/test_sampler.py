@@ -15,7 +15,7 @@ from diffusers import EulerDiscreteScheduler, LCMScheduler
 
 import svdlab
 from svdlab.errors import InputError, TraceError
-from svdlab.pipeline import sampler
+from svdlab.pipeline import pipeline, sampler
 from svdlab.pipeline.conditions import UnusualConditionWarning
 from svdlab.pipeline.generate import Start, generate_batch
 from tests.full_size import SCHEDULER
@@ -152,12 +152,12 @@ def test_quick_convolutions_give_what_torch_gives_and_leave_nothing(pipe: Any, t
             x = torch.randn(2, 5, module.in_channels, 4, 6).transpose(1, 2)  # as it comes from a spatial layer: not contiguous
             with torch.no_grad():
                 plain = module(x)
-                with sampler.quick_convolutions(pipe):
+                with pipeline.quick_convolutions(pipe):
                     assert "forward" in vars(module)
                     quick = module(x)
             assert quick.shape == plain.shape and (quick - plain).abs().max() <= 1e-5 * plain.abs().max()
     finally:
         torch.set_num_threads(before)
-    with pytest.raises(ZeroDivisionError), sampler.quick_convolutions(pipe):
+    with pytest.raises(ZeroDivisionError), pipeline.quick_convolutions(pipe):
         _ = 1 / 0
     assert not [m for m in convolutions if "forward" in vars(m)]
