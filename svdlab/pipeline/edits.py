@@ -20,7 +20,7 @@ import torch
 from svdlab.errors import InputError, TraceError
 from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.generate import Clip, ProbePipeline, Start, generate_batch
-from svdlab.pipeline.hooks import TEMPORAL, edit, select_modules
+from svdlab.pipeline.hooks import SELF, edit, select_modules
 from svdlab.pipeline.images import prepare_image
 from svdlab.pipeline.trace import Trace
 
@@ -54,7 +54,7 @@ def silence_temporal_attention(
     through the temporal convolutions.
     """
     within = tuple(f"{block}." for block in select_modules(pipe, blocks))
-    found = [name for name in select_modules(pipe, TEMPORAL) if f"{name}.".startswith(within)]
+    found = [name for name in select_modules(pipe, SELF["temporal"]) if f"{name}.".startswith(within)]
     if not found:
         raise TraceError(f"blocks={blocks!r}: there is no temporal self-attention inside.")
     return edit(pipe, found, lambda value, step: scale * value, steps=steps)

@@ -26,12 +26,12 @@ import numpy as np
 import psutil
 import torch
 
-from svdlab.errors import InputError, TraceError
+from svdlab.errors import InputError, TraceError, number, several
 from svdlab.pipeline.pipeline import ProbePipeline
 from svdlab.pipeline.sampler import EDITABLE, Denoising, Listener, Step, listen, running
 from svdlab.pipeline.trace import KEEP, Trace, colour_map
 
-TEMPORAL = "unet*.temporal_transformer_blocks.*.attn1"
+SELF = {"temporal": "unet*.temporal_transformer_blocks.*.attn1", "spatial": "unet*.transformer_blocks.*.attn1"}
 Fn = Callable[[torch.Tensor, Step], "torch.Tensor | None"]
 
 
@@ -105,6 +105,7 @@ def trace(
     keep: Sequence[str] = ("latents", "denoised"),
     modules: str | Iterable[str] = (),
     attention: str | Iterable[str] = (),
+    queries: Sequence[tuple[float, float]] = ((0.5, 0.5),),
     steps: Any = None,
 ) -> Iterator[Trace]:
     """Keep what one call of the pipeline computes, moved to the CPU step by step.
@@ -118,9 +119,10 @@ def trace(
     at steps that a guidance interval leaves unguided, where no unconditional half is computed.
     modules: names, globs, or a list; outputs are kept as "s half ...", halves being unconditional and conditional where
     guided. Of a module that runs several times in a step the last output is kept.
-    attention: "temporal" for all temporal self-attention, or names of such modules. Kept as name.weights, "s half query key",
-    frames by frames, mean over sites and heads, and name.first_frame, "s half query", the weight on frame 0. (Attention to the
-    image has one key, so its weights are 1.)
+    attention: "temporal" or "spatial" for all such self-attention, or names of attn1 modules. Temporal: name.weights, "s half
+    query key", frames by frames, mean over sites and heads, and name.first_frame, "s half query", the weight on frame 0.
+    Spatial: name.weights, "s half f position y x", from each of `queries`, positions (y, x) as fractions of the frame, to all
+    sites, mean over heads. (Attention to the image has one key, so its weights are 1.)
     steps: numbers from 0, or two floats as a range of sigma.
 
     One block traces one call. Raises InputError or TraceError, with the nearest names, for what does not exist, and during the
@@ -131,16 +133,20 @@ def trace(
     keep = (keep,) if isinstance(keep, str) else tuple(keep)
     if unknown := [name for name in keep if name not in KEEP]:
         raise InputError(f"keep={keep!r}: {unknown[0]!r} is none of {', '.join(KEEP)}.")
-    chosen, maps = select_modules(pipe, modules), select_modules(pipe, TEMPORAL if attention == "temporal" else attention)
-    if odd := [name for name in maps if not fnmatch.fnmatch(name, TEMPORAL)]:
-        raise TraceError(f"{odd[0]} is no temporal self-attention (attn1); attention to the image has one key: its map is 1.")
+    chosen, kinds = select_modules(pipe, modules), [attention] if isinstance(attention, str) else attention
+    maps = select_modules(pipe, [SELF.get(kind, kind) for kind in kinds], others=SELF)
+    if odd := [name for name in maps if not name.endswith(".attn1")]:
+        raise TraceError(f"{odd[0]} is no self-attention (attn1); attention to the image has one key: its map is 1.")
+    places = several("queries", queries, partial(several, check=partial(number, least=0, most=1)))
+    if any(len(place) != 2 for place in places):
+        raise InputError(f"queries={queries!r}: give positions (y, x) as fractions of the frame, such as ((0.5, 0.5),).")
     record = _Recorder(keep, chosen_steps(steps), [*chosen, *(f"{name}.weights" for name in maps)])
     record.trace.label, record.trace.find_colours = pipe.source.label, cache(partial(colour_map, pipe))
     with listen(pipe, record.hear) as record.listener, ExitStack() as stack:
         for name, module in chosen.items():
             stack.callback(module.register_forward_hook(record.output_of(name)).remove)
         for name, module in maps.items():
-            for hooked, hook in record.attention_of(name, module):
+            for hooked, hook in record.attention_of(name, module, places):
                 stack.callback(hooked.register_forward_hook(hook).remove)
         yield record.trace
 
@@ -217,7 +223,7 @@ class _Recorder:
 
         return hook
 
-    def attention_of(self, name: str, attn: Any) -> list[tuple[torch.nn.Module, Callable]]:
+    def attention_of(self, name: str, attn: Any, queries: Sequence) -> list[tuple[torch.nn.Module, Callable]]:
         """Hooks that catch the call's own queries and keys, and one that makes maps of them when the module is done."""
         caught: dict[str, torch.Tensor] = {}
 
@@ -234,11 +240,18 @@ class _Recorder:
             if len(caught) < 2:
                 own = f"{name} computes its queries and keys in a {type(attn.processor).__name__}, past to_q and to_k"
                 raise TraceError(f"{own}: there is no map. Call pipe.unet.set_default_attn_processor() first.")
-            n = run.halves * len(run.latents)  # one at a time, to bound the memory
-            each = zip(caught.pop("q").chunk(n), caught.pop("k").chunk(n), strict=True)
-            weights = self.by_sample(torch.stack([_weights(attn, q, k).mean((0, 1)) for q, k in each]), run)
-            self.store(f"{name}.weights", weights)
-            self.store(f"{name}.first_frame", weights[..., 0])
+            q, k, (h, w) = caught.pop("q"), caught.pop("k"), run.latents.shape[-2:]
+            temporal = fnmatch.fnmatch(name, SELF["temporal"])
+            if not temporal:  # "(half b f) site c"
+                while h * w > q.shape[1]:  # the UNet's levels halve the latents' size
+                    h, w = (h + 1) // 2, (w + 1) // 2
+                q = q[:, [min(int(y * h), h - 1) * w + min(int(x * w), w - 1) for y, x in queries]]
+            n = run.halves * len(run.latents) if temporal else len(q)  # one at a time, to bound the memory
+            each = (_weights(attn, *pair).mean((0, 1)) for pair in zip(q.chunk(n), k.chunk(n), strict=True))
+            weights = self.by_sample(torch.stack(list(each)), run)
+            self.store(f"{name}.weights", weights if temporal else weights.unflatten(-1, (h, w)))
+            if temporal:
+                self.store(f"{name}.first_frame", weights[..., 0])
 
         return [(attn.to_q, catch("q")), (attn.to_k, catch("k")), (attn, finish)]
 
@@ -259,7 +272,7 @@ def edit(pipe: ProbePipeline, where: str | Iterable[str], fn: Fn, *, steps: Any 
     >>> with edit(pipe, "denoised", lambda value, step: value.clamp(-3, 3), steps=(0.1, 10.0)):
     ...     clip = svdlab.generate(pipe, image)
 
-    where: a module's name, glob or list (its output, with both halves), or one of
+    where: a module's name, glob or list (its output, with both halves, each time that it runs in a step), or one of
     latents: before the step, as UNet and scheduler see them, "b f c h w";
     added_time_ids: "(half b) 3", being fps - 1, motion bucket, noise strength; image_embeddings: "(half b) 1 d";
     image_latents: "(half b) f c h w" (these three are edited anew at every step);

@@ -29,7 +29,7 @@ ALL = tuple(hooks.KEEP)
 
 def test_traced_equals_untraced(each: Any) -> None:
     plain = make(each)
-    with svdlab.trace(each, keep=ALL, modules="unet*", attention="temporal") as tr:
+    with svdlab.trace(each, keep=ALL, modules="unet*", attention=("temporal", "spatial")) as tr:
         traced = make(each)
     assert torch.equal(traced.latents, plain.latents) and torch.equal(tr["next_latents"][-1], plain.latents)
     assert {*ALL, *hooks.module_names(each)} <= set(tr.names), "some module never runs"
@@ -169,9 +169,9 @@ def test_a_module_is_kept_per_half(pipe: Any) -> None:
 
 def test_a_batch_holds_each_samples_own(pipe: Any) -> None:
     conditions = [svdlab.Conditions(num_inference_steps=2, motion_bucket_id=b) for b in (10, 200)]
-    with svdlab.trace(pipe, keep=ALL, modules=TEMPORAL, attention="temporal") as tr:
+    with svdlab.trace(pipe, keep=ALL, modules=TEMPORAL, attention=[TEMPORAL, SPATIAL]) as tr:
         clips = generate_batch(pipe, ["scene-1", "scene-2"], conditions, [3, 4], decode=False)
-    with svdlab.trace(pipe, keep=ALL, modules=TEMPORAL, attention="temporal") as alone:
+    with svdlab.trace(pipe, keep=ALL, modules=TEMPORAL, attention=[TEMPORAL, SPATIAL]) as alone:
         make(pipe, "scene-2", 4, motion_bucket_id=200)
     second = tr[1]
     assert tr.batch == 2 and second.calls[0].conditions.motion_bucket_id == 200
@@ -279,6 +279,33 @@ def test_attention_weights_against_torchs_own_attention(pipe: Any) -> None:
     assert torch.allclose(tr[TEMPORAL + ".weights"][0], weights.mean(dim=(1, 2)), atol=1e-5)
 
 
+def test_spatial_attention_against_softmax_by_hand(pipe: Any) -> None:
+    """From two places of each frame to all sites, the mean over heads; the frame's last site is the place (1, 1)."""
+    with svdlab.trace(pipe, keep=(), attention="spatial", queries=[(0.5, 0.25), (1.0, 1.0)], modules="unet*.to_[qk]") as tr:
+        make(pipe, num_inference_steps=2)
+    found = [name for name in tr.names if name.endswith(".weights")]
+    assert SPATIAL + ".weights" in found and not any("temporal" in name for name in found) and len(found) > 3
+    for name in found:
+        attn = pipe.unet.get_submodule(name.removeprefix("unet.").removesuffix(".weights"))
+        q, k = (tr[f"{name.removesuffix('.weights')}.to_{x}"].unflatten(-1, (attn.heads, -1)).transpose(-2, -3) for x in "qk")
+        side = int(q.shape[-2] ** 0.5)  # "step half frame head site d"
+        q = q[..., [side // 2 * side + side // 4, -1], :]
+        by_hand = torch.softmax(q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5, -1).mean(3)
+        assert tr[name].shape == (2, 2, 8, 2, side, side)
+        assert torch.allclose(tr[name].flatten(-2), by_hand, atol=1e-5)
+
+
+def test_of_a_module_that_runs_several_times_the_last_output_is_kept(pipe: Any) -> None:
+    often, ran = "mid_block.resnets.0.spatial_res_block.nonlinearity", []
+    handle = pipe.unet.get_submodule(often).register_forward_hook(lambda module, args, out: ran.append(out))
+    try:
+        with svdlab.trace(pipe, keep=(), modules=f"unet.{often}") as tr:
+            make(pipe, num_inference_steps=1)
+    finally:
+        handle.remove()
+    assert len(ran) == 3 and torch.equal(tr[f"unet.{often}"][0].flatten(0, 1), ran[-1])
+
+
 def test_other_attention_processors_give_maps_or_are_refused() -> None:
     pipe = four_levels()
     attn = pipe.unet.mid_block.attentions[0].temporal_transformer_blocks[0].attn1
@@ -329,6 +356,8 @@ def test_a_compiled_unet_shows_its_steps_but_not_its_inside(pipe: Any) -> None:
         (dict(modules="unet.mid_block.attentions.0.temporal_transformer_block.0.attn1"), TEMPORAL),  # the nearest
         (dict(modules="unet.down_blocks"), r"Nearest: unet\.down_blocks"),  # a list of modules, which never runs
         (dict(attention=TEMPORAL.replace("attn1", "attn2")), "one key"),
+        (dict(attention="spacial"), "spatial"),
+        *((dict(queries=wrong), "queries") for wrong in ((0.5, 0.5), [], [(0.5, 1.5)], [(0.5,)], "centre")),
         (dict(keep=("latents", "noise")), "guidance_pressure"),
         *((dict(steps=wrong), "step numbers") for wrong in (-1, [0, 1.5], [], "last", slice(-2, None))),
     ],
