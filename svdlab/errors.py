@@ -13,6 +13,7 @@ the class is also that builtin.
 from __future__ import annotations
 
 import inspect
+import io
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -179,17 +180,24 @@ def path(name: str, value: Any) -> Path:
         raise InputError(f"{name}={shown(value)}: there is no such user's home folder.") from error
 
 
-def several(name: str, values: Any, check: Callable[[str, Any], Any], least: int = 1) -> tuple[Any, ...]:
+def several(
+    name: str, values: Any, check: Callable[[str, Any], Any], least: int = 1, *, distinct: bool = False
+) -> tuple[Any, ...]:
     """A list, tuple, range or array, each of its values checked; a single value is refused, never made a list of one.
 
     >>> several("seeds", range(3), seed)
     (0, 1, 2)
+
+    distinct: none of them may stand there twice.
     """
-    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+    if isinstance(values, (str, bytes, Mapping, io.IOBase)) or not isinstance(values, Iterable):
         raise InputError(f"{name}={shown(values)}: give a list.")
     found = tuple(check(name, value) for value in values)
     if len(found) < least:
         raise InputError(f"{name} holds {len(found)} value(s): give at least {least}.")
+    if distinct and len(set(found)) < len(found):
+        again = next(value for value in found if found.count(value) > 1)
+        raise InputError(f"{name} holds {shown(again)} more than once: give each value once.")
     return found
 
 
@@ -200,6 +208,8 @@ def columns(name: str, table: Any, *names: str, least: int = 1) -> Any:
     if lacking := [column for column in names if column not in table.columns]:
         has = ", ".join(map(str, table.columns)) or "none"
         raise InputError(f"{name} has no column {', '.join(map(repr, lacking))}: it has {has}.")
+    if twice := [column for column in names if list(table.columns).count(column) > 1]:
+        raise InputError(f"{name} has the column {twice[0]!r} more than once: give each column a name of its own.")
     if len(table) < least:
         raise InputError(f"{name} has {len(table)} row(s): at least {least} needed.")
     return table

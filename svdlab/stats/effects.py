@@ -16,21 +16,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from statsmodels.stats.weightstats import DescrStatsW
 
-from svdlab.errors import InputError, columns, number
+from svdlab.errors import COUNT, LABEL, LEVEL, POSITIVE, InputError, kind, number, one_of, several, shown, takes, text, whole
 from svdlab.stats import intervals
-from svdlab.stats.intervals import Estimate
+from svdlab.stats.intervals import Estimate, finite, keyed, numbers
 
 LEAST_IMAGES = 6
 EFFECT, EQUIVALENT, INCONCLUSIVE = "effect", "equivalent within the margin", "inconclusive"
 TOO_FEW, DESCRIPTIVE = "too few", "descriptive"
 VERDICTS = (EFFECT, EQUIVALENT, INCONCLUSIVE, TOO_FEW, DESCRIPTIVE)
 NAN = math.nan
+TABLE = kind(pd.DataFrame)
+_null = lambda name, value: None if value is None else number(name, value)
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,18 @@ class Effect:
     alpha: float = 0.05
     of: str = "image"
     method: str = ""
+
+    def __post_init__(self) -> None:
+        text("key", self.key)
+        for name in ("what", "unit", "of", "method"):
+            LABEL(name, getattr(self, name))
+        for name in ("n", "seeds"):
+            whole(name, getattr(self, name))
+        for name in ("value", "low", "high", "margin", "p", "q", "null", "p_equivalent", "q_equivalent", "sd"):
+            if isinstance(value := getattr(self, name), bool) or not isinstance(value, Real):
+                raise InputError(f"{name}={shown(value)}: give a number, or NaN where there is none.")
+        one_of("verdict", self.verdict, VERDICTS)
+        LEVEL("alpha", self.alpha)
 
     @property
     def d(self) -> float:
@@ -105,6 +121,7 @@ class Effect:
         return f" Too few {self.of}s for a verdict." if self.verdict == TOO_FEW else ""
 
 
+@takes(key=text, what=LABEL, table=TABLE, column=text, unit=LABEL, null=_null, margin=POSITIVE)
 def mean(
     key: str,
     what: str,
@@ -120,12 +137,13 @@ def mean(
     >>> mean("drift", "drift at the end", pd.DataFrame({"stimulus": range(6), "drift": 0.1}), unit="rms", null=None).verdict
     'descriptive'
 
-    Rows without a number (the instrument abstained) are left out.
+    Rows without a finite number (the instrument abstained) are left out; `n` counts the images that remain.
     """
     blank = replace(_blank(key, what, table, column, unit, margin), null=NAN if null is None else null)
     return _judged(blank, per_image(table, column or key), intervals.mean_interval)
 
 
+@takes(key=text, what=LABEL, table=TABLE, column=text, margin=LEVEL)
 def share(key: str, what: str, table: pd.DataFrame, column: str | None = None, *, margin: float | None = None) -> Effect:
     """The share of clips for which a column of truth values holds, with the interval of `stats.clustered_proportion`.
 
@@ -139,6 +157,7 @@ def share(key: str, what: str, table: pd.DataFrame, column: str | None = None, *
     return _judged(blank, per_image(table, column or key), interval, least=1)
 
 
+@takes(key=text, what=LABEL, table=TABLE, column=text, by=text, unit=LABEL, margin=POSITIVE)
 def difference(
     key: str,
     what: str,
@@ -159,15 +178,21 @@ def difference(
     By default these are the highest and the lowest value of `by`. Of shares (unit="share") the interval is that of
     `stats.paired_shares`: where every image agrees, that is not certainty.
     """
-    columns("table", table, by)
-    levels = levels or (table[by].dropna().max(), table[by].dropna().min())
-    if levels[0] == levels[1] or not set(levels) <= set(table[by]):
-        raise InputError(f"{what}: a difference needs rows of two values of {by}, and got {levels}.")
-    one, two = (per_image(table[table[by] == v], column or key) for v in levels)
-    blank = _blank(key, what, table[table[by].isin(levels)], column, unit, margin)
+    keyed(table, by)
+    present = table[by].dropna().unique().tolist()
+    try:
+        levels = (max(present), min(present)) if levels is None else levels
+    except (TypeError, ValueError) as error:  # texts among numbers; none
+        raise InputError(f"{what}: the values of {by} have no order: give levels=, two of them.") from error
+    chosen = several("levels", levels, kind(str, Real))
+    if len(chosen) != 2 or chosen[0] == chosen[1] or not all(v in present for v in chosen):
+        raise InputError(f"{what}: a difference needs rows of two values of {by}, and got {shown(levels)}.")
+    one, two = (per_image(table[table[by] == v], column or key) for v in chosen)
+    blank = _blank(key, what, table[table[by].isin(chosen)], column, unit, margin)
     return _judged(blank, (one - two).dropna(), intervals.paired_shares if unit == "share" else intervals.mean_interval)
 
 
+@takes(key=text, what=LABEL, table=TABLE, column=text, unit=LABEL, margin=POSITIVE)
 def ratio(key: str, what: str, table: pd.DataFrame, column: str | None = None, *, unit: str, margin: float) -> Effect:
     """The geometric mean over images of a ratio that is never negative (0 counts as 1e-6); the margin is a threshold.
 
@@ -175,10 +200,14 @@ def ratio(key: str, what: str, table: pd.DataFrame, column: str | None = None, *
     'equivalent within the margin'
     """
     blank = replace(_blank(key, what, table, column, unit), margin=math.log(margin), threshold=True)
-    logs = _judged(blank, np.log(per_image(table, column or key).clip(lower=1e-6)), intervals.mean_interval)
+    values = per_image(table, column or key)
+    if (values < 0).any():
+        raise InputError(f"the column {column or key!r} holds {values.min():g}: a ratio is never negative.")
+    logs = _judged(blank, np.log(values.clip(lower=1e-6)), intervals.mean_interval)
     return replace(logs, margin=margin, value=math.exp(logs.value), low=math.exp(logs.low), high=math.exp(logs.high))
 
 
+@takes(key=text, what=LABEL, unit=LABEL, margin=POSITIVE, seeds=COUNT, alpha=LEVEL, of=text)
 def paired(
     key: str,
     what: str,
@@ -198,10 +227,23 @@ def paired(
     NaN differences are left out. Where differences of shares (unit="share") are all 0, TOST's p is the chance that so many
     pairs show none although a share `margin` of all pairs differs. Pass the effects of one study to `corrected` together.
     """
-    x = np.asarray(differences, np.float64)
+    x = finite(differences, least=0, gaps=True)
     x = x[np.isfinite(x)]
     value = float(x.mean()) if len(x) else NAN
-    blank = Effect(key, what, value, NAN, NAN, unit, len(x), seeds, _margin(margin), alpha=alpha, of=of, method="permutation")
+    blank = Effect(
+        key,
+        what,
+        value,
+        NAN,
+        NAN,
+        unit,
+        len(x),
+        seeds,
+        NAN if margin is None else margin,
+        alpha=alpha,
+        of=of,
+        method="permutation",
+    )
     if len(x) < 2:
         return replace(blank, verdict=TOO_FEW)
     found, sd, same = intervals.t_interval(x, confidence=1 - alpha), float(x.std(ddof=1)), NAN
@@ -215,23 +257,27 @@ def paired(
     return _tested(replace(blank, low=found.low, high=found.high, sd=sd, p=p, p_equivalent=same), 1)
 
 
+@takes(key=text, what=LABEL, value=number, unit=LABEL, table=TABLE)
 def exact(key: str, what: str, value: float, unit: str, table: pd.DataFrame) -> Effect:
     """A number that holds without any spread, such as a count or a length in seconds."""
     return replace(_blank(key, what, table, "seed", unit), value=value, n=table["stimulus"].nunique(), null=NAN)
 
 
+@takes(effect=kind(Effect))
 def descriptive(effect: Effect) -> Effect:
     """An effect that was picked among several for its size: its interval promises too much, so it carries no claim."""
     verdict = TOO_FEW if effect.verdict == TOO_FEW else DESCRIPTIVE
     return replace(effect, verdict=verdict, margin=NAN, p=NAN, q=NAN, threshold=False)
 
 
+@takes(effect=kind(Effect), low=number, high=number)
 def bounded(effect: Effect, low: float, high: float) -> Effect:
     """An effect whose interval stays within the values that are possible, where a t interval of few images does not."""
     ends = np.clip([effect.low, effect.high], low, high)
     return replace(effect, low=float(ends[0]), high=float(ends[1]))
 
 
+@takes(effects=partial(several, check=kind(Effect), least=0), least_tests=COUNT)
 def corrected(effects: Iterable[Effect], *, least_tests: int | None = None) -> list[Effect]:
     """The effects of one report with q filled in: Benjamini and Hochberg over all of them, and over all equivalence tests.
 
@@ -247,28 +293,25 @@ def corrected(effects: Iterable[Effect], *, least_tests: int | None = None) -> l
     return [_tested(replace(e, q=float(q[i]), q_equivalent=float(same[i])), tests) for i, e in enumerate(listed)]
 
 
+@takes(effects=partial(several, check=kind(Effect), least=0))
 def as_table(effects: Iterable[Effect]) -> pd.DataFrame:
     """A row per effect, with its label, `d` and sentence."""
     rows = [{**asdict(e), "label": e.label, "d": e.d, "sentence": e.sentence} for e in effects]
     return pd.DataFrame(rows, columns=[*Effect.__dataclass_fields__, "label", "d", "sentence"])
 
 
+@takes(table=TABLE, column=text)
 def per_image(table: pd.DataFrame, column: str) -> pd.Series:
     """The column's mean for each stimulus; images without a number are left out.
 
     >>> per_image(pd.DataFrame({"stimulus": ["a", "a", "b"], "x": [1, 3, None]}), "x").to_dict()
     {'a': 2.0}
     """
-    columns("table", table, "stimulus", column, least=0)
+    keyed(table, "stimulus", column, least=0)
+    if table["stimulus"].isna().any():
+        raise InputError("the table has rows without a stimulus: name the image of each.")
     values = numbers(table[column])
     return values.where(np.isfinite(values)).groupby(table["stimulus"]).mean().dropna()
-
-
-def numbers(column: pd.Series) -> pd.Series:
-    """A column of numbers, truth values or None as floats; NaN for what is no number."""
-    if column.dtype == float:
-        return column
-    return pd.to_numeric(column.astype(object).where(column.notna(), np.nan), errors="coerce").astype(float)
 
 
 def quantity(value: float, unit: str = "", *, bare: bool = False) -> str:
@@ -285,9 +328,10 @@ def quantity(value: float, unit: str = "", *, bare: bool = False) -> str:
 
 def _blank(key: str, what: str, table: pd.DataFrame, column: str | None, unit: str, margin: float | None = None) -> Effect:
     """An effect without numbers. Seeds: how many an image has (the median), of clips that have a number."""
-    seen = table.dropna(subset=[column or key]) if (column or key) in table else table
+    keyed(table, "stimulus", column or key, least=0)
+    seen = table.dropna(subset=[column or key])
     seeds = int(seen.groupby("stimulus")["seed"].nunique().median()) if "seed" in seen and len(seen) else min(1, len(seen))
-    return Effect(key, what, NAN, NAN, NAN, unit, 0, seeds, _margin(margin))
+    return Effect(key, what, NAN, NAN, NAN, unit, 0, seeds, NAN if margin is None else margin)
 
 
 def _judged(blank: Effect, values: pd.Series, interval: Callable[[np.ndarray], Estimate], *, least: int = 2) -> Effect:
@@ -318,7 +362,3 @@ def _tested(e: Effect, tests: int) -> Effect:
             return replace(e, verdict=TOO_FEW)
         return replace(e, verdict=EQUIVALENT if same < e.alpha else EFFECT if q < e.alpha else INCONCLUSIVE)
     return replace(e, verdict=INCONCLUSIVE) if e.verdict == EFFECT and not q < e.alpha else e
-
-
-def _margin(value: float | None) -> float:
-    return NAN if value is None else number("margin", value, above=0)

@@ -10,7 +10,10 @@ confidence 0.95 unless told otherwise. Resampling is repeatable. InputError is r
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -20,9 +23,11 @@ from scipy import special, stats
 from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import DescrStatsW
 
-from svdlab.errors import InputError, columns
+from svdlab.errors import LEVEL, InputError, columns, kind, number, several, shown, takes, text, whole
 
 RESAMPLES = 9999
+HUGE = 1e100  # beyond, squares and their sums overflow
+PLENTY = partial(whole, least=100, most=10**6)  # resamples
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class Estimate:
         return f"{self.value:.3g} ({self.low:.3g} to {self.high:.3g})"
 
 
+@takes(confidence=LEVEL)
 def t_interval(values: Any, *, confidence: float = 0.95) -> Estimate:
     """The mean with its t interval."""
     x = finite(values, least=2)
@@ -47,6 +53,7 @@ def t_interval(values: Any, *, confidence: float = 0.95) -> Estimate:
     return Estimate(float(x.mean()), float(low), float(high), len(x), "t")
 
 
+@takes(resamples=PLENTY)
 def mean_interval(values: Any, *, resamples: int = RESAMPLES) -> Estimate:
     """The mean with a BCa bootstrap interval from 20 units up; below, where that covers too little, with a t interval.
 
@@ -58,7 +65,12 @@ def mean_interval(values: Any, *, resamples: int = RESAMPLES) -> Estimate:
         return t_interval(x)
     low = high = x.mean()
     if np.ptp(x):  # else there is no spread to resample, and scipy would give NaN
-        low, high = stats.bootstrap((x,), np.mean, n_resamples=resamples, rng=np.random.default_rng(0)).confidence_interval
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+            found = stats.bootstrap((x,), np.mean, n_resamples=resamples, rng=np.random.default_rng(0))
+        low, high = found.confidence_interval
+        if not np.isfinite([low, high]).all():  # a spread of rounding alone
+            return t_interval(x)
     return Estimate(float(x.mean()), float(low), float(high), len(x), "BCa")
 
 
@@ -115,14 +127,16 @@ def paired_shares(differences: Any) -> Estimate:
     return Estimate(float(x.mean()), low, high, len(x), "Bonett-Price")
 
 
+@takes(count=partial(number, least=0), n=partial(number, above=0), confidence=LEVEL)
 def proportion(count: float, n: float, *, confidence: float = 0.95) -> Estimate:
     """A proportion with Wilson's interval."""
-    if not 0 <= count <= n or n <= 0:
-        raise InputError(f"got {count} of {n}: a count lies between 0 and n, and n is at least 1.")
+    if count > n:
+        raise InputError(f"got {count:g} of {n:g}: a count lies between 0 and n.")
     low, high = proportion_confint(count, n, alpha=1 - confidence, method="wilson")
     return Estimate(count / n, float(low), float(high), int(n), "Wilson")
 
 
+@takes(clips=partial(whole, least=1))
 def clustered_proportion(rates: Any, clips: int) -> Estimate:
     """The mean of each image's own rate, with Wilson's interval at the effective number of clips.
 
@@ -132,7 +146,7 @@ def clustered_proportion(rates: Any, clips: int) -> Estimate:
     The effective number lies between that of images and that of clips, by how much clips of one image are alike (Korn and
     Graubard 1998). With a rate of 0 or 1 nothing is known of that, and it is the number of images.
     """
-    x = finite(rates)
+    x = finite(rates, within=(0.0, 1.0))
     rate, images = float(x.mean()), len(x)
     n = float(images)
     if rate not in (0.0, 1.0):
@@ -147,13 +161,14 @@ def fdr(p_values: Any) -> np.ndarray:
     >>> fdr([0.01, 0.02, 0.5])
     array([0.03, 0.03, 0.5 ])
     """
-    q = np.array(p_values, np.float64)
+    q = finite(p_values, least=0, within=(0.0, 1.0), gaps=True)
     made = np.isfinite(q)
     if made.any():
-        q[made] = stats.false_discovery_control(finite(q[made], within=(0.0, 1.0)), method="bh")
+        q[made] = stats.false_discovery_control(q[made], method="bh")
     return q
 
 
+@takes(pairs=partial(whole, least=2, most=10**9), alpha=LEVEL)
 def detectable(pairs: int, *, alpha: float = 0.05) -> float:
     """The smallest standardised effect (mean over standard deviation) that a paired t test detects with a power of 80 %.
 
@@ -182,6 +197,7 @@ class DoseResponse:
     sentence: str
 
 
+@takes(table=kind(pd.DataFrame), condition=text, measure=text)
 def dose_response(table: pd.DataFrame, condition: str, measure: str) -> DoseResponse:
     """The response curve of a measure over one condition, from a tidy table of runs with columns `image` and `seed`.
 
@@ -193,10 +209,10 @@ def dose_response(table: pd.DataFrame, condition: str, measure: str) -> DoseResp
     for a column that is not there, a condition that is not numeric, fewer than 2 levels or 2 whole units.
     """
     unit = "image" if "image" in table and table["image"].nunique() > 1 else "seed"
-    columns("table", table, unit, condition, measure)
+    keyed(table, unit, condition, measure)
     if not pd.api.types.is_numeric_dtype(table[condition]) or pd.api.types.is_bool_dtype(table[condition]):
         raise InputError(f"{condition!r} is no number: a dose has an order. Compare groups with `svdlab.stats.difference`.")
-    grid = table.dropna(subset=[measure]).groupby([unit, condition])[measure].mean().unstack().dropna()
+    grid = numbers(table[measure]).groupby([table[unit], finite(table[condition], gaps=True)]).mean().unstack().dropna()
     if min(grid.shape) < 2:
         raise InputError(f"got {grid.shape[0]} {unit}(s) with all {grid.shape[1]} level(s) of {condition}: two each at least.")
     levels, values = grid.columns.to_numpy(np.float64), grid.to_numpy(np.float64)  # values: "unit level"
@@ -228,7 +244,8 @@ def saturation(levels: np.ndarray, means: np.ndarray) -> float:
     return float(levels[far[-1] + 1]) if len(far) and far[-1] <= len(levels) - 4 else math.nan
 
 
-def variance_shares(table: pd.DataFrame, measure: str, factors: list[str]) -> pd.DataFrame:
+@takes(table=kind(pd.DataFrame), measure=text, factors=partial(several, check=text, distinct=True))
+def variance_shares(table: pd.DataFrame, measure: str, factors: Sequence[str]) -> pd.DataFrame:
     """How much of a measure's variance goes with each factor and each pair of factors: balanced ANOVA components.
 
     variance_shares(results, "object_px", ["motion_bucket_id", "image", "seed"])
@@ -239,10 +256,11 @@ def variance_shares(table: pd.DataFrame, measure: str, factors: list[str]) -> pd
     hold several rows, they are averaged first. Raises InputError for fewer than 2 levels of a factor, a column that is not
     there, or cells that are missing from the cross.
     """
-    columns("table", table, *factors, measure)
-    if len(factors) not in (2, 3):
-        raise InputError(f"got {len(factors)} factors: two or three.")
-    cells = table.groupby(factors, sort=True)[measure].mean().unstack(factors[1:])
+    keyed(table, *factors, measure)
+    factors = list(factors)
+    if len(factors) not in (2, 3) or measure in factors:
+        raise InputError(f"got {len(factors)} factors ({', '.join(factors)}): two or three, the measure not among them.")
+    cells = numbers(table[measure]).groupby([table[f] for f in factors], sort=True).mean().unstack(factors[1:])
     array = cells.to_numpy(np.float64).reshape([table[f].nunique() for f in factors] if cells.size else (0,))
     gaps = int((~np.isfinite(array)).sum())
     if min(array.shape) < 2 or gaps:
@@ -281,12 +299,38 @@ def components(array: np.ndarray, factors: list[str]) -> dict[str, float]:
     return result
 
 
-def finite(values: Any, *, least: int = 1, within: tuple[float, float] = (-math.inf, math.inf)) -> np.ndarray:
-    """The values as a list of finite floats in a range; InputError for anything else."""
-    x = np.asarray(values, np.float64)
+def finite(values: Any, *, least: int = 1, within: tuple[float, float] = (-HUGE, HUGE), gaps: bool = False) -> np.ndarray:
+    """The values as a new list of finite floats in a range, with gaps=True also of NaN; InputError for anything else."""
+    try:
+        given = np.asarray(values)
+        x = np.array(given if given.dtype.kind in "biufO" else None, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        x = np.array(math.nan)
     if x.ndim != 1 or len(x) < least:
-        raise InputError(f"got values of shape {x.shape}: a list of at least {least} number(s) is needed.")
-    bad = ~np.isfinite(x) | (x < within[0]) | (x > within[1])
+        raise InputError(f"got {shown(values)}: a list of at least {least} number(s) is needed.")
+    bad = ~((np.isfinite(x) & (x >= within[0]) & (x <= within[1])) | (np.isnan(x) & gaps))
     if bad.any():
         raise InputError(f"got {x[bad][0]:g} at {bad.argmax()}: give finite numbers from {within[0]:g} to {within[1]:g}.")
     return x
+
+
+def numbers(column: pd.Series) -> pd.Series:
+    """A column of numbers, truth values or None as floats; NaN for None. InputError for a column of anything else."""
+    if column.dtype == float:
+        return column
+    try:
+        if pd.api.types.is_datetime64_any_dtype(column) or pd.api.types.is_complex_dtype(column):
+            raise TypeError(column.dtype)
+        return pd.to_numeric(column.astype(object).where(column.notna(), np.nan)).astype(float)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"the column {column.name!r} holds no numbers ({shown(column.dropna().iloc[0])}).") from error
+
+
+def keyed(table: pd.DataFrame, *names: str, least: int = 1) -> None:
+    """InputError where a table lacks a column, or one of them holds what cannot be counted, such as lists."""
+    columns("table", table, *names, least=least)
+    for name in names:
+        try:
+            table[name].nunique()
+        except TypeError as error:
+            raise InputError(f"the column {name!r} holds {shown(table[name].iloc[0])}: give texts or numbers.") from error

@@ -134,7 +134,7 @@ def test_five_pairs_can_show_nothing_and_more_tests_need_more_pairs(n: int, test
 def test_all_effects_of_a_report_are_one_family() -> None:
     rng = np.random.default_rng(4)
     made = [mean(rng.normal(0.4, 1, 12)) for _ in range(20)] + [mean(rng.normal(3, 1, 12), null=None)]
-    found = ef.corrected(made)
+    found = ef.corrected(list(made))
     assert [e.q for e in found[:-1]] == pytest.approx(sps.false_discovery_control([e.p for e in made[:-1]]))
     assert all((e.verdict == ef.EFFECT) <= (e.q < 0.05) for e in found)
     assert any(a.verdict == ef.EFFECT != b.verdict for a, b in zip(made, found, strict=True))  # some were chance
@@ -152,7 +152,7 @@ def test_sentences_and_the_table() -> None:
         "Speed, warm minus cool: 2 px/frame (95 % CI -0.484 to 4.48 px/frame; 3 pairs, 1 seed). Too few pairs for a verdict.",
         ef.exact("l", "length of a clip", 2.0, "s", clips([1])): "Length of a clip: 2 s (1 image, 1 seed).",
     }  # fmt: skip
-    table = ef.as_table(wanted)
+    table = ef.as_table(list(wanted))
     assert table.sentence.tolist() == list(wanted.values())
     assert table.loc[0, ["key", "label", "n", "verdict"]].tolist() == ["m", "mean flow", 8, ef.EFFECT]
     assert list(ef.as_table([]).columns) == list(table.columns)

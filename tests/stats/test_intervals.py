@@ -65,7 +65,7 @@ def test_paired_shares_cover_the_truth_by_enumeration(n: int, odds: tuple[float,
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: iv.permutation_p([1]), r"shape \(1,\): a list of at least 2"),
+        (lambda: iv.permutation_p([1]), r"got \[1\]: a list of at least 2"),
         (lambda: iv.t_interval([1, np.nan]), "got nan at 1"),
         (lambda: iv.paired_shares([0, 1.5]), "got 1.5 at 1"),
         (lambda: iv.fdr([0.1, 1.2]), "from 0 to 1"),
