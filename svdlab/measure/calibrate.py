@@ -15,7 +15,7 @@ import math
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ from scipy import ndimage
 from skimage.color import rgb2gray
 from skimage.transform import rescale
 
+from svdlab.errors import COUNT, LEVEL, flag, number, one_of, several, takes, whole
 from svdlab.measure import motion
 from svdlab.measure.motion import mean_radius
-from svdlab.measure.video import h264, read_frames
+from svdlab.measure.video import FRAMES, SIZE, h264, read_frames
 
 PHOTOGRAPHS = ("astronaut", "camera", "cat", "coffee", "rocket")
 SIZES = ((64, 64), (256, 256), (576, 1024))  # "h w"
@@ -46,6 +47,14 @@ CLASSES = motion.CAMERAS[:9]
 HEADING = (0.8, 0.6)  # the direction of test shifts: neither axis, so that both are tried
 
 
+AMOUNT = partial(number, least=0)
+
+
+def _pair(name: str, value: Any) -> tuple[float, float]:
+    x, y = several(name, value, number, least=2)[:2]
+    return x, y
+
+
 @dataclass(frozen=True)
 class KnownClip:
     """A clip with its ground truth.
@@ -59,6 +68,7 @@ class KnownClip:
     mask: np.ndarray
 
 
+@takes(photograph=partial(one_of, options=PHOTOGRAPHS), size=SIZE, frames=COUNT, body=_pair, area=LEVEL, start=_pair)
 def moving(
     photograph: str,
     *,
@@ -109,6 +119,7 @@ def moving(
     return KnownClip(video, truth.astype(np.float32), np.stack(masks))
 
 
+@takes(frames=FRAMES, noise=AMOUNT, blur=AMOUNT, flicker=AMOUNT, crf=partial(whole, most=51))
 def degrade(
     frames: np.ndarray, *, noise: float = 0.0, blur: float = 0.0, flicker: float = 0.0, crf: int | None = None
 ) -> np.ndarray:
@@ -160,6 +171,7 @@ def _view(coefficients: np.ndarray, matrix: np.ndarray, offset: np.ndarray, size
 # --- the table: each row is one claim. Rows without a threshold tell how the instrument behaves beyond its claims.
 
 
+@takes(quick=flag)
 def rows(quick: bool = False, world: Any = None) -> Iterator[dict[str, Any]]:
     """Calibrate: dicts with the keys COLUMNS, as they come: what was moved, what is true, what was measured, what is allowed.
 

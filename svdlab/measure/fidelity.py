@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -24,9 +25,9 @@ from scipy import fft
 from skimage.measure import blur_effect
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from svdlab.errors import InputError
+from svdlab.errors import COUNT, InputError, kind, number, takes
 from svdlab.measure.flow import both_ways, brought_back
-from svdlab.measure.video import as_frames, as_image
+from svdlab.measure.video import CLIP, FRAMES, IMAGE, SIZE, as_image
 
 LEVEL = 1 / 255  # what is seen as black or white lies within one 8-bit level of the ends
 EDGES = (1 / 32, 1 / 16, 1 / 8, 1 / 4)  # cycles per px
@@ -35,9 +36,11 @@ FINE = BANDS[-2:]  # what is commonly called sharpness
 EMPTY = (0.1 / 255) ** 2  # power of a tenth of a grey level: a band with less holds nothing that could be kept
 REGIONS = ("edges", "texture", "flat")
 LEAST_GRADIENT = 2 / 255  # grey per px (a Gaussian derivative of sigma 1.5 px): below that there is nothing to see
+FREQUENCY = partial(number, above=0, below=0.5)  # cycles per px: a sine has a phase below 0.5
 COHERENT = 0.75  # of the gradient's energy runs one way: an edge; below, a texture
 
 
+@takes(frames=FRAMES)
 def drift(frames: Any, image: Any) -> dict[str, float]:
     """How far the clip moves away from its input image: flat dict.
 
@@ -47,7 +50,7 @@ def drift(frames: Any, image: Any) -> dict[str, float]:
     `drift_ssim_first`, `_last`: structural similarity (1 is equal); `drift_colour_last`: Euclidean distance of the mean RGB
     colours (0 to sqrt 3), which motion hardly changes; `drift_slope`: rise of the squared error per frame.
     """
-    clip = as_frames(frames, least=1)
+    clip = frames
     first = as_image(image, clip.shape[1:])
     error = np.square(clip - first).mean(axis=(1, 2, 3))
     return {
@@ -61,6 +64,7 @@ def drift(frames: Any, image: Any) -> dict[str, float]:
     }
 
 
+@takes(frames=CLIP)
 def flicker(frames: Any) -> dict[str, float]:
     """Changes of brightness from frame to frame that are not motion: flat dict, in units of [0, 1].
 
@@ -69,14 +73,14 @@ def flicker(frames: Any) -> dict[str, float]:
     `flicker_brightness`: root mean square second difference of the frames' mean grey, which a steady fade leaves at 0;
     `flicker_mae`: mean absolute difference of neighbouring frames, motion included.
     """
-    clip = as_frames(frames)
-    jumps = np.diff(clip.mean(axis=(1, 2, 3), dtype=np.float64), 2)
+    jumps = np.diff(frames.mean(axis=(1, 2, 3), dtype=np.float64), 2)
     return {
         "flicker_brightness": float(np.sqrt(np.square(jumps).mean())) if len(jumps) else math.nan,
-        "flicker_mae": float(np.mean([np.abs(b - a).mean() for a, b in pairwise(clip)])),
+        "flicker_mae": float(np.mean([np.abs(b - a).mean() for a, b in pairwise(frames)])),
     }
 
 
+@takes(frames=CLIP)
 def warp_error(frames: Any) -> dict[str, float]:
     """What remains between neighbouring frames after motion is undone, where nothing is hidden: flat dict.
 
@@ -85,10 +89,9 @@ def warp_error(frames: Any) -> dict[str, float]:
     `warp_error`: root mean square of the later frame, brought back along the flow, minus the earlier one, over visible pixels,
     in [0, 1]; `hidden_share`: the share of pixels left out.
     """
-    clip = as_frames(frames)
-    both = both_ways(clip, longest_baseline=1)
+    both = both_ways(frames, longest_baseline=1)
     errors = []
-    for (one, two), forward, seen in zip(pairwise(clip), both.forward, both.visible, strict=True):
+    for (one, two), forward, seen in zip(pairwise(frames), both.forward, both.visible, strict=True):
         changes = np.square(brought_back(two, forward) - one)[seen]
         errors.append(float(changes.mean()) if len(changes) else math.nan)
     return {
@@ -97,6 +100,7 @@ def warp_error(frames: Any) -> dict[str, float]:
     }
 
 
+@takes(frames=FRAMES)
 def per_frame(frames: Any) -> pd.DataFrame:
     """A row per frame: blur, contrast, saturation, brightness, and the share of pixels at either end.
 
@@ -106,7 +110,7 @@ def per_frame(frames: Any) -> pd.DataFrame:
     standard deviation, `saturation` mean HSV saturation, [0, 1]; `black`, `white`: shares of pixels of which all channels lie
     within one 8-bit level of 0 or of 1.
     """
-    clip = as_frames(frames, least=1)
+    clip = frames
     high, low = clip.max(-1), clip.min(-1)
     saturation = np.divide(high - low, high, out=np.zeros_like(high), where=high > 0)
     return pd.DataFrame(
@@ -122,6 +126,7 @@ def per_frame(frames: Any) -> pd.DataFrame:
     )
 
 
+@takes(frames=CLIP)
 def decay(frames: Any) -> dict[str, float]:
     """How sharpness and colour change over a clip: flat dict, of the numbers of `per_frame`.
 
@@ -130,7 +135,7 @@ def decay(frames: Any) -> dict[str, float]:
     `blur_first`, `blur_last`, `blur_slope` and the same of `saturation`; slopes are least squares, per frame;
     `clipped_max`: share of black and white pixels in the worst frame.
     """
-    table = per_frame(as_frames(frames))
+    table = per_frame(frames)
     found: dict[str, float] = {}
     for name in ("blur", "saturation"):
         values = table[name].to_numpy()
@@ -138,14 +143,14 @@ def decay(frames: Any) -> dict[str, float]:
     return found | {"clipped_max": float((table.black + table.white).max())}
 
 
+@takes(image=IMAGE)
 def reconstruction_error(image: Any, reconstruction: Any) -> dict[str, float]:
     """What an autoencoder alone loses of an image: mean squared error, PSNR in dB (inf where equal), SSIM.
 
     >>> reconstruction_error(image, image)["reconstruction_psnr"]
     inf
     """
-    one = as_image(image)
-    two = as_image(reconstruction, one.shape)
+    one, two = image, as_image(reconstruction, image.shape, name="reconstruction")
     error = float(np.square(one - two).mean())
     return {
         "reconstruction_mse": error,
@@ -154,15 +159,16 @@ def reconstruction_error(image: Any, reconstruction: Any) -> dict[str, float]:
     }
 
 
+@takes(frames=CLIP)
 def summary(frames: Any, image: Any = None) -> dict[str, float]:
     """`flicker`, `warp_error`, `decay` and, where the input image is given, `drift`, in one flat dict.
 
     >>> summary(clip.frames, clip.image)["warp_error"]
     """
-    clip = as_frames(frames)
-    return flicker(clip) | warp_error(clip) | decay(clip) | ({} if image is None else drift(clip, image))
+    return flicker(frames) | warp_error(frames) | decay(frames) | ({} if image is None else drift(frames, image))
 
 
+@takes(one=IMAGE, two=IMAGE)
 def ssim(one: np.ndarray, two: np.ndarray) -> float:
     """Structural similarity of two images "h w 3" in [0, 1] (Wang et al. 2004, window of 7 px, over the colour channels)."""
     return float(structural_similarity(one, two, channel_axis=-1, data_range=1.0))
@@ -176,6 +182,7 @@ def slope(values: np.ndarray) -> float:
 # --- detail by spatial frequency and by region
 
 
+@takes(shape=SIZE)
 def band_of(shape: tuple[int, ...]) -> np.ndarray:
     """Which of BANDS each cosine of an "h w" image belongs to: int "h w"."""
     h, w = shape[:2]
@@ -193,13 +200,14 @@ def power(frames: Any) -> np.ndarray:
     """
     array = np.asarray(frames)
     array = array / 255 if array.dtype == np.uint8 else array
-    if array.ndim != 4 or not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
+    if array.ndim != 4 or 0 in array.shape or not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
         raise InputError(f'got {array.dtype} of shape {array.shape}: finite floats "f h w c" are needed.')
     bands = band_of(array.shape[1:3]).ravel()
     squares = [np.square(fft.dctn(frame.astype(np.float64), axes=(0, 1), norm="ortho")).sum(-1).ravel() for frame in array]
     return np.stack([np.bincount(bands, s, minlength=len(BANDS)) for s in squares]) / array[0].size
 
 
+@takes(frames=FRAMES)
 def kept(reference: Any, frames: Any) -> pd.DataFrame:
     """What frames keep of a reference's detail: a row per frame and band, with `power`, `reference` and `db`.
 
@@ -208,15 +216,15 @@ def kept(reference: Any, frames: Any) -> pd.DataFrame:
     `db` is 10 log10(power / reference): 0 where as much detail is there (not: the same detail), below 0 where it is lost,
     above 0 where noise or invented detail was added, NaN where the reference has none. Motion does not change it.
     """
-    clip = as_frames(frames, least=1)
-    there, here = power(as_image(reference, clip.shape[1:])[None])[0], power(clip)
+    there, here = power(as_image(reference, frames.shape[1:], name="reference")[None])[0], power(frames)
     return pd.DataFrame(
         {"frame": f, "band": BANDS[b], "power": here[f, b], "reference": there[b], "db": decibels(here[f, b], there[b])}
-        for f in range(len(clip))
+        for f in range(len(frames))
         for b in range(1, len(BANDS))
     )
 
 
+@takes(power=partial(number, least=0), reference=partial(number, least=0))
 def decibels(power: float, reference: float) -> float:
     """10 log10 of a ratio of powers; NaN without a reference, -inf for nothing left of one."""
     if reference < EMPTY:
@@ -224,6 +232,7 @@ def decibels(power: float, reference: float) -> float:
     return 10 * math.log10(power / reference) if power > 0 else -math.inf
 
 
+@takes(shape=SIZE, frequency=FREQUENCY, angle=number, contrast=partial(number, above=0, most=1))
 def grating(shape: tuple[int, int], frequency: float, *, angle: float = 0.0, contrast: float = 0.8) -> np.ndarray:
     """A sine grating on mid grey, float32 "h w 3" in [0, 1].
 
@@ -233,12 +242,11 @@ def grating(shape: tuple[int, int], frequency: float, *, angle: float = 0.0, con
     frequency: cycles per px, between 0 and 0.5, at which a sine has no phase. angle: of its normal in degrees, 0 right, 90
     down. contrast: Michelson, above 0, at most 1. Raises InputError for others.
     """
-    if not 0 < frequency < 0.5 or not 0 < contrast <= 1:
-        raise InputError(f"got frequency={frequency}, contrast={contrast}: between 0 and 0.5 cycles per px, and 0 and 1.")
     wave = np.sin(_phase(shape, frequency, angle) + math.pi / 4)
     return np.repeat((0.5 + contrast / 2 * wave).astype(np.float32)[..., None], 3, axis=-1)
 
 
+@takes(image=IMAGE, frequency=FREQUENCY, angle=number)
 def modulation(image: Any, frequency: float, *, angle: float = 0.0) -> float:
     """The contrast of that grating in an image: twice the amplitude of its best-fitting sine (least squares).
 
@@ -247,7 +255,7 @@ def modulation(image: Any, frequency: float, *, angle: float = 0.0) -> float:
 
     Other frequencies, noise, a shifted grey and a shifted phase do not change it.
     """
-    grey = as_image(image).mean(-1, dtype=np.float64)
+    grey = image.mean(-1, dtype=np.float64)
     phase = _phase(grey.shape, frequency, angle).ravel()
     basis = np.stack([np.sin(phase), np.cos(phase), np.ones(phase.size)], 1)
     a, b, _ = np.linalg.lstsq(basis, grey.ravel(), rcond=None)[0]
@@ -260,6 +268,7 @@ def _phase(shape: tuple[int, ...], frequency: float, angle: float) -> np.ndarray
     return 2 * math.pi * frequency * (x * math.cos(turn) + y * math.sin(turn))
 
 
+@takes(image=IMAGE)
 def regions(image: Any) -> dict[str, np.ndarray]:
     """Where an image has edges, texture, or neither: bool "h w" by REGIONS, which cover it without overlap.
 
@@ -267,7 +276,7 @@ def regions(image: Any) -> dict[str, np.ndarray]:
 
     By the structure tensor: `flat` where the grey changes little, else `edges` where it changes one way, else `texture`.
     """
-    grey = cv2.GaussianBlur(cv2.cvtColor(as_image(image), cv2.COLOR_RGB2GRAY), (0, 0), 1.0)
+    grey = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (0, 0), 1.0)
     dx, dy = (cv2.Scharr(grey, cv2.CV_32F, *way, scale=1 / 32) for way in ((1, 0), (0, 1)))
     xx, yy, xy = (cv2.GaussianBlur(p, (0, 0), 2.5) for p in (dx * dx, dy * dy, dx * dy))
     energy = xx + yy
@@ -277,6 +286,7 @@ def regions(image: Any) -> dict[str, np.ndarray]:
     return {"edges": edges, "texture": strong & ~edges, "flat": ~strong}
 
 
+@takes(stages=kind(Mapping))
 def budget(stages: Mapping[str, Any]) -> pd.DataFrame:
     """What each stage changes against the stage before it, in mean squared error: a row per stage, band and region.
 
@@ -290,8 +300,8 @@ def budget(stages: Mapping[str, Any]) -> pd.DataFrame:
     if len(stages) < 2 or "together" in stages:
         raise InputError(f'got stages {list(stages)}: two or more are needed, the truth first, none called "together".')
     first, *_, last = stages
-    size = as_image(stages[first]).shape
-    images = {name: as_image(p, size).astype(np.float64) for name, p in stages.items()}
+    shape = as_image(stages[first], name=str(first)).shape
+    images = {name: as_image(p, shape, name=str(name)).astype(np.float64) for name, p in stages.items()}
     masks = regions(images[first])
     parts = {name: _parts(images[name] - images[before], masks) for before, name in pairwise(images)}
     parts["together"] = _parts(images[last] - images[first], masks) - sum(parts.values())
@@ -303,6 +313,7 @@ def budget(stages: Mapping[str, Any]) -> pd.DataFrame:
     )
 
 
+@takes(whole=CLIP, chunked=CLIP, decode_chunk_size=COUNT)
 def seams(whole: Any, chunked: Any, decode_chunk_size: int) -> dict[str, float]:
     """Steps between decode chunks: how much more the frames jump where one chunk ends and the next begins. Flat dict.
 
@@ -314,8 +325,8 @@ def seams(whole: Any, chunked: Any, decode_chunk_size: int) -> dict[str, float]:
     across the seams, minus that between other neighbours (in squares; 0 where seams are not worse); `seam_brightness`, mean
     absolute step of the mean grey across the seams; `chunk_rms`, root mean square of the difference; `seams`, their number.
     """
-    one, two = as_frames(whole), as_frames(chunked)
-    if one.shape != two.shape or not 1 <= decode_chunk_size < len(one):
+    one, two = whole, chunked
+    if one.shape != two.shape or decode_chunk_size >= len(one):
         raise InputError(
             f"got clips of {one.shape}, {two.shape}, decode_chunk_size={decode_chunk_size}: that leaves no seams."
         )

@@ -19,7 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from svdlab.errors import OutputError
+from svdlab import errors
+from svdlab.errors import OutputError, takes
 
 
 @contextmanager
@@ -33,7 +34,7 @@ def write_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     that only this user can enter, of a name that cannot be guessed, so that no planted link is followed. It is synced to disk
     before it replaces the target. Raises OutputError where the disk refuses.
     """
-    target = Path(path).expanduser().absolute()
+    target = errors.path("path", path)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=".part-", dir=target.parent))
@@ -62,12 +63,17 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+@takes(path=errors.path)
 def hash_file(path: str | os.PathLike[str]) -> str:
     """SHA-256 of a file's bytes, as 64 hex digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise OutputError(f"{str(path)!r} cannot be read: {error.strerror or error}.") from error
 
 
+@takes(facts=errors.kind(Mapping))
 def hash_facts(facts: Mapping[str, Any]) -> str:
     """SHA-256 of plain values, whatever their order: 24 hex digits, the form of a run's id.
 

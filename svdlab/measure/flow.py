@@ -14,12 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 
-from svdlab.measure.video import as_frames
+from svdlab.errors import InputError, shown, takes, whole
+from svdlab.measure.video import CLIP
 
 T = TypeVar("T")
 
@@ -29,6 +31,26 @@ QUICK_SIDE = 192  # px: the longer side of the images that are looked at to choo
 BASELINE_PATH = 1.5  # px (at working size) that a baseline lets things travel before it stops growing
 LOOKED_AT = 512  # sites across the longer side, about, at which dense fields are compared
 FAST = 0.02  # of the diagonal: a global shift beyond that is given to DIS to start from
+BASELINE = partial(whole, least=1, most=1000)
+
+
+def field(name: str, value: Any, axes: str = "t h w 2") -> np.ndarray:
+    """The kind of a flow: finite floats "t h w 2", px."""
+    array = np.asarray(value)
+    fits = array.ndim == len(axes.split()) and array.shape[-1] == 2 and 0 not in array.shape
+    if not fits or array.dtype.kind != "f" or not np.isfinite(array).all():
+        raise InputError(f'{name}={shown(array)}: give a flow, finite floats "{axes}" in px, such as flow(frames).')
+    return array
+
+
+def _starts(name: str, value: Any) -> np.ndarray:
+    try:
+        array = np.asarray(value, np.float32)
+    except (TypeError, ValueError):
+        array = np.full(1, np.nan)
+    if not array.size or array.shape[-1] != 2 or not np.isfinite(array).all():
+        raise InputError(f"{name}={shown(value)}: give points as a list of (x, y), px.")
+    return array.reshape(-1, 2)
 
 
 @dataclass(frozen=True)
@@ -47,6 +69,7 @@ class BothWays:
     baseline: np.ndarray
 
 
+@takes(frames=CLIP, longest_baseline=BASELINE)
 def flow(frames: Any, *, longest_baseline: int = LONGEST_BASELINE) -> np.ndarray:
     """Motion from each frame to the next: float32 "t h w 2" in px, x right, y down, t = frames - 1.
 
@@ -55,18 +78,17 @@ def flow(frames: Any, *, longest_baseline: int = LONGEST_BASELINE) -> np.ndarray
     frames: what `svdlab.measure.video.as_frames` takes, whose InputError this raises. longest_baseline: frames over which slow
     motion may be averaged; 1 takes each pair on its own.
     """
-    clip = as_frames(frames)
-    estimate, (start, baseline) = _estimator(clip), _baselines(clip, longest_baseline)
+    estimate, (start, baseline) = _estimator(frames), _baselines(frames, longest_baseline)
     return np.stack(together(lambda first, length: estimate(first, first + length) / np.float32(length), start, baseline))
 
 
+@takes(frames=CLIP, longest_baseline=BASELINE)
 def both_ways(frames: Any, *, longest_baseline: int = LONGEST_BASELINE) -> BothWays:
     """`flow` with the way back and with what is hidden. Arguments and errors are those of `flow`.
 
     >>> both_ways(clip.frames).visible.mean()            # share of pixels whose motion can be trusted
     """
-    clip = as_frames(frames)
-    estimate, (start, baseline) = _estimator(clip), _baselines(clip, longest_baseline)
+    estimate, (start, baseline) = _estimator(frames), _baselines(frames, longest_baseline)
 
     def there_and_back(first: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         there, back = estimate(first, first + length), estimate(first + length, first)
@@ -94,13 +116,14 @@ def consistent(there: np.ndarray, back: np.ndarray) -> np.ndarray:
     return visible if thin == 1 else visible.repeat(thin, 0).repeat(thin, 1)[:h, :w]
 
 
+@takes(forward=field, starts=_starts)
 def points(forward: np.ndarray, starts: Any) -> np.ndarray:
     """Follow points of the first frame by chaining flow: "f n 2" px (x, y), NaN after leaving the frame.
 
     >>> points(flow(clip.frames), [(32, 32), (10, 50)]).shape[1:]        # (x, y) pairs
     (2, 2)
     """
-    path = [np.asarray(starts, np.float32).reshape(-1, 2)]
+    path = [starts]
     h, w = forward.shape[1:3]
     for f in forward:
         x, y = path[-1].T

@@ -22,9 +22,9 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from svdlab.errors import InputError
+from svdlab.errors import columns, takes
 from svdlab.measure.flow import both_ways, flow, points, sample, speed, stride, together, working_factor, working_grey
-from svdlab.measure.video import as_frames
+from svdlab.measure.video import CLIP, FPS, SIZE
 
 __all__ = ["CAMERAS", "both_ways", "camera_class", "camera_path", "flow", "measure", "points", "summary"]
 
@@ -52,6 +52,11 @@ SIDE = 160  # px: larger pieces are shrunk before they are aligned
 SAMPLES = 3000  # pixels of a piece that are compared
 
 
+def _rows(name: str, table: Any) -> Any:
+    return columns(name, table, "abstained", "pan_px", "tilt_px", "zoom_pct", "roll_deg")
+
+
+@takes(frames=CLIP, playback_fps=FPS)
 def measure(frames: Any, *, playback_fps: float | None = None) -> pd.DataFrame:
     """A row per frame pair: what the camera did, what the object did, and whether that could be told.
 
@@ -63,28 +68,27 @@ def measure(frames: Any, *, playback_fps: float | None = None) -> pd.DataFrame:
     degrees (0 right, 90 up; NaN where nothing moves), `object_area` its share of the frame (0 to 1); `residual_px` mean speed
     of what the camera does not explain; `frozen` nothing moves; `abstained` nothing can be told, `why`, and all numbers are
     NaN; the pair was measured from frame `start` over `baseline` frames. With `playback_fps` also `*_px_s` (px per second) and
-    `*_pct_s` (percent of the frame width per second). Raises InputError for a playback_fps not above 0.
+    `*_pct_s` (percent of the frame width per second).
     """
-    clip = as_frames(frames)
-    if playback_fps is not None and not 0 < playback_fps < math.inf:
-        raise InputError(f"got playback_fps={playback_fps}: frames per second are above 0, or None for px per frame alone.")
-    both = both_ways(clip)
-    k = 1 / stride(clip.shape[1:3])
-    greys = working_grey(clip if k == 1 else [cv2.resize(f, None, fx=k, fy=k, interpolation=cv2.INTER_AREA) for f in clip])
+    both = both_ways(frames)
+    k = 1 / stride(frames.shape[1:3])
+    few = frames if k == 1 else [cv2.resize(f, None, fx=k, fy=k, interpolation=cv2.INTER_AREA) for f in frames]
+    greys = working_grey(few)
 
     def row(t: int) -> dict[str, Any]:
         start, baseline = int(both.start[t]), int(both.baseline[t])
-        pair = _Pair(clip[start], greys[start], greys[start + baseline], both.forward[t], both.visible[t], baseline)
+        pair = _Pair(frames[start], greys[start], greys[start + baseline], both.forward[t], both.visible[t], baseline)
         return {"pair": t, "start": start, "baseline": baseline, **_measure_pair(pair)}
 
     table = pd.DataFrame(together(row, range(len(both.start)))).reindex(columns=COLUMNS)
     if playback_fps:
         for name in SPEEDS:
             table[f"{name}_s"] = table[name] * playback_fps
-            table[f"{name[:-2]}pct_s"] = table[f"{name}_s"] * 100 / clip.shape[2]
+            table[f"{name[:-2]}pct_s"] = table[f"{name}_s"] * 100 / frames.shape[2]
     return table
 
 
+@takes(frames=CLIP, playback_fps=FPS)
 def summary(frames: Any, *, playback_fps: float | None = None) -> dict[str, Any]:
     """One flat dict per clip: the means of `measure` over its pairs, the camera's class, onset and decay.
 
@@ -103,7 +107,7 @@ def summary(frames: Any, *, playback_fps: float | None = None) -> dict[str, Any]
     numbers = [c for c in table.columns if c.endswith(("_px", "_pct", "_deg", "_dx", "_dy", "_area", "_s"))]
     means = {name: float(judged[name].mean()) for name in numbers}
     return {
-        "camera": camera_class(table, np.shape(frames[0])[:2]),
+        "camera": camera_class(table, frames.shape[1:3]),
         "abstained": abstained,
         "frozen": frozen,
         "frozen_share": float(seen.frozen.mean()),
@@ -115,6 +119,7 @@ def summary(frames: Any, *, playback_fps: float | None = None) -> dict[str, Any]
     }
 
 
+@takes(table=_rows, shape=SIZE)
 def camera_class(table: pd.DataFrame, shape: tuple[int, ...]) -> str:
     """The camera's class, one of CAMERAS, from the rows of `measure` for frames of that "h w".
 
@@ -140,6 +145,7 @@ def camera_class(table: pd.DataFrame, shape: tuple[int, ...]) -> str:
     return names[first][int(net[first] > 0)] if first in names else "roll"
 
 
+@takes(table=_rows)
 def camera_path(table: pd.DataFrame) -> pd.DataFrame:
     """Where the camera has got to at each frame: pan_px, tilt_px, roll_deg summed, zoom as a factor.
 
@@ -154,6 +160,7 @@ def camera_path(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([start, path], ignore_index=True).rename_axis("frame")
 
 
+@takes(shape=SIZE)
 def mean_radius(shape: tuple[int, ...]) -> float:
     """Mean distance of a pixel from the centre of an "h w" frame, px: what a radian or a factor of e moves the mean pixel."""
     h, w = shape[:2]

@@ -12,16 +12,16 @@ own, px.
 
 from __future__ import annotations
 
-import math
+from functools import partial
 from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
 
-from svdlab.errors import InputError
+from svdlab.errors import takes
 from svdlab.measure.fidelity import ssim
-from svdlab.measure.flow import both_ways, brought_back, flow, points
-from svdlab.measure.video import as_frames, as_image
+from svdlab.measure.flow import both_ways, brought_back, field, flow, points
+from svdlab.measure.video import CLIP, FPS, as_image
 
 # Directions in which the middles of two opposite borders move, and what VBench-I2V's code calls that.
 TURNS = {("left", "left"): "pan_right", ("right", "right"): "pan_left", ("down", "down"): "tilt_up", ("up", "up"): "tilt_down"}
@@ -29,6 +29,7 @@ TOP_BOTTOM = {**TURNS, ("up", "down"): "zoom_in", ("down", "up"): "zoom_out", ("
 LEFT_RIGHT = {**TURNS, ("left", "right"): "zoom_in", ("right", "left"): "zoom_out", ("static", "static"): "static"}
 
 
+@takes(frames=CLIP, playback_fps=FPS)
 def summary(frames: Any, image: Any = None, *, playback_fps: float) -> dict[str, Any]:
     """All of them as one flat dict; what needs the input image only where one is given.
 
@@ -41,9 +42,7 @@ def summary(frames: Any, image: Any = None, *, playback_fps: float) -> dict[str,
     size; `evalcrafter_warp`, see `warping_error`; `aigcbench_mse`, `aigcbench_ssim`, squared error on 0 to 255 and SSIM of
     input image and first frame. Raises InputError for a playback_fps not above 0 or that leaves one frame.
     """
-    if not 0 < playback_fps < math.inf:
-        raise InputError(f"got playback_fps={playback_fps}: frames per second are above 0.")
-    clip, thin = as_frames(frames), max(1, round(playback_fps / 8))
+    clip, thin = frames, max(1, round(playback_fps / 8))
     forward = flow(clip, longest_baseline=1)
     ends = np.concatenate([flow(clip[[0, -1]], longest_baseline=1), flow(clip[[-1, 0]], longest_baseline=1)])
     changes = [np.abs(b - a).mean() for a, b in pairwise(np.rint(clip * 255))]
@@ -62,6 +61,7 @@ def summary(frames: Any, image: Any = None, *, playback_fps: float) -> dict[str,
     return found | {"aigcbench_mse": error, "aigcbench_ssim": ssim(one, clip[0])}
 
 
+@takes(forward=field)
 def dynamic_degree(forward: np.ndarray) -> bool:
     """VBench-style dynamic degree: does enough of the clip move fast enough?
 
@@ -75,6 +75,7 @@ def dynamic_degree(forward: np.ndarray) -> bool:
     return bool(fast.sum() >= round(4 * (len(forward) + 1) / 16))
 
 
+@takes(forward=field, ends=field)
 def static_filter(forward: np.ndarray, ends: np.ndarray) -> bool:
     """VBench-style static filter, which chooses the clips that are scored for flicker.
 
@@ -89,6 +90,7 @@ def static_filter(forward: np.ndarray, ends: np.ndarray) -> bool:
     return bool(fast <= allowed and _fastest(ends, 0.02).max() <= 2 * allowed * threshold)
 
 
+@takes(forward=field)
 def camera_motion(forward: np.ndarray) -> tuple[str, ...]:
     """VBench-I2V-style camera labels from where the middles of the four borders end up, first frame to last; sorted.
 
@@ -116,6 +118,7 @@ def camera_motion(forward: np.ndarray) -> tuple[str, ...]:
     return tuple(sorted(named - {"static"} or named or {"None"}))
 
 
+@takes(frames=CLIP)
 def warping_error(frames: Any) -> float:
     """EvalCrafter-style warping error, lower is better: the later frame, brought back along the flow, minus the earlier one.
 
@@ -125,9 +128,8 @@ def warping_error(frames: Any) -> float:
     At half size: the squared difference summed over the colours, averaged over pixels that are not `occluded`, then over
     pairs; a pair in which nothing stays visible counts as 0, as in the published code.
     """
-    clip = as_frames(frames)
-    h, w = clip.shape[1] // 2, clip.shape[2] // 2
-    half = clip[:, : 2 * h, : 2 * w].reshape(len(clip), h, 2, w, 2, 3).mean((2, 4))
+    h, w = frames.shape[1] // 2, frames.shape[2] // 2
+    half = frames[:, : 2 * h, : 2 * w].reshape(len(frames), h, 2, w, 2, 3).mean((2, 4))
     both = both_ways(half, longest_baseline=1)
     errors = []
     for (one, two), there, back in zip(pairwise(half), both.forward, both.backward, strict=True):
@@ -136,6 +138,7 @@ def warping_error(frames: Any) -> float:
     return float(np.mean(errors))
 
 
+@takes(there=partial(field, axes="h w 2"), back=partial(field, axes="h w 2"))
 def occluded(there: np.ndarray, back: np.ndarray) -> np.ndarray:
     """Where the warping error does not look: bool "h w".
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from svdlab.errors import InputError, MissingExtraError
-from svdlab.measure.video import as_frames, as_image
+from svdlab import errors
+from svdlab.errors import InputError, MissingExtraError, takes, whole
+from svdlab.measure.video import FRAMES, IMAGE, SIZE, as_image
 
 FONTS = {"sans": "DejaVuSans-Bold.ttf", "serif": "DejaVuSerif.ttf", "mono": "DejaVuSansMono.ttf"}  # free; matplotlib's
 LEAST_HEIGHT = 5  # px: no font has five strokes' room below
@@ -63,6 +64,13 @@ class Plate:
         return self.text.replace(" ", "")
 
 
+@takes(
+    text=errors.text,
+    shape=SIZE,
+    height=partial(whole, least=LEAST_HEIGHT),
+    font=partial(errors.one_of, options=FONTS),
+    contrast=partial(errors.number, above=0, most=1),
+)
 def make_plate(
     text: str, shape: tuple[int, int], *, height: int, font: str = "sans", contrast: float = 0.9, background: Any = None
 ) -> Plate:
@@ -75,12 +83,9 @@ def make_plate(
     (light + dark) about mid grey, above 0, at most 1. background: "h w 3" in [0, 1]; None for mid grey.
     Raises InputError for a value outside its range, or a text that does not fit.
     """
-    if font not in FONTS or not 0 < contrast <= 1 or height < LEAST_HEIGHT or not text.strip():
-        raise InputError(
-            f"got text={text!r}, font={font!r}, contrast={contrast}, height={height}: fonts are {', '.join(FONTS)}, contrast "
-            f"is above 0 and at most 1, and capitals are at least {LEAST_HEIGHT} px high."
-        )
     h, w = shape
+    if not text.isprintable() or not text.strip() or height > h:
+        raise InputError(f"text={text[:40]!r}, height={height}: give a line of letters, less high than the image's {h} px.")
     image = np.full((h, w, 3), 0.5, np.float32) if background is None else as_image(background, shape).copy()
     face = _face(font, height)
     margin = max(2, round(height * 0.5))
@@ -101,6 +106,7 @@ def make_plate(
     return Plate(image, text, np.array(list(cells)), height, font, contrast, panel)
 
 
+@takes(plate=errors.kind(Plate), frames=FRAMES)
 def correlation(plate: Plate, frames: Any) -> pd.DataFrame:
     """How much of each letter each frame still shows: a row per frame and letter.
 
@@ -111,11 +117,10 @@ def correlation(plate: Plate, frames: Any) -> pd.DataFrame:
     empty); `contrast` left of it, 1 for all; `dropped`: correlation below 0.5; `dx`, `dy`, `scale`: where the plate was found,
     px from where it was drawn and factor of size. Raises InputError for frames that cannot be used or of another size.
     """
-    clip = as_frames(frames, least=1)
-    as_image(clip[0], plate.image.shape)
+    as_image(frames[0], plate.image.shape, name="frames[0]")
     own, reach = cv2.cvtColor(plate.image, cv2.COLOR_RGB2GRAY), max(1, round(0.12 * plate.height))
     pose, rows = (0.0, 0.0, 1.0), []
-    for number, frame in enumerate(clip):
+    for number, frame in enumerate(frames):
         grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
         pose = _follow(own, grey, plate.panel, pose)
         back = _brought_back(grey, pose)
@@ -181,6 +186,7 @@ def _face(font: str, height: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(path), max(4, round(1000 * height / (bottom - top))))
 
 
+@takes(image=IMAGE)
 def read(image: Any) -> str:
     """All text in one image "h w 3" in [0, 1], lines from top to bottom joined by blanks; "" for none.
 
@@ -189,7 +195,7 @@ def read(image: Any) -> str:
 
     Raises MissingExtraError without rapidocr.
     """
-    pixels: Any = (as_image(image) * 255 + 0.5).astype(np.uint8)
+    pixels: Any = (image * 255 + 0.5).astype(np.uint8)
     factor = max(1, -(-WORKING_SIDE // min(pixels.shape[:2])))
     if factor > 1:
         pixels = cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
@@ -199,15 +205,17 @@ def read(image: Any) -> str:
     return " ".join(text for text, _ in sorted(lines, key=lambda line: line[1][:, 1].min()))
 
 
+@takes(frames=FRAMES, truth=errors.text)
 def read_clip(frames: Any, truth: str) -> pd.DataFrame:
     """A row per frame: `frame`, `text`, and `error_rate` against the truth.
 
     >>> read_clip(clip.frames, "OPEN").error_rate.mean()
     """
-    found = pd.DataFrame({"text": [read(frame) for frame in as_frames(frames, least=1)]}).rename_axis("frame").reset_index()
+    found = pd.DataFrame({"text": [read(frame) for frame in frames]}).rename_axis("frame").reset_index()
     return found.assign(error_rate=[error_rate(truth, text) for text in found.text])
 
 
+@takes(truth=errors.text, text=errors.LABEL)
 def error_rate(truth: str, text: str) -> float:
     """Character error rate: insertions, deletions and substitutions (Levenshtein) per character of the truth, at most 1.
 

@@ -17,12 +17,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
-import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,15 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from svdlab import __version__
-from svdlab.errors import InputError, OutputError
+from svdlab import __version__, errors
+from svdlab.errors import InputError, OutputError, SvdlabError, number, takes, whole
 from svdlab.measure.files import plain, write_whole
+from svdlab.measure.reading import VideoWarning, distinct, ffmpeg, read_frames, unpacked  # noqa: F401
 
 SLACK = 1e-3  # rounding of a decoder around 0 and 1, which is clipped
 SMALLEST = 16  # px: below that neither flow nor SSIM has a neighbourhood to look at
 PLAYBACK_FPS = 7.0  # for players, where a clip does not say: diffusers' default fps
+FORM = f'frames are "f h w 3", RGB last, {SMALLEST} px or more each way, floats in [0, 1] or uint8;'
 PREVIEW_SIDE = 256  # px: smaller clips are enlarged by whole factors, or nobody would see what happens in them
 
 TERMS = "http://cv.iptc.org/newscodes/digitalsourcetype/"
@@ -67,63 +69,118 @@ XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 PNG_NAMES = {"Software": "encoded_by", "Description": "comment", "Copyright": "copyright", "svdlab": "svdlab"}
 
 
-def as_frames(frames: Any, *, least: int = 2) -> np.ndarray:
+def as_frames(frames: Any, *, least: int = 2, name: str = "frames") -> np.ndarray:
     """Check a clip and return it as float32 "f h w 3" in [0, 1].
 
     >>> as_frames(np.zeros((25, 576, 1024, 3), np.uint8)).dtype
     dtype('float32')
 
     frames: floats in [0, 1], kept as they are, or uint8, divided by 255; RGB, or grey "f h w" or "f h w 1", repeated to three
-    channels; as an array, a CPU tensor, or a list of arrays or PIL images. Raises InputError for anything else: fewer than
-    `least` frames, mixed sizes, NaN or infinity, floats outside [0, 1], a side under 16 px.
+    channels; as an array, a tensor of torch, a list of arrays, PIL images or image files, a Clip, or the path of a video (see
+    `read_frames`). Raises InputError, which names the argument, for anything else: fewer than `least` frames, mixed sizes, NaN
+    or infinity, floats outside [0, 1], a side under 16 px.
     """
-    if isinstance(frames, (list, tuple)):
-        frames = [np.asarray(f) for f in frames]
-        if len({f.shape for f in frames}) > 1:
-            raise InputError("got frames of different shapes: the frames of a clip have one size.")
-    array = np.asarray(frames)
-    if array.ndim == 3 and array.shape[-1] not in (1, 3, 4):
-        array = array[..., None]
-    floats = np.issubdtype(array.dtype, np.floating) and array.size > 0
-    low, high = (float(array.min()), float(array.max())) if floats else (0.0, 255.0)
-    fits = array.ndim == 4 and array.shape[-1] in (1, 3) and len(array) >= least and min(array.shape[1:3]) >= SMALLEST
-    if not fits or not (array.dtype == np.uint8 or (floats and low >= -SLACK and high <= 1 + SLACK)):  # False for NaN
-        raise InputError(
-            f"got {array.dtype} of shape {array.shape}{f', from {low:.3g} to {high:.3g}' if floats else ''}; "
-            f'frames are "f h w c": {least} or more, {SMALLEST} px or more each way, RGB last, floats in [0, 1] or uint8.'
-        )
-    if not floats:
+    array = _pixels(name, _array(name, frames), least)
+    if array.dtype == np.uint8:
         array = array.astype(np.float32) / 255
-    elif low < 0 or high > 1:
+    elif array.min() < 0 or array.max() > 1:
         array = np.clip(array, 0, 1)
     array = array.astype(np.float32, copy=False)
     return np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else array
 
 
-def as_image(image: Any, size: tuple[int, ...] | None = None) -> np.ndarray:
+def as_image(image: Any, size: tuple[int, ...] | None = None, *, name: str = "image") -> np.ndarray:
     """Check one image and return it as float32 "h w 3" in [0, 1]; the rules are those of `as_frames`.
 
-    size: the "h w" that it needs; InputError for another.
+    size: the "h w" that it needs; InputError for another, and for more than one frame.
     """
-    array = np.asarray(image)
-    array = as_frames(array[None] if array.ndim in (2, 3) else array, least=1)[0]
+    array = _array(name, image)
+    if array.ndim == 4 and len(array) > 1:
+        raise InputError(f"{name} is a clip of {len(array)} frames: give one image, such as frames[0].")
+    array = as_frames(array[None] if array.ndim in (2, 3) else array, least=1, name=name)[0]
     if size is not None and array.shape[:2] != tuple(size[:2]):
-        raise InputError(f"got an image of {array.shape[:2]} (h, w), and {tuple(size[:2])} is needed: bring both to one size.")
+        raise InputError(
+            f"{name} is an image of {array.shape[:2]} (h, w), and {tuple(size[:2])} is needed: bring both to one size."
+        )
     return array
 
 
 def as_bytes(frames: Any) -> np.ndarray:
     """Frames "f h w c" in [0, 1] (or uint8 already) as uint8: what a video file holds of them."""
-    array = np.asarray(frames)
-    return array if array.dtype == np.uint8 else (as_frames(array, least=1) * 255 + 0.5).astype(np.uint8)
+    array = _pixels("frames", _array("frames", frames), least=1)
+    if array.dtype != np.uint8:
+        array = (as_frames(array, least=1) * 255 + 0.5).astype(np.uint8)
+    return np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else array
 
 
+def _array(name: str, value: Any) -> np.ndarray:
+    """Frames in any of their forms as an array, whatever its dtype and shape."""
+    value = getattr(value, "frames", value)
+    if isinstance(value, (str, os.PathLike)):
+        return read_frames(errors.path(name, value))
+    try:
+        if isinstance(value, Image.Image):
+            return unpacked(value)[0]
+        if isinstance(value, (list, tuple)):
+            value = [f if isinstance(f, (list, tuple)) else _array(f"{name}[{i}]", f) for i, f in enumerate(value)]
+            value = [f[0] if np.ndim(f) == 4 and len(f) == 1 else np.asarray(f) for f in value]
+            if len({(f.shape, f.dtype.kind) for f in value}) > 1:
+                raise InputError(f"{name} has frames of different shapes or dtypes: the frames of a clip have one size.")
+        if hasattr(value, "is_floating_point"):  # torch's, which nothing here imports
+            value = value.detach().cpu()
+            value = (value.float() if value.is_floating_point() else value).numpy()
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError, OSError) as error:
+        if isinstance(error, SvdlabError):
+            raise
+        raise InputError(f"{name}={errors.shown(value)}: {FORM}") from error
+
+
+def _pixels(name: str, array: np.ndarray, least: int) -> np.ndarray:
+    """The array, uint8 or floats as they are, as "f h w c", c 1 or 3, if these are frames."""
+    if array.ndim == 3 and array.shape[-1] not in (1, 3, 4):
+        if len(array) == 3:
+            raise InputError(
+                f'{name} of shape {array.shape} are three grey frames, "f h w 1", or one image, "h w 3": say which.'
+            )
+        array = array[..., None]
+    floats = np.issubdtype(array.dtype, np.floating) and array.size > 0
+    low, high = (float(array.min()), float(array.max())) if floats else (0.0, 255.0)
+    fits = array.ndim == 4 and array.shape[-1] in (1, 3) and len(array) >= least and min(array.shape[1:3]) >= SMALLEST
+    if not fits or not (array.dtype == np.uint8 or (floats and low >= -SLACK and high <= 1 + SLACK)):  # False for NaN
+        turned = array.ndim >= 3 and array.shape[-3] in (1, 3) and array.shape[-1] > 4
+        raise InputError(
+            f"{name}: got {array.dtype} of shape {array.shape}{f', from {low:.3g} to {high:.3g}' if floats else ''}; {FORM} "
+            f"{least} or more are needed.{' Colours come last: np.moveaxis(frames, -3, -1).' if turned else ''}"
+        )
+    return array
+
+
+def _kind(check: Callable[..., np.ndarray], **more: Any) -> Callable[[str, Any], np.ndarray]:
+    return lambda name, value: check(value, name=name, **more)
+
+
+CLIP, FRAMES, IMAGE = _kind(as_frames), _kind(as_frames, least=1), _kind(as_image)  # for `errors.takes`
+FPS = partial(number, least=0.01, most=10_000)
+
+
+def SIZE(name: str, value: Any) -> tuple[int, int]:
+    """The kind of an image's "h w", px; what follows these two is left out."""
+    h, w, *_ = errors.several(name, value, partial(whole, least=1, most=2**14), least=2)
+    return h, w
+
+
+@takes(path=errors.path, playback_fps=FPS)
 def write_frames(path: str | Path, frames: Any, *, playback_fps: float | None = None) -> None:
-    """Write the frames as FFV1, bit for bit what `as_bytes` makes of them."""
+    """Write the frames as FFV1, in a .mkv, bit for bit what `as_bytes` makes of them."""
+    clip = as_bytes(frames)
+    if Path(path).suffix.lower() != ".mkv":
+        raise InputError(f"{str(path)!r}: lossless frames are written as .mkv.")
     with write_whole(path) as part:
-        _encode(part, as_bytes(frames), playback_fps, codec="ffv1", encoded_format="bgr0", ffmpeg_args=["-threads", "1"])
+        _encode(part, clip, playback_fps, codec="ffv1", encoded_format="bgr0", ffmpeg_args=["-threads", "1"])
 
 
+@takes(path=errors.path, playback_fps=FPS, facts=errors.kind(Mapping))
 def write_preview(
     path: str | Path, frames: Any, *, playback_fps: float | None = None, facts: Mapping[str, Any] | None = None
 ) -> None:
@@ -138,7 +195,10 @@ def write_preview(
         part.write_bytes(data)
 
 
-def h264(frames: np.ndarray, fps: float | None = None, *, crf: int = 18, facts: Any = None, arguments: Any = ()) -> bytes:
+@takes(fps=FPS, crf=partial(whole, most=51), facts=errors.kind(Mapping))
+def h264(
+    frames: np.ndarray, fps: float | None = None, *, crf: int = 18, facts: Any = None, arguments: Sequence[str] = ()
+) -> bytes:
     """Frames "f h w 3", uint8 or uint16, as the bytes of an MP4: yuv420p where both sides are even, else yuv444p.
 
     >>> h264(as_bytes(clip.frames), fps=7)[4:8]
@@ -146,12 +206,15 @@ def h264(frames: np.ndarray, fps: float | None = None, *, crf: int = 18, facts: 
 
     facts: see `describe`; written as tags. arguments: more of ffmpeg's.
     """
+    array = _array("frames", frames)
+    if array.dtype not in (np.uint8, np.uint16) or array.ndim != 4 or array.shape[-1] != 3 or 0 in array.shape:
+        raise InputError(f'frames: got {array.dtype} of shape {array.shape}; give uint8 or uint16 "f h w 3".')
     words = [*arguments, "-movflags", "+faststart+use_metadata_tags"]
     for key, text in _texts(facts).items() if facts else ():
         words += ["-metadata", f"{key}={text}"]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "clip.mp4")
-        _encode(path, frames, fps, codec="h264", crf=crf, ffmpeg_args=words)
+        _encode(path, array, fps, codec="h264", crf=crf, ffmpeg_args=words)
         return path.read_bytes()
 
 
@@ -162,31 +225,8 @@ def _encode(path: Path, frames: np.ndarray, fps: float | None, **how: Any) -> No
     mediapy.set_ffmpeg(imageio_ffmpeg.get_ffmpeg_exe())
     try:
         mediapy.write_video(path, frames, fps=fps or PLAYBACK_FPS, **how)
-    except RuntimeError as error:
-        raise OutputError(f"{path.name} could not be encoded: {error}") from error
-
-
-def read_frames(path: str | Path) -> np.ndarray:
-    """Read all frames of a video file, uint8 "f h w 3"."""
-    # PPM says its own size in each frame's header: "P6\n{w} {h}\n255\n"
-    data = _ffmpeg(path, "-map", "0:v:0", "-fps_mode", "vfr", "-f", "image2pipe", "-vcodec", "ppm")
-    try:
-        w, h = map(int, data[:64].split(b"\n", 3)[1].split())
-        frames = np.frombuffer(data, np.uint8).reshape(-1, len(f"P6\n{w} {h}\n255\n") + h * w * 3)
-    except (IndexError, ValueError) as error:
-        raise OutputError(f"{path} cannot be read as a video: {error}") from error
-    return frames[:, -h * w * 3 :].reshape(-1, h, w, 3)
-
-
-def _ffmpeg(path: str | Path, *arguments: str) -> bytes:
-    """What ffmpeg makes of a file."""
-    import imageio_ffmpeg
-
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path), *arguments, "-"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    if done.returncode:
-        raise OutputError(f"{path} cannot be read as a video: {done.stderr.decode(errors='replace').strip()}")
-    return done.stdout
+    except (RuntimeError, OSError) as error:
+        raise OutputError(f"{path.name} could not be encoded: {' '.join(str(error).split())[:300]}") from error
 
 
 def licence_line(repo_id: str | None, card: Mapping[str, Any]) -> str:
@@ -255,7 +295,7 @@ def read_tags(path: str | Path) -> dict[str, Any]:
         if Path(path).suffix.lower() == ".png":
             with Image.open(path) as image:
                 return dict(json.loads(image.info.get("svdlab", "{}")))
-        lines = _ffmpeg(path, "-f", "ffmetadata").decode().replace("\\\n", "\n").splitlines()
+        lines = ffmpeg(path, "-f", "ffmetadata")[0].decode().replace("\\\n", "\n").splitlines()
         text = next((line.partition("=")[2] for line in lines if line.startswith("svdlab=")), "{}")
         return dict(json.loads(re.sub(r"\\([=;#\\])", r"\1", text)))  # ffmetadata escapes these
     except (OSError, ValueError) as error:

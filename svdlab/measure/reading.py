@@ -1,0 +1,165 @@
+"""Videos and images as frames: one reader for every format, which turns them upright and says what is odd about them.
+
+    >>> read_frames("frames.mkv").shape[-1]          # uint8 "f h w 3"
+    3
+
+Animated WebP, GIF and PNG are read by Pillow, the rest by imageio-ffmpeg's ffmpeg, which may open nothing but the file itself.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import subprocess
+import warnings
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from svdlab import errors
+from svdlab.errors import InputError, OutputError, takes
+
+LARGEST = 4 << 30  # bytes of frames that are read
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,ogg,asf,ivf,nut,yuv4mpegpipe"  # no playlists, which name other files
+
+
+class VideoWarning(UserWarning):
+    """A video whose frames do not follow each other at one rate, or that holds frames again."""
+
+
+@takes(path=errors.path)
+def read_frames(path: str | Path) -> np.ndarray:
+    """Read all frames of a video, upright, as uint8 "f h w 3": the one reader of every format.
+
+    >>> read_frames("frames.mkv").shape[-1]
+    3
+
+    path: what ffmpeg reads (mkv, mp4, mov, webm, avi ...), an animated WebP, GIF or PNG (by Pillow, transparency on white), or
+    a folder of images, in the order of the numbers in their names. Warns (VideoWarning) where the time from frame to frame
+    varies, so that no playback_fps gives px/s, and where an animated image holds frames again (see `distinct`). Raises
+    OutputError for what cannot be read, is damaged or cut short, and InputError for more than 4 GiB of frames. Files named in
+    a file (playlists) are never opened.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = (p for p in path.iterdir() if p.suffix.lower() in IMAGES)
+        ordered = sorted(
+            files, key=lambda p: [(t.isdecimal(), int(t) if t.isdecimal() else 0, t) for t in re.split(r"(\d+)", p.name)]
+        )
+        images = [read_frames(p)[0] for p in ordered]
+        if len({image.shape for image in images}) != 1:
+            raise InputError(
+                f"{str(path)!r} holds {len(images)} images, {'of different sizes' if images else 'no video'}: "
+                "give a video, or a folder with a clip's frames as images of one size."
+            )
+        return np.stack(images)
+    if not path.is_file():
+        raise OutputError(f"{str(path)!r} cannot be read as a video: {'it is no file' if path.exists() else 'no such file'}.")
+    try:
+        with Image.open(path, formats=("PNG", "GIF", "WEBP", "JPEG", "BMP", "TIFF")) as image:
+            frames, seconds = unpacked(image)
+            if image.format == "GIF" and not path.read_bytes()[-64:].rstrip(b"\0").endswith(b";"):
+                raise OutputError("it is cut short")
+    except UnidentifiedImageError:
+        frames = None
+    except InputError:
+        raise
+    except Exception as error:  # Pillow's readers raise OSError, EOFError, SyntaxError, struct.error and more
+        raise OutputError(f"{str(path)!r} cannot be read as a video: {' '.join(str(error).split())}.") from error
+    animated = frames is not None
+    if frames is None:
+        frames, seconds = _decoded(path)
+    gaps = np.diff(seconds) * 1000
+    if len(gaps) > 1 and gaps.max() - gaps.min() > 0.1 * np.median(gaps) + 1.01:  # containers round to a millisecond
+        words = f"its frames follow each other after {gaps.min():.0f} to {gaps.max():.0f} ms"
+        words += ": no playback_fps gives its px/s; px/frame are as they are."
+        warnings.warn(f"{path.name}: {words}", VideoWarning, stacklevel=3)
+    if animated and len(frames) > 2 and len(found := distinct(frames)) < len(frames):
+        words = f"only {len(found)} of its {len(frames)} frames are distinct; frames[distinct(frames)] leaves the others out."
+        warnings.warn(f"{path.name}: {words}", VideoWarning, stacklevel=3)
+    return frames
+
+
+def distinct(frames: Any) -> list[int]:
+    """The numbers of the frames that repeat no earlier one; many tools play a clip twice, or back, within one file.
+
+    >>> distinct(np.concatenate([clip.frames, clip.frames[1:]])) == list(range(len(clip.frames)))
+    True
+
+    A frame repeats another if it equals it, or, after a lossy codec, differs less (mean absolute difference) than two thirds
+    of what the other differs from its own neighbours. A clip in which nothing moves has one distinct frame.
+    """
+    clip = np.asarray(getattr(frames, "frames", frames))
+    if clip.ndim != 4 or 0 in clip.shape or clip.dtype.kind not in "uf":
+        raise InputError(f'frames: got {clip.dtype} of shape {clip.shape}; give an array "f h w 3".')
+    every = max(1, max(clip.shape[1:3]) // 128)
+    small = clip[:, ::every, ::every].reshape(len(clip), -1).astype(np.float32)
+    step = np.array([np.abs(b - a).mean() for a, b in pairwise(small)] or [0.0])
+    near = np.minimum(np.append(step, np.inf), np.insert(step, 0, np.inf))[: len(small)] * 2 / 3
+    found = [0]
+    for i in range(1, len(small)):
+        away = np.abs(small[:i] - small[i]).mean(1)
+        if not (away == 0).any() and not (away < near[:i])[: i - 1].any():
+            found.append(i)
+    return found
+
+
+def unpacked(image: Image.Image) -> tuple[np.ndarray, list[float]]:
+    """The frames of an image, upright, on white, and the seconds at which they are shown."""
+    start, count = int(getattr(image, "default_image", False)), getattr(image, "n_frames", 1)
+    if count * image.width * image.height * 3 > LARGEST:
+        raise InputError(
+            f"{count} frames of {image.width}x{image.height} px take more than 4 GiB: make it shorter or smaller."
+        )
+    frames, seconds = [], [0.0]
+    for i in range(start, count):
+        if count > 1:
+            image.seek(i)
+        one = ImageOps.exif_transpose(image)
+        if one.mode[0] in "IF":
+            raise InputError(f"an image of mode {one.mode} has no 8-bit colours: convert it, or give floats in [0, 1].")
+        if one.has_transparency_data:
+            one = one.convert("RGBA")
+            one = Image.alpha_composite(Image.new("RGBA", one.size, "white"), one)
+        frames.append(np.asarray(one.convert("RGB")))
+        seconds.append(seconds[-1] + float(image.info.get("duration", 0)) / 1000)
+    return np.stack(frames), seconds[:-1]
+
+
+def _decoded(path: Path) -> tuple[np.ndarray, list[float]]:
+    """The frames of a video by ffmpeg, which turns them upright, and the seconds at which they are shown."""
+    filters = "showinfo=checksum=0,settb=1,setpts=1000*N"  # times of its own, so that passthrough drops none
+    words = ("-map", "0:V:0", "-vf", filters, "-fps_mode", "passthrough", "-fs", str(LARGEST))
+    data, said = ffmpeg(path, *words, "-f", "rawvideo", "-pix_fmt", "rgb24", level="level+info")
+    shown = re.findall(r"\] n: *\d+ pts:.*? pts_time:(\S+) .*? s:(\d+)x(\d+) ", said)
+    if len(data) >= LARGEST:
+        raise InputError(f"{str(path)!r} has more than 4 GiB of frames: make it shorter or smaller.")
+    sizes, times = {s[1:] for s in shown}, [float(s[0]) if s[0] != "NOPTS" else math.nan for s in shown]
+    if len(sizes) > 1:
+        raise OutputError(
+            f"{str(path)!r} changes its size: {', '.join(sorted(map('x'.join, sizes)))} px; frames have one size."
+        )
+    w, h = map(int, next(iter(sizes), ("0", "0")))
+    wrong = re.findall(r"\[(?:error|fatal)\] (.*)", said)
+    if wrong or not shown or len(data) != len(shown) * h * w * 3:
+        raise OutputError(f"{str(path)!r} is damaged: {wrong[0].rstrip('.') if wrong else 'its frames are not whole'}.")
+    return np.frombuffer(data, np.uint8).reshape(-1, h, w, 3).copy(), times
+
+
+def ffmpeg(path: str | Path, *arguments: str, level: str = "error") -> tuple[bytes, str]:
+    """What ffmpeg makes of a file, and what it says. It opens that file alone, as one of CONTAINERS."""
+    import imageio_ffmpeg
+
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-nostats", "-v", level, "-format_whitelist", CONTAINERS]
+    command += ["-protocol_whitelist", "file", "-i", f"file:{path}", *arguments, "-"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    said = done.stderr.decode(errors="replace")
+    if done.returncode:
+        why = re.findall(r"\[(?:error|fatal)\] (.*)", said) or said.split("\n")
+        why = ["it is no video"] if "not on whitelist" in said else why
+        raise OutputError(f"{str(path)!r} cannot be read as a video: {' '.join(why[0].split())[:200].rstrip('.')}.")
+    return done.stdout, said
