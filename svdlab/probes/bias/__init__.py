@@ -19,7 +19,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +32,23 @@ import numpy as np
 import pandas as pd
 
 from svdlab import __version__
-from svdlab.errors import InputError, columns, number, one_of, seed, several
+from svdlab.errors import (
+    COUNT,
+    LEVEL,
+    POSITIVE,
+    InputError,
+    OutputError,
+    columns,
+    flag,
+    kind,
+    one_of,
+    path,
+    seed,
+    several,
+    shown,
+    takes,
+    text,
+)
 from svdlab.measure import faces
 from svdlab.measure.fidelity import reconstruction_error
 from svdlab.measure.files import plain, write_whole
@@ -40,13 +56,14 @@ from svdlab.pipeline.conditions import Conditions, conditions_of
 from svdlab.pipeline.generate import Clip, ProbePipeline, resolve
 from svdlab.pipeline.images import open_image, prepare_image
 from svdlab.probes.conditioning import classify
-from svdlab.probes.stimuli import still, through_autoencoder
+from svdlab.probes.stimuli import pipeline, still, through_autoencoder
 from svdlab.show.clips import Video, video
 from svdlab.show.figure import COLOURS, INK, WIDTH, Figure, draw, fitted, graphs, images, save
 from svdlab.show.page import Sections, Strong, markdown
 from svdlab.show.tables import forest
 from svdlab.stats.effects import EFFECT, INCONCLUSIVE, VERDICTS, as_table, corrected, numbers, paired, quantity
 from svdlab.stats.intervals import detectable
+from svdlab.study import ledger
 from svdlab.study.identity import weights_hash
 from svdlab.study.pairs import Contrast, confounds, contrasts, pairs_of, read_manifest
 from svdlab.study.sweep import sweep
@@ -75,6 +92,14 @@ ODD = {
     "half_turn": ("pan_px", "object_dx", "tilt_px", "object_dy"),
 }
 PLAN = "plan.json"
+PLANNED: dict[str, Any] = dict(  # its schema
+    **dict.fromkeys(("pairs", "margins", "conditions"), dict),
+    **dict.fromkeys(("measures", "seeds", "sample"), list),
+    **dict.fromkeys(("expectation", "svdlab", "written"), str),
+    **dict.fromkeys(("checkpoint", "weights"), (str, type(None))),
+    alpha=float,
+)
+LARGEST = 2**26  # bytes of a plan that is read
 LIMITS = """What such a study can and cannot show: it compares the groups that the manifest names, on these images, at these
 conditions. Labels are the manifest's; images within a pair may differ in more than the group (see the confounds). An effect
 means that the model, its autoencoder or the instruments respond differently, not why. "Inconclusive" is no evidence of
@@ -82,6 +107,21 @@ fairness; "equivalent" holds for the margin that was set beforehand, and no othe
 of harm."""
 
 
+def manifest_rows(name: str, value: Any) -> pd.DataFrame:
+    """A manifest as `svdlab.study.pairs.read_manifest` returns it."""
+    return columns(name, value, "path", "pair_id", "group", "group_scheme", "flip_noise")
+
+
+def margins_of(value: Any, measures: Sequence[str]) -> dict[str, float]:
+    """Margins by measure, each of a measure that is known."""
+    given = kind(Mapping)("margins", value)
+    return {one_of("margins", name, measures): POSITIVE("margin", margin) for name, margin in given.items()}
+
+
+NAMES = partial(several, check=text, distinct=True)
+
+
+@takes(clips=kind(pd.DataFrame), manifest=manifest_rows, measures=NAMES, alpha=LEVEL)
 def compare(
     clips: pd.DataFrame,
     manifest: pd.DataFrame,
@@ -101,13 +141,14 @@ def compare(
     mean_a, mean_b; left_out, pairs without a number in one of the two; detectable, the smallest effect found with 80 % power
     at alpha over the number of tests. Raises InputError for a column that is not there, or clips that lack an image.
     """
+    margins = margins_of({} if margins is None else margins, measures)
     facts, effects = [], []
     for contrast in contrasts(manifest):
         for measure in measures:
             values = pair_values(clips, manifest, contrast, measure)
             words, unit = MEASURES.get(measure, (measure.replace("_", " "), ""))  # of a column of one's own, its name
             what = f"{words}, {contrast.a} minus {contrast.b} ({contrast.scheme})"
-            how: dict[str, Any] = dict(alpha=alpha, margin=(margins or {}).get(measure), seeds=clips["seed"].nunique())
+            how: dict[str, Any] = dict(alpha=alpha, margin=margins.get(measure), seeds=clips["seed"].nunique())
             key = f"{contrast.scheme}/{contrast.a}/{contrast.b}/{measure}"
             effects.append(paired(key, what, values.a - values.b, unit=unit, **how))
             where = {**vars(contrast), "contrast": str(contrast), "measure": measure, "label": words}
@@ -120,6 +161,7 @@ def compare(
     return table
 
 
+@takes(clips=kind(pd.DataFrame), manifest=manifest_rows, contrast=kind(Contrast), measure=text)
 def pair_values(clips: pd.DataFrame, manifest: pd.DataFrame, contrast: Contrast, measure: str) -> pd.DataFrame:
     """One measure of both images of each pair: columns `a` and `b`, indexed by `pair_id`, as `compare` takes them.
 
@@ -165,10 +207,11 @@ class Design:
         self.manifest = read_manifest(self.manifest)
         named = partial(one_of, options=MEASURES)
         chosen = _measurable(self.manifest) if self.measures is None else self.measures
-        self.measures = list(several("measures", chosen, named))
-        self.margins = {named("margins", name): number("margin", value, above=0) for name, value in self.margins.items()}
-        self.seeds = list(several("seeds", self.seeds, seed))
-        number("alpha", self.alpha, above=0, below=1)
+        self.measures = list(several("measures", chosen, named, distinct=True))
+        self.margins = margins_of(self.margins, list(MEASURES))
+        self.seeds = list(several("seeds", self.seeds, seed, distinct=True))
+        self.alpha = LEVEL("alpha", self.alpha)
+        kind(Conditions, type(None))("conditions", self.conditions)
 
     @property
     def pairs(self) -> dict[str, int]:
@@ -249,12 +292,14 @@ class BiasResult:
         return markdown(title, sections, label=self.label, footer=f"Plan: {PLAN}, written {self.plan['written']}.")
 
 
+@takes(pipe=pipeline, design=kind(Design), out=path)
 def register(pipe: ProbePipeline, design: Design, out: str | Path) -> Design:
     """Write the design to `out/plan.json` before the first clip; a plan that is there stays. Returns the design."""
     _first_plan(design.plan(pipe), out)
     return design
 
 
+@takes(pipe=pipeline, design=kind(Design), out=path, progress=flag)
 def run(pipe: ProbePipeline, design: Design, out: str | Path, *, progress: bool = True) -> BiasResult:
     """The whole study: plan.json, clips, comparison, confounds, and where it departed from its plan.
 
@@ -276,19 +321,21 @@ def run(pipe: ProbePipeline, design: Design, out: str | Path, *, progress: bool 
     if "reconstruction_mse" in design.measures:
         clips = clips.merge(autoencoder_loss(pipe, manifest, design.conditions), on="label_row", how="left")
     measured = [name for name in design.measures if name in clips and numbers(clips[name]).notna().any()]
-    table = compare(clips, manifest, measured, margins=design.margins, alpha=design.alpha)
-    table["planned"] = table["contrast"].isin(planned["pairs"]) & table["measure"].isin(planned["measures"])
+    margins = {name: margin for name, margin in design.margins.items() if name in measured}
+    table = compare(clips, manifest, measured, margins=margins, alpha=design.alpha)
+    table["planned"] = table["contrast"].isin(planned["pairs"]) & table["measure"].isin(set(map(str, planned["measures"])))
     table.loc[~table["planned"], "sentence"] += " Exploratory: it was not planned."
     silent = [name for name in design.measures if name not in measured]
     left = [*departures(planned, done), *_lost(planned["written"], clips, silent, out)]
     result = BiasResult(table, clips, manifest, confounds(manifest), planned, left, pipe.source.label)
     texts = {"comparisons.csv": table.to_csv(index=False), "confounds.csv": result.confounds.to_csv(index=False)}
-    for name, text in (texts | {"report.md": result.report()}).items():
+    for name, content in (texts | {"report.md": result.report()}).items():
         with write_whole(Path(out, name)) as part:
-            part.write_text(text, encoding="utf-8")
+            part.write_text(content, encoding="utf-8")
     return result
 
 
+@takes(planned=kind(Mapping), done=kind(Mapping))
 def departures(planned: Mapping[str, Any], done: Mapping[str, Any]) -> list[str]:
     """Where the decisions of a study differ from its plan, in words; an empty list where they do not."""
     found = []
@@ -308,17 +355,27 @@ def _decisions(value: Any) -> set[str]:
 
 def _first_plan(plan: dict[str, Any], out: str | Path) -> dict[str, Any]:
     """The plan in `out/plan.json`; this one is written there where none is."""
-    path = Path(out, PLAN)
-    if not path.exists():
-        with write_whole(path) as part:
-            part.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+    file = Path(out, PLAN)
     try:
-        first = json.loads(path.read_text(encoding="utf-8"))
-        return {name: first[name] for name in plan}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no plan of a bias study ({error!r}): take another folder, or move it away.") from error
+        if file.is_symlink():
+            raise ValueError("a link")
+        if not file.exists():
+            with write_whole(file) as part:
+                part.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+        if file.stat().st_size > LARGEST:
+            raise ValueError(f"more than {LARGEST} bytes")
+        first = json.loads(file.read_text(encoding="utf-8"))
+        if wrong := [name for name in PLANNED if not isinstance(first[name], PLANNED[name])]:
+            raise TypeError(f"its {wrong[0]} is {shown(first[wrong[0]])}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        if isinstance(error, OutputError):
+            raise
+        why = shown(error) if isinstance(error, KeyError) else error
+        raise InputError(f"{file} is no plan of a bias study ({why}): take another folder, or move it away.") from error
+    return {name: first[name] for name in PLANNED}
 
 
+@takes(pipe=pipeline, manifest=manifest_rows, conditions=kind(Conditions))
 def autoencoder_loss(pipe: ProbePipeline, manifest: pd.DataFrame, conditions: Conditions | None = None) -> pd.DataFrame:
     """What the autoencoder alone loses of each image, at the size of the clips: `label_row`, `reconstruction_mse`.
 
@@ -349,8 +406,8 @@ def _measurable(manifest: pd.DataFrame) -> list[str]:
 def _lost(written: str, clips: pd.DataFrame, silent: list[str], out: str | Path) -> list[str]:
     """Departures that lie in the clips: older than the plan, failed, without numbers."""
     found = []
-    records = [Path(out, "runs", run, "run.json") for run in clips["run_id"].unique()]
-    if early := sum(json.loads(record.read_text())["made"] < written for record in records):
+    records = [ledger.read_record(ledger.run_folder(out, run)) for run in clips["run_id"].unique()]
+    if early := sum(record["made"] < written for record in records):
         found.append(f"{early} clip(s) were made before the plan was written ({written}).")
     failed = clips[clips["status"] != "done"]
     if len(failed):
@@ -358,6 +415,14 @@ def _lost(written: str, clips: pd.DataFrame, silent: list[str], out: str | Path)
     return found + ([f"no clip gave a number for {', '.join(silent)}."] if silent else [])
 
 
+def row_of_table(name: str, value: Any) -> Any:
+    """A row of `BiasResult.table`: a Series, or a dict of its columns."""
+    if lacking := [c for c in ("scheme", "a", "b", "measure", "label", "unit") if c not in kind(pd.Series, dict)(name, value)]:
+        raise InputError(f"{name} has no {lacking[0]}: give a row of the result's table, as in result.table.iloc[0].")
+    return value
+
+
+@takes(result=kind(BiasResult), row=row_of_table)
 def slopes(result: BiasResult, row: Any) -> Figure:
     """Each pair as a line from group a to group b, seeds averaged, and their mean.
 
@@ -379,6 +444,7 @@ def slopes(result: BiasResult, row: Any) -> Figure:
     return fig.finish(values.reset_index(), *notes)
 
 
+@takes(result=kind(BiasResult), row=row_of_table, count=COUNT)
 def worst_pairs(result: BiasResult, row: Any, *, count: int = 3) -> Video:
     """The pairs whose clips differ most in a measure, side by side and in step: group a on the left, b on the right.
 
@@ -396,6 +462,7 @@ def worst_pairs(result: BiasResult, row: Any, *, count: int = 3) -> Video:
     return video(clips, labels=labels, columns=2, title=title, fps=float(clips.fps.iloc[0]))
 
 
+@takes(manifest=manifest_rows, count=COUNT)
 def pairs(manifest: pd.DataFrame, *, count: int = 6) -> Figure:
     """The first pairs of each scheme as they are, drawn at one size: a row per group, a column per pair.
 
@@ -418,11 +485,12 @@ def pairs(manifest: pd.DataFrame, *, count: int = 6) -> Figure:
     return fig.finish(shown, f"{len(manifest)} images", *sources)
 
 
+@takes(result=kind(BiasResult), out=path)
 def save_figures(result: BiasResult, out: str | Path) -> None:
     """The figures of a study into `out/figures/`: the forest, and slopes and videos of the three surest effects."""
     folder = Path(out, "figures")
     save(result.figure(), folder / "forest")
     for _, row in result.table[result.table.n >= 1].sort_values(["q", "p"], kind="stable").head(3).iterrows():
-        name = f"{row.scheme}-{row.measure}".replace(os.sep, "-")
+        name = re.sub(r"[^\w.-]+", "-", f"{row.scheme}-{row.measure}")[:80]
         save(slopes(result, row), folder / f"slopes-{name}", formats=("png", "csv"))
         worst_pairs(result, row).save(folder / f"worst-{name}")

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from svdlab.errors import InputError
+from svdlab.errors import InputError, path, takes, whole
 from svdlab.organism import world
 from svdlab.pipeline.conditions import Conditions
 from svdlab.study.pairs import mirror, write_pairs
@@ -52,6 +52,7 @@ PLANTED = (
 SCHEMES = tuple(law.scheme for law in PLANTED)
 
 
+@takes(out=path)
 def world_pairs(out: str | Path, **counts: int) -> pd.DataFrame:
     """Write so many pairs of each scheme (hue, mirror, background, shape, position) and their manifest; returns its rows.
 
@@ -61,8 +62,10 @@ def world_pairs(out: str | Path, **counts: int) -> pd.DataFrame:
     hue: warm minus cool; mirror: pans, the image minus its mirror image; background: dark minus light; shape: square minus
     disc; position: the left third minus the right. Raises InputError for an unknown scheme or fewer than one pair.
     """
-    if not counts or set(counts) - set(SCHEMES) or min(counts.values()) < 1:
-        raise InputError(f"world_pairs({counts}): so many pairs, at least 1, of {', '.join(SCHEMES)}.")
+    if not counts or set(counts) - set(SCHEMES):
+        raise InputError(f"world_pairs({', '.join(counts)}): give numbers of pairs, of {', '.join(SCHEMES)}.")
+    for scheme, count in counts.items():
+        whole(scheme, count, least=1, most=10_000)
     whose = dict(label_source="svdlab.organism.world", licence="Apache-2.0 (drawn by svdlab)", consent="nobody is shown")
     rows, files = [], {}
     for place, law in enumerate(PLANTED):

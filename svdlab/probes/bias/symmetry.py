@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from svdlab.errors import one_of, seed, several
+from svdlab.errors import POSITIVE, columns, flag, kind, one_of, path, seed, several, takes
 from svdlab.measure.video import read_frames
 from svdlab.pipeline.conditions import Conditions, conditions_of
 from svdlab.pipeline.generate import ProbePipeline, resolve
 from svdlab.pipeline.images import FLIPS, prepare_image
-from svdlab.probes.stimuli import still, through_autoencoder
+from svdlab.probes.stimuli import pipeline, still, through_autoencoder
 from svdlab.stats.effects import as_table, corrected, numbers, paired
 from svdlab.study.pairs import mirror
 from svdlab.study.sweep import sweep
@@ -45,6 +45,21 @@ class SymmetryResult:
     clips: pd.DataFrame
 
 
+FLIPPED = partial(several, check=partial(one_of, options=FLIPS), distinct=True)
+SEEDS = partial(several, check=seed, distinct=True)
+LIST = partial(several, check=lambda _, image: image)
+
+
+@takes(
+    pipe=pipeline,
+    images=LIST,
+    out=path,
+    flips=FLIPPED,
+    seeds=SEEDS,
+    conditions=kind(Conditions),
+    margin=POSITIVE,
+    progress=flag,
+)
 def run(
     pipe: ProbePipeline,
     images: Iterable[Any],
@@ -64,27 +79,26 @@ def run(
     autoencoder alone, and `seeds`, between the clips of two seeds (NaN for one seed). Raises InputError for an unknown flip or
     no image, before any model runs.
     """
-    listed = several("images", images, lambda _, image: image)
-    chosen = several("flips", flips, partial(one_of, options=FLIPS))
-    numbered = several("seeds", seeds, seed)
     conditions = conditions or conditions_of(pipe.source.checkpoint)
     size = resolve(pipe, conditions)
-    originals = [prepare_image(image, height=size.height or 0, width=size.width or 0) for image in listed]
+    originals = [prepare_image(image, height=size.height or 0, width=size.width or 0) for image in images]
     given = {k: v for k, v in conditions.asdict().items() if v is not None and not isinstance(v, (list, tuple))}
     rows = [
         {"image": mirror(image, flip) if flip else image, "flip_noise": flip or None, "seed": s, "label_image": i, **given}
         for i, image in enumerate(originals)
-        for flip in ("", *chosen)
-        for s in numbered
+        for flip in ("", *flips)
+        for s in seeds
     ]
     clips = sweep(pipe, pd.DataFrame(rows), out, measure="motion", progress=progress).reset_index(drop=True)
     clips["flip_noise"] = clips["flip_noise"].fillna("")
-    errors = pd.DataFrame([_errors(pipe, clips, i, image, flip) for flip in chosen for i, image in enumerate(originals)])
-    return SymmetryResult(directions(clips, chosen, margin=margin), errors, clips)
+    errors = pd.DataFrame([_errors(pipe, clips, i, image, flip) for flip in flips for i, image in enumerate(originals)])
+    return SymmetryResult(directions(clips, flips, margin=margin), errors, clips)
 
 
+@takes(clips=kind(pd.DataFrame), flips=FLIPPED, margin=POSITIVE)
 def directions(clips: pd.DataFrame, flips: Iterable[str], *, margin: float | None = None) -> pd.DataFrame:
     """Direction bias (u + u') / 2 by flip and direction, from the clips of `run`: an effect each, all of them one family."""
+    columns("clips", clips, "label_image", "flip_noise", "seed", *(m for flip in flips for m in DIRECTIONS[flip]))
     facts, effects = [], []
     how: dict[str, Any] = dict(unit="px/frame", margin=margin, seeds=clips["seed"].nunique(), of="image")
     for flip in flips:

@@ -97,6 +97,14 @@ def test_directions_of_a_flipped_clip_are_turned_back(flip: str, turned: list[fl
     [
         (dict(measures=["flow"]), "'flow'"),
         (dict(margins={"speed": -1}), "margin=-1"),
+        (dict(margins={"speed": np.inf}), "margin=inf"),
+        (dict(margins={"sped": 0.3}), "margins='sped': give one of speed"),
+        (dict(margins=[0.3]), "give a Mapping"),
+        (dict(alpha=2), "alpha=2"),
+        (dict(measures=["speed", "speed"]), "more than once"),  # else counted as two tests
+        (dict(measures="speed"), "give a list"),
+        (dict(clips=clips(np.arange(12.0)).assign(speed="fast")), "'speed' holds no numbers"),
+        (dict(manifest=manifest(6).drop(columns="group")), "'group'"),
         (dict(clips=clips(np.arange(11.0))), r"no clip of row 11 of the manifest \(x-5-b\)"),
         (dict(clips=clips(np.arange(12.0)).drop(columns="label_row")), "'label_row'"),
     ],

@@ -33,7 +33,18 @@ def test_planted_pairs_differ_in_one_factor_alone(tmp_path: Path) -> None:
     assert shown("background", "dark").mean() < shown("background", "light").mean()
 
 
-@pytest.mark.parametrize("counts", [{}, {"hue": 0}, {"colour": 3}])
-def test_planted_pairs_that_are_none_are_refused(tmp_path: Path, counts: dict[str, int]) -> None:
-    with pytest.raises(InputError, match="of hue, mirror"):
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({}, "of hue, mirror"),
+        ({"colour": 3}, "of hue, mirror"),
+        ({"hue": 0}, "hue=0"),
+        ({"hue": 1, "shape": 2.5}, "shape=2.5"),
+        ({"hue": True}, "hue=True"),
+        ({"hue": 10**30}, "from 1 to 10000"),
+    ],
+)
+def test_planted_pairs_that_are_none_are_refused(tmp_path: Path, counts: dict[str, int], said: str) -> None:
+    with pytest.raises(InputError, match=said):
         planted.world_pairs(tmp_path, **counts)
+    assert not list(tmp_path.iterdir())

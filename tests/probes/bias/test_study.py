@@ -80,10 +80,26 @@ def test_the_plan_was_there_before_the_first_clip(study: tuple[bias.BiasResult, 
 
 
 def test_a_plan_that_cannot_be_read_is_refused(pipe: Any, images: Path, tmp_path: Path) -> None:
-    for text in ('{"contrasts": 3}', "[", "3"):
-        (tmp_path / PLAN).write_text(text)
-        with pytest.raises(InputError, match=r"plan\.json"):
+    whole = design(images).plan(pipe)
+    texts = ['{"contrasts": 3}', "[", "3", "[" * 100_000, "\xff"]
+    texts += [json.dumps(whole | odd) for odd in (dict(measures=3), dict(pairs=None), dict(alpha="0.05"), dict(written={}))]
+    for text in texts:
+        (tmp_path / PLAN).write_text(text, encoding="latin-1")
+        with pytest.raises(InputError, match=r"plan\.json") as caught:
             bias.register(pipe, design(images), tmp_path)
+        assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+        assert (tmp_path / PLAN).read_text(encoding="latin-1") == text  # it stays as it was
+
+
+def test_a_plan_that_is_a_link_is_not_followed(pipe: Any, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "study").mkdir()
+    for target in (tmp_path / "secret.json", tmp_path / "absent.json"):
+        (tmp_path / "secret.json").write_text("{}")
+        (tmp_path / "study" / PLAN).unlink(missing_ok=True)
+        (tmp_path / "study" / PLAN).symlink_to(target)
+        with pytest.raises(InputError, match="a link"):
+            bias.register(pipe, design(images), tmp_path / "study")
+    assert not (tmp_path / "absent.json").exists()
 
 
 def test_what_departs_from_the_plan_is_reported_and_the_plan_stays(
@@ -140,7 +156,12 @@ def test_a_study_started_again_makes_no_clip_and_finds_the_same(
 @pytest.mark.parametrize(
     "options",
     [dict(measures=["beauty"]), dict(measures=[]), dict(margins={"beauty": 1.0}), dict(margins={"object_px": 0}),
-     dict(seeds=[]), dict(seeds=[-1]), dict(alpha=2.0)],
+     dict(seeds=[]), dict(seeds=[-1]), dict(alpha=2.0),
+     # case E8 and its neighbours
+     dict(seeds=[1.5]), dict(seeds=[True]), dict(seeds=[0, 0]), dict(seeds=[2**63]), dict(seeds=3), dict(alpha=0),
+     dict(alpha=True), dict(alpha=float("nan")), dict(margins={"object_px": float("inf")}),
+     dict(margins={"object_px": "0.3"}), dict(margins=0.3),
+     dict(measures="still"), dict(measures=["still", "still"]), dict(conditions={"fps": 7})],
 )  # fmt: skip
 def test_options_that_are_none_are_refused(images: Path, options: dict) -> None:
     with pytest.raises(InputError, match=next(iter(options)).rstrip("s")):

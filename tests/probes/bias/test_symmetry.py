@@ -115,6 +115,9 @@ def test_a_preferred_direction_is_found_and_images_without_a_number_are_counted(
         (["scene-1"], dict(flips=["sideways"]), "left_right, up_down, half_turn"),
         (["scene-1"], dict(seeds=()), "at least 1"),
         ([], {}, "at least 1"),
+        (["scene-1"], dict(flips=["up_down"] * 2), "more than once"),
+        (["scene-1"], dict(margin=float("inf")), "margin=inf"),
+        (["scene-1"], dict(conditions={"fps": 7}), "give a Conditions"),
         ("scene-1", {}, "give a list"),
     ],
 )
