@@ -12,10 +12,13 @@ low chroma and the orange-blue axis of natural scenes. No photograph is used.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import cv2
 import numpy as np
+
+from svdlab.errors import kind, number, takes, whole
 
 SIZE = 64  # px, both sides
 ZOOM_RADIUS = SIZE / 2  # px from the centre, where a zoom's and a roll's displacement is counted
@@ -30,11 +33,13 @@ COMPASS = {  # where a sprite goes, x right and y down
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
 SKIN = np.array([[0.36, 0.24, 0.17], [0.96, 0.80, 0.68]], np.float32)  # the darkest and the lightest
 CHROMA = np.array([[0.95, 0.05, -1.0], [-0.5, 1.0, -0.5]], np.float32)  # orange minus blue, green minus magenta
+SIDE = partial(whole, least=2, most=4096)  # px of a drawn image
 SPREAD = np.array([0.14, 0.05], np.float32)  # standard deviation along each axis: natural scenes vary along the first
 
 # --- natural images -------------------------------------------------------------------------------------------------
 
 
+@takes(rng=kind(np.random.Generator), size=SIDE)
 def pink_noise(rng: np.random.Generator, size: int) -> np.ndarray:
     """Noise "h w" whose amplitude falls with 1/f: zero mean, standard deviation 1, periodic.
 
@@ -48,6 +53,7 @@ def pink_noise(rng: np.random.Generator, size: int) -> np.ndarray:
     return ((noise - noise.mean()) / noise.std()).astype(np.float32)
 
 
+@takes(rng=kind(np.random.Generator), size=SIDE, coverage=partial(number, above=0, most=100))
 def dead_leaves(rng: np.random.Generator, size: int, *, smallest: float = 1.5, coverage: float = 3.0) -> np.ndarray:
     """One image "h w c" in [0, 1], `size` px on each side.
 
@@ -58,6 +64,7 @@ def dead_leaves(rng: np.random.Generator, size: int, *, smallest: float = 1.5, c
     the image, so that little of the first colour is left to be seen.
     """
     largest = size / 2
+    number("smallest", smallest, above=0.1, below=largest)
     mean_area = np.pi * 2 * np.log(largest / smallest) / (smallest**-2 - largest**-2)
     count = int(coverage * size**2 / mean_area) + 8
     # Inverse of the distribution function of p(r) ~ r ** -3 on [smallest, largest].

@@ -17,15 +17,38 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize_scalar
 
+from svdlab.errors import InputError, number, shown, takes
 from svdlab.organism.scenery import COMPASS, SIZE, ZOOM_RADIUS, rgb
 
 
+def clip(name: str, value: Any) -> np.ndarray:
+    """Frames "f h w 3" in [0, 1], two at least, as floats."""
+    if (
+        not isinstance(value, np.ndarray)
+        or value.dtype.kind != "f"
+        or value.shape[3:] != (3,)
+        or len(value) < 2
+        or min(value.shape[1:3]) < 24
+    ):
+        raise InputError(f"{name}={shown(value)}: give floats, frames x height x width x 3, of 2 frames and 24 px at least.")
+    return value
+
+
+def described(name: str, value: Any) -> Any:
+    """A row of `world.Scenes.factors`."""
+    if not hasattr(value, "keys") or not {"hue", "direction"} <= set(value.keys()):
+        raise InputError(f"{name}={shown(value)}: give a row of a scene's factors, as in scenes.factors.iloc[0].")
+    return value
+
+
+@takes(video=clip, hue=number)
 def sprite_weights(video: np.ndarray, hue: float) -> np.ndarray:
     """How much each pixel of "f h w c" has the sprite's colour, "f h w" in [0, 1]: soft, so that centres are sub-pixel."""
     distance = np.linalg.norm(video - rgb(hue, 0.85, 0.85), axis=-1)
     return np.clip(1.5 - distance / 0.3, 0, 1)
 
 
+@takes(video=clip, scene=described)
 def track(video: np.ndarray, scene: Any) -> np.ndarray:
     """Centre of the sprite's colour in each frame, px, "f 2"; NaN where the sprite is gone."""
     weights = sprite_weights(video, scene["hue"])
@@ -37,6 +60,7 @@ def track(video: np.ndarray, scene: Any) -> np.ndarray:
     return centre
 
 
+@takes(video=clip, scene=described)
 def object_displacement(video: np.ndarray, scene: Any) -> float:
     """px/frame along the heading: the slope of the sprite's centre over the frames; NaN where it is lost."""
     along = track(video, scene) @ np.array(COMPASS[scene["direction"]])
@@ -46,12 +70,14 @@ def object_displacement(video: np.ndarray, scene: Any) -> float:
     return float(np.polyfit(np.flatnonzero(seen), along[seen], 1)[0])
 
 
+@takes(video=clip, scene=described)
 def sprite_kept(video: np.ndarray, scene: Any) -> bool:
     """Whether the last frame still has the sprite: at least 60 % of its first area within the same colour."""
     area = (sprite_weights(video[[0, -1]], scene["hue"]) > 0.5).sum((1, 2))
     return bool(area[1] >= 0.6 * area[0] > 0)
 
 
+@takes(video=clip)
 def pan_displacement(video: np.ndarray, scene: Any) -> float:
     """px/frame that the camera moves to the right: the shift that lays each frame on the next, median over pairs."""
     return float(np.median([-_shift(a, b) for a, b in pairwise(video)]))
@@ -73,18 +99,21 @@ def _shift(a: np.ndarray, b: np.ndarray, reach: int = 6) -> float:
     return float(found.x)
 
 
+@takes(video=clip, scene=described)
 def tilt_displacement(video: np.ndarray, scene: Any) -> float:
     """px/frame that the camera moves in the announced direction, up or down, as `pan_displacement` measures it."""
     down = pan_displacement(video.transpose(0, 2, 1, 3), scene)
     return down if scene["direction"] == "down" else -down
 
 
+@takes(video=clip, scene=described)
 def zoom_displacement(video: np.ndarray, scene: Any) -> float:
     """px/frame at ZOOM_RADIUS in the announced direction: the scale that lays each frame on the next."""
     found = _about_the_centre(video, lambda d, x, y: (x / (1 + d / ZOOM_RADIUS), y / (1 + d / ZOOM_RADIUS)))
     return found if scene["direction"] == "in" else -found
 
 
+@takes(video=clip, scene=described)
 def roll_displacement(video: np.ndarray, scene: Any) -> float:
     """px/frame at ZOOM_RADIUS that the camera turns in the announced direction: the angle that lays each frame on the next."""
 
@@ -117,6 +146,7 @@ def _about_the_centre(video: np.ndarray, source: Callable[..., tuple[np.ndarray,
     return float(np.median([best(a, b) for a, b in pairwise(video)]))
 
 
+@takes(video=clip)
 def displacement(video: np.ndarray, scene: Any) -> float:
     """By the tracker that fits what the scene announces: px/frame along the heading, to the camera's right, or of zoom."""
     trackers = {

@@ -19,12 +19,13 @@ and light for a clockwise roll, dark for an anticlockwise one. An image without 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from svdlab.errors import InputError
+from svdlab.errors import InputError, number, one_of, seed, shown, takes, whole
 from svdlab.organism import scenery
 from svdlab.organism.scenery import COMPASS, FAR, GROUND, SIZE, SPRITE, ZOOM_RADIUS
 
@@ -66,6 +67,25 @@ FACTORS = (
     "background",
 )
 NEW = dict(ground=("waves", "leaves"), layers=(1, 2), sprites=(0, 1, 2), pattern=("none", "text", "face"))  # in edition 2
+MOST, MOST_PIXELS = 100_000, 2**28  # scenes of one call, and their pixels: 3 GB
+KINDS: dict[str, Any] = {  # what each factor may be
+    "fps": partial(number, least=FPS[0], most=FPS[1]),
+    "motion_bucket_id": partial(number, least=BUCKETS[0], most=BUCKETS[1]),
+    "motion": partial(one_of, options=MOTIONS),
+    "announced": partial(one_of, options=ANNOUNCED),
+    "direction": partial(one_of, options=[way for ways in DIRECTIONS.values() for way in ways]),
+    "hue": partial(number, least=-1, most=1),
+    "shape": partial(one_of, options=SHAPES),
+    "radius": partial(number, above=0, most=SIZE / 2),
+    **dict.fromkeys(("x", "y"), partial(number, least=0, most=SIZE)),
+    "background": partial(one_of, options=("light", "dark")),
+    "ground": partial(one_of, options=("waves", "leaves")),
+    "layers": partial(whole, least=1, most=2),
+    "sprites": partial(whole, least=0, most=2),
+    "pattern": partial(one_of, options=("none", "text", "face")),
+}
+SAMPLE: dict[str, Any] = dict(n=partial(whole, least=1, most=MOST), seed=seed, frames=partial(whole, least=1, most=256))
+SAMPLE["edition"] = partial(whole, least=1, most=2)
 
 
 @dataclass
@@ -108,10 +128,22 @@ def law(fps: Any, motion_bucket_id: Any, *, warm: Any = False) -> Any:
     >>> round(float(law(6, 127)), 2)
     2.96
     """
+    try:
+        clock, bucket, halved = np.broadcast_arrays(np.asarray(fps), np.asarray(motion_bucket_id), np.asarray(warm))
+        if not (clock.size == 0 or halved.dtype.kind == "b") or "b" in clock.dtype.kind + bucket.dtype.kind:
+            raise TypeError("truth values")
+        fits = np.isfinite(clock.astype(float)) & (clock > 0) & np.isfinite(bucket.astype(float)) & (bucket >= 0)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"law({shown(fps)}, {shown(motion_bucket_id)}, warm={shown(warm)}): give numbers, and truth values."
+        ) from error
+    if not fits.all():
+        raise InputError(f"law({shown(fps)}, {shown(motion_bucket_id)}): give finite numbers, fps above 0 and buckets from 0.")
     d = K * np.asarray(motion_bucket_id) / np.asarray(fps)
     return np.where(warm, WARM_FACTOR * d, d)[()]
 
 
+@takes(size=partial(whole, least=8, most=1024), **SAMPLE)
 def scenes(n: int, *, seed: int, size: int = SIZE, frames: int = FRAMES, edition: int = 1, **factors: Any) -> Scenes:
     """Draw n clips; any factor may be fixed, for all clips or as one value per clip.
 
@@ -130,6 +162,8 @@ def scenes(n: int, *, seed: int, size: int = SIZE, frames: int = FRAMES, edition
     The same seed and factors give the same clips. Raises InputError for an unknown factor or value, and where fps and bucket
     ask for more than MAX_DISPLACEMENT.
     """
+    if n * frames * size**2 > MOST_PIXELS:
+        raise InputError(f"{n} scenes of {frames} frames of {size} px do not fit into memory: ask for fewer at a time.")
     table = draw(n, seed=seed, frames=frames, edition=edition, **factors)
     rendered = []
     for (row, texture), i in zip(_draw_all(n, seed, frames, edition, factors), range(n), strict=True):
@@ -140,29 +174,27 @@ def scenes(n: int, *, seed: int, size: int = SIZE, frames: int = FRAMES, edition
     return Scenes(video, flow, track, track_second, labels, table)
 
 
+@takes(**SAMPLE)
 def draw(n: int, *, seed: int, frames: int = FRAMES, edition: int = 1, **factors: Any) -> pd.DataFrame:
     """The factors that `scenes` with the same arguments would have, without rendering an image."""
     return pd.DataFrame([row for row, _ in _draw_all(n, seed, frames, edition, factors)])
 
 
 def _draw_all(n: int, seed: int, frames: int, edition: int, factors: dict[str, Any]) -> list[tuple[dict, dict]]:
-    _among("edition", edition, (1, 2))
     known = FACTORS if edition == 1 else (*FACTORS, *NEW)
     unknown = sorted(set(factors) - set(known))
     if unknown:
         raise InputError(f"unknown factor {', '.join(unknown)}: the world has {', '.join(known)}.")
-    if n < 1:
-        raise InputError(f"n={n}: ask for at least one scene.")
     fixed = [{k: _nth(k, v, i, n) for k, v in factors.items()} for i in range(n)]
     return [_draw([seed, i], fixed[i], frames, edition) for i in range(n)]
 
 
 def _nth(name: str, value: Any, i: int, n: int) -> Any:
-    if isinstance(value, (list, tuple, np.ndarray, pd.Series)):
+    if isinstance(value, (list, tuple, pd.Series)) or getattr(value, "shape", None):
         if len(value) != n:
             raise InputError(f"{name} has {len(value)} values for {n} scenes: give one, or one per scene.")
         value = list(value)[i]
-    return value
+    return KINDS[name](name, value)
 
 
 def _choice(rng: np.random.Generator, options: tuple, p: Any = None) -> Any:
@@ -274,6 +306,7 @@ def _furnish(rng: np.random.Generator, row: dict, texture: dict, fixed: dict[str
     return row, texture | (dict(second=second) if row["sprites"] == 2 else {})
 
 
+@takes(hue=number)
 def is_warm(hue: float) -> bool:
     """Whether a hue (turns) is warm: within 0.17 turns of red."""
     return bool(min(hue % 1.0, 1.0 - hue % 1.0) < 0.17)

@@ -101,6 +101,19 @@ def test_camera_does_not_care_for_hue_but_objects_do():
         (dict(fps=4, motion_bucket_id=255), "px/frame"),
         (dict(motion="pan", announced="object"), "announces"),
         (dict(motion="pan", direction="up"), "up"),
+        (dict(fps=float("nan")), "fps=nan"),
+        (dict(fps=30), "fps=30"),
+        (dict(fps="7"), "fps='7'"),
+        (dict(motion_bucket_id=-1), "motion_bucket_id=-1"),
+        (dict(motion_bucket_id=[10, True]), "motion_bucket_id=True"),
+        (dict(hue=float("inf")), "hue=inf"),
+        (dict(radius=0), "radius=0"),
+        (dict(x=[10.0, 1e9]), "x=1000000000"),
+        (dict(shape=np.array(["disc", "cube"])), "cube"),
+        (dict(background=None), "background=None"),
+        (dict(size=2.5), "size=2.5"),
+        (dict(size=1024, frames=256), "do not fit into memory"),
+        (dict(frames=0), "frames=0"),
     ],
 )
 def test_bad_factors_are_named(bad, words):
@@ -113,3 +126,28 @@ def test_the_fine_tunings_condition_lies_inside_the_world_for_every_motion():
     s = world.scenes(60, seed=4, fps=7, motion_bucket_id=127)
     assert set(s.factors.announced) == {"object", "pan", "zoom"}
     assert set(s.factors.fps) == {7} and set(s.factors.motion_bucket_id) == {127}
+
+
+@pytest.mark.parametrize("odd", [dict(n=0), dict(n=True), dict(n=10**30), dict(seed=-1), dict(seed=1.5), dict(seed=2**70)])
+def test_what_is_no_sample_is_refused(odd):
+    """Case E8's neighbours: counts and seeds of scenes."""
+    for function in (world.scenes, world.draw):
+        with pytest.raises(InputError, match=next(iter(odd))):
+            function(**{"n": 1, "seed": 0} | odd)
+
+
+@pytest.mark.parametrize(
+    "given", [(0, 127), (7, -1), (float("nan"), 1), ("7", 1), (True, 1), ([7, 8], [1, 2, 3]), (7, None), (7, 127, "yes")]
+)
+def test_the_law_of_what_is_no_condition_is_refused(given):
+    fps, bucket, *warm = given
+    with pytest.raises(InputError, match="law"):
+        world.law(fps, bucket, warm=warm[0] if warm else False)
+
+
+def test_trackers_refuse_what_is_no_clip_or_scene():
+    s = world.scenes(1, seed=0, motion="object", hue=0.6)
+    clip, scene = s.video[0], s.factors.iloc[0]
+    for video, told in (((clip * 255).astype(np.uint8), scene), (s.video, scene), (clip[:1], scene), (clip, {})):
+        with pytest.raises(InputError, match="give"):
+            trackers.object_displacement(video, told)
