@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 import warnings
 from pathlib import Path
@@ -30,6 +31,13 @@ class Lenient(doctest.OutputChecker):
 
     def check_output(self, want: str, got: str, optionflags: int) -> bool:
         return not want or super().check_output(want, got, optionflags)
+
+
+class Finder(doctest.DocTestFinder):
+    """Finds the examples of functions under `errors.takes` too."""
+
+    def _from_module(self, module: Any, object: Any) -> bool:
+        return super()._from_module(module, inspect.unwrap(object) if inspect.isroutine(object) else object)
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +68,7 @@ def names(pipe: Any, image: Any, tmp_path_factory: pytest.TempPathFactory) -> di
 
 
 def examples_of(name: str) -> list[doctest.DocTest]:
-    finder = doctest.DocTestFinder(exclude_empty=True)
+    finder = Finder(exclude_empty=True)
     return [test for test in finder.find(importlib.import_module(name)) if test.examples]
 
 

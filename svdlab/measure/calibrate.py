@@ -26,7 +26,7 @@ from scipy import ndimage
 from skimage.color import rgb2gray
 from skimage.transform import rescale
 
-from svdlab.errors import COUNT, LEVEL, flag, number, one_of, several, takes, whole
+from svdlab.errors import LEVEL, flag, number, one_of, several, takes, whole
 from svdlab.measure import motion
 from svdlab.measure.motion import mean_radius
 from svdlab.measure.video import FRAMES, SIZE, h264, read_frames
@@ -47,7 +47,8 @@ CLASSES = motion.CAMERAS[:9]
 HEADING = (0.8, 0.6)  # the direction of test shifts: neither axis, so that both are tried
 
 
-AMOUNT = partial(number, least=0)
+AMOUNT = partial(number, least=0, most=100)
+MOTION = partial(number, least=-1000, most=1000)
 
 
 def _pair(name: str, value: Any) -> tuple[float, float]:
@@ -68,7 +69,14 @@ class KnownClip:
     mask: np.ndarray
 
 
-@takes(photograph=partial(one_of, options=PHOTOGRAPHS), size=SIZE, frames=COUNT, body=_pair, area=LEVEL, start=_pair)
+@takes(
+    photograph=partial(one_of, options=PHOTOGRAPHS),
+    size=SIZE,
+    frames=partial(whole, least=1, most=1000),
+    body=_pair,
+    area=LEVEL,
+    start=_pair,
+)
 def moving(
     photograph: str,
     *,
@@ -145,6 +153,7 @@ def degrade(
         return read_frames(path)[: len(out)].astype(np.float32) / 255
 
 
+@takes(pan=MOTION, tilt=MOTION, zoom=MOTION, roll=MOTION)
 def _content(pan: float = 0.0, tilt: float = 0.0, zoom: float = 0.0, roll: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """Matrix and shift, in (row, column) about the centre, by which the camera moves the content in a frame."""
     turn = -math.radians(roll)  # a camera clockwise turns the content the other way

@@ -36,6 +36,7 @@ FINE = BANDS[-2:]  # what is commonly called sharpness
 EMPTY = (0.1 / 255) ** 2  # power of a tenth of a grey level: a band with less holds nothing that could be kept
 REGIONS = ("edges", "texture", "flat")
 LEAST_GRADIENT = 2 / 255  # grey per px (a Gaussian derivative of sigma 1.5 px): below that there is nothing to see
+ANGLE = partial(number, least=-360, most=360)
 FREQUENCY = partial(number, above=0, below=0.5)  # cycles per px: a sine has a phase below 0.5
 COHERENT = 0.75  # of the gradient's energy runs one way: an edge; below, a texture
 
@@ -232,7 +233,7 @@ def decibels(power: float, reference: float) -> float:
     return 10 * math.log10(power / reference) if power > 0 else -math.inf
 
 
-@takes(shape=SIZE, frequency=FREQUENCY, angle=number, contrast=partial(number, above=0, most=1))
+@takes(shape=SIZE, frequency=FREQUENCY, angle=ANGLE, contrast=partial(number, above=0, most=1))
 def grating(shape: tuple[int, int], frequency: float, *, angle: float = 0.0, contrast: float = 0.8) -> np.ndarray:
     """A sine grating on mid grey, float32 "h w 3" in [0, 1].
 
@@ -246,7 +247,7 @@ def grating(shape: tuple[int, int], frequency: float, *, angle: float = 0.0, con
     return np.repeat((0.5 + contrast / 2 * wave).astype(np.float32)[..., None], 3, axis=-1)
 
 
-@takes(image=IMAGE, frequency=FREQUENCY, angle=number)
+@takes(image=IMAGE, frequency=FREQUENCY, angle=ANGLE)
 def modulation(image: Any, frequency: float, *, angle: float = 0.0) -> float:
     """The contrast of that grating in an image: twice the amplitude of its best-fitting sine (least squares).
 

@@ -48,7 +48,7 @@ def _starts(name: str, value: Any) -> np.ndarray:
         array = np.asarray(value, np.float32)
     except (TypeError, ValueError):
         array = np.full(1, np.nan)
-    if not array.size or array.shape[-1] != 2 or not np.isfinite(array).all():
+    if not array.size or array.shape[-1:] != (2,) or not np.isfinite(array).all():
         raise InputError(f"{name}={shown(value)}: give points as a list of (x, y), px.")
     return array.reshape(-1, 2)
 

@@ -1,7 +1,8 @@
 """Videos and images as frames: one reader for every format, which turns them upright and says what is odd about them.
 
-    >>> read_frames("frames.mkv").shape[-1]          # uint8 "f h w 3"
-    3
+    >>> frames = read_frames(clip.save("clip.mp4"))      # uint8 "f h w 3"
+    >>> frames[distinct(frames)].dtype                   # without what a tool played twice
+    dtype('uint8')
 
 Animated WebP, GIF and PNG are read by Pillow, the rest by imageio-ffmpeg's ffmpeg, which may open nothing but the file itself.
 """
@@ -35,7 +36,7 @@ class VideoWarning(UserWarning):
 def read_frames(path: str | Path) -> np.ndarray:
     """Read all frames of a video, upright, as uint8 "f h w 3": the one reader of every format.
 
-    >>> read_frames("frames.mkv").shape[-1]
+    >>> read_frames(clip.save("clip.mp4")).shape[-1]
     3
 
     path: what ffmpeg reads (mkv, mp4, mov, webm, avi ...), an animated WebP, GIF or PNG (by Pillow, transparency on white), or
@@ -61,7 +62,7 @@ def read_frames(path: str | Path) -> np.ndarray:
         raise OutputError(f"{str(path)!r} cannot be read as a video: {'it is no file' if path.exists() else 'no such file'}.")
     try:
         with Image.open(path, formats=("PNG", "GIF", "WEBP", "JPEG", "BMP", "TIFF")) as image:
-            frames, seconds = unpacked(image)
+            frames, seconds = unpacked(image, repr(str(path)))
             if image.format == "GIF" and not path.read_bytes()[-64:].rstrip(b"\0").endswith(b";"):
                 raise OutputError("it is cut short")
     except UnidentifiedImageError:
@@ -108,12 +109,12 @@ def distinct(frames: Any) -> list[int]:
     return found
 
 
-def unpacked(image: Image.Image) -> tuple[np.ndarray, list[float]]:
+def unpacked(image: Image.Image, name: str) -> tuple[np.ndarray, list[float]]:
     """The frames of an image, upright, on white, and the seconds at which they are shown."""
     start, count = int(getattr(image, "default_image", False)), getattr(image, "n_frames", 1)
     if count * image.width * image.height * 3 > LARGEST:
         raise InputError(
-            f"{count} frames of {image.width}x{image.height} px take more than 4 GiB: make it shorter or smaller."
+            f"{name}: {count} frames of {image.width}x{image.height} px take more than 4 GiB: make it shorter or smaller."
         )
     frames, seconds = [], [0.0]
     for i in range(start, count):
@@ -121,7 +122,9 @@ def unpacked(image: Image.Image) -> tuple[np.ndarray, list[float]]:
             image.seek(i)
         one = ImageOps.exif_transpose(image)
         if one.mode[0] in "IF":
-            raise InputError(f"an image of mode {one.mode} has no 8-bit colours: convert it, or give floats in [0, 1].")
+            raise InputError(
+                f"{name}: an image of mode {one.mode} has no 8-bit colours: convert it, or give floats in [0, 1]."
+            )
         if one.has_transparency_data:
             one = one.convert("RGBA")
             one = Image.alpha_composite(Image.new("RGBA", one.size, "white"), one)

@@ -33,7 +33,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from svdlab import __version__, errors
-from svdlab.errors import InputError, OutputError, SvdlabError, number, takes, whole
+from svdlab.errors import COUNT, InputError, OutputError, SvdlabError, number, takes, whole
 from svdlab.measure.files import plain, write_whole
 from svdlab.measure.reading import VideoWarning, distinct, ffmpeg, read_frames, unpacked  # noqa: F401
 
@@ -66,9 +66,11 @@ XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
  </rdf:RDF>
 </x:xmpmeta>
 <?xpacket end="w"?>"""
+UNFIT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # characters that XML 1.0 cannot hold
 PNG_NAMES = {"Software": "encoded_by", "Description": "comment", "Copyright": "copyright", "svdlab": "svdlab"}
 
 
+@takes(least=COUNT)
 def as_frames(frames: Any, *, least: int = 2, name: str = "frames") -> np.ndarray:
     """Check a clip and return it as float32 "f h w 3" in [0, 1].
 
@@ -89,6 +91,7 @@ def as_frames(frames: Any, *, least: int = 2, name: str = "frames") -> np.ndarra
     return np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else array
 
 
+@takes(size=lambda name, value: SIZE(name, value))
 def as_image(image: Any, size: tuple[int, ...] | None = None, *, name: str = "image") -> np.ndarray:
     """Check one image and return it as float32 "h w 3" in [0, 1]; the rules are those of `as_frames`.
 
@@ -120,7 +123,7 @@ def _array(name: str, value: Any) -> np.ndarray:
         return read_frames(errors.path(name, value))
     try:
         if isinstance(value, Image.Image):
-            return unpacked(value)[0]
+            return unpacked(value, name)[0]
         if isinstance(value, (list, tuple)):
             value = [f if isinstance(f, (list, tuple)) else _array(f"{name}[{i}]", f) for i, f in enumerate(value)]
             value = [f[0] if np.ndim(f) == 4 and len(f) == 1 else np.asarray(f) for f in value]
@@ -186,6 +189,8 @@ def write_preview(
 ) -> None:
     """Write the frames as H.264 in yuv420p, which every browser plays; small clips are enlarged by a whole factor."""
     clip = as_bytes(frames)
+    if Path(path).suffix.lower() != ".mp4":
+        raise InputError(f"{str(path)!r}: a preview is written as .mp4.")
     factor = max(1, math.ceil(PREVIEW_SIDE / min(clip.shape[1:3])))
     clip = clip.repeat(factor, axis=1).repeat(factor, axis=2)
     clip = clip[:, : clip.shape[1] // 2 * 2, : clip.shape[2] // 2 * 2]  # yuv420p takes even sides only
@@ -229,6 +234,7 @@ def _encode(path: Path, frames: np.ndarray, fps: float | None, **how: Any) -> No
         raise OutputError(f"{path.name} could not be encoded: {' '.join(str(error).split())[:300]}") from error
 
 
+@takes(repo_id=lambda name, value: value if value is None else errors.LABEL(name, value), card=errors.kind(Mapping))
 def licence_line(repo_id: str | None, card: Mapping[str, Any]) -> str:
     """What a checkpoint's licence asks to be said, from its hub id and the header of its model card; "" where neither says.
 
@@ -260,6 +266,7 @@ def notice() -> str:
     return text or (Path(__file__).parents[2] / "NOTICE").read_text()
 
 
+@takes(call=errors.kind(Mapping))
 def describe(call: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     """What a file says about what made it: the entries of a clip's `call.asdict()` and your own; empty ones are left out.
 
@@ -273,6 +280,7 @@ def describe(call: Mapping[str, Any] | None = None, **more: Any) -> dict[str, An
     return {key: plain(value) for key, value in facts.items() if value not in (None, "", {}, [], ())}
 
 
+@takes(facts=errors.kind(Mapping))
 def png_info(facts: Mapping[str, Any]) -> PngInfo:
     """Texts for a PNG, for Pillow's `save(pnginfo=)` and matplotlib's `savefig(pil_kwargs={"pnginfo": ...})`."""
     info, texts = PngInfo(), _texts(facts)
@@ -283,28 +291,34 @@ def png_info(facts: Mapping[str, Any]) -> PngInfo:
     return info
 
 
+@takes(path=errors.path, facts=errors.kind(Mapping))
 def write_sidecar(path: str | Path, facts: Mapping[str, Any]) -> None:
     """Write the facts as JSON beside a file, under its name with .json added."""
     with write_whole(f"{path}.json") as part:
         part.write_text(json.dumps(facts, indent=1) + "\n")
 
 
+@takes(path=errors.path)
 def read_tags(path: str | Path) -> dict[str, Any]:
     """What a PNG or MP4 says about itself; {} where it says nothing."""
+    if not Path(path).is_file():
+        raise OutputError(f"{str(path)!r} cannot be read: it is no file.")
     try:
         if Path(path).suffix.lower() == ".png":
-            with Image.open(path) as image:
+            with Image.open(path, formats=("PNG",)) as image:
                 return dict(json.loads(image.info.get("svdlab", "{}")))
         lines = ffmpeg(path, "-f", "ffmetadata")[0].decode().replace("\\\n", "\n").splitlines()
         text = next((line.partition("=")[2] for line in lines if line.startswith("svdlab=")), "{}")
         return dict(json.loads(re.sub(r"\\([=;#\\])", r"\1", text)))  # ffmetadata escapes these
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{path} cannot be read: {error}") from error
+    except Exception as error:  # Pillow raises many kinds, json RecursionError
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(f"{str(path)!r} cannot be read: {' '.join(str(error).split())}") from error
 
 
 def _texts(facts: Mapping[str, Any]) -> dict[str, str]:
     """What every container says, by the names that an MP4 gives to it."""
-    source = {"checkpoint": "unknown"} | dict(facts.get("source", {}))
+    source = {"checkpoint": "unknown", **errors.kind(Mapping)("the facts' source", facts.get("source", {}))}
     revision = source.get("revision") and f"revision {source['revision']}"
     parts = [f"Made by a generative model: {source['checkpoint']}", revision, source.get("label")]
     parts += [f"{word} {facts[key]}" for word, key in (("run", "run_id"), ("seed", "seed")) if key in facts]
@@ -317,4 +331,4 @@ def _texts(facts: Mapping[str, Any]) -> dict[str, str]:
         "copyright": source.get("licence"),
         "svdlab": json.dumps(facts),
     }
-    return {key: str(text or "") for key, text in texts.items()}
+    return {key: UNFIT.sub("", str(text or "")) for key, text in texts.items()}

@@ -13,8 +13,9 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+import svdlab
 from svdlab.errors import InputError, OutputError
-from svdlab.measure import video
+from svdlab.measure import fidelity, motion, video
 from svdlab.measure.video import as_frames, as_image
 
 MADE_BY_A_MODEL = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -35,6 +36,44 @@ def test_frames_of_any_form_keep_their_values():
     assert as_frames(FLOATS * 1.0009).max() == 1 and as_frames(FLOATS - 0.0009).min() == 0  # a decoder's rounding
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64", "float8_e4m3fn"])
+@pytest.mark.parametrize("grad", [False, True])
+def test_tensors_of_any_float_dtype_are_frames_with_or_without_grad(dtype, grad):
+    tensor = torch.from_numpy(FLOATS).to(getattr(torch, dtype))
+    tensor = tensor.requires_grad_() if grad and dtype != "float8_e4m3fn" else tensor
+    want = tensor.detach().float().numpy()
+    for form in (tensor, list(tensor), tuple(tensor)):
+        assert np.array_equal(as_frames(form), want)
+    assert np.array_equal(as_image(tensor[0]), want[0]) and motion.measure(tensor).equals(motion.measure(want))
+
+
+def test_clips_paths_and_files_of_images_are_frames(pipe, tmp_path):
+    clip = svdlab.generate(pipe, "scene-27", num_frames=2, num_inference_steps=1)
+    assert np.array_equal(as_frames(clip), clip.frames) and motion.summary(clip) == pytest.approx(
+        motion.summary(clip.frames), nan_ok=True
+    )
+    video.write_frames(tmp_path / "x.mkv", FRAMES)
+    paths = [tmp_path / f"{i}.png" for i in range(len(FRAMES))]
+    for path, frame in zip(paths, FRAMES, strict=True):
+        Image.fromarray(frame).save(path)
+    for form in (tmp_path / "x.mkv", str(tmp_path / "x.mkv"), paths, list(map(str, paths))):
+        assert np.array_equal(as_frames(form), FLOATS) and np.array_equal(video.as_bytes(form), FRAMES)
+    assert np.array_equal(as_image(paths[1]), FLOATS[1])
+
+
+def test_images_of_every_mode_are_what_one_sees(tmp_path):
+    colours = Image.fromarray(FRAMES[0]).quantize(8)
+    seen = np.asarray(colours.convert("RGB"), np.float32) / 255
+    assert np.array_equal(as_image(colours), seen)  # not the numbers of the palette
+    colours.save(tmp_path / "x.gif")
+    assert np.array_equal(as_frames([colours, tmp_path / "x.gif", colours.convert("RGBA")]), [seen] * 3)
+    assert np.abs(as_image(Image.fromarray(FRAMES[0]).convert("YCbCr")) - FLOATS[0]).max() < 0.02
+    turned = Image.fromarray(FRAMES[0])
+    turned.getexif()[0x0112] = 6  # a camera held upright
+    turned.save(tmp_path / "x.png", exif=turned.getexif())
+    assert np.array_equal(as_image(tmp_path / "x.png"), np.rot90(FLOATS[0], -1))
+
+
 @pytest.mark.parametrize(
     ("frames", "says"),
     [
@@ -48,11 +87,54 @@ def test_frames_of_any_form_keep_their_values():
         (FLOATS - 1, "from -1"),
         (FRAMES.astype(np.int64), "int64"),
         (FLOATS[:, :8], "16 px"),
+        (FLOATS.transpose(0, 3, 1, 2), "np.moveaxis"),
+        (torch.zeros(1, 5, 32, 32, 3), r"\(1, 5, 32, 32, 3\)"),
+        (FLOATS[:3, ..., 0], "three grey frames"),
+        ([FRAMES[0], FLOATS[0]], "dtypes"),
+        ([Image.fromarray(FRAMES[0]), torch.zeros(3, 33, 47)], "different shapes"),
+        (FLOATS.astype(complex), "complex"),
+        (torch.zeros(2, 32, 32, 3, device="meta"), "Tensor of shape"),
+        (torch.eye(32).to_sparse(), "Tensor of shape"),
+        ([Image.new("I;16", (32, 32))] * 2, "I;16"),
+        ([Image.new("F", (32, 32))] * 2, "mode F"),
+        ("no-such.mp4", "no such file"),
+        ([b"bytes"] * 2, "shape"),
+        (None, "object"),
     ],
 )
 def test_what_are_no_frames_is_refused_with_the_reason(frames, says):
-    with pytest.raises(InputError, match=says):
-        as_frames(frames)
+    for function in (as_frames, motion.measure, fidelity.flicker):
+        with pytest.raises((InputError, OutputError), match=says) as caught:
+            function(frames)
+        assert "frames" in str(caught.value) or "no such file" in says
+    with pytest.raises(InputError, match="image is a clip of 5"):
+        as_image(FLOATS)
+
+
+@pytest.mark.parametrize("write", [video.write_frames, video.write_preview, video.write_sidecar])
+def test_planted_links_are_not_followed(tmp_path, write):
+    out, victim = tmp_path / "out", tmp_path / "victim"
+    out.mkdir()
+    victim.write_text("mine")
+    name = "x.mkv" if write is video.write_frames else "x.mp4"
+    suffix = ".json" if write is video.write_sidecar else ""
+    for plant in ("{}", "{}.part", ".{}.part", "{}.tmp", ".{}.tmp", ".part-{}", "{}~"):
+        (out / plant.format(name + suffix)).symlink_to(victim)
+    write(out / name, {"seed": 0} if suffix else FRAMES)
+    assert victim.read_text() == "mine" and not (out / (name + suffix)).is_symlink()
+    assert (out / (name + suffix)).stat().st_size > 4
+
+
+def test_control_characters_in_a_label_spoil_no_file(tmp_path):
+    facts = video.describe({"source": {"checkpoint": "a/b", "label": "red\x1b[31m\0 \ud800\uffff\x0b end", "licence": "x\0y"}})
+    video.write_preview(tmp_path / "x.mp4", FRAMES, facts=facts)
+    Image.fromarray(FRAMES[0]).save(tmp_path / "x.png", pnginfo=video.png_info(facts))
+    with Image.open(tmp_path / "x.png") as image:
+        assert "red[31m  end" in image.getxmp()["xmpmeta"]["RDF"]["Description"]["description"]["Alt"]["li"]["text"]
+        assert image.info["Copyright"] == "xy"
+    assert video.read_tags(tmp_path / "x.mp4") == video.read_tags(tmp_path / "x.png") == facts
+    with pytest.raises(InputError, match="source"):
+        video.png_info({"source": "a/b"})
 
 
 def test_ffv1_keeps_every_bit(tmp_path):
