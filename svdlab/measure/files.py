@@ -19,6 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from svdlab import errors
 from svdlab.errors import OutputError, takes
 
@@ -100,3 +102,29 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(item) for item in value]
     return str(getattr(value, "__qualname__", value))  # a function's name
+
+
+def csv_text(table: Any) -> str:
+    """A DataFrame as CSV without its index, in which no text is a formula: what a spreadsheet would run gets an apostrophe.
+
+    >>> csv_text(pd.DataFrame({"label": ["=cmd|' /C calc'!A0", "-1.5", "fine"], "x": [-1.0, 2.0, np.nan]})).splitlines()
+    ['label,x', "'=cmd|' /C calc'!A0,-1.0", '-1.5,2.0', 'fine,']
+    """
+
+    def inert(value: Any) -> Any:
+        if pd.api.types.is_scalar(value) and not isinstance(value, str):
+            return value
+        text = str(value).replace("\r\n", "\n").replace("\r", "\n")  # pandas does not quote \r, which would end a row
+        if not text.startswith(("\t", "\n")) and not text.lstrip().startswith(tuple("=+-@＝＋－＠")):
+            return text
+        try:
+            float(text)
+        except ValueError:
+            return f"'{text}"
+        return text  # a number
+
+    safe = table.rename(columns=inert)
+    for place, kind in enumerate(safe.dtypes):
+        if kind.kind not in "biufcmM":
+            safe.isetitem(place, safe.iloc[:, place].astype(object).map(inert))
+    return str(safe.to_csv(index=False))

@@ -1,6 +1,8 @@
 """Files are written whole or not at all; hashes and plain values do not depend on what holds them."""
 
+import csv
 import hashlib
+import io
 import json
 import os
 from pathlib import Path
@@ -10,8 +12,8 @@ import pandas as pd
 import pytest
 import torch
 
-from svdlab.errors import OutputError
-from svdlab.measure.files import hash_facts, hash_file, plain, write_whole
+from svdlab.errors import InputError, OutputError
+from svdlab.measure.files import csv_text, hash_facts, hash_file, plain, write_whole
 
 
 def test_a_file_is_written_whole_under_its_own_suffix_and_nothing_else_is_left(tmp_path):
@@ -75,3 +77,24 @@ def test_plain_values_survive_json():
         "function": "plain",
     }
     assert json.loads(json.dumps(plain(cells))) == plain(cells)
+
+
+@pytest.mark.parametrize("path", ["", "a\0b", "x" * 300, None, 7, Path("x") / ("y" * 256)])
+def test_what_is_no_path_is_refused_before_anything_is_made(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    for call in (lambda: write_whole(path).__enter__(), lambda: hash_file(path)):
+        with pytest.raises(InputError, match="path"):
+            call()
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", " =", "＝"])
+@pytest.mark.parametrize("kind", [str, np.str_, Path, "category", "string"])
+def test_no_text_of_a_csv_is_a_formula(start, kind):
+    text = f"{start}cmd|' /C calc'!A0"
+    values = [kind(text), kind("fine\r=x")] if callable(kind) else pd.Series([text, "fine\r=x"]).astype(kind)
+    table = pd.DataFrame({"label": values, text: ["-1.5", None], "x": [-1.0, 2.0], "values": [[-1], [2]]})
+    rows = list(csv.reader(io.StringIO(csv_text(table), newline="")))
+    inert = f"'{text}".replace("\r", "\n")
+    assert rows == [["label", inert, "x", "values"], [inert, "-1.5", "-1.0", "[-1]"], ["fine\n=x", "", "2.0", "[2]"]]
+    assert text in table and str(table.label[0]) == text  # the table is as it was
