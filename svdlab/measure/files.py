@@ -86,6 +86,22 @@ def hash_facts(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
+def read_json(path: str | os.PathLike[str], most: int = 2**24) -> Any:
+    """What a JSON file holds; ValueError where it is none, too deep, or larger than `most` bytes, of which no more are read.
+
+    >>> read_json("results/facts.json")
+    {'fps': 7}
+    """
+    with open(path, "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"{Path(path).name} is larger than {most} bytes")
+    try:
+        return json.loads(data)
+    except RecursionError:
+        raise ValueError(f"{Path(path).name} is nested too deep") from None
+
+
 def plain(value: Any) -> Any:
     """A table's cell as JSON holds it: values and arrays of numpy, pandas and torch become Python's, NaN None, the rest text.
 

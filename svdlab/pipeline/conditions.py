@@ -9,16 +9,19 @@ The UNet sees `fps_id = fps - 1`; Stability's script embeds its number as it is,
 
 from __future__ import annotations
 
-import json
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from svdlab.errors import InputError, number, whole
+from svdlab.errors import InputError, kind, number, one_of, several, shown, takes, text, whole
+from svdlab.measure.files import read_json
 
 GUIDANCE_CURVES = ("linear", "triangle")
 REPOSITORIES = {
@@ -29,6 +32,9 @@ REPOSITORIES = {
 LEAST: dict[str, Any] = dict(
     fps=1, num_frames=2, num_inference_steps=1, height=8, width=8, decode_chunk_size=1, playback_fps=0.01
 )  # others 0
+MOST: dict[str, Any] = dict(
+    fps=1000, num_frames=4096, num_inference_steps=10_000, height=16384, width=16384, decode_chunk_size=4096, playback_fps=1000
+)  # others 2**53, or finite
 WHOLE = ("num_frames", "num_inference_steps", "height", "width", "decode_chunk_size")
 
 
@@ -38,8 +44,9 @@ class UnusualConditionWarning(UserWarning):
 
 def _number(name: str, value: Any) -> Any:
     """A Python int or float, checked by name."""
-    check = whole if name in WHOLE or isinstance(value, Integral) else number
-    return check(name, value, LEAST.get(name, 0))
+    if name in WHOLE or isinstance(value, Integral):
+        return whole(name, value, LEAST.get(name, 0), MOST.get(name, 2**53))
+    return number(name, value, LEAST.get(name, 0), MOST.get(name, math.inf))
 
 
 @dataclass(frozen=True)
@@ -79,15 +86,15 @@ class Conditions:
             raise InputError(f"{given}: need min <= max.")
         curve, interval = self.guidance_curve, self.guidance_interval
         if not isinstance(curve, (Sequence, np.ndarray)) or (isinstance(curve, str) and curve not in GUIDANCE_CURVES):
-            raise InputError(f"guidance_curve={curve!r}: give {', '.join(GUIDANCE_CURVES)}, or one number per frame.")
+            raise InputError(f"guidance_curve={shown(curve)}: give {', '.join(GUIDANCE_CURVES)}, or one number per frame.")
         if not isinstance(curve, str):
-            object.__setattr__(self, "guidance_curve", tuple(number("guidance_curve", v, 0) for v in curve))
+            object.__setattr__(self, "guidance_curve", several("guidance_curve", curve, partial(number, least=0), 2))
             if self.num_frames not in (None, len(curve)):
                 raise InputError(f"guidance_curve has {len(curve)} numbers for {self.num_frames} frames.")
         if interval is not None:
-            pair = tuple(number("guidance_interval", v, 0) for v in interval)
+            pair = several("guidance_interval", interval, partial(number, least=0))
             if len(pair) != 2 or pair[0] >= pair[1]:
-                raise InputError(f"guidance_interval={interval!r}: give (low, high) in sigma, low < high.")
+                raise InputError(f"guidance_interval={shown(interval)}: give (low, high) in sigma, low < high.")
             object.__setattr__(self, "guidance_interval", pair)
 
     @property
@@ -143,6 +150,7 @@ PRESETS = {
 }
 
 
+@takes(checkpoint=kind(str, os.PathLike))
 def conditions_of(checkpoint: str | Path) -> Conditions:
     """A checkpoint's preset, by its name, hub id or folder (a fine-tuned one by its UNet); else diffusers' defaults.
 
@@ -154,7 +162,7 @@ def conditions_of(checkpoint: str | Path) -> Conditions:
         if str(checkpoint) == preset or repository.split("/")[1] in names:
             return PRESETS[preset]
     try:
-        unet = json.loads(Path(checkpoint, "unet", "config.json").read_text())
+        unet = read_json(Path(checkpoint, "unet", "config.json"))
         preset = {14: "SVD", 25: "SVD_XT"}[unet["num_frames"]]
         return PRESETS[preset if unet["block_out_channels"] == [320, 640, 1280, 1280] else "DIFFUSERS"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -175,6 +183,22 @@ class Source:
     licence: str = ""
     stimuli: str = "photographs"
     variant: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width"):
+            whole(name, getattr(self, name), LEAST[name], MOST[name])
+        for name in ("checkpoint", "revision", "weights_hash", "variant"):
+            None if getattr(self, name) is None else text(name, getattr(self, name), 0)
+        for name in ("label", "licence"):
+            line(name, getattr(self, name))
+        one_of("stimuli", self.stimuli, ("photographs", "world"))
+
+
+def line(name: str, value: Any) -> str:
+    """One line of at most 500 characters, without control characters: what a terminal and a figure can show as it is."""
+    if len(found := text(name, value, 0)) > 500 or not found.isprintable():
+        raise InputError(f"{name}={shown(found)}: give one line of at most 500 printable characters.")
+    return found
 
 
 def resolve(pipe: Any, conditions: Conditions) -> Conditions:

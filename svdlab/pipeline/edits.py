@@ -13,20 +13,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
 
-from svdlab.errors import InputError, TraceError
+from svdlab.errors import InputError, TraceError, flag, kind, number, several, takes, whole
 from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.generate import Clip, ProbePipeline, Start, generate_batch
-from svdlab.pipeline.hooks import SELF, edit, select_modules
+from svdlab.pipeline.hooks import SELF, chosen_steps, edit, names, select_modules
 from svdlab.pipeline.images import prepare_image
+from svdlab.pipeline.pipeline import pipeline
 from svdlab.pipeline.trace import Trace
 
 ONE_STEP = ("EulerDiscrete", "EulerAncestralDiscrete", "EDMEuler", "DDIM", "DDPM", "LCM")  # schedulers without a memory
 
 
+@takes(pipe=pipeline)
 def image_embedding(pipe: ProbePipeline, image: Any, *, steps: Any = None) -> AbstractContextManager[None]:
     """The image encoder's view of another image, while the VAE's latents stay those of the clip's own.
 
@@ -36,6 +39,7 @@ def image_embedding(pipe: ProbePipeline, image: Any, *, steps: Any = None) -> Ab
     image: as for `generate`, cropped to the checkpoint's own aspect. The unconditional half keeps its zeros. The image
     encoder runs once, when this is called. Raises InputError for an image that cannot be read.
     """
+    chosen_steps(steps)
     prepared = prepare_image(image, height=pipe.source.height, width=pipe.source.width)
     with torch.no_grad():
         other = pipe._encode_image([prepared], pipe._execution_device, 1, False)  # "1 1 d"
@@ -43,6 +47,7 @@ def image_embedding(pipe: ProbePipeline, image: Any, *, steps: Any = None) -> Ab
     return edit(pipe, "image_embeddings", swap, steps=steps)
 
 
+@takes(pipe=pipeline, blocks=names, scale=number)
 def silence_temporal_attention(
     pipe: ProbePipeline, blocks: str | Iterable[str] = "unet", *, scale: float = 0.0, steps: Any = None
 ) -> AbstractContextManager[None]:
@@ -60,6 +65,7 @@ def silence_temporal_attention(
     return edit(pipe, found, lambda value, step: scale * value, steps=steps)
 
 
+@takes(pipe=pipeline, trace=kind(Trace), step=whole, decode=flag)
 def branch(pipe: ProbePipeline, trace: Trace, step: int, *, decode: bool = True, **changes: Any) -> Clip:
     """Start again from the latents before a step, with some conditions changed.
 
@@ -75,6 +81,7 @@ def branch(pipe: ProbePipeline, trace: Trace, step: int, *, decode: bool = True,
     return generate_batch(pipe, [image], [conditions], [trace.calls[0].seed], start, decode=decode)[0]
 
 
+@takes(pipe=pipeline, trace=kind(Trace), steps=partial(several, check=whole), decode=flag)
 def transplant(
     pipe: ProbePipeline, trace: Trace, steps: Sequence[int] | None = None, *, decode: bool = True, **changes: Any
 ) -> dict[int, Clip]:
@@ -102,9 +109,9 @@ def _branch_from(pipe: ProbePipeline, trace: Trace, step: int, changes: dict[str
         raise TraceError(f"step {step}: the trace holds latents of {held}. Trace with keep=('latents',) and that step.")
     if not trace.calls:
         raise TraceError("branch needs a trace made through svdlab.generate, which brings image, seed and conditions with it.")
-    call, kind = trace.calls[0], type(pipe.scheduler).__name__.removesuffix("Scheduler")
-    if step and kind not in ONE_STEP:
-        raise TraceError(f"{kind} goes by earlier steps, which the latents of a step do not hold: use {', '.join(ONE_STEP)}.")
+    call, scheduler = trace.calls[0], type(pipe.scheduler).__name__.removesuffix("Scheduler")
+    if step and scheduler not in ONE_STEP:
+        raise TraceError(f"{scheduler} goes by earlier steps, which the latents of a step do not hold: use {', '.join(ONE_STEP)}.")
     if fixed := sorted({"num_frames", "height", "width", "num_inference_steps"} & changes.keys()):
         raise InputError(f"{', '.join(fixed)} cannot change in mid-run: the latents have that shape and schedule.")
     conditions = call.conditions.replace(**{name: value for name, value in changes.items() if name != "image"})

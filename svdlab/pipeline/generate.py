@@ -26,12 +26,12 @@ from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion 
 from PIL import Image
 
 from svdlab import errors
-from svdlab.errors import BrokenClipError, InputError, OutOfMemoryError, SvdlabError
+from svdlab.errors import BrokenClipError, InputError, OutOfMemoryError, SvdlabError, kind, takes, text
 from svdlab.measure import video
 from svdlab.measure.files import plain
 from svdlab.pipeline.conditions import Conditions, Source, UnusualConditionWarning, resolve
 from svdlab.pipeline.images import FLIPS, decode_latents, encode_pixels, image_hash, prepare_image
-from svdlab.pipeline.pipeline import ProbePipeline
+from svdlab.pipeline.pipeline import ProbePipeline, pipeline
 from svdlab.pipeline.sampler import QUIET, SIGMA_MAX, VE, WORKING, Denoising, Step, open_edits, steps_of
 
 REFUSED = {
@@ -65,9 +65,14 @@ class Call:
 
     @classmethod
     def read(cls, record: dict[str, Any]) -> Call:
-        more = {name: record[name] for name in ("start", "intervention") if record.get(name)}
-        made = Conditions(**record["conditions"]), int(record["seed"]), record["image"], Source(**record["source"])
-        return cls(*made, edits=tuple(record.get("edits") or ()), **more)
+        """Raises InputError for what is no such record."""
+        try:
+            more = {name: record[name] for name in ("start", "intervention") if record.get(name)}
+            made = Conditions(**record["conditions"]), errors.seed("seed", record["seed"]), text("image", record["image"])
+            kind(dict)("start", more.get("start", {}))
+            return cls(*made, Source(**record["source"]), edits=tuple(record.get("edits") or ()), **more)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise InputError(f"{errors.shown(record)} is no record of a clip: {error}") from error
 
 
 @dataclass(repr=False)
@@ -107,9 +112,10 @@ class Clip:
         height, width = small.shape[1:3]
         return f"{mediapy.html_from_compressed_video(video.h264(small, self.playback_fps), width, height)}<br>{words}"
 
+    @takes(path=errors.path)
     def save(self, path: str | Path) -> Path:
         """Write an MP4 (H.264) that says what made it. Raises InputError for another suffix, OutputError by the disk."""
-        path = Path(path).expanduser()
+        path = Path(path)
         if path.suffix.lower() != ".mp4":
             raise InputError(f"{path}: a clip is saved as .mp4 (its frames bit for bit: svdlab.measure.video.write_frames).")
         video.write_preview(path, self.frames, playback_fps=self.playback_fps, facts=video.describe(self.call.asdict()))
@@ -143,10 +149,18 @@ class Start:
             levels = []
         levels += [0.0] if levels and levels[-1] != 0 else []
         if len(levels) < 2 or any(not np.isfinite(a) or a <= b for a, b in pairwise(levels)):
-            raise InputError(f"sigmas={self.sigmas}: give falling noise levels above 0, such as svdlab.schedule.karras(25).")
+            raise InputError(f"sigmas={errors.shown(self.sigmas)}: give falling noise levels above 0, such as svdlab.schedule.karras(25).")
         return levels
 
 
+def tensor(name: str, value: Any) -> torch.Tensor:
+    """A tensor of finite floats."""
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point() or not value.isfinite().all():
+        raise InputError(f"{name}={errors.shown(value)}: give a tensor of finite floats.")
+    return value.detach()
+
+
+@takes(pipe=pipeline, conditions=kind(Conditions), seed=errors.seed, latents=tensor, noise=tensor)
 def generate(
     pipe: ProbePipeline,
     image: Any,
@@ -169,8 +183,6 @@ def generate(
     first sigma, taken as they are: x0 + sigma n, so that their standard deviation is near sqrt(sigma^2 + 1). noise: unit noise
     "f c h w" in place of the seed's. Raises InputError before any model runs, BrokenClipError for NaN or black frames.
     """
-    if conditions is not None and not isinstance(conditions, Conditions):
-        raise InputError(f"conditions is a {type(conditions).__name__}: give svdlab.Conditions, or its values by name.")
     for name in REFUSED.keys() & overrides.keys():
         raise InputError(f"generate takes no {name}=: {REFUSED[name]}.")
     conditions, source = (conditions or Conditions()).replace(**overrides), getattr(pipe, "source", Source())
@@ -246,12 +258,11 @@ def _checked(
     pipe: Any, conditions: Sequence[Conditions], seeds: Sequence[int], levels: list[float] | None, n: int
 ) -> list[Conditions]:
     """Conditions filled in; InputError before any model runs."""
-    if not isinstance(pipe, ProbePipeline):
-        raise InputError(f"pipe is a {type(pipe).__name__}: use svdlab.load_pipeline, or ProbePipeline.from_pipe(pipe).")
+    pipeline("pipe", pipe)
     if not n == len(conditions) == len(seeds) or not n:
         raise InputError(f"{n} images, {len(conditions)} conditions, {len(seeds)} seeds: give as many of each.")
-    for seed in seeds:
-        errors.seed("seed", seed)
+    errors.several("seed", seeds, errors.seed)
+    errors.several("conditions", conditions, kind(Conditions))
     filled = [resolve(pipe, c.replace(num_inference_steps=len(levels) - 1) if levels else c) for c in conditions]
     if len({(c.num_frames, c.height, c.width, c.num_inference_steps, c.guided) for c in filled}) > 1:
         raise InputError("clips of one batch must agree in frames, size, steps, and in whether guidance is used.")

@@ -26,8 +26,8 @@ import numpy as np
 import psutil
 import torch
 
-from svdlab.errors import InputError, TraceError, number, several
-from svdlab.pipeline.pipeline import ProbePipeline
+from svdlab.errors import LABEL, InputError, TraceError, number, several, shown, takes, text
+from svdlab.pipeline.pipeline import ProbePipeline, pipeline
 from svdlab.pipeline.sampler import EDITABLE, Denoising, Listener, Step, listen, running
 from svdlab.pipeline.trace import KEEP, Trace, colour_map
 
@@ -38,6 +38,7 @@ Fn = Callable[[torch.Tensor, Step], "torch.Tensor | None"]
 # --- what modules=, where and steps= take --------------------------------------------------------------------------------
 
 
+@takes(pipe=pipeline, contains=LABEL)
 def module_names(pipe: Any, contains: str = "") -> list[str]:
     """Names that `trace` and `edit` take: the UNet's modules, in the order in which it holds them.
 
@@ -80,24 +81,32 @@ def chosen_steps(steps: Any) -> Callable[[Step], bool]:
     """`steps=` as a predicate: None, step numbers from 0, or two floats as a range of sigma, both ends included."""
     if steps is None:
         return lambda step: True
-    found = list(steps) if isinstance(steps, Iterable) else [steps]
-    if len(found) == 2 and all(isinstance(s, float) for s in found):
+    if isinstance(steps, range) and len(steps) and min(steps[0], steps[-1]) >= 0:
+        return lambda step: step.index in steps
+    found = [steps] if isinstance(steps, Integral) else several("steps", steps, lambda name, value: value, 0)
+    if len(found) == 2 and all(isinstance(s, float) and s >= 0 for s in found):  # not NaN; there may be no upper end
         low, high = sorted(found)
         return lambda step: low <= step.sigma <= high
     if not found or any(isinstance(s, bool) or not isinstance(s, Integral) or s < 0 for s in found):
-        raise InputError(f"steps={steps!r}: give step numbers from 0, or two floats as a range of sigma.")
+        raise InputError(f"steps={shown(steps)}: give step numbers from 0, or two floats as a range of sigma.")
     return lambda step: step.index in found
 
 
-def _check_pipe(pipe: Any) -> None:
-    if not isinstance(pipe, ProbePipeline):
-        kind = type(pipe).__name__
-        raise TraceError(f"a {kind} cannot be looked into: use svdlab.ProbePipeline.from_pipe(pipe), on the same weights.")
+def names(name: str, value: Any, least: int = 0) -> Any:
+    """A name or glob, or a list of them."""
+    return text(name, value) if isinstance(value, str) else several(name, value, text, least)
+
+
+def _function(name: str, value: Any) -> Fn:
+    if not callable(value):
+        raise InputError(f"{name}={shown(value)}: give a function of the value and the step.")
+    return value
 
 
 # --- trace ------------------------------------------------------------------------------------------------------------
 
 
+@takes(pipe=pipeline, keep=names, modules=names, attention=names)
 @contextmanager
 def trace(
     pipe: ProbePipeline,
@@ -129,7 +138,6 @@ def trace(
     call TraceError where a module never runs, and in its first step where the memory that is free would not hold all of the
     trace. An empty trace raises when it is read.
     """
-    _check_pipe(pipe)
     keep = (keep,) if isinstance(keep, str) else tuple(keep)
     if unknown := [name for name in keep if name not in KEEP]:
         raise InputError(f"keep={keep!r}: {unknown[0]!r} is none of {', '.join(KEEP)}.")
@@ -139,7 +147,7 @@ def trace(
         raise TraceError(f"{odd[0]} is no self-attention (attn1); attention to the image has one key: its map is 1.")
     places = several("queries", queries, partial(several, check=partial(number, least=0, most=1)))
     if any(len(place) != 2 for place in places):
-        raise InputError(f"queries={queries!r}: give positions (y, x) as fractions of the frame, such as ((0.5, 0.5),).")
+        raise InputError(f"queries={shown(queries)}: give positions (y, x) as fractions of the frame, such as ((0.5, 0.5),).")
     record = _Recorder(keep, chosen_steps(steps), [*chosen, *(f"{name}.weights" for name in maps)])
     record.trace.label, record.trace.find_colours = pipe.source.label, cache(partial(colour_map, pipe))
     with listen(pipe, record.hear) as record.listener, ExitStack() as stack:
@@ -265,6 +273,7 @@ def _weights(attn: Any, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
 # --- edit -------------------------------------------------------------------------------------------------------------
 
 
+@takes(pipe=pipeline, where=partial(names, least=1), fn=_function)
 @contextmanager
 def edit(pipe: ProbePipeline, where: str | Iterable[str], fn: Fn, *, steps: Any = None) -> Iterator[None]:
     """Change a value while the pipeline runs: fn(value, step) gives the new one, or None to leave it alone.
@@ -284,7 +293,6 @@ def edit(pipe: ProbePipeline, where: str | Iterable[str], fn: Fn, *, steps: Any 
     fn is given a copy: to change it in place and return it is fine. Raises TraceError for an unknown place, and during the
     call for a result of another shape, and for a value that was changed in place and not returned.
     """
-    _check_pipe(pipe)
     wanted, named = chosen_steps(steps), isinstance(where, str) and where in EDITABLE
     selected = {} if named else select_modules(pipe, where, others=EDITABLE)
 

@@ -11,10 +11,13 @@ True
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +25,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from svdlab.errors import BrokenClipError, InputError
+from svdlab.errors import BrokenClipError, InputError, path, shown, takes, text, whole
+from svdlab.measure.video import as_frames
 
-LEAST_SIDE = 16  # px
+SIDE = partial(whole, least=8, most=16384)  # px of a frame
+LEAST_SIDE = 16  # px of an image
+MOST_PIXELS, MOST_BYTES = 89_478_485, 2**30  # of an image, before it is decoded: the first is Pillow's own
 PHOTOGRAPHS = ("astronaut", "cat", "coffee", "rocket", "camera", "grace_hopper")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 FLIPS = {"left_right": (-1,), "up_down": (-2,), "half_turn": (-2, -1)}  # axes of "... h w" that turn, of image or noise
@@ -34,10 +40,15 @@ class CropWarning(UserWarning):
     """An image lost part of its area because the frame has another aspect."""
 
 
+class FirstFrameWarning(UserWarning):
+    """A file with several frames was given as an image: only one of them is used."""
+
+
 class ImageFileError(InputError, OSError):
     """An image file that is missing or cannot be read; also an OSError."""
 
 
+@takes(name=text)
 def sample_image(name: str = "astronaut") -> Image.Image:
     """A free image that comes with a dependency, or a first frame of the organism's world, as PIL RGB.
 
@@ -64,12 +75,16 @@ def sample_image(name: str = "astronaut") -> Image.Image:
 
 
 def is_sample(name: str) -> bool:
-    return name in PHOTOGRAPHS or (name.startswith("scene-") and name[6:].isdigit())
+    return name in PHOTOGRAPHS or re.fullmatch(r"scene-[0-9]{1,18}", name) is not None
 
 
+@takes(folder=path)
 def images_in(folder: str | Path) -> list[str]:
     """The paths of all images directly in a folder, sorted; raises ImageFileError where there are none."""
-    found = sorted(str(p) for p in Path(folder).expanduser().iterdir() if p.suffix.lower() in SUFFIXES)
+    try:
+        found = sorted(str(p) for p in Path(folder).iterdir() if p.suffix.lower() in SUFFIXES)
+    except OSError as error:
+        raise ImageFileError(f"{folder} cannot be read as a folder of images: {error.strerror}.") from error
     if not found:
         raise ImageFileError(f"{folder} holds no image: the suffixes are {', '.join(SUFFIXES)}.")
     return found
@@ -81,41 +96,74 @@ def open_image(source: Any) -> Image.Image:
     >>> open_image(np.zeros((64, 64), dtype="uint8")).mode
     'RGB'
 
-    EXIF orientation is applied, transparency is laid on white, 16-bit files are scaled to 8. Raises InputError (for files
-    ImageFileError, also an OSError).
+    EXIF orientation is applied, transparency is laid on white, 16-bit files are scaled to 8, floats are taken as 0 to 1. Of a
+    file with several frames one is used, with a FirstFrameWarning. Raises InputError (for files ImageFileError, also an
+    OSError), also where the range of the values is ambiguous, and for what is too large, before it is decoded.
     """
     if isinstance(source, str) and is_sample(source):
         return sample_image(source)
-    if isinstance(source, (str, Path)):
+    if isinstance(source, (str, os.PathLike)):
         try:
-            image: Image.Image = Image.open(Path(source).expanduser())
-            image.load()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ImageFileError(f"{source} cannot be read as an image, and is no sample's name: {error}") from error
-    elif isinstance(source, np.ndarray):
+            file = path("image", source)
+            if not file.is_file():
+                raise ValueError("it is a folder or a device." if file.exists() else "No such file.")
+            if file.stat().st_size > MOST_BYTES:
+                raise ValueError(f"it is larger than {MOST_BYTES} bytes.")
+            with warnings.catch_warnings(category=Image.DecompressionBombWarning, action="ignore"):
+                image: Image.Image = Image.open(file)
+            if image.format in ("EPS", "WMF"):
+                raise ValueError(f"{image.format} is no pixels but a program, which is not run: convert it first.")
+            return _to_rgb(image, f" {str(source)!r}")
+        except InputError as error:
+            raise ImageFileError(str(error)) from error
+        except Exception as error:  # Pillow's readers raise nearly anything for a damaged file
+            words = " ".join(str(error).split())
+            raise ImageFileError(f"{str(source)!r} cannot be read as an image, and is no sample's name: {words}") from error
+    if isinstance(source, np.ndarray):
         floats = source.dtype.kind == "f" and source.size and source.min() >= 0 and source.max() <= 1  # nor NaN
         array = (source * 255).round().astype(np.uint8) if floats else source
         if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
             raise InputError(f'image array is {source.dtype} {source.shape}: give uint8, or floats in [0, 1], as "h w 3".')
-        image = Image.fromarray(array)
-    elif isinstance(source, Image.Image):
-        image = source
-    else:
+        return _to_rgb(Image.fromarray(array))
+    if not isinstance(source, Image.Image):
         raise InputError(f"image is a {type(source).__name__}: give a path, a PIL image, an array or a sample's name.")
-    if min(image.size) < LEAST_SIDE:
-        raise InputError(f"the image is {image.width}x{image.height} px: at least {LEAST_SIDE} px a side are needed.")
+    try:
+        return _to_rgb(source)
+    except InputError:
+        raise
+    except Exception as error:  # one whose file is closed or damaged
+        raise InputError(f"image={shown(source)} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _to_rgb(image: Image.Image, name: str = "") -> Image.Image:
+    """RGB of an image that may not be decoded yet; InputError for a size or a range of values that cannot be."""
+    w, h = image.size
+    if min(w, h) < LEAST_SIDE or w * h > MOST_PIXELS:
+        allowed = f"at least {LEAST_SIDE} px a side, and at most {MOST_PIXELS // 10**6} megapixels"
+        raise InputError(f"the image{name} is {w}x{h} px: {allowed} are needed.")
+    if (n := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":  # a photograph with its preview
+        read = f"svdlab.measure.video.read_frames({name.strip() or '<its path>'})"
+        words = f"the image{name} holds {n} frames, of which only frame {image.tell()} is used: {read} reads the video."
+        warnings.warn(words, FirstFrameWarning, stacklevel=3)
+    image.load()
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
-        if not (values.min() >= 0 and values.max() <= 65535):
-            raise InputError(f"the image has values from {values.min():g} to {values.max():g}: 16-bit is 0 to 65535.")
-        image = Image.fromarray((values / 257).round().astype(np.uint8))
+        low, high = values.min(), values.max()
+        if not (0 <= low and (high <= 1 if image.mode == "F" else 4096 <= high <= 65535)):
+            known = "floats are 0 to 1" if image.mode == "F" else "16-bit is 0 to 65535, and more than 12 bits of it are used"
+            raise InputError(f"the image{name} has values from {low:g} to {high:g}, and {known}: convert it to 8-bit RGB.")
+        image = Image.fromarray((values * 255 if image.mode == "F" else values / 257).round().astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    image = image.convert("RGB")
+    if max(high for _, high in image.getextrema()) == 1:  # type: ignore[misc]
+        raise InputError(f"the image{name} has values 0 and 1 of 255, which is black: if 1 is white, multiply it by 255.")
+    return image
 
 
+@takes(height=SIDE, width=SIDE)
 def prepare_image(source: Any, *, height: int, width: int) -> Image.Image:
     """The centre of the image at the frame's aspect, resized to height x width px; `.info["crop"]` is the box that was kept.
 
@@ -192,13 +240,10 @@ def encode(pipe: Any, video: Any) -> torch.Tensor:
     >>> encode(pipe, clip.frames).shape == clip.latents.shape
     True
     """
-    frames, side = np.asarray(video), pipe.vae_scale_factor
-    if frames.ndim != 4 or frames.shape[3] != 3 or frames.shape[1] % side or frames.shape[2] % side:
-        raise InputError(f'video has shape {frames.shape}: give "f h w 3", with sides that are multiples of {side} px.')
-    x = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
-    x = (x / 255 if x.dtype == torch.uint8 else x.float()) * 2 - 1
-    if not x.abs().max() <= 1:
-        raise InputError("video has values outside [0, 1], or NaN: give uint8, or floats in [0, 1].")
+    frames, side = as_frames(video, least=1), pipe.vae_scale_factor
+    if frames.shape[1] % side or frames.shape[2] % side:
+        raise InputError(f"video has shape {frames.shape}: its sides must be multiples of {side} px.")
+    x = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2) * 2 - 1
     latents = [encode_pixels(pipe, chunk) for chunk in x.split(8)]
     pipe.maybe_free_model_hooks()
     return (torch.cat(latents) * pipe.vae.config.scaling_factor).float().cpu()

@@ -22,6 +22,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch.nn.functional import conv2d
 
+from svdlab.errors import InputError
 from svdlab.pipeline.conditions import Source
 from svdlab.pipeline.images import encode_pixels, vae_in_turn
 from svdlab.pipeline.sampler import Denoising, Listener
@@ -113,6 +114,14 @@ class ProbePipeline(StableVideoDiffusionPipeline):
             frames = self.video_processor.postprocess_video(video=frames, output_type=output_type)
         self.maybe_free_model_hooks()
         return StableVideoDiffusionPipelineOutput(frames=frames) if return_dict else frames
+
+
+def pipeline(name: str, value: Any) -> ProbePipeline:
+    """The check that a value is a pipeline that can be looked into."""
+    if not isinstance(value, ProbePipeline):
+        kind = type(value).__name__
+        raise InputError(f"{name} is a {kind}: use svdlab.load_pipeline, or svdlab.ProbePipeline.from_pipe(pipe) on the same weights.")
+    return value
 
 
 @contextmanager

@@ -16,12 +16,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from svdlab.errors import InputError, TraceError, whole
+from svdlab.errors import POSITIVE, InputError, TraceError, takes, whole
 
 INPUTS = ("added_time_ids", "image_embeddings", "image_latents")
 EDITABLE = ("latents", *INPUTS, "cond", "uncond", "guidance", "model_output", "denoised")
@@ -191,6 +192,7 @@ def steps_of(scheduler: Any) -> list[Step]:
     return [Step(i, sigmas[i], sigmas[i + 1], float(t)) for i, t in enumerate(times)]
 
 
+@takes(n=partial(whole, least=1, most=10_000), sigma_min=POSITIVE, sigma_max=POSITIVE, rho=POSITIVE)
 def karras(n: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX, rho: float = RHO) -> np.ndarray:
     """n noise levels from sigma_max down to sigma_min, and the terminal zero: n + 1 values (Karras et al. 2022, equation 5).
 
@@ -199,9 +201,9 @@ def karras(n: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX, r
 
     Raises InputError for an n below 1, and unless 0 < sigma_min <= sigma_max.
     """
-    if not 0 < sigma_min <= sigma_max:
-        raise InputError(f"sigma_min={sigma_min}, sigma_max={sigma_max}: need 0 < sigma_min <= sigma_max.")
-    ramp = np.linspace(0, 1, whole("n", n, least=1))
+    if sigma_min > sigma_max:
+        raise InputError(f"sigma_min={sigma_min}, sigma_max={sigma_max}: need sigma_min <= sigma_max.")
+    ramp = np.linspace(0, 1, n)
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     return np.append((high + ramp * (low - high)) ** rho, 0.0)
 

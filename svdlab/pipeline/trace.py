@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,12 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from svdlab.errors import OutputError, TraceError, whole
+from svdlab.errors import InputError, OutputError, TraceError, path, several, shown, takes, text, whole
 from svdlab.measure.files import write_whole
+from svdlab.pipeline.conditions import line
 from svdlab.pipeline.generate import Call
 from svdlab.pipeline.images import decode_latents, vae_in_turn
+from svdlab.pipeline.pipeline import pipeline
 from svdlab.pipeline.sampler import Step
 
 if TYPE_CHECKING:
@@ -83,8 +86,8 @@ class Trace:
             raise TraceError(
                 "this trace is empty: no call of its pipeline began in its block, or steps= names none of its steps."
             )
-        if isinstance(key, int):
-            one = slice(whole("sample", key, 0, self.batch - 1), key + 1)
+        if not isinstance(key, str):
+            one = slice(whole("sample", key, 0, self.batch - 1), int(key) + 1)
             steps = [replace(s, values={k: v[one] for k, v in s.values.items()}) for s in self.steps]
             return replace(self, steps=steps, batch=1, calls=self.calls[one], images=self.images[one])
         if key not in self.names:
@@ -98,9 +101,13 @@ class Trace:
         """Latents "... c h w" as RGB "... h w 3" in [0, 1], by the linear map of this trace's checkpoint."""
         if (colours := self.colours) is None:
             raise TraceError("this trace has no map from latents to colours: show.latents(tr, mode='pca') needs none.")
-        z = np.moveaxis(np.asarray(latents, dtype=np.float32), -3, -1)
+        z = np.asarray(latents)
+        if z.ndim < 3 or z.shape[-3] != len(colours) - 1 or z.dtype.kind != "f":
+            raise InputError(f'latents={shown(z)} of {z.dtype}: give floats "... c h w" of {len(colours) - 1} channels.')
+        z = np.moveaxis(z.astype(np.float32), -3, -1)
         return np.clip(z @ colours[:-1] + colours[-1], 0, 1)
 
+    @takes(pipe=pipeline, name=text)
     def decode(self, pipe: Any, *, steps: Any = None, frames: Any = None, name: str = "denoised") -> np.ndarray:
         """Frames of the denoised estimates by the pipeline's own VAE, float32 "s f h w c" in [0, 1].
 
@@ -112,14 +119,19 @@ class Trace:
         if self.batch != 1:
             raise TraceError(f"this trace holds {self.batch} samples: decode one, as in tr[0].decode(pipe).")
         latents = self[name]
-        latents = latents if steps is None else latents[list(steps)]
-        latents = latents if frames is None else latents[:, list(frames)]
+        if KEEP.get(name) != FRAMES:
+            raise InputError(f"name={name!r} is no latents: give {', '.join(key for key in KEEP if KEEP[key] == FRAMES)}.")
+        for axis, (what, chosen) in enumerate([("steps", steps), ("frames", frames)]):
+            if chosen is not None:
+                position = partial(whole, most=latents.shape[axis] - 1)
+                latents = latents.index_select(axis, torch.tensor(several(what, chosen, position)))
         chunk = (self.calls[0].conditions.decode_chunk_size if self.calls else None) or latents.shape[1]
         return np.stack([decode_latents(pipe, z, chunk) for z in latents])
 
+    @takes(path=path)
     def save(self, path: str | Path) -> Path:
         """Write tensors and JSON header into one safetensors file, whole or not at all."""
-        path = Path(path).expanduser()
+        path = Path(path)
         tensors = {f"{n}/{name}": v.contiguous() for n, s in enumerate(self.steps) for name, v in s.values.items()}
         for i, image in enumerate(self.images):
             tensors[f"image/{i}"] = torch.from_numpy(np.array(image.convert("RGB")))
@@ -135,28 +147,30 @@ class Trace:
         return path
 
     @classmethod
+    @takes(path=path)
     def load(cls, path: str | Path) -> Trace:
         """Read what `save` wrote; raises OutputError where the file is missing, cut off or something else."""
         try:
-            with safe_open(str(Path(path).expanduser()), "pt") as file:
+            with safe_open(str(path), "pt") as file:
                 header = json.loads((file.metadata() or {}).get("svdlab", "null"))
                 tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict
             if header["format"] != FORMAT:
                 raise ValueError(f"its format is not {FORMAT}")
-        except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
+            steps = [Step(**{**s, "values": {}}) for s in header["steps"]]
+            colours = tensors.pop("colours", None)
+            images = {}
+            for key, value in tensors.items():
+                n, name = key.split("/", 1)
+                if n == "image":
+                    images[int(name)] = Image.fromarray(value.numpy())
+                elif len(value) == whole("batch", header["batch"], 1):
+                    steps[whole("step", int(n))].values[name] = value
+            schedule, calls = np.array(header["schedule"], dtype=np.float32), [Call.read(call) for call in header["calls"]]
+            pictures, label = [images[i] for i in sorted(images)], line("label", header["label"])
+            find_colours = lambda: None if colours is None else colours.numpy()
+            return cls(steps, header["batch"], schedule, calls, label, pictures, find_colours)
+        except (OSError, SafetensorError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
             raise OutputError(f"{path} cannot be read as a trace: {error}") from error
-        steps = [Step(**s) for s in header["steps"]]
-        colours = tensors.pop("colours", None)
-        images = {}
-        for key, value in tensors.items():
-            n, name = key.split("/", 1)
-            if n == "image":
-                images[int(name)] = Image.fromarray(value.numpy())
-            else:
-                steps[int(n)].values[name] = value
-        schedule, calls = np.array(header["schedule"], dtype=np.float32), [Call.read(call) for call in header["calls"]]
-        find_colours = lambda: None if colours is None else colours.numpy()
-        return cls(steps, header["batch"], schedule, calls, header["label"], [images[i] for i in sorted(images)], find_colours)
 
     def to_xarray(self) -> xarray.Dataset:
         """A Dataset with a variable for each thing kept, and coordinates sigma and timestep of each step.
