@@ -11,7 +11,7 @@ downloads; their settings hold (HF_HOME, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, 
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 import re
 import warnings
 from contextlib import suppress
@@ -19,21 +19,27 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import HfApi, constants, metadata_load, snapshot_download, try_to_load_from_cache
+from huggingface_hub import HfApi, constants, get_token, metadata_load, snapshot_download, try_to_load_from_cache
 from huggingface_hub import errors as hub
+from safetensors import safe_open
 from transformers import CLIPImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
-from svdlab.errors import CheckpointError, InputError, one_of
-from svdlab.measure.files import hash_file
+from svdlab.errors import CheckpointError, InputError, flag, kind, one_of, path, shown, takes, text
+from svdlab.measure.files import hash_file, read_json
 from svdlab.measure.video import licence_line, show_licence
-from svdlab.pipeline.conditions import REPOSITORIES
+from svdlab.pipeline.conditions import REPOSITORIES, line
 from svdlab.pipeline.generate import ProbePipeline, Source
 
 SHIPPED = ("organism", "organism-fixed")
-METADATA = "svdlab.json"  # a checkpoint's own frame size, label, licence and stimuli, where they are not SVD's
+METADATA = "svdlab.json"  # a checkpoint's own facts, where they are not SVD's
+ABOUT = ("height", "width", "label", "licence", "stimuli")
+LARGEST = 2**24  # bytes of a JSON file
+FLOATS = ("F16", "BF16", "F32", "F64")
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "image_encoder": "model"}
 CLASSES = {
     "unet": ["diffusers", "UNetSpatioTemporalConditionModel"],
@@ -42,11 +48,14 @@ CLASSES = {
     "scheduler": ["diffusers", "EulerDiscreteScheduler"],
 }
 PARTS = rf"({'|'.join(CLASSES)}|feature_extractor)"
-SMALL = rf"{PARTS}/\w*config\.json|model_index\.json|{METADATA}|(README|LICENSE|NOTICE)(\.\w+)?"
+SMALL = rf"{PARTS}/(scheduler_|preprocessor_)?config\.json|model_index\.json|{METADATA}|(README|LICENSE|NOTICE)(\.\w+)?"
+FOREIGN = re.compile(r"quantization|auto_map|implementation|adapter|custom")  # settings that bring other code or other weights
 LAYOUT = "svdlab loads safetensors in diffusers' layout, no pickles and no single files"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
+@takes(checkpoint=kind(str, os.PathLike), dtype=kind(str, torch.dtype), variant=text, offload=text)
+@takes(device=kind(str, torch.device), compile=flag, revision=text, local_files_only=flag)
 def load_pipeline(
     checkpoint: str | Path = "organism",
     *,
@@ -74,7 +83,8 @@ def load_pipeline(
     accelerator = torch.accelerator.current_accelerator(check_available=True)  # CUDA, MPS
     here = [*([accelerator.type] if accelerator else []), "cpu"]
     device = str(device or here[0])
-    one_of("device", device.split(":")[0], here)
+    if not re.fullmatch(rf"({'|'.join(here)})(:\d{{1,4}})?", device):
+        raise InputError(f"device={shown(device)}: give {' or '.join(here)}, or cuda:1 for one of several.")
     dtype = one_of("dtype", str(dtype or ("float32" if device == "cpu" else "float16")).removeprefix("torch."), DTYPES)
     if offload is not None and one_of("offload", offload, ("model", "sequential")) and device == "cpu":
         raise InputError(f"offload={offload!r} moves weights to an accelerator: leave it out with device='cpu'.")
@@ -100,12 +110,15 @@ def locate(checkpoint: str | Path) -> tuple[str, Path | None]:
     name = REPOSITORIES.get(str(checkpoint), str(checkpoint))
     if name in SHIPPED:
         return name, Path(str(resources.files("svdlab"))) / "organism" / "weights" / name
-    path = Path(name).expanduser()
-    if name and path.is_dir():
-        return str(path), path
-    if path.is_file() or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?<!\.safetensors)", name):
+    there = False
+    with suppress(InputError, OSError):  # "", and names that no file can have
+        folder = path("checkpoint", name)
+        if folder.is_dir():
+            return str(folder), folder
+        there = folder.exists()
+    if there or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?<!\.safetensors)", name):
         known = ", ".join((*SHIPPED, *REPOSITORIES))
-        raise CheckpointError(f"no checkpoint {name!r}: give {known}, a hub id 'owner/name', or a folder. {LAYOUT}.")
+        raise CheckpointError(f"no checkpoint {shown(name)}: give {known}, a hub id 'owner/name', or a folder. {LAYOUT}.")
     return name, None
 
 
@@ -134,8 +147,10 @@ def choose_files(names: list[str], dtype: torch.dtype, variant: str | None, chec
 def hash_weights(folder: Path, files: list[str]) -> str:
     """sha256 over names and hashes of configs and weights, the same for the hub's snapshot and a copy of it."""
 
+    cached = _commit(folder) is not None
+
     def sha(name: str) -> str:
-        blob = (folder / name).readlink().name if (folder / name).is_symlink() else ""
+        blob = (folder / name).readlink().name if cached and (folder / name).is_symlink() else ""
         return blob if re.fullmatch(r"[0-9a-f]{64}", blob) else hash_file(folder / name)  # the cache's blobs bear theirs
 
     names = sorted(n for n in files if n.split("/")[0] in CLASSES and n.endswith((".safetensors", ".json")))
@@ -143,14 +158,16 @@ def hash_weights(folder: Path, files: list[str]) -> str:
 
 
 def explain(error: Exception, repo_id: str) -> str:
-    """What the hub's client raised, as one sentence: what happened and what to do."""
-    page, login = f"{constants.ENDPOINT}/{repo_id}", "log in (`hf auth login`, or HF_TOKEN)"
+    """What the hub's client raised, as one sentence without secrets: what happened and what to do."""
+    hide = lambda said: re.sub(r"//[^/@\s]*@", "//", said.replace(get_token() or "\0", "[token]"))  # of proxies and endpoints
+    here = hide(constants.ENDPOINT)
+    page, login = f"{here}/{repo_id}", "log in (`hf auth login`, or HF_TOKEN)"
     if isinstance(error, hub.GatedRepoError):
         return f"{repo_id} is gated: accept its licence at {page}, and {login} with that account."
     if isinstance(error, hub.RepositoryNotFoundError):
         return f"{repo_id} does not exist, or is private: check the name at {page}, or {login}."
-    words = getattr(error, "server_message", None) or str(error).strip().partition("\n")[0]
-    return f"{repo_id} could not be fetched from {constants.ENDPOINT} ({type(error).__name__}: {words}). Load again to go on."
+    words = hide(str(getattr(error, "server_message", None) or str(error).strip().partition("\n")[0]))
+    return f"{repo_id} could not be fetched from {here} ({type(error).__name__}: {words}). Load again to go on."
 
 
 def _fetch(repo_id: str, dtype: torch.dtype, variant: str | None, revision: str | None, local_files_only: bool) -> Path:
@@ -182,23 +199,69 @@ def _commit(folder: Path) -> str | None:
     return where.name if where.parent.name == "snapshots" and re.fullmatch(r"[0-9a-f]{40}", where.name) else None
 
 
+def _inside(folder: Path, files: list[str]) -> None:
+    """ValueError for a file that is a link to elsewhere; the hub's snapshots are links to blobs of the same repository."""
+    home = folder.resolve() if _commit(folder) is None else folder.resolve().parents[1]
+    if outside := [name for name in files if not (folder / name).resolve().is_relative_to(home)]:
+        raise ValueError(f"{outside[0]} is a link to another folder, which is not followed: put the file itself there.")
+
+
+def _compare(folder: Path, part: str, files: list[str]) -> None:
+    """ValueError unless a part's settings bring nothing foreign, and its weight files hold the model's keys and shapes."""
+    weights = [name for name in files if name.endswith(".safetensors")]
+    for name in (n for n in files if n.endswith(".json")):
+        settings = kind(dict)(name, read_json(folder / name, LARGEST))
+        if foreign := [key for key in settings if FOREIGN.search(key)]:
+            raise ValueError(f"{name} sets {foreign[0]}: svdlab loads the plain model only.")
+        listed = kind(dict)("weight_map", settings.get("weight_map", {})) if ".index." in name else {}
+        if wrong := [shard for shard in listed.values() if f"{part}/{shard}" not in weights]:
+            raise ValueError(f"{name} names {shown(wrong[0])}, which is none of its safetensors shards.")
+    if not weights:
+        return
+    if (folder / part / "adapter_config.json").exists():  # which transformers would follow, wherever it points
+        raise ValueError(f"{part} has an adapter_config.json: load the adapter yourself, with pipe.unet.load_lora_adapter.")
+    cls = getattr({"diffusers": diffusers, "transformers": transformers}[CLASSES[part][0]], CLASSES[part][1])
+    with torch.device("meta"):
+        if part == "image_encoder":
+            model = cls(cls.config_class.from_pretrained(folder / part, local_files_only=True))
+        else:
+            model = cls.from_config(cls.load_config(folder / part, local_files_only=True))
+    wanted, held = {key: tuple(value.shape) for key, value in model.state_dict().items()}, {}
+    for name in weights:
+        with safe_open(str(folder / name), "pt") as file:
+            for key in file.keys():  # noqa: SIM118 - not a dict
+                tensor = file.get_slice(key)
+                held[key] = tuple(tensor.get_shape()) if tensor.get_dtype() in FLOATS else tensor.get_dtype()
+    wrong = [f"{key} is missing" for key in wanted if key not in held]
+    wrong += [f"{key} is {held[key]}, not {shape}" for key, shape in wanted.items() if held.get(key, shape) != shape]
+    wrong += [f"{key} is unknown" for key in held if key not in wanted and not key.endswith("position_ids")]
+    if wrong:
+        raise ValueError(f"the weights of {part} do not fit the model, in {len(wrong)} tensors: {', '.join(wrong[:3])}.")
+
+
 def _read(name: str, folder: Path, dtype: torch.dtype, variant: str | None) -> ProbePipeline:
     """diffusers' own loading, of SVD's own classes only, without its bars."""
-    variant, files = choose_files([p.relative_to(folder).as_posix() for p in folder.rglob("*")], dtype, variant, name)
+    found = [p.relative_to(folder).as_posix() for pattern in ("*", "*/*") for p in folder.glob(pattern) if p.is_file()]
+    variant, files = choose_files(found, dtype, variant, name)
     bars = [lib for lib in (diffusers_logging, transformers_logging) if lib.is_progress_bar_enabled()]
     card: dict[str, Any] = {}
     with suppress(Exception):  # a card that nobody can read says nothing; the hub's YAML loader is a safe one
-        card = dict(metadata_load(folder / "README.md") or {})
+        _inside(folder, ["README.md"])
+        entries = dict(metadata_load(folder / "README.md") or {}).items()
+        card = {key: line(key, value) for key, value in entries if key in ("license", "license_name") and value}
     try:
-        index = json.loads((folder / "model_index.json").read_text())
+        _inside(folder, files)
+        index = read_json(folder / "model_index.json", LARGEST)
         for part, wanted in CLASSES.items():
             if index.get(part) != wanted:
                 raise ValueError(f"its {part} is {index.get(part)}, and Stable Video Diffusion's is {wanted}.")
-        known = json.loads((folder / METADATA).read_text()) if METADATA in files else {}
+            _compare(folder, part, [n for n in files if n.startswith(f"{part}/")])
+        known = kind(dict)(METADATA, read_json(folder / METADATA, LARGEST) if METADATA in files else {})
+        for key in known:
+            one_of(METADATA, key, ABOUT)
         commit = _commit(folder)
         facts: dict[str, Any] = {"licence": licence_line(name if commit and not Path(name).exists() else None, card)}
-        facts |= {key: known[key] for key in ("height", "width", "label", "licence", "stimuli") if key in known}
-        source = Source(name, commit, weights_hash=hash_weights(folder, files), variant=variant, **facts)
+        source = Source(name, commit, weights_hash=hash_weights(folder, files), variant=variant, **{**facts, **known})
         show_licence(name, source.licence)
         for lib in bars:
             lib.disable_progress_bar()
@@ -206,7 +269,8 @@ def _read(name: str, folder: Path, dtype: torch.dtype, variant: str | None) -> P
         safe: dict[str, Any] = dict(variant=variant, use_safetensors=True, local_files_only=True)
         pipe = ProbePipeline.from_pretrained(str(folder), dtype=dtype, **safe, **own)
     except Exception as error:  # safetensors, diffusers and transformers each have their own for a damaged file
-        raise CheckpointError(f"{folder} could not be loaded: {error} Damaged files: see `hf cache verify`.") from error
+        words = " ".join(str(error).split())[:1000]
+        raise CheckpointError(f"{folder} could not be loaded: {words} Damaged files: see `hf cache verify`.") from error
     finally:
         for lib in bars:
             lib.enable_progress_bar()

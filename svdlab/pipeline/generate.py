@@ -149,7 +149,8 @@ class Start:
             levels = []
         levels += [0.0] if levels and levels[-1] != 0 else []
         if len(levels) < 2 or any(not np.isfinite(a) or a <= b for a, b in pairwise(levels)):
-            raise InputError(f"sigmas={errors.shown(self.sigmas)}: give falling noise levels above 0, such as svdlab.schedule.karras(25).")
+            given = errors.shown(self.sigmas)
+            raise InputError(f"sigmas={given}: give falling noise levels above 0, such as svdlab.schedule.karras(25).")
         return levels
 
 

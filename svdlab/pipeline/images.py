@@ -150,7 +150,7 @@ def _to_rgb(image: Image.Image, name: str = "") -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)
         low, high = values.min(), values.max()
-        if not (0 <= low and (high <= 1 if image.mode == "F" else 4096 <= high <= 65535)):
+        if not (low >= 0 and (high <= 1 if image.mode == "F" else 4096 <= high <= 65535)):
             known = "floats are 0 to 1" if image.mode == "F" else "16-bit is 0 to 65535, and more than 12 bits of it are used"
             raise InputError(f"the image{name} has values from {low:g} to {high:g}, and {known}: convert it to 8-bit RGB.")
         image = Image.fromarray((values * 255 if image.mode == "F" else values / 257).round().astype(np.uint8))

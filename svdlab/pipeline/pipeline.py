@@ -119,8 +119,8 @@ class ProbePipeline(StableVideoDiffusionPipeline):
 def pipeline(name: str, value: Any) -> ProbePipeline:
     """The check that a value is a pipeline that can be looked into."""
     if not isinstance(value, ProbePipeline):
-        kind = type(value).__name__
-        raise InputError(f"{name} is a {kind}: use svdlab.load_pipeline, or svdlab.ProbePipeline.from_pipe(pipe) on the same weights.")
+        use = "svdlab.load_pipeline, or svdlab.ProbePipeline.from_pipe(pipe) on the same weights"
+        raise InputError(f"{name} is a {type(value).__name__}: use {use}.")
     return value
 
 

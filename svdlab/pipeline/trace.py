@@ -163,13 +163,14 @@ class Trace:
                 n, name = key.split("/", 1)
                 if n == "image":
                     images[int(name)] = Image.fromarray(value.numpy())
-                elif len(value) == whole("batch", header["batch"], 1):
+                else:
+                    whole("batch", header["batch"], len(value), len(value))
                     steps[whole("step", int(n))].values[name] = value
             schedule, calls = np.array(header["schedule"], dtype=np.float32), [Call.read(call) for call in header["calls"]]
             pictures, label = [images[i] for i in sorted(images)], line("label", header["label"])
             find_colours = lambda: None if colours is None else colours.numpy()
             return cls(steps, header["batch"], schedule, calls, label, pictures, find_colours)
-        except (OSError, SafetensorError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
             raise OutputError(f"{path} cannot be read as a trace: {error}") from error
 
     def to_xarray(self) -> xarray.Dataset:
