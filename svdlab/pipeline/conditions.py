@@ -33,8 +33,9 @@ LEAST: dict[str, Any] = dict(
     fps=1, num_frames=2, num_inference_steps=1, height=8, width=8, decode_chunk_size=1, playback_fps=0.01
 )  # others 0
 MOST: dict[str, Any] = dict(
-    fps=1000, num_frames=4096, num_inference_steps=10_000, height=16384, width=16384, decode_chunk_size=4096, playback_fps=1000
-)  # others 2**53, or finite
+    fps=1000, playback_fps=1000, motion_bucket_id=1_000_000, noise_aug_strength=1000, num_inference_steps=10_000
+)
+MOST |= dict(num_frames=4096, decode_chunk_size=4096, height=16384, width=16384)
 WHOLE = ("num_frames", "num_inference_steps", "height", "width", "decode_chunk_size")
 
 
@@ -44,9 +45,10 @@ class UnusualConditionWarning(UserWarning):
 
 def _number(name: str, value: Any) -> Any:
     """A Python int or float, checked by name."""
-    if name in WHOLE or isinstance(value, Integral):
-        return whole(name, value, LEAST.get(name, 0), MOST.get(name, 2**53))
-    return number(name, value, LEAST.get(name, 0), MOST.get(name, math.inf))
+    if name in WHOLE:
+        return whole(name, value, LEAST.get(name, 0), MOST[name])
+    found = number(name, value, LEAST.get(name, 0), MOST.get(name, math.inf))
+    return int(value) if isinstance(value, Integral) and found <= 2**53 else found
 
 
 @dataclass(frozen=True)

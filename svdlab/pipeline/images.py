@@ -23,9 +23,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from diffusers import StableVideoDiffusionPipeline
 from PIL import Image, ImageOps
 
-from svdlab.errors import BrokenClipError, InputError, path, shown, takes, text, whole
+from svdlab.errors import BrokenClipError, InputError, kind, path, shown, takes, text, whole
 from svdlab.measure.video import as_frames
 
 SIDE = partial(whole, least=8, most=16384)  # px of a frame
@@ -232,6 +233,7 @@ def encode_pixels(pipe: Any, pixels: torch.Tensor, each: int = 1) -> torch.Tenso
         return pipe._encode_vae_image(pixels, pipe._execution_device, each, False)
 
 
+@takes(pipe=kind(StableVideoDiffusionPipeline))
 @torch.no_grad()
 def encode(pipe: Any, video: Any) -> torch.Tensor:
     """Frames "f h w c", uint8 or in [0, 1], to latents "f c h w" as denoising works on them: the inverse of `decode_latents`.

@@ -25,8 +25,12 @@ from svdlab.pipeline.conditions import PRESETS, REPOSITORIES, Conditions, condit
         (dict(guidance_curve=(1.0, math.nan)), "finite number"),
         (dict(guidance_curve=(1.0, 2.0, 3.0), num_frames=8), "3 numbers for 8 frames"),
         (dict(guidance_interval=(5.0, 1.0)), "low < high"),
-        (dict(num_frames=1), "at least 2"),  # upstream crashes
+        (dict(num_frames=1), "from 2"),  # upstream crashes
         (dict(num_frames=8.0), "whole number"),
+        (dict(num_frames=10**30), "to 4096"),
+        (dict(fps=10**30), "at most 1000"),
+        (dict(guidance_interval=5.0), "give a list"),
+        (dict(guidance_curve=[]), "at least 2"),
         (dict(playback_fps=0), "at least"),
     ],
 )

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import struct
+import tracemalloc
+import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,9 @@ from svdlab.errors import InputError
 from svdlab.pipeline.images import (
     PHOTOGRAPHS,
     CropWarning,
+    FirstFrameWarning,
     ImageFileError,
+    images_in,
     open_image,
     prepare_image,
     sample_image,
@@ -26,8 +33,8 @@ SIXTEEN = GREY.astype(np.uint16) * 257
 @pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "CMYK", "I;16", "I", "F"])
 def test_every_mode_becomes_rgb(mode: str) -> None:
     deep = mode in ("I;16", "I", "F")
-    image = Image.fromarray(SIXTEEN if deep else GREY)
-    opened = open_image(image if mode == "I;16" else image.convert("I").convert(mode) if deep else image.convert(mode))
+    image = Image.fromarray(np.float32(GREY / 255) if mode == "F" else SIXTEEN if deep else GREY)
+    opened = open_image(image if mode in ("I;16", "F") else image.convert(mode))
     assert (opened.mode, opened.size) == ("RGB", (64, 48))
     assert np.abs(np.asarray(opened).astype(int)[..., 0] - GREY).max() <= (255 if mode == "1" else 1)
 
@@ -84,12 +91,110 @@ def test_unreadable_files(tmp_path: Path) -> None:
         (np.full((32, 32), np.nan), r"\[0, 1\]"),
         (np.zeros((32, 32), np.int64), "int64"),
         (["a.png", "b.png"], "list"),
-        (Image.fromarray(np.full((32, 32), 1e6, np.float32)), "0 to 65535"),
+        (np.eye(64, dtype=np.uint8), "if 1 is white"),
     ],
 )
 def test_unusable_images(source: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         open_image(source)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (GREY.astype(np.float32), "floats are 0 to 1"),  # case C1: 0 to 255 may be either
+        (np.float32(GREY) / 127 - 1, "from -1 to"),
+        (np.full((32, 32), np.nan, np.float32), "nan"),
+        (GREY.astype(np.int32), "from 0 to 255"),  # case C1
+        (GREY.astype(np.int32) - 9, "from -9"),
+        (SIXTEEN.astype(np.int32) * 9, "0 to 65535"),
+        (GREY.astype(np.uint16), "more than 12 bits"),  # 8, 10 or 12 bits in files of 16 would be dark
+        (GREY.astype(np.uint16) * 16, "more than 12 bits"),
+    ],
+)
+def test_a_file_of_an_ambiguous_range_is_refused(values: np.ndarray, told: str, tmp_path: Path) -> None:
+    Image.fromarray(values).save(tmp_path / "deep.tiff")
+    for source in (tmp_path / "deep.tiff", Image.fromarray(values)):
+        with pytest.raises(InputError, match=f"(?s){told}.*convert it to 8-bit RGB"):
+            open_image(source)
+
+
+@pytest.mark.parametrize("values", [np.float32(GREY / 255), SIXTEEN, SIXTEEN.astype(np.int32)])
+def test_deep_files_that_use_their_range_are_scaled(values: np.ndarray, tmp_path: Path) -> None:
+    Image.fromarray(values).save(tmp_path / "deep.tiff")
+    assert np.abs(np.asarray(open_image(tmp_path / "deep.tiff")).astype(int)[..., 1] - GREY).max() <= 1
+
+
+@pytest.mark.parametrize("suffix", [".webp", ".gif", ".png", ".tiff"])
+def test_a_file_of_several_frames_is_announced(suffix: str, tmp_path: Path) -> None:
+    """Case C2: with their number, and the reader of videos, which can read them."""
+    frames, name = [Image.new("RGB", (64, 48), (60 * i, 0, 0)) for i in range(4)], tmp_path / f"clip{suffix}"
+    frames[0].save(name, save_all=True, append_images=frames[1:], **({"lossless": True} if suffix == ".webp" else {}))
+    with pytest.warns(FirstFrameWarning, match=rf"4 frames, of which only frame 0 .*read_frames\('{name}'\)"):
+        open_image(name)
+    standing = Image.open(name)
+    standing.seek(2)
+    with pytest.warns(FirstFrameWarning, match="only frame 2"):
+        assert abs(open_image(standing).getpixel((5, 5))[0] - 120) < 3
+    frames[0].save(name)
+    open_image(name)  # a single frame warns of nothing, as warnings are errors here
+
+
+def header(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that claims a size."""
+    chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def test_what_is_too_large_or_no_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")  # to open it would wait for ever
+    (tmp_path / "sparse.png").touch()
+    os.truncate(tmp_path / "sparse.png", 2**31)
+    for name, (width, height) in {
+        "bomb.png": (60_000, 60_000),
+        "wide.png": (12_000, 10_000),
+        "line.png": (8, 2**31 - 1),
+    }.items():
+        (tmp_path / name).write_bytes(header(width, height))
+    (tmp_path / "photo.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n")
+    told = {"pipe": "device", "sparse": "bytes", "bomb": "60000x60000|3600000000", "wide": "89 megapixels", "line": "px"}
+    for name, words in {**told, "photo": "a program, which is not run"}.items():
+        tracemalloc.start()
+        with pytest.raises(ImageFileError, match=words):
+            open_image(tmp_path / f"{name}.png")
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+        tracemalloc.stop()
+    with pytest.raises(ImageFileError, match="it is a folder"):
+        open_image(tmp_path)
+
+
+def test_damaged_files_of_every_kind_are_named(tmp_path: Path) -> None:
+    rng, noise = np.random.default_rng(0), np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
+    for suffix in ("png", "jpg", "webp", "gif", "tiff", "bmp"):
+        Image.fromarray(noise).save(tmp_path / f"whole.{suffix}")
+        whole = (tmp_path / f"whole.{suffix}").read_bytes()
+        for _ in range(20):
+            spoilt = np.frombuffer(whole, np.uint8).copy()
+            spoilt[rng.integers(0, min(len(whole), 400), 6)] = rng.integers(0, 255, 6)
+            (tmp_path / f"spoilt\x1b.{suffix}").write_bytes(spoilt.tobytes()[: rng.integers(10, len(whole))])
+            with warnings.catch_warnings(action="ignore"):
+                try:
+                    assert open_image(tmp_path / f"spoilt\x1b.{suffix}").mode == "RGB"
+                except ImageFileError as error:
+                    assert "spoilt\\x1b" in str(error) and len(str(error).splitlines()) == 1
+
+
+def test_paths_may_be_under_home_and_folders_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Image.fromarray(GREY).save(tmp_path / "a.PNG")
+    assert images_in("~") == [str(tmp_path / "a.PNG")] and open_image("~/a.PNG").size == (64, 48)
+    for odd in ("~nobody-here/a.png", "a\0b.png", "x" * 300, "scene-\u00b2", "scene-" + "9" * 30):
+        with pytest.raises(InputError):
+            open_image(odd)
+    for odd in (tmp_path / "none", tmp_path / "a.PNG", 3):
+        with pytest.raises(InputError):
+            images_in(odd)  # type: ignore[arg-type]
 
 
 def test_the_centre_is_cropped_and_the_loss_is_announced() -> None:

@@ -193,7 +193,7 @@ def test_a_damaged_run_is_made_again(small: Any, out: Path) -> None:
 
 
 def test_a_broken_clip_is_recorded_and_the_others_go_on(small: Any, out: Path) -> None:
-    plan = plan_of(noise_aug_strength=[0.0, 3e38, 0.1])  # the picture's noise overflows: NaN from the VAE on
+    plan = plan_of(max_guidance_scale=[3.0, 3e38, 2.0])  # guidance overflows: NaN
     table = sweep(small, plan, out, measure=("motion", brightness), batch_size=3)
     assert table.status.tolist() == ["done", "failed", "done"] and "NaN" in table.reason[1] and table.frames[1] == ""
     assert table.brightness.notna().tolist() == [True, False, True]
@@ -490,7 +490,7 @@ def test_no_token_reaches_the_ledger(checkpoint: Path, out: Path, tmp_path: Path
     secrets = ["hf_" + letter * 34 for letter in "qw"]
     monkeypatch.setenv("HF_TOKEN", secrets[0])
     pipe = svdlab.load_pipeline(checkpoint, device="cpu")
-    plan = plan_of(noise_aug_strength=[0.0, 3e38])  # one that fails, whose reason is written down
+    plan = plan_of(max_guidance_scale=[3.0, 3e38])  # one that fails, whose reason is written down
     with ThreadPoolExecutor(1) as executor:
         table = sweep(pipe, plan, out, keep=("denoised",), executor=executor)
     assert table.status.tolist() == ["done", "failed"]
