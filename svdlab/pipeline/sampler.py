@@ -192,9 +192,8 @@ def steps_of(scheduler: Any) -> list[Step]:
     return [Step(i, sigmas[i], sigmas[i + 1], float(t)) for i, t in enumerate(times)]
 
 
-@takes(
-    n=partial(whole, least=1, most=10_000), sigma_min=POSITIVE, sigma_max=POSITIVE, rho=partial(number, least=0.1, most=100)
-)
+@takes(n=partial(whole, least=1, most=10_000), rho=partial(number, least=0.1, most=100))
+@takes(sigma_min=POSITIVE, sigma_max=POSITIVE)
 def karras(n: int, sigma_min: float = SIGMA_MIN, sigma_max: float = SIGMA_MAX, rho: float = RHO) -> np.ndarray:
     """n noise levels from sigma_max down to sigma_min, and the terminal zero: n + 1 values (Karras et al. 2022, equation 5).
 

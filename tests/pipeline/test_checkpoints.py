@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +104,135 @@ def test_a_cut_off_file_is_a_checkpoint_error(copy: Path, name: str) -> None:
         load_pipeline(copy)
 
 
+def shard_index(copy: Path, shard: Any) -> None:
+    """The image encoder in one shard, and an index that also names another file."""
+    whole, one = copy / "image_encoder/model.safetensors", copy / "image_encoder/model-00001-of-00001.safetensors"
+    whole.rename(one)
+    keys = dict.fromkeys(load_file(one), one.name)
+    index = {"metadata": {}, "weight_map": {**keys, next(iter(keys)): shard}}
+    (copy / "image_encoder/model.safetensors.index.json").write_text(json.dumps(index))
+
+
+class Trap:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+WATCHED: list[list[str]] = []  # the innermost is told; hooks of this kind can never be removed
+sys.addaudithook(lambda event, args: WATCHED[-1].append(str(args[0])) if WATCHED and event == "open" else None)
+
+
+def watched(act: Callable[[], Any]) -> list[str]:
+    """The paths of all files that are opened while something is done."""
+    WATCHED.append([])
+    try:
+        act()
+    finally:
+        opened = WATCHED.pop()
+    return opened
+
+
+def refused_folder(folder: Path, words: str) -> None:
+    with pytest.raises(CheckpointError, match=words) as caught:
+        load_pipeline(folder)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "shard", ["w.bin", "../w.bin", "/etc/hostname", "../vae/diffusion_pytorch_model.safetensors", 3, ["a"]]
+)
+def test_an_index_names_only_the_shards_beside_it(copy: Path, shard: Any) -> None:
+    """Case E1: nothing is unpickled, nothing outside is opened."""
+    shard_index(copy, "model-00001-of-00001.safetensors")
+    load_pipeline(copy)
+    (copy / "image_encoder/model-00001-of-00001.safetensors").rename(copy / "image_encoder/model.safetensors")
+    shard_index(copy, shard)
+    for folder in (copy, copy / "image_encoder"):
+        torch.save({"class_embedding": Trap(copy / "sprung")}, folder / "w.bin")
+    opened = watched(lambda: refused_folder(copy, "none of its safetensors shards"))
+    assert opened and not (copy / "sprung").exists()
+    assert not [path for path in opened if path.endswith(("w.bin", "hostname"))]
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "image_encoder"])
+@pytest.mark.parametrize("how", ["missing", "unknown", "another shape", "integers"])
+def test_the_weights_of_every_part_are_the_models(copy: Path, part: str, how: str) -> None:
+    """Case E2: a missing tensor would be loaded as random numbers."""
+    file = next((copy / part).glob("*.safetensors"))
+    weights = load_file(file)
+    name = next(key for key in weights if weights[key].ndim > 1)
+    if how == "missing":
+        del weights[name]
+    elif how == "unknown":
+        weights["one.more"] = torch.zeros(3)
+    else:
+        weights[name] = weights[name][:-1].clone() if how == "another shape" else weights[name].to(torch.int8)
+    save_file(weights, file)
+    told = {"missing": f"{name} is missing", "unknown": "one.more is unknown", "another shape": "not \\(", "integers": "I8"}
+    refused_folder(copy, f"the weights of {part} do not fit.*{told[how]}")
+
+
+HOSTILE: dict[str, list[tuple[Any, str]]] = {
+    "svdlab.json": [
+        ({"stimuli": "/etc"}, "photographs, world"),
+        ({"height": "../x"}, "height"),
+        ({"width": 10**30}, "width"),
+        ({"label": "\x1b[31m"}, "label"),
+        ({"licence": "a\nb"}, "licence"),
+        ({"images": "/etc"}, "height, width, label"),
+        ([1], "give a dict"),
+        ("[" * 100_000, "too deep"),
+        (" " * (2**24 + 1), "larger than"),
+    ],
+    "image_encoder/config.json": [
+        ({"attn_implementation": "someone/kernel"}, "attn_implementation"),
+        ({"quantization_config": {"quant_method": "bitsandbytes"}}, "quantization_config"),
+        ({"auto_map": {"AutoModel": "mine.Model"}}, "auto_map"),
+    ],
+    "image_encoder/adapter_config.json": [({"base_model_name_or_path": "/somewhere/else"}, "adapter_config")],
+}
+
+
+@pytest.mark.parametrize(("name", "content", "words"), [(name, *case) for name, cases in HOSTILE.items() for case in cases])
+def test_settings_are_checked_and_cannot_bring_code_or_paths(copy: Path, name: str, content: Any, words: str) -> None:
+    settings = json.loads((copy / name).read_text()) if "/config" in name else {}
+    changed = {**settings, **content} if isinstance(content, dict) else content
+    (copy / name).write_text(changed if isinstance(changed, str) else json.dumps(changed))
+    refused_folder(copy, words)
+
+
+@pytest.mark.parametrize("name", [UNET, "unet/config.json", "svdlab.json", "README.md", "unet"])
+def test_links_to_elsewhere_are_not_followed(copy: Path, name: str, tmp_path: Path) -> None:
+    if name == "README.md":
+        (copy / name).write_text("---\nlicense: mit\n---\n")
+    shutil.move(copy / name, outside := tmp_path / "outside")
+    (copy / name).symlink_to(outside)
+    assert watched(lambda: refused_folder(copy, "a link to another folder")) == []
+
+
+def test_a_link_does_not_tell_a_files_hash(copy: Path, checkpoint: Path) -> None:
+    """As it does in the hub's cache: or changed weights could go by another's hash."""
+    blob = copy / "unet" / ("0" * 64)
+    (copy / UNET).rename(blob)
+    (copy / UNET).symlink_to(blob.name)
+    assert load_pipeline(copy).source.weights_hash == load_pipeline(checkpoint).source.weights_hash
+
+
 def test_bad_arguments_are_refused_before_anything_is_loaded(checkpoint: Path) -> None:
     wrong = (
         dict(offload="disk"),
         dict(offload="model", device="cpu"),
         dict(dtype="fp8"),
         dict(device="gpu"),
+        dict(device="cpu:x"),
+        dict(variant=3),
+        dict(compile=1),
+        dict(local_files_only="no"),
         dict(revision="main"),
     )
     for given in wrong:
@@ -220,8 +344,11 @@ def test_unknown_names_revisions_and_a_hub_that_fails(hub: Hub, monkeypatch: pyt
     refused("someone/nothing does not exist, or is private", "check the name", repo="someone/nothing")
     refused("Invalid rev id: v9", revision="v9")
     refused("not in the cache", local_files_only=True)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
     hub.fail = 503
     refused("could not be fetched", "Load again", "Internal Error")
+    echo: Any = type("Echo", (Exception,), {"server_message": f"Bearer {TOKEN} from http://me:{TOKEN}@proxy is unknown"})()
+    assert TOKEN not in (said := checkpoints.explain(echo, REPO)) and "is unknown" in said and "me:" not in said
     hub.fail = 0
     load_pipeline(REPO)
     hub.fail = 503
@@ -235,9 +362,15 @@ def test_unknown_names_revisions_and_a_hub_that_fails(hub: Hub, monkeypatch: pyt
 
 
 SCRIPT = """
-import sys, svdlab
+import pickle, sys, svdlab
+from pathlib import Path
+from svdlab.study import workers
 pipe = svdlab.load_pipeline(sys.argv[1])
-print(pipe.source.revision, svdlab.generate(pipe, "scene-3", num_inference_steps=1).frames.shape)
+with svdlab.trace(pipe) as tr:
+    clip = svdlab.generate(pipe, "scene-3", num_inference_steps=1)
+print(pipe.source.revision, clip.frames.shape)
+clip.save("made/clip.mp4"), tr.save("made/trace.safetensors"), pipe.save_pretrained("made/checkpoint")
+Path("made/task.pickle").write_bytes(pickle.dumps([clip, clip.call, pipe.source, workers.load_arguments(pipe)]))
 """
 
 
@@ -253,3 +386,6 @@ def test_from_the_hub_to_a_clip_in_a_process_of_its_own(hub: Hub, tmp_path: Path
     assert done.stdout.split(maxsplit=1) == [COMMIT, "(8, 64, 64, 3)\n"]
     assert done.stderr.count("stability.ai/use-policy") == 1 and TOKEN not in done.stdout + done.stderr
     assert "torchvision" not in done.stderr
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len([path for path in left if "made" in path.parts]) > 5
+    assert [path for path in left if TOKEN.encode() in path.read_bytes()] == []

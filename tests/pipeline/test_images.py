@@ -151,14 +151,10 @@ def test_what_is_too_large_or_no_file_is_refused_before_it_is_read(tmp_path: Pat
     os.mkfifo(tmp_path / "pipe.png")  # to open it would wait for ever
     (tmp_path / "sparse.png").touch()
     os.truncate(tmp_path / "sparse.png", 2**31)
-    for name, (width, height) in {
-        "bomb.png": (60_000, 60_000),
-        "wide.png": (12_000, 10_000),
-        "line.png": (8, 2**31 - 1),
-    }.items():
-        (tmp_path / name).write_bytes(header(width, height))
+    for name, size in {"bomb": (60_000, 60_000), "wide": (12_000, 10_000), "line": (8, 2**31 - 1)}.items():
+        (tmp_path / f"{name}.png").write_bytes(header(*size))
     (tmp_path / "photo.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n")
-    told = {"pipe": "device", "sparse": "bytes", "bomb": "60000x60000|3600000000", "wide": "89 megapixels", "line": "px"}
+    told = {"pipe": "device", "sparse": "bytes", "bomb": "pixels", "wide": "89 megapixels", "line": "pixels"}
     for name, words in {**told, "photo": "a program, which is not run"}.items():
         tracemalloc.start()
         with pytest.raises(ImageFileError, match=words):
