@@ -113,16 +113,6 @@ def shard_index(copy: Path, shard: Any) -> None:
     (copy / "image_encoder/model.safetensors.index.json").write_text(json.dumps(index))
 
 
-class Trap:
-    """Unpickled, it writes a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return Path.touch, (self.path,)
-
-
 WATCHED: list[list[str]] = []  # the innermost is told; hooks of this kind can never be removed
 sys.addaudithook(lambda event, args: WATCHED[-1].append(str(args[0])) if WATCHED and event == "open" else None)
 
@@ -153,7 +143,7 @@ def test_an_index_names_only_the_shards_beside_it(copy: Path, shard: Any) -> Non
     (copy / "image_encoder/model-00001-of-00001.safetensors").rename(copy / "image_encoder/model.safetensors")
     shard_index(copy, shard)
     for folder in (copy, copy / "image_encoder"):
-        torch.save({"class_embedding": Trap(copy / "sprung")}, folder / "w.bin")
+        (folder / "w.bin").write_text(f"cos\nsystem\n(S'touch {copy}/sprung'\ntR.")
     opened = watched(lambda: refused_folder(copy, "none of its safetensors shards"))
     assert opened and not (copy / "sprung").exists()
     assert not [path for path in opened if path.endswith(("w.bin", "hostname"))]
@@ -212,7 +202,8 @@ def test_links_to_elsewhere_are_not_followed(copy: Path, name: str, tmp_path: Pa
         (copy / name).write_text("---\nlicense: mit\n---\n")
     shutil.move(copy / name, outside := tmp_path / "outside")
     (copy / name).symlink_to(outside)
-    assert watched(lambda: refused_folder(copy, "a link to another folder")) == []
+    opened = watched(lambda: refused_folder(copy, "a link to another folder"))
+    assert set(opened) <= {str(copy / "README.md")} - {str(copy / name)}
 
 
 def test_a_link_does_not_tell_a_files_hash(copy: Path, checkpoint: Path) -> None:
@@ -350,6 +341,7 @@ def test_unknown_names_revisions_and_a_hub_that_fails(hub: Hub, monkeypatch: pyt
     echo: Any = type("Echo", (Exception,), {"server_message": f"Bearer {TOKEN} from http://me:{TOKEN}@proxy is unknown"})()
     assert TOKEN not in (said := checkpoints.explain(echo, REPO)) and "is unknown" in said and "me:" not in said
     hub.fail = 0
+    monkeypatch.delenv("HF_TOKEN")
     load_pipeline(REPO)
     hub.fail = 503
     with pytest.warns(UserWarning, match="copy in the cache"):

@@ -359,7 +359,7 @@ def test_a_compiled_unet_shows_its_steps_but_not_its_inside(pipe: Any) -> None:
         (dict(attention="spacial"), "spatial"),
         *((dict(queries=wrong), "queries") for wrong in ((0.5, 0.5), [], [(0.5, 1.5)], [(0.5,)], "centre")),
         (dict(keep=("latents", "noise")), "guidance_pressure"),
-        *((dict(steps=wrong), "step numbers") for wrong in (-1, [0, 1.5], [], "last", slice(-2, None))),
+        *((dict(steps=wrong), "steps=") for wrong in (-1, [0, 1.5], [], "last", slice(-2), float("nan"), (float("nan"), 1.0))),
     ],
 )
 def test_unusable_arguments_of_trace(pipe: Any, arguments: dict[str, Any], message: str) -> None:
