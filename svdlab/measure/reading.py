@@ -157,9 +157,15 @@ def ffmpeg(path: str | Path, *arguments: str, level: str = "error") -> tuple[byt
     """What ffmpeg makes of a file, and what it says. It opens that file alone, as one of CONTAINERS."""
     import imageio_ffmpeg
 
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-nostats", "-v", level, "-format_whitelist", CONTAINERS]
+    command = ["-nostdin", "-nostats", "-v", level, "-format_whitelist", CONTAINERS]
     command += ["-protocol_whitelist", "file", "-i", f"file:{path}", *arguments, "-"]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    try:
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), *command]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    except (OSError, RuntimeError) as error:
+        raise OutputError(
+            f"{str(path)!r} cannot be read: ffmpeg does not start ({error}): `svdlab doctor` looks for it."
+        ) from error
     said = done.stderr.decode(errors="replace")
     if done.returncode:
         why = re.findall(r"\[(?:error|fatal)\] (.*)", said) or said.split("\n")

@@ -66,7 +66,10 @@ XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
  </rdf:RDF>
 </x:xmpmeta>
 <?xpacket end="w"?>"""
-UNFIT = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # characters that XML 1.0 cannot hold
+UNFIT = re.compile(
+    "[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
+)  # control characters, and what XML cannot hold
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+(?<!\.safetensors)|[^\\/]*")  # what is no path on this computer
 PNG_NAMES = {"Software": "encoded_by", "Description": "comment", "Copyright": "copyright", "svdlab": "svdlab"}
 
 
@@ -85,8 +88,6 @@ def as_frames(frames: Any, *, least: int = 2, name: str = "frames") -> np.ndarra
     array = _pixels(name, _array(name, frames), least)
     if array.dtype == np.uint8:
         array = array.astype(np.float32) / 255
-    elif array.min() < 0 or array.max() > 1:
-        array = np.clip(array, 0, 1)
     array = array.astype(np.float32, copy=False)
     return np.repeat(array, 3, axis=-1) if array.shape[-1] == 1 else array
 
@@ -156,7 +157,7 @@ def _pixels(name: str, array: np.ndarray, least: int) -> np.ndarray:
             f"{name}: got {array.dtype} of shape {array.shape}{f', from {low:.3g} to {high:.3g}' if floats else ''}; {FORM} "
             f"{least} or more are needed.{' Colours come last: np.moveaxis(frames, -3, -1).' if turned else ''}"
         )
-    return array
+    return np.clip(array, 0, 1) if floats and (low < 0 or high > 1) else array
 
 
 def _kind(check: Callable[..., np.ndarray], **more: Any) -> Callable[[str, Any], np.ndarray]:
@@ -227,8 +228,8 @@ def _encode(path: Path, frames: np.ndarray, fps: float | None, **how: Any) -> No
     import imageio_ffmpeg
     import mediapy
 
-    mediapy.set_ffmpeg(imageio_ffmpeg.get_ffmpeg_exe())
     try:
+        mediapy.set_ffmpeg(imageio_ffmpeg.get_ffmpeg_exe())
         mediapy.write_video(path, frames, fps=fps or PLAYBACK_FPS, **how)
     except (RuntimeError, OSError) as error:
         raise OutputError(f"{path.name} could not be encoded: {' '.join(str(error).split())[:300]}") from error
@@ -254,7 +255,7 @@ def licence_line(repo_id: str | None, card: Mapping[str, Any]) -> str:
 def show_licence(checkpoint: str, licence: str) -> None:
     """Print a checkpoint's licence line to stderr, once in a process."""
     if licence:
-        print(f"{checkpoint}: {licence}", file=sys.stderr)
+        print(" ".join(UNFIT.sub("", f"{checkpoint}: {licence}").split()), file=sys.stderr)
 
 
 def notice() -> str:
@@ -274,10 +275,14 @@ def describe(call: Mapping[str, Any] | None = None, **more: Any) -> dict[str, An
     0
 
     Used by name: `source` (its `checkpoint`, `revision` or `weights_hash`, `label`, `licence`), `run_id`, `seed`, and
-    `description`, which replaces the sentence made of those. Tokens, paths of images and names of people are not among them.
+    `description`, which replaces the sentence made of those. A checkpoint on this
+    computer is given by its file's or folder's name. Tokens, paths of images and names of people are not among them.
     """
-    facts = {"DigitalSourceType": SOURCE_TYPE, "generator": f"svdlab {__version__}", **(call or {}), **more}
-    return {key: plain(value) for key, value in facts.items() if value not in (None, "", {}, [], ())}
+    facts = plain({"DigitalSourceType": SOURCE_TYPE, "generator": f"svdlab {__version__}", **(call or {}), **more})
+    source = facts.get("source")
+    if isinstance(source, dict) and not HUB_ID.fullmatch(str(source.get("checkpoint", "a/b"))):
+        facts["source"] = {**source, "checkpoint": re.split(r"[\\/]", str(source["checkpoint"]).rstrip("\\/"))[-1]}
+    return {key: value for key, value in facts.items() if value not in (None, "", {}, [])}
 
 
 @takes(facts=errors.kind(Mapping))
@@ -295,7 +300,7 @@ def png_info(facts: Mapping[str, Any]) -> PngInfo:
 def write_sidecar(path: str | Path, facts: Mapping[str, Any]) -> None:
     """Write the facts as JSON beside a file, under its name with .json added."""
     with write_whole(f"{path}.json") as part:
-        part.write_text(json.dumps(facts, indent=1) + "\n")
+        part.write_text(json.dumps(plain(facts), indent=1) + "\n")
 
 
 @takes(path=errors.path)
@@ -327,8 +332,8 @@ def _texts(facts: Mapping[str, Any]) -> dict[str, str]:
         "DigitalSourceType": facts.get("DigitalSourceType", SOURCE_TYPE),
         "AISystemUsed": source["checkpoint"],
         "AISystemVersionUsed": source.get("revision") or source.get("weights_hash"),
-        "comment": facts.get("description") or ", ".join(filter(None, parts)),
+        "comment": facts.get("description") or ", ".join(map(str, filter(None, parts))),
         "copyright": source.get("licence"),
-        "svdlab": json.dumps(facts),
+        "svdlab": json.dumps(plain(facts)),
     }
     return {key: UNFIT.sub("", str(text or "")) for key, text in texts.items()}

@@ -12,6 +12,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import svdlab
 from svdlab.errors import InputError, OutputError
@@ -211,6 +212,55 @@ def test_what_cannot_be_read_or_written_is_named(tmp_path):
     with pytest.raises(OutputError, match="cannot be written"):
         video.write_frames(tmp_path / "text.mp4" / "x.mkv", FRAMES)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "said"),
+    [
+        ("/home/anna/models/mine", "mine"),
+        ("~/models/x.safetensors/", "x.safetensors"),
+        ("models/x.safetensors", "x.safetensors"),
+        ("./mine", "mine"),
+        ("../a/b", "b"),
+        ("C:\\Users\\anna\\x.safetensors", "x.safetensors"),
+        ("owner/name", "owner/name"),
+        ("stabilityai/stable-video-diffusion-img2vid-xt-1-1", "stabilityai/stable-video-diffusion-img2vid-xt-1-1"),
+        ("organism", "organism"),
+    ],
+)
+def test_no_file_says_where_a_checkpoint_lies(tmp_path, checkpoint, said):
+    facts = video.describe({"source": {"checkpoint": checkpoint}})
+    video.write_preview(tmp_path / "x.mp4", FRAMES, facts=facts)
+    video.write_sidecar(tmp_path / "x.mp4", facts)
+    assert facts["source"]["checkpoint"] == said and video.read_tags(tmp_path / "x.mp4") == facts
+    assert all(b"anna" not in p.read_bytes() for p in tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[1, 2]", '"text"', "{", "1e999999", "{}" * 9])
+def test_tags_that_svdlab_did_not_write_are_refused_in_one_line(tmp_path, text):
+    info = PngInfo()
+    info.add_itxt("svdlab", text)
+    Image.fromarray(FRAMES[0]).save(tmp_path / "x.png", pnginfo=info)
+    with pytest.raises(OutputError, match=r"x\.png") as caught:
+        video.read_tags(tmp_path / "x.png")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_licence_cannot_steer_the_terminal(capsys):
+    video.show_licence("a/\x1b[31mb", "line\r\nline \x9b2J\x07")
+    assert capsys.readouterr().err == "a/[31mb: line line 2J\n"
+
+
+def test_without_ffmpeg_the_error_says_so(tmp_path, monkeypatch):
+    video.write_frames(tmp_path / "x.mkv", FRAMES)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "none"))
+    imageio_ffmpeg._utils._get_ffmpeg_exe.cache_clear()
+    for call in (video.read_frames, video.read_tags, lambda path: video.write_frames(path, FRAMES)):
+        with pytest.raises(OutputError, match=r"x\.mkv"):
+            call(tmp_path / "x.mkv")
+    monkeypatch.undo()
+    imageio_ffmpeg._utils._get_ffmpeg_exe.cache_clear()
+    assert (video.read_frames(tmp_path / "x.mkv") == FRAMES).all()
 
 
 @pytest.mark.parametrize(
