@@ -24,7 +24,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from svdlab import __version__
-from svdlab.errors import InputError, path
+from svdlab.errors import InputError, kind, path, takes
 from svdlab.measure import video
 from svdlab.measure.files import write_whole
 from svdlab.pipeline.generate import Source
@@ -50,6 +50,7 @@ FRAMES = 6  # of an example
 # --- the card ---------------------------------------------------------------------------------------------------------
 
 
+@takes(results=kind(Mapping), folder=path)
 def write(results: Mapping[str, Result], folder: str | Path) -> dict[str, Path]:
     """Write the card into a folder; returns where "markdown", "html" and "json" are.
 
@@ -58,6 +59,8 @@ def write(results: Mapping[str, Result], folder: str | Path) -> dict[str, Path]:
     """
     if not results:
         raise InputError("no results: run some probes first, as in probes.run_all(pipe, out).")
+    for name, result in results.items():
+        kind(Result)(f"results[{name!r}]", result)
     sources = {r.source.weights_hash: r.source for r in results.values() if r.source.checkpoint}
     if len(sources) > 1:
         named = ", ".join(s.checkpoint for s in sources.values())

@@ -30,7 +30,7 @@ import pandas as pd
 from PIL import Image
 from skimage import data
 
-from svdlab.errors import InputError
+from svdlab.errors import InputError, number, several
 from svdlab.measure.faces import detect, summarise, track
 from svdlab.measure.text import FONTS, LEAST_HEIGHT, Plate, correlation, error_rate, make_plate, read, read_clip
 from svdlab.pipeline.generate import Clip, ProbePipeline
@@ -72,6 +72,7 @@ class Legibility(Probe):
     question = "Does text that is in the image stay legible in the clip, beyond what the autoencoder spoils?"
     # heights of a capital in shares of the frame's shorter side: 16 to 108 px of 576; Michelson contrasts; whether to use OCR
     options = {"heights": (1 / 36, 1 / 18, 1 / 9, 3 / 16), "contrasts": (0.9, 0.4), "ocr": True}
+    kinds = dict.fromkeys(("heights", "contrasts"), partial(several, check=partial(number, above=0, most=1), distinct=True))
     quick = {"contrasts": (0.9,)}
     graphs = (
         Graph("Correlation of letters lost", "frame", "letters_by_frame", "beyond the autoencoder's"),
@@ -218,6 +219,7 @@ class Faces(Probe):
     card = "Faces and people in general may not be generated properly."
     question = "Does a face stay found, sharp and steady through the clip, beyond what the autoencoder does to it?"
     options = {"share": 0.4}  # of the frame's height that a face takes; None for the images as they are
+    kinds = {"share": lambda name, value: None if value is None else number(name, value, above=0, most=1)}
     graphs = (
         Graph("The detector's score", "frame", "score_by_frame", "score (0: lost)", by="image", of=by_image),
         Graph("Frames in which the face is found", "image", "persistence", "share", kind="bars", of=by_image),

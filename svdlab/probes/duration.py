@@ -10,12 +10,14 @@ more than BLUR_RISE, CONTRAST or COLOUR_SHIFT.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from PIL import Image
 
+from svdlab.errors import whole
 from svdlab.measure import fidelity
 from svdlab.pipeline.generate import Clip
 from svdlab.probes.probe import Check, Example, Graph, Probe, Study, most, near
@@ -47,6 +49,7 @@ class Duration(Probe):
     card = "The generated videos are rather short (<= 4sec)."
     question = "How long is a clip, does it lose quality, and how far can it be continued from its own last frame?"
     options = {"rounds": 4}
+    kinds = {"rounds": partial(whole, least=1, most=100)}
     quick = {"rounds": 2}
     graphs = (
         Graph("Blur against the input", "seconds", "blur_rise", "blur over the input's", "s", of=by_second),

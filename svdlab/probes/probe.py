@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from svdlab.errors import InputError, flag, number, several, text, whole
 from svdlab.measure.video import read_frames
 from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.generate import ProbePipeline
@@ -247,6 +248,8 @@ class Study:
         table = table.reset_index(drop=True).rename(columns=lambda c: re.sub(f"^({own})", "", c))
         table = table.rename(columns={"label_stimulus": "stimulus"})
         known = self.stimuli.table.rename(columns={"name": "stimulus"})
+        if taken := [*table.columns[table.columns.duplicated()]]:
+            raise InputError(f"a measure of {self.probe.name} gives {taken[0]!r}, a column that every run has: rename it.")
         return table.merge(
             known[["stimulus", *known.columns.difference(table.columns, sort=False)]], on="stimulus", how="left"
         )
@@ -258,11 +261,20 @@ class Study:
 
 # --- the probe --------------------------------------------------------------------------------------------------------
 
+LIKE: dict[type, Callable[[str, Any], Any]] = {  # what is of a default's kind; a truth value is an int, too
+    bool: flag,
+    int: whole,
+    float: number,
+    str: text,
+    tuple: partial(several, check=lambda _, value: value),
+}
+
 
 class Probe:
     """One limitation as an experiment: see the head of this module. `audit` and `findings` have to be written.
 
-    card: the model card's sentence. axes, options: keyword arguments of `run` with their defaults; axes are swept. quick: the
+    card: the model card's sentence. axes, options: keyword arguments of `run` with their defaults; axes are swept. kinds:
+    checks of options, as in `svdlab.errors`; others must be of their default's kind. quick: the
     values that replace them, and half of n_images. worst: the column that ranks the clips that the figure shows, high values
     worst; "-column" for low ones. headline: keys of the findings that make the verdict; by default the first. extra: the
     optional part it needs, with the modules that are looked for.
@@ -273,6 +285,7 @@ class Probe:
     question: str = ""
     axes: Mapping[str, Sequence[Any]] = {}
     options: Mapping[str, Any] = {}
+    kinds: Mapping[str, Callable[[str, Any], Any]] = {}
     quick: Mapping[str, Any] = {}
     n_images: int = 12
     graphs: tuple[Graph, ...] = ()
@@ -280,6 +293,17 @@ class Probe:
     headline: tuple[str, ...] = ()
     extra: str = ""
     modules: tuple[str, ...] = ()
+
+    def checked(self, name: str, option: str, value: Any) -> Any:
+        """The value of an option, checked; `name` is what the user called it."""
+        default = {**self.axes, **self.options}[option]
+        if value is None and default is None:
+            return None
+        if option in self.axes and option in plans.CONDITIONS:
+            levels = several(name, value, lambda _, level: Conditions(**{option: level}) and level)
+            return several(name, levels, lambda _, level: level, distinct=True)
+        same = next((check for cls, check in LIKE.items() if isinstance(default, cls)), lambda _, v: v)
+        return self.kinds.get(option, same)(name, value)
 
     def images(self, source: str, quick: bool) -> Stimuli:
         """The images where the user gives none. source: the set that the checkpoint names, "photographs" for SVD."""

@@ -28,6 +28,7 @@ import pandas as pd
 from skimage import data
 from skimage.measure import blur_effect
 
+from svdlab.errors import COUNT
 from svdlab.measure import fidelity
 from svdlab.measure.calibrate import degrade
 from svdlab.measure.fidelity import BANDS, EMPTY, FINE, REGIONS, budget, decibels, grating, kept, modulation, power, seams
@@ -94,6 +95,7 @@ class Autoencoder(Probe):
     card = "The autoencoding part of the model is lossy."
     question = "What does the autoencoder lose by itself: of which content, at which spatial frequencies, between chunks?"
     options = {"decode_chunk_size": 3}
+    kinds = {"decode_chunk_size": COUNT}
     n_images = 6
     graphs = (
         Graph("PSNR by content", "content", "psnr", "dB", kind="bars", of=own_size),
@@ -268,6 +270,7 @@ class Realism(Probe):
     card = "The model does not achieve perfect photorealism."
     question = "How much of the image's detail is lost or changed on the way to the video file, and by which stage?"
     options = {"decode_chunk_size": None}  # by default a third of the study's: eight of 25 frames, as memory often asks for
+    kinds = {"decode_chunk_size": COUNT}
     graphs = (
         Graph("Error of frame 0 by frequency", "frequency", "rms", "grey levels", "cycles/px", "stage", of=by_frequency),
         Graph("Share of frame 0's squared error", "region", "share", "", " ", "stage", "bars", by_region),

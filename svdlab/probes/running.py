@@ -23,8 +23,21 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from svdlab.errors import BrokenClipError, InputError, MissingExtraError, one_of, path, seed, several
-from svdlab.measure.files import plain, write_whole
+from svdlab.errors import (
+    BrokenClipError,
+    InputError,
+    MissingExtraError,
+    flag,
+    kind,
+    one_of,
+    path,
+    seed,
+    several,
+    takes,
+    text,
+    whole,
+)
+from svdlab.measure.files import csv_text, plain, write_whole
 from svdlab.pipeline.conditions import Conditions, conditions_of
 from svdlab.pipeline.generate import ProbePipeline, Source, generate_batch, resolve
 from svdlab.probes.conditioning import OffConditions, Stillness
@@ -32,7 +45,7 @@ from svdlab.probes.content import Faces, Legibility
 from svdlab.probes.duration import Duration
 from svdlab.probes.probe import Check, Example, Probe, Study
 from svdlab.probes.quality import Autoencoder, Realism
-from svdlab.probes.stimuli import Stimuli
+from svdlab.probes.stimuli import Stimuli, pipeline
 from svdlab.probes.text_control import TextControl
 from svdlab.stats import effects
 from svdlab.stats.effects import LEAST_IMAGES, Effect
@@ -44,6 +57,7 @@ PROBES: dict[str, type[Probe]] = {probe.name: probe for probe in ALL}
 SEEDS, QUICK_SEEDS = 2, 1
 QUICK_STEPS = 10  # at most, where the user did not choose
 TIMED_STEPS = 2
+MOST_SEEDS = 10_000
 COMMON = ("images", "seeds", "quick", "conditions", "progress")  # arguments of `prepare` that are no probe's own
 
 
@@ -99,10 +113,10 @@ class Result:
 
     def save(self, folder: Path) -> None:
         """The tables of clips and findings as CSV and the result as JSON, each file whole or not at all."""
-        texts = {"clips.csv": self.table.to_csv(index=False), "findings.csv": self.findings.to_csv(index=False)}
-        for name, text in {**texts, "result.json": json.dumps(self.facts(), indent=1) + "\n"}.items():
+        texts = {"clips.csv": csv_text(self.table), "findings.csv": csv_text(self.findings)}
+        for name, content in {**texts, "result.json": json.dumps(self.facts(), indent=1) + "\n"}.items():
             with write_whole(folder / name) as part:
-                part.write_text(text, encoding="utf-8")
+                part.write_text(content, encoding="utf-8")
 
 
 def _done(table: pd.DataFrame) -> pd.DataFrame:
@@ -119,29 +133,39 @@ def find(probe: str | Probe | type[Probe]) -> Probe:
     """
     if isinstance(probe, Probe):
         return probe
-    return PROBES[one_of("probe", probe, PROBES)]() if not isinstance(probe, type) else probe()
+    if isinstance(probe, type) and issubclass(probe, Probe):
+        return probe()
+    return PROBES[one_of("probe", probe, PROBES)]()
 
 
+def _several(name: str, probes: Any) -> tuple[Probe, ...]:
+    found = several(name, probes, lambda _, probe: find(probe))
+    several(name, [probe.name for probe in found], text, distinct=True)
+    return found
+
+
+@takes(probes=_several, given=kind(Mapping))
 def options_of(probes: Sequence[Probe], given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The options of several probes, by name: `rounds` for every probe that has it, `duration.rounds` for one of them.
 
     >>> options_of([find("duration"), find("faces")], {"duration.rounds": 2, "share": 0.3})
     {'duration': {'rounds': 2}, 'faces': {'share': 0.3}}
 
-    Raises InputError for an option that none of them has.
+    Raises InputError for an option that none of them has, and for a value that is none of its kind.
     """
     chosen: dict[str, dict[str, Any]] = {p.name: {} for p in probes}
     for key, value in given.items():
-        owner, _, option = key.rpartition(".")
-        takers = [p.name for p in probes if owner in ("", p.name) and option in {**p.axes, **p.options}]
+        owner, _, option = text("option", key).rpartition(".")
+        takers = [p for p in probes if owner in ("", p.name) and option in {**p.axes, **p.options}]
         if not takers:
             known = ", ".join(f"{p.name}.{o}" for p in probes for o in {**p.axes, **p.options})
             raise InputError(f"unknown option {key}: {known or 'no option'} can be given.")
-        for name in takers:
-            chosen[name][option] = value
+        for p in takers:
+            chosen[p.name][option] = p.checked(key, option, value)
     return chosen
 
 
+@takes(pipe=pipeline, out=path, quick=flag, conditions=kind(Conditions, Mapping), progress=flag)
 def prepare(
     probe: str | Probe | type[Probe],
     pipe: ProbePipeline,
@@ -161,19 +185,13 @@ def prepare(
     one = find(probe)
     if missing := [m for m in one.modules if importlib.util.find_spec(m) is None]:
         raise MissingExtraError(f"probe {one.name} needs {', '.join(missing)}: pip install 'svdlab[{one.extra}]'.")
-    if not isinstance(pipe, ProbePipeline):
-        raise InputError(f"pipe is a {type(pipe).__name__}: load it with svdlab.load_pipeline.")
-    if not isinstance(conditions, Conditions):
-        preset = conditions_of(pipe.source.checkpoint)
-        steps = min(QUICK_STEPS, preset.num_inference_steps) if quick else preset.num_inference_steps
-        conditions = preset.replace(**{"num_inference_steps": steps, **(conditions or {})})
     return Study(
         probe=one,
         pipe=pipe,
         out=path("out", out),
         given=one.images(pipe.source.stimuli, quick) if images is None else Stimuli.of(images),
         seeds=_seeds((QUICK_SEEDS if quick else SEEDS) if seeds is None else seeds),
-        conditions=resolve(pipe, conditions),
+        conditions=_conditions(pipe, conditions, quick),
         options={**one.axes, **one.options, **(one.quick if quick else {}), **options_of([one], options)[one.name]},
         quick=quick,
         progress=progress,
@@ -181,16 +199,30 @@ def prepare(
 
 
 def _seeds(seeds: int | Iterable[int]) -> tuple[int, ...]:
-    return several("seeds", range(seeds) if isinstance(seeds, int) else seeds, seed)
+    if isinstance(seeds, Iterable):
+        return several("seeds", seeds, seed, distinct=True)
+    return tuple(range(whole("seeds", seeds, least=1, most=MOST_SEEDS)))
+
+
+def _conditions(pipe: ProbePipeline, given: Conditions | Mapping[str, Any] | None, quick: bool) -> Conditions:
+    """What every clip starts from: Conditions as they are, or changes to the checkpoint's preset."""
+    if not isinstance(given, Conditions):
+        preset = conditions_of(pipe.source.checkpoint)
+        steps = min(QUICK_STEPS, preset.num_inference_steps) if quick else preset.num_inference_steps
+        changes = {text("conditions", name): value for name, value in (given or {}).items()}
+        given = preset.replace(**{"num_inference_steps": steps, **changes})
+    return resolve(pipe, given)
 
 
 def _calls(
     function: Any, pipe: ProbePipeline, out: str | Path, names: Iterable[Any], given: Mapping[str, Any]
 ) -> list[tuple[Probe, Callable[[], Any]]]:
     """The call of each probe with the options that are its own. Raises InputError for what none could use."""
-    probes, common = [find(name) for name in names], {k: v for k, v in given.items() if k in COMMON and v is not None}
-    for key, read in (("images", Stimuli.of), ("seeds", _seeds)):
-        common |= {key: read(common[key])} if key in common else {}
+    probes, common = _several("names", names), {k: v for k, v in given.items() if k in COMMON and v is not None}
+    checks: dict[str, Any] = {"quick": flag, "progress": flag, "conditions": kind(Conditions, Mapping)}
+    for key, check in (checks | {"images": lambda _, v: Stimuli.of(v), "seeds": lambda _, v: _seeds(v)}).items():
+        common |= {key: check(key, common[key])} if key in common else {}
+    _conditions(pipe, common.get("conditions"), common.get("quick", False))
     options = options_of(probes, {k: v for k, v in given.items() if k not in COMMON})
     return [(probe, partial(function, probe, pipe, out, **common, **options[probe.name])) for probe in probes]
 
@@ -245,6 +277,7 @@ def run(probe: str | Probe | type[Probe], pipe: ProbePipeline, out: str | Path, 
     return result
 
 
+@takes(pipe=pipeline, out=path)
 def run_all(pipe: ProbePipeline, out: str | Path, *, names: Iterable[Any] = PROBES, **kwargs: Any) -> dict[str, Result]:
     """Run several probes one after the other, by default all; further arguments as for `run`.
 
@@ -264,6 +297,7 @@ def run_all(pipe: ProbePipeline, out: str | Path, *, names: Iterable[Any] = PROB
     return results
 
 
+@takes(pipe=pipeline, out=path)
 def estimate(pipe: ProbePipeline, out: str | Path, *, names: Iterable[Any] = PROBES, **kwargs: Any) -> pd.DataFrame:
     """What probes would take, before they start: a row each, with clips, those missing, seconds of device time, and notes.
 

@@ -18,9 +18,12 @@ Audits and recovery tests measure such clips first. Their frames are float32 "f 
 
 from __future__ import annotations
 
+import io
+import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,10 @@ from PIL import Image
 from scipy import ndimage
 from skimage import data
 
-from svdlab.errors import InputError, columns
+from svdlab.errors import COUNT, InputError, columns, flag, number, several, shown, takes, text, whole
+from svdlab.errors import path as a_path
+from svdlab.measure.video import FRAMES as CLIP
+from svdlab.measure.video import IMAGE
 from svdlab.organism import world
 from svdlab.pipeline import images as vae
 from svdlab.pipeline.generate import ProbePipeline
@@ -54,6 +60,9 @@ PHOTOGRAPHS = {  # name (a sample's, or a function of skimage.data) -> source, l
     "grass": (SKIMAGE, "linolafett; CC0"),
 }
 WORLD = ("svdlab.organism.world", "Apache-2.0")
+TAKEN = ("item", "stimulus", "hash", "kept")  # columns of svdlab's own, which a manifest cannot have
+LARGEST = 2**26  # bytes of a manifest
+SIDE = partial(whole, least=1, most=16_384)  # px
 FRAMES = 4  # of a control clip: enough for every measure, a sixth of the cost of decoding SVD's 25
 FIRST_SCENE = 500  # seed of the first scene of "world"; training draws its own from 1,000,000 up
 
@@ -90,14 +99,19 @@ class Stimuli:
 
     def array(self, name: str) -> np.ndarray:
         """The image as float32 "h w 3" in [0, 1]."""
+        if text("name", name) not in self.names:
+            raise InputError(f"{shown(name)} is none of the images: {', '.join(self.names[:9])}.")
         return np.asarray(self.images[self.names.index(name)], np.float32) / 255
 
     def where(self, chosen: Iterable[Any]) -> Stimuli:
         """Those for which a boolean Series or list over the table is true."""
-        keep = [bool(c) for c in chosen]
+        keep = list(several("chosen", chosen, flag, least=0))
+        if len(keep) != len(self):
+            raise InputError(f"got {len(keep)} truth values for {len(self)} images: give one for each.")
         images = tuple(i for i, k in zip(self.images, keep, strict=True) if k)
         return replace(self, table=self.table[keep].reset_index(drop=True), images=images)
 
+    @takes(height=SIDE, width=SIDE)
     def prepared(self, height: int, width: int) -> Stimuli:
         """The same, cropped to the frame's aspect and resized to it, as the model is given them.
 
@@ -111,6 +125,7 @@ class Stimuli:
         return replace(self, table=self.table.assign(kept=kept, hash=[image_hash(i) for i in ready]), images=ready)
 
     @staticmethod
+    @takes(n=COUNT)
     def of(source: Any, n: int | None = None) -> Stimuli:
         """Images from a set's name ("photographs", "world"), a folder, a manifest (.csv or .parquet with a column `path`,
         and `name`, `source`, `licence` where it has them), one image, or a list of paths, sample names and images.
@@ -125,13 +140,18 @@ class Stimuli:
         return found if n is None else found.where(i < n for i in range(len(found)))
 
 
+@takes(names=partial(several, check=text), images=partial(several, check=lambda _, image: image), source=text)
 def from_arrays(names: Sequence[str], images: Iterable[Any], *, source: str, licence: Any, **known: Any) -> Stimuli:
     """Images that a probe draws itself: arrays "h w 3" in [0, 1], uint8 or PIL, with columns of what they show.
 
     >>> from_arrays(["grey"], [np.full((64, 64, 3), 0.5)], source="drawn by svdlab", licence="Apache-2.0", level=[0.5]).table
     """
-    table = pd.DataFrame({"name": list(names), "source": source, "licence": licence, **known})
-    return Stimuli(table, tuple(open_image(i) for i in images))
+    known, drawn = {"name": names, "source": source, "licence": licence, **known}, list(images)
+    try:
+        table = pd.DataFrame(known, index=range(len(drawn)))
+    except ValueError as error:
+        raise InputError(f"{len(drawn)} images with {shown(known)}: give one value of each for each.") from error
+    return Stimuli(table, tuple(open_image(i) for i in drawn))
 
 
 def _world(n: int) -> Stimuli:
@@ -151,18 +171,48 @@ def _listed(source: Any) -> pd.DataFrame:
         source = list(PHOTOGRAPHS)
     elif isinstance(source, (Image.Image, np.ndarray)) or (isinstance(source, str) and is_sample(source)):
         source = [source]
-    if not isinstance(source, (str, Path)):
-        names = [Path(item).stem if isinstance(item, (str, Path)) else f"image-{i}" for i, item in enumerate(source)]
-        return pd.DataFrame({"item": pd.Series(list(source), dtype=object), "name": names})
-    path = Path(source).expanduser()
+    if not isinstance(source, (str, os.PathLike)):
+        if isinstance(source, (bytes, Mapping, io.IOBase, pd.DataFrame)) or not isinstance(source, Iterable):
+            raise InputError(f"images={shown(source)}: give a folder, a manifest, a set's name, an image or a list of them.")
+        source = list(source)
+        names = [Path(item).stem if isinstance(item, (str, os.PathLike)) else f"image-{i}" for i, item in enumerate(source)]
+        return pd.DataFrame({"item": pd.Series(source, dtype=object), "name": names})
+    path = a_path("images", source)
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
         return pd.DataFrame({"item": files, "name": [str(p.relative_to(path).with_suffix("")) for p in files]})
-    if path.suffix not in (".csv", ".parquet") or not path.exists():
+    if path.suffix.lower() not in (".csv", ".parquet") or not path.exists():
         return pd.DataFrame({"item": [path], "name": [path.stem]})
-    table = columns(str(path), (pd.read_csv if path.suffix == ".csv" else pd.read_parquet)(path), "path")
+    table = _manifest(path)
     files = [path.parent / str(p) for p in table["path"]]
-    return pd.DataFrame({"item": files, "name": [p.stem for p in files]}).assign(**table.drop(columns="path"))
+    known = pd.DataFrame({"item": files, "name": [p.stem for p in files]}).assign(**table.drop(columns="path"))
+    return known.assign(name=known["name"].where(known["name"].notna(), [p.stem for p in files]))
+
+
+def _manifest(path: Path) -> pd.DataFrame:
+    """A manifest's rows, of a CSV file (of commas, semicolons or tabs) or a Parquet file; InputError for anything else.
+
+    Its images lie beside it: a manifest that somebody else wrote cannot make svdlab read other files.
+    """
+    try:
+        if path.stat().st_size > LARGEST:
+            raise ValueError(f"more than {LARGEST} bytes")
+        if path.suffix.lower() == ".csv":
+            with open(path, encoding="utf-8-sig") as file:
+                head = file.readline()
+            table = pd.read_csv(path, sep=max(",;\t", key=head.count), encoding="utf-8-sig", dtype={"path": str, "name": str})
+        else:
+            table = pd.read_parquet(path)
+    except (OSError, ValueError, OverflowError) as error:
+        raise InputError(f"{path} is no manifest that can be read: {shown(str(error))}.") from error
+    columns(str(path), table, "path")
+    if taken := [name for name in TAKEN if name in table.columns]:
+        raise InputError(f"{path} has a column {taken[0]!r}, which svdlab uses itself: rename it.")
+    home = path.parent.resolve()
+    for row, file in enumerate(table["path"]):
+        if not isinstance(file, str) or "\0" in file or not (home / file).resolve().is_relative_to(home):
+            raise InputError(f"{path}, row {row}: path {shown(file)} is not below its folder: put the images there.")
+    return table
 
 
 def _read(table: pd.DataFrame) -> Stimuli:
@@ -192,11 +242,17 @@ def _read(table: pd.DataFrame) -> Stimuli:
 # --- clips with a known answer ----------------------------------------------------------------------------------------
 
 
+LENGTH = partial(whole, least=1, most=1000)  # frames
+SIGMA = partial(number, least=0, most=1000)  # px
+
+
+@takes(image=IMAGE, frames=LENGTH)
 def still(image: np.ndarray, frames: int = FRAMES) -> np.ndarray:
     """One image "h w 3", repeated."""
     return np.repeat(image[None], frames, axis=0).astype(np.float32)
 
 
+@takes(image=IMAGE, frames=LENGTH, px=partial(number, least=-1000, most=1000))
 def panned(image: np.ndarray, frames: int = FRAMES, *, px: float) -> np.ndarray:
     """The image under a camera that moves right by px per frame; beyond its border the image is mirrored."""
     # Spline coefficients are computed once per colour: the same frames in a sixth of the time.
@@ -205,11 +261,13 @@ def panned(image: np.ndarray, frames: int = FRAMES, *, px: float) -> np.ndarray:
     return np.clip(np.stack([np.stack(view(t), -1) for t in range(frames)]), 0, 1).astype(np.float32)
 
 
+@takes(frames=CLIP, sigma=SIGMA)
 def blurred(frames: np.ndarray, sigma: float) -> np.ndarray:
     """Every frame blurred by a Gaussian of sigma px."""
     return ndimage.gaussian_filter(frames, (0, sigma, sigma, 0)).astype(np.float32)
 
 
+@takes(frames=CLIP, blur=SIGMA, shift=partial(number, least=-1, most=1), start=partial(whole, least=0, most=1000))
 def fading(frames: np.ndarray, *, blur: float = 0.0, shift: float = 0.0, start: int = 0) -> np.ndarray:
     """Frame t blurred by sigma blur * (start + t) px, its red raised and its blue lowered by shift * (start + t)."""
     tint = np.array([shift, 0, -shift], np.float32)

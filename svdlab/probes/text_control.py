@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from svdlab.errors import one_of, several
 from svdlab.pipeline import edits, hooks
 from svdlab.pipeline.generate import generate
 from svdlab.probes.probe import Check, Example, Graph, Probe, Study, below, most, near
@@ -42,6 +43,7 @@ class TextControl(Probe):
     card = "The model cannot be controlled through text."
     question = "There is no text input: how far can the image embedding alone steer a clip?"
     options = {"scales": tuple(SCALES)}
+    kinds = {"scales": partial(several, check=partial(one_of, options=SCALES), distinct=True)}
     quick = {"scales": ("zero",)}
     graphs = (Graph("What changes the clip, and how much", "kind", "change", "rms change, 0 to 1", kind="bars", of=changed),)
     worst = "towards"

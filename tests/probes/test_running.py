@@ -128,7 +128,7 @@ def test_a_missing_part_names_the_extra_and_the_others_go_on(pipe: Any, tmp_path
     [
         ({"detph": 4}, r"unknown option detph: .*paper\.depth"),
         ({"toy.depth": 4}, r"unknown option toy\.depth"),
-        ({"seeds": 0}, "at least 1"),
+        ({"seeds": 0}, "seeds=0"),
         ({"seeds": -1}, "seeds"),
         ({"images": "no/such/folder"}, "cannot be read"),
     ],

@@ -51,7 +51,7 @@ from svdlab.errors import (
 )
 from svdlab.measure import faces
 from svdlab.measure.fidelity import reconstruction_error
-from svdlab.measure.files import plain, write_whole
+from svdlab.measure.files import csv_text, plain, write_whole
 from svdlab.pipeline.conditions import Conditions, conditions_of
 from svdlab.pipeline.generate import Clip, ProbePipeline, resolve
 from svdlab.pipeline.images import open_image, prepare_image
@@ -328,7 +328,7 @@ def run(pipe: ProbePipeline, design: Design, out: str | Path, *, progress: bool 
     silent = [name for name in design.measures if name not in measured]
     left = [*departures(planned, done), *_lost(planned["written"], clips, silent, out)]
     result = BiasResult(table, clips, manifest, confounds(manifest), planned, left, pipe.source.label)
-    texts = {"comparisons.csv": table.to_csv(index=False), "confounds.csv": result.confounds.to_csv(index=False)}
+    texts = {"comparisons.csv": csv_text(table), "confounds.csv": csv_text(result.confounds)}
     for name, content in (texts | {"report.md": result.report()}).items():
         with write_whole(Path(out, name)) as part:
             part.write_text(content, encoding="utf-8")
