@@ -40,12 +40,13 @@ from svdlab.errors import (
 from svdlab.measure.files import csv_text, plain, write_whole
 from svdlab.pipeline.conditions import Conditions, conditions_of
 from svdlab.pipeline.generate import ProbePipeline, Source, generate_batch, resolve
+from svdlab.pipeline.pipeline import pipeline
 from svdlab.probes.conditioning import OffConditions, Stillness
 from svdlab.probes.content import Faces, Legibility
 from svdlab.probes.duration import Duration
 from svdlab.probes.probe import Check, Example, Probe, Study
 from svdlab.probes.quality import Autoencoder, Realism
-from svdlab.probes.stimuli import Stimuli, pipeline
+from svdlab.probes.stimuli import Stimuli
 from svdlab.probes.text_control import TextControl
 from svdlab.stats import effects
 from svdlab.stats.effects import LEAST_IMAGES, Effect

@@ -67,13 +67,6 @@ FRAMES = 4  # of a control clip: enough for every measure, a sixth of the cost o
 FIRST_SCENE = 500  # seed of the first scene of "world"; training draws its own from 1,000,000 up
 
 
-def pipeline(name: str, value: Any) -> ProbePipeline:
-    """A pipeline as `svdlab.load_pipeline` returns it."""
-    if not isinstance(value, ProbePipeline):
-        raise InputError(f"{name} is a {type(value).__name__}: load it with svdlab.load_pipeline.")
-    return value
-
-
 @dataclass(frozen=True)
 class Stimuli:
     """Images with what is known of each.

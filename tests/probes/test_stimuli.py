@@ -33,7 +33,7 @@ def test_a_folder_without_images(tmp_path: Path) -> None:
     (tmp_path / "a.txt").touch()
     with pytest.raises(InputError, match="none of 0 images"):
         Stimuli.of(tmp_path)
-    with pytest.raises(InputError, match=r"nowhere cannot be read"):
+    with pytest.raises(InputError, match=r"nowhere'? cannot be read"):
         Stimuli.of(tmp_path / "nowhere")
     (tmp_path / "b.png").write_bytes(b"x")
     with pytest.raises(InputError, match="none of 1 images"):

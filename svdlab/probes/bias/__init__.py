@@ -51,12 +51,13 @@ from svdlab.errors import (
 )
 from svdlab.measure import faces
 from svdlab.measure.fidelity import reconstruction_error
-from svdlab.measure.files import csv_text, plain, write_whole
+from svdlab.measure.files import csv_text, plain, read_json, write_whole
 from svdlab.pipeline.conditions import Conditions, conditions_of
 from svdlab.pipeline.generate import Clip, ProbePipeline, resolve
 from svdlab.pipeline.images import open_image, prepare_image
+from svdlab.pipeline.pipeline import pipeline
 from svdlab.probes.conditioning import classify
-from svdlab.probes.stimuli import pipeline, still, through_autoencoder
+from svdlab.probes.stimuli import still, through_autoencoder
 from svdlab.show.clips import Video, video
 from svdlab.show.figure import COLOURS, INK, WIDTH, Figure, draw, fitted, graphs, images, save
 from svdlab.show.page import Sections, Strong, markdown
@@ -362,12 +363,10 @@ def _first_plan(plan: dict[str, Any], out: str | Path) -> dict[str, Any]:
         if not file.exists():
             with write_whole(file) as part:
                 part.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
-        if file.stat().st_size > LARGEST:
-            raise ValueError(f"more than {LARGEST} bytes")
-        first = json.loads(file.read_text(encoding="utf-8"))
+        first = read_json(file, LARGEST)
         if wrong := [name for name in PLANNED if not isinstance(first[name], PLANNED[name])]:
             raise TypeError(f"its {wrong[0]} is {shown(first[wrong[0]])}")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, OutputError):
             raise
         why = shown(error) if isinstance(error, KeyError) else error

@@ -26,7 +26,8 @@ from svdlab.measure.video import read_frames
 from svdlab.pipeline.conditions import Conditions, conditions_of
 from svdlab.pipeline.generate import ProbePipeline, resolve
 from svdlab.pipeline.images import FLIPS, prepare_image
-from svdlab.probes.stimuli import pipeline, still, through_autoencoder
+from svdlab.pipeline.pipeline import pipeline
+from svdlab.probes.stimuli import still, through_autoencoder
 from svdlab.stats.effects import as_table, corrected, numbers, paired
 from svdlab.study.pairs import mirror
 from svdlab.study.sweep import sweep
