@@ -25,17 +25,19 @@ import torch
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from packaging.requirements import Requirement
 
-from svdlab.errors import CheckpointError
+from svdlab.errors import CheckpointError, flag, kind, takes
 from svdlab.pipeline.checkpoints import explain, locate
 from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.edits import branch
 from svdlab.pipeline.generate import ProbePipeline, generate, generate_batch
 from svdlab.pipeline.hooks import trace
+from svdlab.pipeline.pipeline import pipeline
 
 # Allowed: largest difference over the spread (max - min) of what is compared.
 ALLOWED = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
+@takes(checkpoint=kind(str, os.PathLike), online=flag)
 def report(checkpoint: str | None = None, *, online: bool = True) -> pd.DataFrame:
     """Packages, device, memory, disk, ffmpeg, and whether a checkpoint is here or may be fetched.
 
@@ -94,6 +96,7 @@ def _checkpoint(checkpoint: str, online: bool) -> tuple[str, str]:
     return f"{name} may be downloaded", ""
 
 
+@takes(pipe=pipeline)
 def accept(pipe: ProbePipeline, image: Any = "astronaut", **conditions: Any) -> pd.DataFrame:
     """Run a pipeline a few times, and test svdlab's promises on this machine and in its dtype.
 

@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion 
 from PIL import Image
 
 from svdlab import errors
-from svdlab.errors import BrokenClipError, InputError, OutOfMemoryError, SvdlabError, kind, takes, text
+from svdlab.errors import BrokenClipError, InputError, OutOfMemoryError, SvdlabError, flag, kind, several, takes, text
 from svdlab.measure import video
 from svdlab.measure.files import plain
 from svdlab.pipeline.conditions import Conditions, Source, UnusualConditionWarning, resolve
@@ -69,8 +70,9 @@ class Call:
         try:
             more = {name: record[name] for name in ("start", "intervention") if record.get(name)}
             made = Conditions(**record["conditions"]), errors.seed("seed", record["seed"]), text("image", record["image"])
-            kind(dict)("start", more.get("start", {}))
-            return cls(*made, Source(**record["source"]), edits=tuple(record.get("edits") or ()), **more)
+            kind(dict)("start", more.get("start", {})), text("intervention", more.get("intervention", "none"))
+            edits = several("edits", record.get("edits") or (), text, 0)
+            return cls(*made, Source(**record["source"]), edits=edits, **more)
         except (AttributeError, KeyError, TypeError) as error:
             raise InputError(f"{errors.shown(record)} is no record of a clip: {error}") from error
 
@@ -122,6 +124,18 @@ class Clip:
         return path
 
 
+def tensor(name: str, value: Any) -> torch.Tensor:
+    """A tensor of finite floats."""
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point() or not value.isfinite().all():
+        raise InputError(f"{name}={errors.shown(value)}: give a tensor of finite floats.")
+    return value.detach()
+
+
+def _any(name: str, value: Any) -> Any:
+    """No check: the value is checked where it is read."""
+    return value
+
+
 @dataclass(frozen=True)
 class Start:
     """How the clips of a batch begin, where that is not each seed's noise at the first level of the scheduler's own schedule.
@@ -139,6 +153,11 @@ class Start:
     flip_noise: Sequence[str | None] | None = None
     first: int = 0
 
+    def __post_init__(self) -> None:
+        errors.whole("first", self.first)
+        for name in ("latents", "noise"):
+            None if getattr(self, name) is None else tensor(name, getattr(self, name))
+
     def levels(self) -> list[float] | None:
         """sigmas as falling numbers with the terminal zero; raises InputError."""
         if self.sigmas is None:
@@ -152,13 +171,6 @@ class Start:
             given = errors.shown(self.sigmas)
             raise InputError(f"sigmas={given}: give falling noise levels above 0, such as svdlab.schedule.karras(25).")
         return levels
-
-
-def tensor(name: str, value: Any) -> torch.Tensor:
-    """A tensor of finite floats."""
-    if not isinstance(value, torch.Tensor) or not value.is_floating_point() or not value.isfinite().all():
-        raise InputError(f"{name}={errors.shown(value)}: give a tensor of finite floats.")
-    return value.detach()
 
 
 @takes(pipe=pipeline, conditions=kind(Conditions), seed=errors.seed, latents=tensor, noise=tensor)
@@ -193,6 +205,8 @@ def generate(
     return generate_batch(pipe, [image], [conditions], [seed], Start(sigmas, latents, noise))[0]
 
 
+@takes(pipe=pipeline, images=partial(several, check=_any), conditions=partial(several, check=kind(Conditions)))
+@takes(seeds=partial(several, check=errors.seed), start=kind(Start), encodings=kind(dict), decode=flag)
 @torch.no_grad()
 def generate_batch(
     pipe: ProbePipeline,
@@ -217,6 +231,7 @@ def generate_batch(
     c, side = filled[0], pipe.vae_scale_factor
     assert c.num_frames and c.height and c.width  # resolved
     shape = (c.num_frames, pipe.unet.config.in_channels // 2, c.height // side, c.width // side)
+    errors.whole("first", start.first, 0, c.num_inference_steps - 1)
     starts = _starts(pipe, start, levels, n, shape)
     prepared = [prepare_image(image, height=c.height, width=c.width) for image in images]
     begun, cache = time.perf_counter(), {} if encodings is None else encodings
@@ -259,11 +274,8 @@ def _checked(
     pipe: Any, conditions: Sequence[Conditions], seeds: Sequence[int], levels: list[float] | None, n: int
 ) -> list[Conditions]:
     """Conditions filled in; InputError before any model runs."""
-    pipeline("pipe", pipe)
     if not n == len(conditions) == len(seeds) or not n:
         raise InputError(f"{n} images, {len(conditions)} conditions, {len(seeds)} seeds: give as many of each.")
-    errors.several("seed", seeds, errors.seed)
-    errors.several("conditions", conditions, kind(Conditions))
     filled = [resolve(pipe, c.replace(num_inference_steps=len(levels) - 1) if levels else c) for c in conditions]
     if len({(c.num_frames, c.height, c.width, c.num_inference_steps, c.guided) for c in filled}) > 1:
         raise InputError("clips of one batch must agree in frames, size, steps, and in whether guidance is used.")
@@ -272,8 +284,9 @@ def _checked(
 
 def _starts(pipe: Any, start: Start, levels: list[float] | None, n: int, shape: tuple) -> list[dict[str, Any]]:
     """`Call.start` of each clip; InputError before any model runs."""
-    flips: list[str | None] = [None] * n if start.flip_noise is None else list(start.flip_noise)
-    if len(flips) != n or any(f is not None and f not in FLIPS for f in flips):
+    given = start.flip_noise if isinstance(start.flip_noise, (list, tuple)) else ()
+    flips: list[Any] = [None] * n if start.flip_noise is None else list(given)
+    if len(flips) != n or any(f not in (None, *FLIPS) for f in flips):
         raise InputError(f"flip_noise={start.flip_noise!r}: for each of {n} clip(s), None or one of {', '.join(FLIPS)}.")
     if any(flips) and type(pipe.scheduler).__name__ not in QUIET:
         raise InputError(f"flip_noise cannot turn the noise that a {type(pipe.scheduler).__name__} may draw: {WORKING}.")

@@ -20,15 +20,14 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from svdlab.errors import InputError, OutputError, TraceError, path, several, shown, takes, text, whole
+from svdlab.errors import InputError, OutputError, TraceError, number, path, several, shown, takes, text, whole
 from svdlab.measure.files import write_whole
 from svdlab.pipeline.conditions import line
 from svdlab.pipeline.generate import Call
-from svdlab.pipeline.images import decode_latents, vae_in_turn
+from svdlab.pipeline.images import decode_latents, open_image, vae_in_turn
 from svdlab.pipeline.pipeline import pipeline
 from svdlab.pipeline.sampler import Step
 
@@ -101,7 +100,7 @@ class Trace:
         """Latents "... c h w" as RGB "... h w 3" in [0, 1], by the linear map of this trace's checkpoint."""
         if (colours := self.colours) is None:
             raise TraceError("this trace has no map from latents to colours: show.latents(tr, mode='pca') needs none.")
-        z = np.asarray(latents)
+        z = latents.detach().float().cpu().numpy() if isinstance(latents, torch.Tensor) else np.asarray(latents)
         if z.ndim < 3 or z.shape[-3] != len(colours) - 1 or z.dtype.kind != "f":
             raise InputError(f'latents={shown(z)} of {z.dtype}: give floats "... c h w" of {len(colours) - 1} channels.')
         z = np.moveaxis(z.astype(np.float32), -3, -1)
@@ -162,11 +161,15 @@ class Trace:
             for key, value in tensors.items():
                 n, name = key.split("/", 1)
                 if n == "image":
-                    images[int(name)] = Image.fromarray(value.numpy())
+                    images[int(name)] = open_image(value.numpy())
                 else:
+                    first = next((s.values[name] for s in steps if name in s.values), value)
+                    if value.shape != first.shape or value.ndim < 1 + len(KEEP.get(name, ())):
+                        raise ValueError(f"{name} has shape {tuple(value.shape)} at step {n}")
                     whole("batch", header["batch"], len(value), len(value))
                     steps[whole("step", int(n))].values[name] = value
-            schedule, calls = np.array(header["schedule"], dtype=np.float32), [Call.read(call) for call in header["calls"]]
+            schedule = np.array(several("schedule", header["schedule"], number), np.float32)
+            calls = [Call.read(call) for call in header["calls"]]
             pictures, label = [images[i] for i in sorted(images)], line("label", header["label"])
             find_colours = lambda: None if colours is None else colours.numpy()
             return cls(steps, header["batch"], schedule, calls, label, pictures, find_colours)

@@ -260,10 +260,16 @@ def test_flipped_noise_is_both_of_the_seeds_noises_flipped(pipe: Any, flip: str,
 
 
 def test_a_flip_that_cannot_be_is_refused(pipe: Any) -> None:
-    for flip in (["sideways"], "left_right", ["left_right"] * 2):
+    for flip in (["sideways"], "left_right", ["left_right"] * 2, 3, [["left_right"]]):
         with pytest.raises(InputError, match="left_right, up_down, half_turn"):
             make(pipe, start=Start(flip_noise=flip))
     with pytest.raises(InputError, match="not both"):
-        make(pipe, start=Start(noise=(torch.zeros(1), torch.zeros(1)), flip_noise=["up_down"]))
+        make(pipe, start=Start(noise=torch.zeros(1), flip_noise=["up_down"]))
+    for odd in (dict(first=-1), dict(latents="x"), dict(noise=torch.full((2,), torch.nan)), dict(first=9)):
+        with pytest.raises(InputError, match=next(iter(odd))):
+            make(pipe, start=Start(**odd))
+    for arguments in ((3, [], [0]), (["scene-1"], [{}], [0]), (["scene-1"], [svdlab.Conditions()], 0)):
+        with pytest.raises(InputError):
+            generate_batch(pipe, *arguments)
     with pytest.raises(InputError, match="row 0 of the plan: flip_noise='mirror'"):
         svdlab.sweep(pipe, [{"flip_noise": "mirror"}], "never-made", image="scene-3")

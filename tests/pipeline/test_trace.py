@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import svdlab
 from svdlab.errors import BrokenClipError, InputError, OutputError, TraceError
 from svdlab.organism import world
-from svdlab.pipeline.generate import generate_batch
+from svdlab.pipeline.generate import Call, generate_batch
 from svdlab.pipeline.images import decode_latents
 from svdlab.pipeline.trace import KEEP, colour_map
 from tests.pipeline.making import TEMPORAL, beside, make
@@ -43,6 +44,40 @@ def test_shapes(full: svdlab.Trace) -> None:
         full[2]
     with pytest.raises(TraceError, match=r"'cnd'.*keep="):
         full["cnd"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        *(
+            {key: wrong}
+            for key in ("batch", "schedule", "steps", "calls", "label")
+            for wrong in (None, 3.5, [[1]], [{}], "\x1b")
+        ),
+        {"steps": [{"index": 0, "sigma": 1.0, "sigma_next": 0.0, "timestep": 0.0}]},  # fewer than the file has
+        "[" * 100_000,
+        *(torch.zeros(shape) for shape in [(2,), (2, 8, 4, 3, 3), (3, 8, 4, 16, 16)]),  # latents of one of the steps
+    ],
+)
+def test_a_spoilt_file_is_named(full: svdlab.Trace, changed: Any, tmp_path: Path) -> None:
+    path = full.save(tmp_path / "whole.safetensors")
+    with safe_open(str(path), "pt") as file:
+        header = json.loads(file.metadata()["svdlab"])
+    tensors = load_file(path) | ({"1/latents": changed} if isinstance(changed, torch.Tensor) else {})
+    header = changed if isinstance(changed, str) else json.dumps(header | (changed if isinstance(changed, dict) else {}))
+    save_file(tensors, path, metadata={"svdlab": header})
+    with pytest.raises(OutputError, match=r"whole\.safetensors cannot be read as a trace"):
+        svdlab.Trace.load(path)
+
+
+def test_a_record_that_is_none_is_refused(full: svdlab.Trace) -> None:
+    record = full.calls[0].asdict()
+    assert Call.read(json.loads(json.dumps(record))) == full.calls[0]
+    source = {**record["source"], "label": "\x1b[2J"}
+    wrong = [None, [], {}, {**record, "seed": 0.5}, {**record, "conditions": {"speed": 1}}, {**record, "source": source}]
+    for spoilt in [*wrong, {**record, "edits": [3]}, {**record, "intervention": 3}, {**record, "start": [1]}]:
+        with pytest.raises(InputError):
+            Call.read(spoilt)
 
 
 def test_a_file_gives_everything_back(full: svdlab.Trace, tmp_path: Path) -> None:
