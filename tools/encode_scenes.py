@@ -1,6 +1,7 @@
 """Draw scenes and encode them ahead of training, into files of 256 clips; stop it whenever you like, and start it again.
 
     $ python tools/encode_scenes.py --start CHECKPOINT --clips build/clips --files 80           # 20,480 clips
+    $ python tools/encode_scenes.py --start CHECKPOINT --clips build/shifts --files 14 --shifts # pans to the right and tilts
     $ python tools/encode_scenes.py --start CHECKPOINT --clips build/fixed --files 20 --fixed   # at fps 7, bucket 127
 
 The VAE is frozen, so that a clip is encoded once and used often, each time with its own noise. `tools/train_unet.py` reads
@@ -25,8 +26,16 @@ from svdlab.organism import world
 FIRST_SEED = 1_000_000  # scenes from seeds below a million are never trained on
 
 
+def shifts(clips: int, seed: int) -> dict[str, Any]:
+    """Factors of scenes whose whole ground shifts, most of them to one side: what the UNet has to learn first."""
+    rng = np.random.default_rng([seed, 9])
+    motion = ["pan" if rng.random() < 0.6 else "tilt" for _ in range(clips)]
+    direction = ["right" if m == "pan" else str(rng.choice(world.DIRECTIONS["tilt"])) for m in motion]
+    return dict(motion=motion, direction=direction, layers=1, pattern="none")
+
+
 @torch.no_grad()
-def encode_scenes(start: Path, folder: Path, files: int, clips: int, edition: int, factors: dict[str, Any]) -> None:
+def encode_scenes(start: Path, folder: Path, files: int, clips: int, edition: int, kind: str) -> None:
     """Write the files that `folder` lacks: images, latents and conditions of `clips` scenes each."""
     accelerator = Accelerator()
     vae = load(start).vae.to(accelerator.device)
@@ -34,7 +43,9 @@ def encode_scenes(start: Path, folder: Path, files: int, clips: int, edition: in
         path = folder / f"{i:04d}.safetensors"
         if path.exists():
             continue
-        scenes = world.scenes(clips, seed=FIRST_SEED + i, edition=edition, **factors)
+        seed = FIRST_SEED + i + 500_000 * (kind == "shifts")
+        factors: dict[str, Any] = {"all": {}, "fixed": FIXED, "shifts": shifts(clips, seed)}[kind]
+        scenes = world.scenes(clips, seed=seed, edition=edition, **factors)
         images = torch.from_numpy(np.rint(scenes.video[:, 0] * 255).astype(np.uint8)).permute(0, 3, 1, 2)
         latents = []
         for video in torch.from_numpy(scenes.video).permute(0, 1, 4, 2, 3):
@@ -55,7 +66,10 @@ if __name__ == "__main__":
     parser.add_argument("--files", type=int, default=80)
     parser.add_argument("--scenes", type=int, default=256, help="in each file")
     parser.add_argument("--edition", type=int, default=2)
-    parser.add_argument("--fixed", action="store_true", help="only scenes at fps 7, bucket 127")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--fixed", dest="kind", action="store_const", const="fixed", help="only scenes at fps 7, bucket 127")
+    kinds.add_argument("--shifts", dest="kind", action="store_const", const="shifts", help="only pans to the right and tilts")
+    parser.set_defaults(kind="all")
     args = parser.parse_args()
     args.clips.mkdir(parents=True, exist_ok=True)
-    encode_scenes(args.start, args.clips, args.files, args.scenes, args.edition, FIXED if args.fixed else {})
+    encode_scenes(args.start, args.clips, args.files, args.scenes, args.edition, args.kind)
