@@ -35,7 +35,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from svdlab.errors import InputError, flag, number, several, text, whole
+from svdlab.errors import LABEL, InputError, flag, number, one_of, several, shown, takes, text, whole
 from svdlab.measure.video import read_frames
 from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.generate import ProbePipeline
@@ -59,6 +59,7 @@ class Check:
     passed: bool
 
 
+@takes(check=text, good=partial(several, check=flag, least=0), least=partial(number, above=0, most=1))
 def most(check: str, good: Iterable[Any], *, least: float = 0.5) -> Check:
     """True for at least a share of the cases: half of them, or all with least=1.
 
@@ -70,6 +71,7 @@ def most(check: str, good: Iterable[Any], *, least: float = 0.5) -> Check:
     return Check(check, expected, f"in {sum(flags)}", bool(flags) and sum(flags) >= least * len(flags))
 
 
+@takes(check=text, true=number, within=partial(number, above=0), worst=flag)
 def near(check: str, values: Any, true: float, *, within: float, worst: bool = False) -> Check:
     """The median of the values (or each of them, with worst=True) within a share of the true value; of 0, within itself.
 
@@ -83,6 +85,7 @@ def near(check: str, values: Any, true: float, *, within: float, worst: bool = F
     return Check(check, expected, f"{'worst' if worst else 'median'} {value:.3g}", bool(abs(value - true) <= reach))
 
 
+@takes(check=text, limit=number)
 def below(check: str, values: Any, limit: float) -> Check:
     """The largest of the values is below a limit.
 
@@ -93,6 +96,7 @@ def below(check: str, values: Any, limit: float) -> Check:
     return Check(check, f"below {limit:.3g}", f"at most {value:.3g}", bool(value < limit))
 
 
+@takes(check=text, limit=number)
 def above(check: str, values: Any, limit: float) -> Check:
     """The smallest of the values is above a limit."""
     value = min(_finite(values), default=np.nan)
@@ -100,7 +104,10 @@ def above(check: str, values: Any, limit: float) -> Check:
 
 
 def _finite(values: Any) -> list[float]:
-    return [float(v) for v in np.atleast_1d(np.asarray(values, float)) if np.isfinite(v)]
+    try:
+        return [float(v) for v in np.atleast_1d(np.asarray(values, float)).ravel() if np.isfinite(v)]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"values={shown(values)}: give numbers.") from error
 
 
 # --- graphs and examples ----------------------------------------------------------------------------------------------
@@ -123,6 +130,12 @@ class Graph:
     by: str = ""
     kind: str = "curve"
     of: Callable[[pd.DataFrame], pd.DataFrame] | None = None
+
+    def __post_init__(self) -> None:
+        one_of("kind", self.kind, ("curve", "bars"))
+        for name in ("title", "x", "y_label", "x_label", "by"):
+            LABEL(name, getattr(self, name))
+        several("y", [self.y] if isinstance(self.y, str) else self.y, text)
 
     def points(self, clips: pd.DataFrame) -> pd.DataFrame:
         """What is drawn: `x`, `by`, `value`, `low`, `high`, a row each; low and high are NaN for fewer than two images."""
@@ -155,6 +168,11 @@ class Example:
 
     label: str
     frames: np.ndarray
+
+    def __post_init__(self) -> None:
+        LABEL("label", self.label)
+        if not isinstance(self.frames, np.ndarray) or self.frames.ndim != 4 or not len(self.frames):
+            raise InputError(f'frames={shown(self.frames)}: give frames "f h w c" in [0, 1].')
 
 
 # --- study ------------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from statsmodels.stats.proportion import binom_tost
 from statsmodels.stats.weightstats import CompareMeans, DescrStatsW
 from tqdm.auto import tqdm
 
+from svdlab.errors import flag, path, takes, text
 from svdlab.measure import motion
 from svdlab.measure.files import write_whole
 from svdlab.organism import trackers, world
@@ -43,6 +44,7 @@ GUIDED = dict(law=4 * 14, pan=80, dark=80)
 COLUMNS = ["what", "measured", "low", "high", "n", "asked", "passed"]
 
 
+@takes(checkpoint=text, quick=flag, out=path)
 def verify(checkpoint: str = "organism", *, quick: bool = False, out: str | Path | None = None) -> pd.DataFrame:
     """The table of laws: what, measured, interval, n, what was asked, passed.
 
