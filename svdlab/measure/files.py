@@ -89,7 +89,8 @@ def hash_facts(facts: Mapping[str, Any]) -> str:
 def read_json(path: str | os.PathLike[str], most: int = 2**24) -> Any:
     """What a JSON file holds; ValueError where it is none, too deep, or larger than `most` bytes, of which no more are read.
 
-    >>> read_json("results/facts.json")
+    >>> _ = Path("facts.json").write_text('{"fps": 7}')
+    >>> read_json("facts.json")
     {'fps': 7}
     """
     with open(path, "rb") as file:
