@@ -320,7 +320,12 @@ def _values(words: list[str] | None, text: Any = ()) -> dict[str, Any]:
     from svdlab.study.notebooks import read_value
 
     pairs = zip((words or [])[::2], (words or [])[1::2], strict=True)
-    return {key: word if key in text else read_value(word) for key, word in pairs}
+    found: dict[str, Any] = {}
+    for key, word in pairs:
+        if key in found:
+            raise InputError(f"-p {key} is given twice: give it once.")
+        found[key] = word if key in text else read_value(word)
+    return found
 
 
 def _list_outputs(executed: Path) -> None:
@@ -347,7 +352,8 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     try:
         app(_paired(sys.argv[1:] if arguments is None else arguments), prog_name="svdlab")
     except SvdlabError as error:
-        print(f"svdlab: {error}", file=sys.stderr)
+        text = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(error))  # no control characters
+        print(f"svdlab: {text}", file=sys.stderr)
         raise SystemExit(1) from None
     raise SystemExit(0)
 

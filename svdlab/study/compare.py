@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from svdlab.errors import InputError, columns, one_of
+from svdlab.errors import POSITIVE, InputError, columns, kind, one_of, several, shown, text
 from svdlab.measure.files import plain
 from svdlab.show import labels
 from svdlab.stats.effects import as_table, corrected, numbers, paired
@@ -53,6 +53,11 @@ def compare(
     the two), then those of an Effect (`svdlab.stats.effects.paired`, n: images). Raises InputError where the tables hold
     other runs than each other, or a column is missing.
     """
+    if not isinstance(tables, Mapping):
+        raise InputError(f"tables={shown(tables)}: give two tables by name, as in {{'a': first, 'b': second}}.")
+    measures, by = several("measures", measures, text, distinct=True), several("by", by, text, least=0, distinct=True)
+    if margins is not None:
+        margins = {key: POSITIVE(f"margins[{key!r}]", margin) for key, margin in kind(Mapping)("margins", margins).items()}
     names, both = _side_by_side(tables, list(measures), list(by))
     function = within if callable(within) else WITHIN[one_of("within", within, WITHIN)]
     margins = {one_of("margins", measure, measures): margin for measure, margin in (margins or {}).items()}

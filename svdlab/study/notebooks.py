@@ -24,13 +24,14 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pandas as pd
-import yaml
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from svdlab import __version__
-from svdlab.errors import InputError, MissingExtraError, RunError
+from svdlab.errors import InputError, MissingExtraError, RunError, shown, whole
+from svdlab.errors import path as as_path
 from svdlab.measure import video
 from svdlab.measure.files import hash_facts, hash_file, plain, write_whole
 from svdlab.show.labels import axis, name, number
@@ -56,8 +57,8 @@ def run(notebook: str | Path, /, out: str | Path | None = None, *, progress: boo
     parameter or one of another type; RunError, with the cell, where the notebook fails: the executed copy is there.
     """
     path = find(notebook)
-    folder = Path("results", path.stem) if out is None else Path(out).expanduser()
-    check_parameters(path, parameters)
+    folder = Path("results", path.stem) if out is None else as_path("out", out)
+    parameters = check_parameters(path, parameters)
     cell, error = _execute(path, folder, parameters, progress)
     if error:
         raise RunError(f"{path.name}, {cell}: {error} (see {folder / path.name})")
@@ -80,9 +81,10 @@ def run_grid(
     if "out" in axes:
         raise InputError("the grid sets 'out': each point is given a folder of its own below out=.")
     points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-    for point in points:
-        check_parameters(path, point)
-    root = Path("results", f"{path.stem}-grid") if out is None else Path(out).expanduser()
+    if jobs is not None:
+        jobs = whole("jobs", jobs, 1, 64)
+    points = [check_parameters(path, point) for point in points]
+    root = Path("results", f"{path.stem}-grid") if out is None else as_path("out", out)
     text = hash_file(path)
 
     def row(point: dict[str, Any]) -> dict[str, Any]:
@@ -111,7 +113,7 @@ def run_grid(
 
 def find(notebook: str | Path) -> Path:
     """A notebook by path, or by name in `notebooks/` here or of the clone; InputError lists those there are."""
-    path = Path(notebook).expanduser()
+    path = as_path("notebook", notebook)
     if path.suffix == ".ipynb" and path.is_file():
         return path
     there = {found.stem: found for place in NOTEBOOKS for found in sorted(place.glob("*.ipynb"))}
@@ -126,16 +128,41 @@ def parameters_of(notebook: str | Path) -> dict[str, str]:
     return {name: facts["inferred_type_name"] for name, facts in _papermill().inspect_notebook(str(notebook)).items()}
 
 
-def check_parameters(path: Path, parameters: Mapping[str, Any]) -> None:
-    """Raises InputError for a parameter that the notebook does not have, or of another type than it declares."""
-    known = parameters_of(path)
-    for key, value in parameters.items():
+def check_parameters(path: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters as papermill can write them: tuples, ranges, arrays and, for a list, a single value become lists.
+
+    Raises InputError for a parameter that the notebook does not have, or of another type than it declares.
+    """
+    known, found = parameters_of(path), {}
+    for key, given in parameters.items():
+        value = _written(key, given)
         if key not in known:
             listed = ", ".join(f"{k} ({kind})" for k, kind in known.items()) or "none"
             raise InputError(f"{path.name} has no parameter {key!r}: it has {listed}.")
         wanted = KINDS.get(known[key], (object,))
         if not isinstance(value, wanted) or (isinstance(value, bool) and wanted in (KINDS["int"], KINDS["float"])):
             raise InputError(f"{path.name}: {key}={value!r} is a {type(value).__name__}, and it declares {known[key]}.")
+        found[key] = [value] if known[key] == "list" and not isinstance(value, list) else value
+        if known[key] == "list" and (value is None or isinstance(value, dict)):
+            raise InputError(f"{path.name}: {key}={value!r}: it declares list.")
+    return found
+
+
+def _written(name: str, value: Any) -> Any:
+    """A value as a notebook's cell can hold it; InputError for dates, functions and whatever has no literal."""
+    if isinstance(value, (np.generic, np.ndarray, pd.Series)):
+        value = value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _written(f"{name}[{key!r}]", item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, range)):
+        if len(value) > plans.MOST:
+            raise InputError(f"{name} has {len(value)} values: give {plans.MOST} at most.")
+        return [_written(name, item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise InputError(f"{name}={shown(value)}: give a number, a text, True or False, or a list of those.")
 
 
 def read_value(text: str) -> Any:
@@ -144,20 +171,20 @@ def read_value(text: str) -> Any:
     >>> read_value("[6, 12]"), read_value("1e-3"), read_value("cat")
     ([6, 12], 0.001, 'cat')
     """
-    if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+", text):
-        return float(text)  # 1e-3 is a number in YAML 1.2, and a word in PyYAML's 1.1
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{text!r} cannot be read as a value: {' '.join(str(error).split())}") from None
+        return plans.parse_yaml(text)
+    except InputError as error:
+        raise InputError(f"{text[:80]!r} cannot be read as a value: {error}") from None
 
 
 def read_grid(grid: Mapping[str, Any] | str | Path) -> dict[str, list[Any]]:
     """A grid, or a YAML file of one, as parameter -> list of values; a single value is a list of one."""
-    found = grid if isinstance(grid, Mapping) else plans.read_yaml(Path(grid))
+    found = grid if isinstance(grid, Mapping) else plans.read_yaml(as_path("grid", grid))
     if not isinstance(found, Mapping) or not found:
         raise InputError("a grid maps parameters to lists of values, as in  fps: [6, 12].")
-    axes = {str(key): list(axis) if isinstance(axis, (list, tuple, range)) else [axis] for key, axis in found.items()}
+    axes = {
+        str(key): list(axis) if isinstance(axis, (list, tuple, range, np.ndarray)) else [axis] for key, axis in found.items()
+    }
     if empty := [key for key, axis in axes.items() if not axis]:
         raise InputError(f"{empty[0]} has no values: the grid would be empty.")
     return axes
@@ -195,11 +222,13 @@ def report(folder: str | Path, out: str | Path | None = None) -> Path:
     then its runs (`runs/` in the folder, or in `ledger/`). Raises InputError where there is nothing of it, OutputError where
     the page cannot be written.
     """
-    folder = Path(folder).expanduser()
-    study = next((p for p in (folder, folder / "ledger") if (p / "runs").is_dir()), folder)
-    notebook = next(iter(sorted(folder.glob("*.ipynb"))), None)
-    records = list(ledger.survey(study))
-    media = [Media(path, path.stem) for kind in ("*.png", "*.mp4") for path in sorted(folder.glob(kind))]
+    folder = as_path("folder", folder)
+    study = next((p for p in (folder, folder / "ledger") if (p / "runs").is_dir() and not (p / "runs").is_symlink()), folder)
+    notebook = next(iter(sorted(p for p in folder.glob("*.ipynb") if not p.is_symlink())), None)
+    records = [] if (study / "runs").is_symlink() else list(ledger.survey(study))
+    media = [
+        Media(path, path.stem) for kind in ("*.png", "*.mp4") for path in sorted(folder.glob(kind)) if not path.is_symlink()
+    ]
     body = list(_story(notebook)) if notebook else media
     if not body and not records:
         raise InputError(f"{folder} holds no notebook, figure, video or run: nothing to report.")
@@ -213,7 +242,7 @@ def report(folder: str | Path, out: str | Path | None = None) -> Path:
     versions = [(key, listed(key)) for key in VERSIONS if listed(key)] or [("svdlab", __version__)]
     sections |= {"Versions": [pd.DataFrame(versions, columns=["what", "which"])], "Notice": [Folded(video.notice())]}
     licence = f"Licence of the weights: {listed('licence') or 'not recorded'}. The clips are made by a generative model."
-    target = Path(out).expanduser() if out is not None else folder / "report.html"
+    target = as_path("out", out) if out is not None else folder / "report.html"
     html = page(folder.resolve().name, sections, label=listed("label"), footer=licence if records else "")
     with write_whole(target) as part:
         part.write_text(html, encoding="utf-8")

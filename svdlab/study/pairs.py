@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,11 +32,13 @@ import pandas as pd
 from PIL import Image
 from skimage.filters import gaussian
 
-from svdlab.errors import InputError
+from svdlab.errors import InputError, one_of, several, shown, text
+from svdlab.errors import path as as_path
 from svdlab.measure.fidelity import per_frame
 from svdlab.measure.files import write_whole
 from svdlab.pipeline.images import FLIPS, image_hash, is_sample, open_image
 from svdlab.stats.effects import as_table, paired
+from svdlab.study.plans import read_csv, read_parquet
 
 NEEDED = ("path", "pair_id", "group", "group_scheme", "label_source", "licence", "subject_id")
 COLUMNS = (*NEEDED[:6], "consent", "subject_id", "notes")  # of which consent and notes may be empty
@@ -70,9 +73,12 @@ def read_manifest(source: Any) -> pd.DataFrame:
     table, base = source, Path()
     if not isinstance(source, pd.DataFrame):
         try:
-            base, text = Path(source).parent, partial(pd.read_csv, dtype=str, keep_default_na=False)
-            table = (pd.read_parquet if Path(source).suffix == ".parquet" else text)(source)
-        except (ValueError, TypeError, OSError) as error:
+            source = as_path("manifest", source)
+            base = source.parent
+            table = (read_parquet if source.suffix.lower() == ".parquet" else read_csv)(source).drop(
+                columns="file", errors="ignore"
+            )
+        except InputError as error:
             raise InputError(f"there is no manifest {source}: {error}.") from error
     if (missing := [name for name in COLUMNS if name not in table]) or not len(table):
         raise InputError(f"the manifest lacks {', '.join(missing) or 'rows'}: it needs {', '.join(COLUMNS)}, a row per image.")
@@ -81,6 +87,10 @@ def read_manifest(source: Any) -> pd.DataFrame:
         table[name] = ["" if pd.isna(value) else str(value).strip() for value in table[name]]
     if "file" not in table:  # else it was read before
         table["file"] = [path if is_sample(path) else str(base / path) for path in table.path]
+    if not isinstance(source, pd.DataFrame) and (
+        out := [p for p, f in zip(table.path, table.file, strict=True) if _leads_out(base, f)]
+    ):
+        raise InputError(f"the manifest names {shown(out[0])}, which is not in its own folder: lay it beside its images.")
     facts = [_facts(file) for file in table.file]
     for name in ("image_hash", "width", "height"):
         table[name] = [f.get(name) for f in facts]
@@ -123,6 +133,11 @@ def confounds(manifest: pd.DataFrame) -> pd.DataFrame:
             facts.append({**vars(contrast), "mean_a": a.mean(), "mean_b": b.mean(), "flagged": apart})
             effects.append(e)
     return pd.concat([pd.DataFrame(facts), as_table(effects)], axis=1)
+
+
+def _leads_out(base: Path, file: str) -> bool:
+    """Whether a manifest's file lies outside its folder, also through a link."""
+    return not is_sample(file) and "\0" not in file and not Path(file).resolve().is_relative_to(base.resolve())
 
 
 def _facts(file: str) -> dict[str, Any]:
@@ -173,8 +188,7 @@ def mirror(image: Any, flip: str = "left_right") -> Image.Image:
     >>> mirror("cat").size == svdlab.sample_image("cat").size
     True
     """
-    if flip not in FLIPS:
-        raise InputError(f"flip={flip!r}: one of {', '.join(FLIPS)}.")
+    one_of("flip", flip, FLIPS)
     axes = tuple(axis - 1 for axis in FLIPS[flip])  # channels come last
     return Image.fromarray(np.ascontiguousarray(np.flip(np.asarray(open_image(image)), axes)))
 
@@ -184,9 +198,8 @@ def change(image: Any, kind: str, amount: float) -> Image.Image:
 
     >>> half = change("cat", "exposure", -1)                         # one stop less: half the light
     """
-    if kind not in CHANGES:
-        raise InputError(f"kind={kind!r}: one of {', '.join(CHANGES)}.")
-    if not CHANGES[kind].allowed(amount):
+    one_of("kind", kind, CHANGES)
+    if isinstance(amount, bool) or not isinstance(amount, Real) or not CHANGES[kind].allowed(float(amount)):
         raise InputError(f"{kind} by {amount}: {CHANGES[kind].means}.")
     return _image(CHANGES[kind].make(np.asarray(open_image(image), np.float64) / 255, amount))
 
@@ -252,12 +265,20 @@ def make_pairs(
     images: paths, sample names or a mapping from your names to images. licence: of the originals. kinds: of CHANGES and
     FLIPPED. Raises InputError for an unknown kind, a name that recurs, or a change that leaves the image as it was.
     """
+    text("licence", licence)
+    out, kinds = as_path("out", out), several("kinds", kinds, partial(one_of, options=[*FLIPPED, *CHANGES]), distinct=True)
+    if isinstance(images, (str, bytes)) or not isinstance(images, Iterable):
+        raise InputError(f"images={shown(images)}: give a list of paths or samples, or a mapping from names to images.")
     pairs = list(images.items()) if isinstance(images, Mapping) else [(Path(str(i)).stem, i) for i in images]
+    if odd := [
+        name
+        for name, _ in pairs
+        if not isinstance(name, str) or Path(name).name != name or name in ("", "..") or len(name) > 200 or "\0" in name
+    ]:
+        raise InputError(f"images: {shown(odd[0])} cannot be the name of a file: give plain names.")
     named, chosen = dict(pairs), list(kinds)
     if not named or len(named) < len(pairs):
         raise InputError("images: give paths or samples, each of another name, or a mapping from names to images.")
-    if not chosen or set(chosen) - {*FLIPPED, *CHANGES}:
-        raise InputError(f"kinds={kinds!r}: a list of {', '.join([*FLIPPED, *CHANGES])}.")
     rows: list[dict[str, Any]] = []
     files: dict[str, Image.Image] = {}
     for scheme in chosen:

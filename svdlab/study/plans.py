@@ -12,6 +12,8 @@ seed's noise, for the other half of a mirrored pair.
 from __future__ import annotations
 
 import ast
+import csv
+import io
 import itertools
 import math
 import re
@@ -25,13 +27,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from svdlab.errors import InputError
+from svdlab.errors import InputError, seed, shown
+from svdlab.errors import path as kind_of_path
 from svdlab.pipeline.conditions import Conditions
 
 DEFAULTS = {f.name: f.default for f in fields(Conditions)}
 CONDITIONS = tuple(DEFAULTS)
 COLUMNS = (*CONDITIONS, "seed", "image", "flip_noise")
 _SEQUENCES = ("guidance_curve", "guidance_interval")  # one value may be a tuple
+TEXTS = ("image", "flip_noise")
+MOST = 1_000_000  # rows of a plan
 _FLOATS = ("noise_aug_strength", "min_guidance_scale", "max_guidance_scale", "playback_fps")
 
 
@@ -47,7 +52,9 @@ def grid(**axes: Any) -> pd.DataFrame:
     values = {name: _axis(name, axis) for name, axis in axes.items()}
     if empty := [name for name in axes or COLUMNS if not values.get(name)]:
         raise InputError(f"the grid is empty: give values for {', '.join(empty)}.")
-    return _table([dict(zip(axes, row, strict=True)) for row in itertools.product(*values.values())])
+    if (rows := math.prod(map(len, values.values()))) > MOST:
+        raise InputError(f"the grid has {rows:.3g} rows: a plan has {MOST} at most.")
+    return _checked(_table([dict(zip(axes, row, strict=True)) for row in itertools.product(*values.values())]))
 
 
 def read_plan(path: str | Path) -> pd.DataFrame:
@@ -59,28 +66,141 @@ def read_plan(path: str | Path) -> pd.DataFrame:
 
     Empty cells keep the default. Raises InputError for what cannot be read, and for unknown columns.
     """
-    path = Path(path).expanduser()
-    readers: dict[str, Any] = {".csv": pd.read_csv, ".parquet": pd.read_parquet}
+    path = kind_of_path("path", path)
+    readers: dict[str, Any] = {".csv": read_csv, ".tsv": read_csv, ".parquet": read_parquet}
     readers |= dict.fromkeys((".yaml", ".yml", ".json"), read_yaml)
-    if path.suffix not in readers or not path.is_file():
+    if path.suffix.lower() not in readers or not path.is_file():
         raise InputError(f"there is no plan {path}: give a .csv, .parquet, .yaml or .json file.")
-    try:
-        content = readers[path.suffix](path)
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path} cannot be read as a plan: {error}") from error
+    content = readers[path.suffix.lower()](path)
     if isinstance(content, pd.DataFrame):
         content = content.astype(object).where(content.notna(), None)
+        if path.suffix.lower() in (".csv", ".tsv"):
+            content = content.apply(
+                lambda c: c if c.name in TEXTS else pd.Series([*map(_csv_value, c)], c.index, object)
+            ).apply(_inferred)
     return grid(**content) if isinstance(content, dict) else as_plan([] if isinstance(content, str) else content)
 
 
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML or JSON file; raises InputError where it is neither."""
-    import yaml
+def read_csv(path: Path) -> pd.DataFrame:
+    """A CSV file as texts: commas, semicolons or tabs, UTF-8 or UTF-16, with or without a byte order mark. InputError names
+    the line where a row has more or fewer cells than the header."""
+    content = _content(path, 2**27)
+    try:
+        text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+        head = text.splitlines()[0]
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), strict=True)
+        header, *rows = [row for row in reader if row]
+    except (ValueError, IndexError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as a CSV file: {error}") from error
+    if odd := next((n for n, row in enumerate(rows, 2) if len(row) != len(header)), None):
+        raise InputError(f"{path} cannot be read: row {odd} has {len(rows[odd - 2])} cells, the header {len(header)}.")
+    if len(set(header)) < len(header) or "\0" in text:
+        raise InputError(f"{path} cannot be read: a column stands twice, or it holds NUL bytes.")
+    return pd.DataFrame(rows, columns=[name.strip() for name in header], dtype=object)
+
+
+def read_parquet(path: Path) -> pd.DataFrame:
+    """A Parquet file whose whole numbers stay whole; InputError where it is none, or opens to more than a plan can be."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        facts = pq.ParquetFile(path).metadata
+        size = sum(facts.row_group(n).total_byte_size for n in range(facts.num_row_groups))
+        if facts.num_rows > MOST or size > 2**28:
+            raise InputError(f"{path} cannot be read: {facts.num_rows} rows, {size} bytes are more than a plan has.")
+        return pd.read_parquet(path, dtype_backend="numpy_nullable")
+    except (pa.ArrowException, ValueError, TypeError, OSError, NotImplementedError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from error
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML or JSON file, as `parse_yaml` reads it."""
+    try:
+        return parse_yaml(_content(path, 2**20).decode("utf-8-sig"))
+    except (UnicodeDecodeError, InputError) as error:
         raise InputError(f"{path} cannot be read as YAML: {error}") from error
+
+
+def parse_yaml(text: str) -> Any:
+    """YAML without aliases, objects, dates or repeated keys, in which 1e-3 is a number; InputError in one line for the rest.
+
+    >>> parse_yaml("[1e-3, 2024-01-31]")
+    [0.001, '2024-01-31']
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.events.AliasEvent):
+                raise yaml.YAMLError("aliases (*name) are not read: write the value out")
+            return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            if twice := [key for key in keys if keys.count(key) > 1]:
+                raise yaml.YAMLError(f"{twice[0]!r} stands twice")
+            return super().construct_mapping(node, deep)
+
+    left_out = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float", "tag:yaml.org,2002:int")
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, form) for tag, form in forms if tag not in left_out]
+        for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    number = re.compile(r"[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?$|[-+]?\.(inf|Inf|INF)$|\.(nan|NaN|NAN)$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    whole = re.compile(r"[-+]?(0|[1-9]\d*)$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:int", whole, list("-+0123456789"))
+    try:
+        return yaml.load(text, Loader)  # noqa: S506
+    except RecursionError:
+        raise InputError("it is nested too deeply.") from None
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        raise InputError(" ".join(str(error).split())[:300]) from None
+
+
+def _content(path: Path, most: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    if len(content) > most:
+        raise InputError(f"{path} cannot be read: it has more than {most} bytes.")
+    return content
+
+
+def _csv_value(cell: str) -> Any:
+    """Numbers of a CSV file, which stay texts where a number would lose digits (007); empty is None."""
+    if re.fullmatch(r"[-+]?(0|[1-9]\d{0,30})", cell):
+        return int(cell)
+    if re.fullmatch(r"[-+]?(0|[1-9]\d*)?\.?\d*([eE][-+]?\d{1,3})?", cell) and re.match(r"[-+]?(\d+[.eE]|\.\d)", cell):
+        return float(cell)
+    return cell or None
+
+
+def _inferred(column: pd.Series) -> pd.Series:
+    return column if column.isna().any() else column.infer_objects()
+
+
+def _checked(plan: pd.DataFrame) -> pd.DataFrame:
+    """The plan; InputError, with the row, where a condition, a seed or a flip cannot be used."""
+    seen: set[tuple] = set()
+    for label, row in zip(plan.index, condition_rows(plan), strict=True):
+        if row not in seen:
+            seen.add(row)
+            try:
+                Conditions(**dict(zip(CONDITIONS, row, strict=True)))
+            except InputError as error:
+                raise InputError(f"row {label!r} of the plan: {error}") from error
+            except TypeError as error:
+                raise InputError(f"row {label!r} of the plan: {shown(row)} holds a value of no condition's kind.") from error
+    for cell in plan["seed"].tolist() if "seed" in plan else []:
+        if cell is not None and cell is not pd.NA and cell == cell:
+            seed("seed", int(cell) if isinstance(cell, float) and cell.is_integer() else cell)
+    return plan
 
 
 def as_plan(plan: Any) -> pd.DataFrame:
@@ -95,11 +215,14 @@ def as_plan(plan: Any) -> pd.DataFrame:
     check_columns(plan.columns)
     if not len(plan):
         raise InputError("the plan has no rows: nothing would be made.")
-    return plan
+    return _checked(plan)
 
 
 def check_columns(names: Iterable[Any]) -> None:
     """Raises InputError where a name is no plan column and no label_ column."""
+    names = list(names)
+    if len(set(map(str, names))) < len(names):
+        raise InputError("a column stands twice in the plan: give each a name of its own.")
     unknown = [name for name in names if name not in COLUMNS and not re.fullmatch(r"label_\w+", str(name))]
     if unknown:
         raise InputError(
@@ -113,8 +236,15 @@ def condition_rows(plan: pd.DataFrame) -> list[tuple]:
     columns = []
     for name in CONDITIONS:
         cells = plan[name].tolist() if name in plan else [None] * len(plan)
-        columns.append([_canonical(name, tuple(c) if isinstance(c, (list, np.ndarray)) else c) for c in cells])
+        columns.append([_one(name, tuple(c) if isinstance(c, (list, np.ndarray)) else c) for c in cells])
     return list(zip(*columns, strict=True))
+
+
+def _one(name: str, value: Any) -> Any:
+    try:
+        return _canonical(name, value)
+    except TypeError as error:  # not hashable
+        raise InputError(f"{name}={shown(value)}: this is no value of a condition.") from error
 
 
 @lru_cache(typed=True)  # columns repeat few values
@@ -141,7 +271,9 @@ def _axis(name: str, axis: Any) -> list[Any]:
     several = isinstance(axis, Iterable) and not isinstance(axis, (str, Mapping))
     if not several or (name == "image" and isinstance(axis, np.ndarray)):
         return [axis]
-    values = [tuple(value) if isinstance(value, list) else value for value in axis]
+    if isinstance(axis, io.IOBase):
+        raise InputError(f"{name}={shown(axis)}: give a value or a list of values.")
+    values = [tuple(value) if isinstance(value, list) else value for value in itertools.islice(axis, MOST + 1)]
     return [tuple(values)] if values and name in _SEQUENCES and all(isinstance(v, Real) for v in values) else values
 
 

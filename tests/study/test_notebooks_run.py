@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from nbformat import v4
@@ -64,6 +66,18 @@ def test_wrong_parameters_are_refused_before_anything_runs(notebook: Path, param
     with pytest.raises(InputError, match=said):
         notebooks.run_grid(notebook, {"fps": [1, 2], **{k: [v] for k, v in parameters.items()}})
     assert not Path("results").exists()
+
+
+def test_values_reach_a_notebook_in_forms_that_it_can_hold(notebook: Path) -> None:
+    book = nbformat.read(notebook, 4)
+    book.cells[1].source = "seeds: list = [0]\nfps: int = 7"
+    nbformat.write(book, notebook)
+    for given, held in [((6, 12), [6, 12]), (range(2), [0, 1]), (np.array([1.5]), [1.5]), (0, [0]), ([Path("a")], ["a"])]:
+        assert notebooks.check_parameters(notebook, {"seeds": given}) == {"seeds": held}
+    assert notebooks.check_parameters(notebook, {"fps": np.int64(7)}) == {"fps": 7}
+    for odd in (date(2024, 1, 31), {6, 12}, print, None, {"a": 1}):
+        with pytest.raises(InputError, match="seeds"):
+            notebooks.check_parameters(notebook, {"seeds": odd})
 
 
 def test_an_unknown_notebook_is_answered_with_those_that_are_there(notebook: Path) -> None:

@@ -208,8 +208,8 @@ def test_every_kind_makes_a_manifest_that_passes(tmp_path: Path, cat: Image.Imag
 @pytest.mark.parametrize(
     ("images", "how", "said"),
     [
-        (["cat"], dict(kinds=["skin"]), "a list of"),
-        (["cat"], dict(kinds="mirror"), "a list of"),
+        (["cat"], dict(kinds=["skin"]), "kinds"),
+        (["cat"], dict(kinds="mirror"), "kinds"),
         ([], {}, "give paths"),
         (["a/one.png", "b/one.png"], {}, "each of another name"),
         ({"flat": flat(5, 5, 5)}, {}, "leaves 'flat' as it was"),
@@ -219,3 +219,23 @@ def test_pairs_that_cannot_be_made_are_refused(tmp_path: Path, images: Any, how:
     with pytest.raises(InputError, match=said):
         ps.make_pairs(images, tmp_path, **{"kinds": ["mirror"], "licence": "CC0"} | how)
     assert not (tmp_path / "manifest.csv").exists()
+
+
+@pytest.mark.parametrize("name", ["../outside", "a/b", "", ".."])
+def test_names_of_pairs_are_names_of_files_in_the_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="name of a file"):
+        ps.make_pairs({name: "cat"}, tmp_path / "pairs", licence="CC0", kinds=["exposure"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_manifest_reads_only_its_own_folder(table: pd.DataFrame, tmp_path: Path) -> None:
+    inner = tmp_path / "inner"
+    inner.mkdir()
+    for row, path in enumerate(table.path):
+        noise(row).save(inner / path)
+    noise(9).save(tmp_path / "outside.png")
+    (inner / "link.png").symlink_to(tmp_path / "outside.png")
+    for path in ("../outside.png", str(tmp_path / "outside.png"), "link.png"):
+        with pytest.raises(InputError, match="not in its own folder"):
+            read_manifest(written(put(0, "path", path)(table, inner), inner))
+    assert len(read_manifest(written(table.assign(file="/etc/passwd"), inner))) == 6

@@ -12,7 +12,7 @@ import pytest
 
 from svdlab.errors import InputError
 from svdlab.pipeline.conditions import Conditions
-from svdlab.study.plans import CONDITIONS, as_plan, condition_rows, grid, read_plan
+from svdlab.study.plans import CONDITIONS, as_plan, condition_rows, grid, parse_yaml, read_plan
 
 
 def test_a_grid_is_the_product_with_the_last_axis_fastest(tmp_path: Path) -> None:
@@ -92,3 +92,67 @@ def test_a_file_that_is_no_plan_is_refused(tmp_path: Path, name: str, text: str 
         (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=said):
         read_plan(tmp_path / name)
+
+
+@pytest.mark.parametrize(("separator", "encoding"), [(",", "utf-8"), (";", "utf-8-sig"), ("\t", "utf-16")])
+def test_plans_of_other_tools_and_large_seeds_are_read(tmp_path: Path, separator: str, encoding: str) -> None:
+    lines = [["fps", "seed", "guidance_interval"], ["6", str(2**60 + 1), '"(0.1, 10)"'], ["12", "", ""]]
+    (tmp_path / "plan.CSV").write_text("\r\n".join(map(separator.join, lines)), encoding=encoding)
+    plan = read_plan(tmp_path / "plan.CSV")
+    assert plan.seed.tolist() == [2**60 + 1, None] and plan.fps.tolist() == [6, 12]
+    assert [row[CONDITIONS.index("guidance_interval")] for row in condition_rows(plan)] == [(0.1, 10.0), None]
+
+
+def test_whole_numbers_beside_gaps_stay_whole_in_parquet(tmp_path: Path) -> None:
+    pd.DataFrame({"seed": pd.array([2**60 + 1, None], "Int64"), "fps": [6, 12]}).to_parquet(tmp_path / "p.parquet")
+    assert read_plan(tmp_path / "p.parquet").seed.tolist() == [2**60 + 1, None]
+
+
+@pytest.mark.parametrize("text", ["guidance_interval: [0.1, 10]\n", "- {guidance_interval: [1e-1, 1e1]}\n"])
+def test_a_list_in_yaml_is_an_interval(tmp_path: Path, text: str) -> None:
+    (tmp_path / "plan.yaml").write_text(text)
+    assert condition_rows(read_plan(tmp_path / "plan.yaml"))[0][CONDITIONS.index("guidance_interval")] == (0.1, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("bomb.yaml", "a: &a [1, 1]\nfps: [*a, *a]\n", "aliases"),
+        ("deep.yaml", "[" * 20_000, "deep"),
+        ("twice.yaml", "fps: [6]\nfps: [7]\n", "stands twice"),
+        ("large.yaml", "fps: [6]\n" + "#" * 2**20, "more than"),
+        ("short.csv", "fps,seed\n6\n", "row 2 has 1 cells"),
+        ("twice.csv", "fps,fps\n6,7\n", "stands twice"),
+        ("nul.csv", "fps\n6\0\n", "NUL"),
+        ("value.csv", "fps\n0\n", "fps=0"),
+        ("seed.csv", "seed\n-1\n", "seed=-1"),
+        ("dict.yaml", "- {fps: {a: 1}}\n", "fps="),
+    ],
+)
+def test_hostile_and_broken_plans_are_refused_in_one_line(tmp_path: Path, name: str, content: str, said: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=said) as raised:
+        read_plan(tmp_path / name)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_grid_has_an_end() -> None:
+    for axes in (
+        {"seed": itertools.count()},
+        {"seed": range(10**30)},
+        {"seed": range(10**4), "motion_bucket_id": range(10**4)},
+    ):
+        with pytest.raises(InputError, match="at most"):
+            grid(**axes)
+
+
+def test_words_are_numbers_only_where_they_look_like_them() -> None:
+    assert parse_yaml("[1e-3, 12:30, 010, 1_000, -5, .5, 2024-01-31]") == [
+        0.001,
+        "12:30",
+        "010",
+        "1_000",
+        -5,
+        0.5,
+        "2024-01-31",
+    ]

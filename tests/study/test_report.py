@@ -123,3 +123,11 @@ def test_what_cannot_be_reported_or_written(study: Path, tmp_path: Path) -> None
     (tmp_path / "broken.ipynb").write_text("{")
     with pytest.raises(errors.InputError, match="cannot be read as a notebook"):
         report(tmp_path)
+
+
+def test_a_report_follows_no_links(study: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.png").symlink_to(study / "sheet.png")
+    (tmp_path / "story.ipynb").symlink_to(study / "sheet.png")
+    (tmp_path / "runs").symlink_to(study / "ledger" / "runs")
+    with pytest.raises(errors.InputError, match="nothing to report"):
+        report(tmp_path)
