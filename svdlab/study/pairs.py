@@ -199,7 +199,8 @@ def change(image: Any, kind: str, amount: float) -> Image.Image:
     >>> half = change("cat", "exposure", -1)                         # one stop less: half the light
     """
     one_of("kind", kind, CHANGES)
-    if isinstance(amount, bool) or not isinstance(amount, Real) or not CHANGES[kind].allowed(float(amount)):
+    given: Any = amount
+    if isinstance(given, bool) or not isinstance(given, Real) or not CHANGES[kind].allowed(float(amount)):
         raise InputError(f"{kind} by {amount}: {CHANGES[kind].means}.")
     return _image(CHANGES[kind].make(np.asarray(open_image(image), np.float64) / 255, amount))
 
