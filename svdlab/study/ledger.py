@@ -100,6 +100,9 @@ def prepare(out: str | Path) -> Path:
             for remains in [*runs.glob(f".{run_id}.*.tmp"), *runs.glob(f".{run_id}.*.old")]:
                 shutil.rmtree(remains, ignore_errors=True)
             release(lock)
+    for path in runs.glob(".*.latents"):
+        if (runs / path.name.split(".")[1] / FRAMES).exists():  # decoded and published
+            path.unlink(missing_ok=True)
     return out
 
 
@@ -175,6 +178,22 @@ def disk_errors(target: Path) -> Iterator[None]:
             f"{target} could not be written: {error} ({free / 1e6:.0f} MB free). Every run already in the study is whole: "
             f"make room and start the same sweep again, which goes on from here."
         ) from error
+
+
+def store_latents(out: str | Path, run_id: str, data: bytes) -> None:
+    """Keep latents until their run is decoded and published: denoising is dear, and the rest may fail."""
+    path = Path(out, "runs", f".{run_id}.latents")
+    with disk_errors(path):
+        path.unlink(missing_ok=True)
+        with open(path, "xb") as file:  # not synced: a hash that does not match tells as much
+            file.write(hashlib.sha256(data).digest() + data)
+
+
+def stored_latents(out: str | Path, run_id: str) -> bytes:
+    """What `store_latents` kept; empty where nothing whole is there."""
+    path = Path(out, "runs", f".{run_id}.latents")
+    content = path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+    return content[32:] if hashlib.sha256(content[32:]).digest() == content[:32] else b""
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

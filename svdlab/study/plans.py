@@ -6,7 +6,8 @@
 
 Columns are conditions by diffusers' names, `seed`, `image` (path or sample name), `flip_noise`, and `label_...` columns, which
 are carried along. What a plan leaves out keeps its default. `flip_noise` (empty, left_right, up_down or half_turn) flips the
-seed's noise, for the other half of a mirrored pair.
+seed's noise, for the other half of a mirrored pair; `start_latents` and `start_noise` hold tensors "f c h w" to start from, as
+`generate` takes them.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from svdlab.pipeline.conditions import Conditions
 
 DEFAULTS = {f.name: f.default for f in fields(Conditions)}
 CONDITIONS = tuple(DEFAULTS)
-COLUMNS = (*CONDITIONS, "seed", "image", "flip_noise")
+STARTS = ("flip_noise", "start_latents", "start_noise")
+COLUMNS = (*CONDITIONS, "seed", "image", *STARTS)
 _SEQUENCES = ("guidance_curve", "guidance_interval")  # one value may be a tuple
 TEXTS = ("image", "flip_noise")
 MOST = 1_000_000  # rows of a plan

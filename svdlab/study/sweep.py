@@ -11,6 +11,7 @@ sweep again after whatever stopped it, and it makes what is missing.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import signal
 import sys
@@ -24,6 +25,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
@@ -88,7 +90,7 @@ def sweep(
     """
     plan = plans.as_plan(plan)
     how = How(identity.facts(_usable(pipe, executor, intervention), intervention), as_measures(measure), _kept(keep))
-    jobs, images = _jobs(pipe, plan, image, how.model)
+    jobs, inputs = _jobs(pipe, plan, image, how.model)
     several = _threads(threads, pipe, executor, len(jobs))
     size = _batch_size(batch_size, pipe, jobs)
     out = ledger.prepare(out)
@@ -99,7 +101,7 @@ def sweep(
         queue = deque(_batches(lacking, min(size, math.ceil(len(lacking) / several))))
         bar = tqdm(total=wanted, initial=wanted - len(lacking), desc="sweep", unit="clip", disable=not progress)
         with bar, _interruptible() as pressed:
-            making = Making(pipe, queue, images, out, how, bar.update, pressed.is_set)
+            making = Making(pipe, queue, inputs, out, how, bar.update, pressed.is_set)
             making.run(several) if executor is None else make_by(executor, making)
         results, lacking = _found(out, jobs, replace(how, retry_failed=False))
         if lacking and pressed.is_set():
@@ -194,8 +196,8 @@ def _batch_size(asked: Any, pipe: ProbePipeline, jobs: list[Job]) -> int:
 
 
 def _jobs(pipe: ProbePipeline, plan: pd.DataFrame, image: Any, model: dict[str, Any]) -> tuple[list[Job], dict[str, Any]]:
-    """A job for each row, and the prepared images by hash. Whatever recurs is checked and hashed once."""
-    images: dict[str, Any] = {}
+    """A job for each row, and the prepared images and given tensors by hash. Whatever recurs is checked and hashed once."""
+    inputs: dict[str, Any] = {}
     prepared: dict[tuple, tuple[str, str]] = {}
     filled: dict[tuple, Conditions] = {}
     unusual: dict[str, None] = {}
@@ -209,34 +211,53 @@ def _jobs(pipe: ProbePipeline, plan: pd.DataFrame, image: Any, model: dict[str, 
             conditions, picture, seed = filled[row], given["image"], given["seed"]
             key = (picture if isinstance(picture, (str, Path)) else id(picture), conditions.height, conditions.width)
             if key not in prepared:
-                prepared[key] = _prepare(picture, conditions, images)
-            if (flip := given.get("flip_noise", "")) not in ("", *FLIPS):
-                raise InputError(f"flip_noise={flip!r}: leave it empty, or give one of {', '.join(FLIPS)}.")
+                prepared[key] = _prepare(picture, conditions, inputs)
+            start = _start(pipe, given, conditions, inputs)
             seed = errors.seed("seed", int(seed) if isinstance(seed, float) and seed.is_integer() else seed)  # pandas' float
-            jobs.append(_job(conditions, seed, *prepared[key], flip, model_id))
+            jobs.append(_job(conditions, seed, *prepared[key], start, model_id))
         except InputError as error:
             raise type(error)(f"row {label!r} of the plan: {error}") from error
     for message in unusual:
         warnings.warn(f"{message}: results may suffer.", UnusualConditionWarning, stacklevel=3)
-    return jobs, images
+    return jobs, inputs
 
 
-def _job(conditions: Conditions, seed: int, image: str, image_name: str, flip: str, model_id: str) -> Job:
+def _job(conditions: Conditions, seed: int, image: str, image_name: str, start: dict[str, str], model_id: str) -> Job:
     """playback_fps changes no pixel, but px/s and the video files."""
     values = {name: getattr(conditions, name) for name in plans.CONDITIONS}
     decoding = {name: values.pop(name) for name in ("decode_chunk_size", "playback_fps")}
-    start = {"flip_noise": flip} if flip else {}
     latents = hash_facts({"model": model_id, "conditions": values, "seed": seed, "image": image, "start": start})
-    return Job(hash_facts({"latents": latents, **decoding}), conditions, seed, image, image_name, flip)
+    return Job(hash_facts({"latents": latents, **decoding}), conditions, seed, image, image_name, start)
 
 
-def _prepare(picture: Any, conditions: Conditions, images: dict[str, Any]) -> tuple[str, str]:
+def _prepare(picture: Any, conditions: Conditions, inputs: dict[str, Any]) -> tuple[str, str]:
     if picture is None:
         raise InputError("no image: give sweep(..., image=...) or a column 'image' (path or sample's name).")
     prepared = prepare_image(picture, height=conditions.height or 0, width=conditions.width or 0)
     digest = image_hash(prepared)
-    images[digest] = prepared
+    inputs[digest] = prepared
     return digest, str(picture) if isinstance(picture, (str, Path)) else f"image-{digest[:8]}"
+
+
+def _start(pipe: ProbePipeline, given: dict[str, Any], c: Conditions, inputs: dict[str, Any]) -> dict[str, str]:
+    """`Call.start` of a row: the flip's name, the hashes of tensors to start from."""
+    start = {name.removeprefix("start_"): given[name] for name in plans.STARTS if name in given}
+    if "flip_noise" in start and start["flip_noise"] not in FLIPS:
+        raise InputError(f"flip_noise={start['flip_noise']!r}: leave it empty, or give one of {', '.join(FLIPS)}.")
+    side = pipe.vae_scale_factor
+    shape = (c.num_frames, pipe.unet.config.in_channels // 2, (c.height or 0) // side, (c.width or 0) // side)
+    if "noise" in start and len(start) > 1:
+        raise InputError("give start_noise as it is to be, or start_latents to go on from, or flip_noise, not both.")
+    for name in start.keys() & {"latents", "noise"}:
+        value = start[name]
+        if not isinstance(value, (torch.Tensor, np.ndarray)) or tuple(value.shape) != shape:
+            raise InputError(
+                f'start_{name}={errors.shown(value)}: give a tensor "f c h w" of shape {shape}, or leave it empty.'
+            )
+        tensor = torch.as_tensor(value).detach().cpu().float().contiguous()
+        start[name] = hashlib.sha256(tensor.view(torch.uint8).numpy().tobytes()).hexdigest()
+        inputs[start[name]] = tensor
+    return start
 
 
 def _empty(cell: Any) -> bool:

@@ -20,7 +20,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache, lru_cache, partial
@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock
-from safetensors.torch import load_file, save
+from safetensors.torch import load, load_file, save
 
 from svdlab import __version__
 from svdlab.errors import BrokenClipError, CheckpointError, OutOfMemoryError, RunError, SvdlabError
@@ -78,20 +78,26 @@ class How:
 
 @dataclass(frozen=True)
 class Job:
-    """One run to make. conditions: nothing left to fill in. image: hash of the prepared image. flip: of the seed's noise."""
+    """One run to make. conditions: nothing left to fill in. image: hash of the prepared image. start: as in `Call.start`,
+    where it is not the seed's noise."""
 
     run_id: str
     conditions: Conditions
     seed: int
     image: str
     image_name: str
-    flip: str = ""
+    start: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> list[str]:
+        """Hashes of its image and the tensors that it starts from."""
+        return [self.image, *(self.start[name] for name in ("latents", "noise") if name in self.start)]
 
     @property
     def batch_key(self) -> tuple:
         """What clips of one batch must agree in."""
         c = self.conditions
-        return c.num_frames, c.height, c.width, c.num_inference_steps, c.guided
+        return c.num_frames, c.height, c.width, c.num_inference_steps, c.guided, "latents" in self.start, "noise" in self.start
 
 
 def device_name() -> str:
@@ -106,12 +112,12 @@ class _Abandoned(BaseException):
 class Making:
     """Makes the runs of a queue of batches that the study does not have by then; the jobs of a batch agree in `batch_key`.
 
-    images: prepared, by hash. done: called for each whole run. stop: asked between batches.
+    inputs: prepared images and given tensors, by hash. done: called for each whole run. stop: asked between batches.
     """
 
     pipe: ProbePipeline
     queue: deque[list[Job]]
-    images: Mapping[str, Any]
+    inputs: Mapping[str, Any]
     out: Path
     how: How
     done: Callable[..., Any] = lambda runs=1: None
@@ -202,6 +208,7 @@ class Making:
 
     def _make(self, batch: list[Job]) -> None:
         """Make what the jobs lack by now; a job leaves `batch` when the writer has it, or when it lacks nothing."""
+        jobs = []
         for job in list(batch):
             record, wrong = ledger.inspect(folder := ledger.run_folder(self.out, job.run_id), hashes=False)
             lack = "clip" if wrong else self.how.lack(record)
@@ -211,38 +218,53 @@ class Making:
             elif not lack:
                 batch.remove(job)
                 self._finished(job)
-        jobs = list(batch)
+            elif data := b"" if self.how.kept else ledger.stored_latents(self.out, job.run_id):  # they give no trace
+                self._decode(job, batch, self._clip(job, load(data)["latents"]))
+            else:
+                jobs.append(job)
         try:
             made = self._denoise(jobs) if jobs else []
         except BrokenClipError as error:
             if len(jobs) > 1:
                 raise
             self.room.acquire()
-            job, start = jobs[0], {"flip_noise": jobs[0].flip} if jobs[0].flip else {}
-            call = Call(job.conditions, job.seed, job.image, self.pipe.source, start, open_edits(self.pipe))
-            clip = Clip(np.zeros(0), call, self.images[job.image], torch.zeros(0))
-            self._hand_over(job, batch, self._write, self._record(job, clip, str(error)), clip)
+            clip = self._clip(jobs[0], torch.zeros(0))
+            self._hand_over(jobs[0], batch, self._write, self._record(jobs[0], clip, str(error)), clip)
             return
+        for job, (clip, _) in zip(jobs, made, strict=True):
+            ledger.store_latents(self.out, job.run_id, save({"latents": clip.latents.contiguous()}))
         for job, (clip, tr) in zip(jobs, made, strict=True):
-            reason = ""
-            self.room.acquire()
-            try:
-                decode_clip(self.pipe, clip)
-            except BrokenClipError as error:
-                reason = str(error)
-            except BaseException:
-                self.room.release()
-                raise
-            self._hand_over(job, batch, self._write, self._record(job, clip, reason, len(jobs)), clip, tr)
+            self._decode(job, batch, clip, tr, len(jobs))
+
+    def _clip(self, job: Job, latents: torch.Tensor) -> Clip:
+        """A clip that is not decoded."""
+        call = Call(job.conditions, job.seed, job.image, self.pipe.source, dict(job.start), open_edits(self.pipe))
+        return Clip(np.zeros(0, np.float32), call, self.inputs[job.image], latents)
+
+    def _decode(self, job: Job, batch: list[Job], clip: Clip, tr: Trace | None = None, batch_size: int = 1) -> None:
+        reason = ""
+        self.room.acquire()
+        try:
+            decode_clip(self.pipe, clip)
+        except BrokenClipError as error:
+            reason = str(error)
+        except BaseException:
+            self.room.release()
+            raise
+        self._hand_over(job, batch, self._write, self._record(job, clip, reason, batch_size), clip, tr)
 
     def _denoise(self, jobs: list[Job]) -> list[tuple[Clip, Trace | None]]:
+        latents, noise = (
+            torch.stack([self.inputs[job.start[name]] for job in jobs]) if name in jobs[0].start else None
+            for name in ("latents", "noise")
+        )
         with nullcontext() if self.how.kept is None else trace(self.pipe, **self.how.kept) as tr:
             clips = generate_batch(
                 self.pipe,
-                [self.images[job.image] for job in jobs],
+                [self.inputs[job.image] for job in jobs],
                 [job.conditions for job in jobs],
                 [job.seed for job in jobs],
-                Start(flip_noise=[job.flip or None for job in jobs]),
+                Start(latents=latents, noise=noise, flip_noise=[job.start.get("flip_noise") for job in jobs]),
                 encodings=self.encodings,
                 decode=False,
             )
@@ -302,12 +324,14 @@ class Making:
             video.write_preview(folder / ledger.PREVIEW, frames, playback_fps=clip.playback_fps, facts=facts)
             if tr is not None:
                 tr.save(folder / ledger.TRACE)
+        with suppress(OSError):
+            Path(self.out, "runs", f".{record['run_id']}.latents").unlink()
 
     def _measure_again(self, job: Job, folder: Path) -> None:
         record = ledger.read_record(folder)
         frames = video.read_frames(folder / ledger.FRAMES).astype(np.float32) / 255
         latents = load_file(folder / ledger.LATENTS)["latents"]
-        self._measure(record, Clip(frames, Call.read(record["call"]), self.images[job.image], latents, record["seconds"]))
+        self._measure(record, Clip(frames, Call.read(record["call"]), self.inputs[job.image], latents, record["seconds"]))
         ledger.write_record(folder, record)
 
     def _measure(self, record: dict[str, Any], clip: Clip) -> None:
@@ -327,8 +351,8 @@ def make_by(executor: Any, making: Making) -> None:
     size = max(1, min(TASK_BATCHES, len(batches) // TASKS))
     try:
         for part in (batches[n : n + size] for n in range(0, len(batches), size)):
-            images = {job.image: making.images[job.image] for batch in part for job in batch}
-            task = executor.submit(_make, load, part, images, making.out.resolve(), making.how)
+            inputs = {key: making.inputs[key] for batch in part for job in batch for key in job.inputs}
+            task = executor.submit(_make, load, part, inputs, making.out.resolve(), making.how)
             futures[task] = sum(map(len, part))
         for future in as_completed(futures):
             if not future.cancelled():
@@ -361,11 +385,11 @@ def load_arguments(pipe: ProbePipeline) -> dict[str, Any]:
     }
 
 
-def _make(load: dict[str, Any], batches: list[list[Job]], images: dict[str, Any], out: Path, how: How) -> None:
+def _make(load: dict[str, Any], batches: list[list[Job]], inputs: dict[str, Any], out: Path, how: How) -> None:
     """Make runs with this worker's pipeline, which its first task loads."""
     with LOADING:
         pipe = _loaded(*map(json.dumps, (load, how.model, how.fingerprint)))
-    Making(pipe, deque(batches), images, out, how).run()
+    Making(pipe, deque(batches), inputs, out, how).run()
 
 
 @lru_cache(maxsize=1)

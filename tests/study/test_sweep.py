@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import load_file
 
 import svdlab
-from svdlab.errors import InputError, OutOfMemoryError, SweepInterrupted
+from svdlab.errors import BrokenClipError, InputError, OutOfMemoryError, SweepInterrupted
 from svdlab.measure import fidelity, motion, video
 from svdlab.study import identity, ledger, workers
 from svdlab.study.sweep import sweep as _sweep
@@ -172,6 +172,31 @@ def test_a_new_measure_runs_no_model(small: Any, tmp_path: Path) -> None:
     assert later.brightness[0] == pytest.approx(video.read_frames(later.frames[0]).mean() / 255)
 
 
+@pytest.mark.parametrize("error", [OutOfMemoryError, BrokenClipError, ZeroDivisionError])
+def test_a_failed_decoding_costs_no_denoising(small: Any, out: Path, monkeypatch: pytest.MonkeyPatch, error: type) -> None:
+    plan, whole = plan_of(seed=[0, 1]), sweep(small, plan_of(seed=[0, 1]), out.with_name("whole"))
+
+    def fail(pipe: Any, clip: Any) -> None:
+        raise error("no")
+
+    monkeypatch.setattr(workers, "decode_clip", fail)
+    if error is BrokenClipError:
+        assert set(sweep(small, plan, out).status) == {"failed"}
+    else:
+        with pytest.raises(error):
+            sweep(small, plan, out)
+    monkeypatch.undo()
+    damaged, steps = error is ZeroDivisionError, 2
+    if damaged:
+        path = sorted((out / "runs").glob(".*.latents"))[0]
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+    with counted(small) as counts:
+        table = sweep(small, plan, out, retry_failed=True)
+    assert counts["unet"] == damaged * steps and counts["decode"] == 2 and table.run_id.tolist() == whole.run_id.tolist()
+    assert (latents(table) - latents(whole)).abs().max() < damaged * 1e-2 + 1e-9
+    assert sorted(p.name for p in (out / "runs").iterdir()) == sorted(table.run_id)
+
+
 def test_a_damaged_run_is_made_again(small: Any, out: Path) -> None:
     table = sweep(small, plan_of(seed=[0, 1, 2]), out, keep=("denoised",))
     Path(table.preview[0]).write_bytes(b"cut off")
@@ -269,6 +294,15 @@ def test_a_plan_may_flip_the_noise(small: Any, out: Path) -> None:
     table = sweep(small, [{"num_inference_steps": 2, "flip_noise": flip} for flip in ("", "left_right", None)], out)
     assert table.run_id.nunique() == 2 and table.run_id[0] == table.run_id[2]
     assert (latents(table)[0] - latents(table)[1]).abs().max() > 0.1
+
+
+def test_a_plan_may_say_what_a_clip_starts_from(small: Any, out: Path) -> None:
+    one, two = (torch.randn(FRAMES, 4, SIDE // small.vae_scale_factor, SIDE // small.vae_scale_factor) for _ in range(2))
+    rows = [{}, {"start_noise": one}, {"start_noise": two}, {"start_latents": 700 * one}, {"start_noise": one.clone()}]
+    table = sweep(small, [{"num_inference_steps": 2, **row} for row in rows], out)
+    assert table.run_id.nunique() == 4 and table.run_id[1] == table.run_id[4]
+    clip = svdlab.generate(small, "cat", num_inference_steps=2, noise=two)
+    assert (latents(table)[2] - clip.latents).abs().max() < 1e-3 * clip.latents.abs().max()
 
 
 # --- side by side -----------------------------------------------------------------------------------------------------
@@ -526,6 +560,7 @@ def test_no_token_reaches_the_ledger(checkpoint: Path, out: Path, tmp_path: Path
         ([{}], {"executor": 2}, "executor is a int"),
         ([{}], {"threads": 0}, "threads=0: give a whole number"),
         ([{}, {"seed": 1}], {"threads": 2, "executor": ThreadPoolExecutor(1)}, "executor= brings workers"),
+        ([{"start_noise": "noise.pt"}], {}, "start_noise='noise.pt'"),
         ([{"flip_noise": "mirror"}], {}, "flip_noise='mirror'"),
         (7, {}, "plan is a int"),
     ],
