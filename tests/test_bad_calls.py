@@ -1,0 +1,170 @@
+"""Every public function with odd values for each of its arguments: an SvdlabError before any model runs, or a reason.
+
+`pytest tests/test_bad_calls.py -s` prints how many calls were refused, failed otherwise, or were accepted with which reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import json
+import math
+import signal
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+
+from svdlab.__main__ import main
+from svdlab.errors import SvdlabError
+from tests.calls import GROUPS, Target, make
+
+LONGEST = 5  # s of a call
+# Why a call that is not refused is right: by "function(argument)", else by argument. None where it is the default, and True
+# where the argument is True or False, need no reason.
+RIGHT: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("right.json").read_text())
+
+
+def odd_values(folder: Path) -> dict[str, Any]:
+    """What people, tools and attackers hand over by mistake or on purpose."""
+    closed = io.BytesIO()
+    closed.close()
+    return {
+        "nan": math.nan,
+        "inf": math.inf,
+        "negative": -1,
+        "True": True,
+        "text": "text",
+        "None": None,
+        "empty text": "",
+        "empty list": [],
+        "huge": 10**30,
+        "wrong shape": np.zeros((2, 3)),
+        "wrong dtype": np.array([object()]),
+        "closed file": closed,
+        "directory": folder,
+        "NUL": "a\0b",
+        "long": "x" * 300,
+        "dict": {},
+    }
+
+
+@pytest.fixture(scope="module")
+def made(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    return make(pipe, tmp_path_factory.mktemp("calls"))
+
+
+@contextlib.contextmanager
+def counted(pipe: Any) -> Iterator[list[int]]:
+    """How often a part of the model ran."""
+    runs: list[int] = []
+    parts = (pipe.unet, pipe.vae.encoder, pipe.vae.decoder, pipe.image_encoder)
+    hooks = [part.register_forward_pre_hook(lambda *_: runs.append(1)) for part in parts]
+    try:
+        yield runs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def attack(pipe: Any, function: Callable[..., Any], arguments: dict[str, Any]) -> str:
+    """What came of a call: "refused", "late" (after a model ran), "accepted", or the error's name."""
+
+    def too_long(*_: Any) -> None:
+        raise TimeoutError(f"no answer in {LONGEST} s")
+
+    with counted(pipe) as runs, warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        before = signal.signal(signal.SIGALRM, too_long)
+        signal.alarm(LONGEST)
+        try:
+            function(**arguments)
+        except SvdlabError:
+            return "late" if runs else "refused"
+        except BaseException as error:
+            return f"{type(error).__name__}: {' '.join(str(error).split())[:80]!r}"
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
+            plt.close("all")
+    return "accepted"
+
+
+def reason(name: str, function: Callable[..., Any], argument: str, odd: str, usual: Any) -> str:
+    """Why it is right that a call was accepted; empty where nobody has said."""
+    parameter = inspect.signature(function).parameters.get(argument)
+    if odd == "None" and parameter is not None and parameter.default is None:
+        return "the default"
+    if odd == "True" and isinstance(usual, bool):
+        return "a flag"
+    return RIGHT.get(f"{name}({argument})", RIGHT.get(argument, {})).get(odd, "")
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_odd_values_are_refused_or_right(
+    group: Callable[[SimpleNamespace], dict[str, Target]], made: SimpleNamespace, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    counts: Counter[str] = Counter()
+    wrong: list[str] = []
+    for name, (function, given) in group(made).items():
+        for argument, usual in given.items():
+            for odd, value in odd_values(tmp_path).items():
+                outcome = attack(made.pipe, function, {**given, argument: value})
+                why = reason(name, function, argument, odd, usual) if outcome == "accepted" else ""
+                kind = outcome if outcome in ("refused", "late", "accepted") else "other error"
+                counts[kind if not why else f"accepted: {why}"] += 1
+                if kind != "refused" and not why:
+                    wrong.append(f"{name}({argument}={odd}): {outcome}")
+    print(f"\n{group.__name__}: {sum(counts.values())} calls: {dict(counts)}", *wrong, sep="\n")
+    assert not wrong, f"{len(wrong)} calls are neither refused nor right"
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+WORDS = ["nan", "inf", "-1", "true", "text", "", "[]", "1e30", "{}", "a\0b", "x" * 300, "..", "[1, 2", "=cmd|'/C calc'!A0"]
+WORDS += ["\x1b[31m"]
+FLAGS = {
+    "sweep": ["--grid", "--out", "--checkpoint", "--image", "--batch-size", "--threads"],
+    "notebook 02-denoising-trace": ["--grid", "--jobs", "-p seeds", "-p num_inference_steps", "-p fps", "-p no_such"],
+    "probe stillness --quick": ["--checkpoint", "--images", "--seeds", "--manifest", "-p fps", "-p motion_bucket_id"],
+    "probe bias": ["--manifest", "--seeds", "-p alpha", "-p margins", "-p measures"],
+    "report": [""],
+    "doctor --offline": ["--checkpoint", "--run"],
+    "ledger check": [""],
+    "ledger export": [""],
+    "organism verify": [""],
+}
+NEEDED = {"sweep": {"--grid": "grid.yaml", "--out": "out", "--checkpoint": "no-such"}}
+
+
+def test_odd_words_after_each_flag_end_in_one_line(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "grid.yaml").write_text("fps: [6]\n")
+    counts: Counter[str] = Counter()
+    wrong = []
+    for command, flags in FLAGS.items():
+        for flag in flags:
+            for word in WORDS:
+                rest = [w for key, value in NEEDED.get(command, {}).items() if key != flag for w in (key, value)]
+                try:
+                    main([*command.split(), *flag.split(), word, *rest])
+                except SystemExit as stop:
+                    code, outcome = int(stop.code or 0), "refused"
+                    said = capsys.readouterr()
+                    if code == 0 or "Traceback" in said.err or "\x1b" in said.err or len(said.err.strip().splitlines()) > 4:
+                        outcome = f"exit {code}: {said.err[-200:]!r}"
+                except BaseException as error:
+                    outcome = f"{type(error).__name__}: {str(error)[:80]!r}"
+                counts["refused" if outcome == "refused" else "other"] += 1
+                if outcome != "refused":
+                    wrong.append(f"svdlab {command} {flag} {word[:20]!r}: {outcome}")
+    print(f"\n{sum(counts.values())} commands: {dict(counts)}", *wrong, sep="\n")
+    assert not wrong, f"{len(wrong)} commands"
