@@ -48,6 +48,7 @@ PLAIN = "give numbers, strings, truth values, None, or lists or dicts of these"
 # Columns of results: a measure of that name would overwrite one.
 TAKEN = {*COLUMNS, *ledger.FILES, "run_id", "status", "reason", "fps_id", "image_hash", "checkpoint", "weights", "label"}
 TAKEN |= {"licence", "intervention", "seconds"}
+CARRIED = ("label_", "seconds_")
 
 
 # --- the model --------------------------------------------------------------------------------------------------------
@@ -269,12 +270,12 @@ def _as_measure(item: Any) -> Measure:
     if not inspect.isfunction(function) or not name.isidentifier() or name in OWN:
         what = "a function with a name of its own (def), or a functools.partial of one with its parameters by name"
         raise InputError(f"measure {name or item!r}: give {', '.join(OWN)}, {what}.")
-    if held := function.__code__.co_freevars:
+    if held := inspect.unwrap(function).__code__.co_freevars:
         raise InputError(
             f"measure {name} takes {', '.join(held)} from around it: make that a parameter, def {name}(clip, "
             f"{', '.join(held)}), and give functools.partial({name}, {', '.join(f'{v}={v}' for v in held)})."
         )
-    if name in TAKEN or name.startswith("label_"):
+    if name in TAKEN or name.startswith(CARRIED):
         raise InputError(f"measure {name!r} would overwrite the column {name!r} of the results: give it another name.")
     if odd := [key for key, value in given.parameters.items() if not _is_plain(value)]:
         raise InputError(f"measure {name}: {odd[0]} is a {type(given.parameters[odd[0]]).__name__}: {PLAIN}.")
@@ -293,6 +294,7 @@ def _is_plain(value: Any) -> bool:
 def _source(function: Any, whole: bool) -> dict[str, str]:
     """The function's text and, with whole, its file's; and the files that these name by a word of their code, and so on: in
     svdlab.measure and, with whole, beside the function's. One too many is harmless: it is measured once more."""
+    function = inspect.unwrap(function)
     path, folders = Path(function.__code__.co_filename), [Path(video.__file__).parent]
     try:
         texts = {"": "\n".join(_cell(function, set()))}
@@ -312,6 +314,7 @@ def _source(function: Any, whole: bool) -> dict[str, str]:
 
 def _cell(function: Any, seen: set[str]) -> list[str]:
     """A function's text, with the functions and plain values that it names, and where others come from."""
+    function = inspect.unwrap(function)  # what `errors.takes` encloses
     texts = [dedent(inspect.getsource(function))]
     for name in sorted(_words(texts[0]) & function.__globals__.keys() - seen):
         seen.add(name)
@@ -346,7 +349,7 @@ def measure_clip(clip: Any, measures: Iterable[Measure], pipe: Any) -> dict[str,
             for key, value in values.items():
                 if not _is_plain(value):
                     raise InputError(f"{key} is a {type(value).__name__}: {PLAIN}.")
-                if key in TAKEN or any(key in other["values"] for other in found.values()):
+                if key in TAKEN or str(key).startswith(CARRIED) or any(key in other["values"] for other in found.values()):
                     raise InputError(f"{key!r} is a column already.")
             entry["values"] = {str(key): plain(value) for key, value in values.items()}
         except Exception as error:  # a user's function: whatever it raises, the clip is good, and the others go on

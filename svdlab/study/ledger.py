@@ -24,6 +24,7 @@ import uuid
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,15 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from svdlab.errors import InputError, OutputError
+from svdlab.errors import InputError, OutputError, path, takes
 from svdlab.measure import video
-from svdlab.measure.files import hash_file, sync, write_whole
+from svdlab.measure.files import csv_text, hash_file, sync, write_whole
+from svdlab.pipeline.conditions import Conditions
 
 RECORD = "run.json"
+LARGEST_RECORD = 2**24  # bytes
+FIRST_COLUMNS = ("status", "reason", *(f.name for f in fields(Conditions)), "fps_id", "seed", "image", "image_hash")
+FIRST_COLUMNS += ("flip_noise", "checkpoint", "weights", "label", "licence", "intervention")
 FRAMES, PREVIEW, LATENTS, TRACE = "frames.mkv", "preview.mp4", "latents.safetensors", "trace.safetensors"
 FILES = {"frames": FRAMES, "preview": PREVIEW, "latents": LATENTS, "trace": TRACE}  # column of the table -> file
 SCHEMA: dict[str, dict[str, type]] = {  # of run.json and its parts: what is read of them
@@ -75,6 +80,7 @@ def run_ids(out: str | Path) -> list[str]:
         return []
 
 
+@takes(out=path)
 def existing(out: str | Path) -> Path:
     """The study's path; InputError where there is none."""
     if not Path(out).expanduser().joinpath("runs").is_dir():
@@ -100,9 +106,9 @@ def prepare(out: str | Path) -> Path:
             for remains in [*runs.glob(f".{run_id}.*.tmp"), *runs.glob(f".{run_id}.*.old")]:
                 shutil.rmtree(remains, ignore_errors=True)
             release(lock)
-    for path in runs.glob(".*.latents"):
-        if (runs / path.name.split(".")[1] / FRAMES).exists():  # decoded and published
-            path.unlink(missing_ok=True)
+    for left in runs.glob(".*.latents"):
+        if (runs / left.name.split(".")[1] / FRAMES).exists():  # decoded and published
+            left.unlink(missing_ok=True)
     return out
 
 
@@ -201,23 +207,23 @@ def stored_latents(out: str | Path, run_id: str) -> bytes:
 
 def read_record(folder: str | Path) -> dict[str, Any]:
     """A run's record, checked against its own hash and SCHEMA. Raises OutputError where it is missing, cut off or altered."""
-    path = os.path.join(folder, RECORD)
+    file_path = os.path.join(folder, RECORD)
     try:
-        with open(path, "rb") as file:
-            text, _, end = file.read().rpartition(b',\n "sha256": "')
+        with open(file_path, "rb") as file:
+            text, _, end = file.read(LARGEST_RECORD).rpartition(b',\n "sha256": "')
         record = dict(json.loads(text + b"\n}"))
         parts = [("", record), ("call", record["call"]), ("model", record["model"])]
         parts += [(kind, entry) for kind in ("measure", "file") for entry in record[f"{kind}s"].values()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise OutputError(f"{path} cannot be read: {error}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise OutputError(f"{file_path} cannot be read: {error}") from error
     if end != hashlib.sha256(text).hexdigest().encode() + b'"\n}\n' or record.get("run_id") != os.path.basename(folder):
-        raise OutputError(f"{path} was altered: it does not match the hash in it.")
+        raise OutputError(f"{file_path} was altered: it does not match the hash in it.")
     for part, held in parts:
         for name, kind in SCHEMA[part].items():
             if not isinstance(held, dict) or not isinstance(held.get(name), kind):
-                raise OutputError(f"{path} has no usable {part} {name}: another version of svdlab wrote it.")
+                raise OutputError(f"{file_path} has no usable {part} {name}: another version of svdlab wrote it.")
     if odd := record["files"].keys() - set(FILES.values()):
-        raise OutputError(f"{path} names files that no run has: {', '.join(odd)}.")
+        raise OutputError(f"{file_path} names files that no run has: {', '.join(odd)}.")
     return record
 
 
@@ -271,6 +277,8 @@ def table(out: str | Path, records: Iterable[dict[str, Any]]) -> pd.DataFrame:
         columns |= {name: [np.nan] * n for name in row if name not in columns}
         for name, column in columns.items():
             column.append(row.get(name, np.nan))
+    if not ids:
+        columns = {name: [] for name in (*FIRST_COLUMNS, *FILES)}
     order = sorted(columns, key=lambda name: name in FILES)  # paths last
     return pd.DataFrame({name: columns[name] for name in order}, index=pd.Index(ids, name="run_id"))
 
@@ -290,6 +298,7 @@ def _row(record: dict[str, Any], runs: str) -> dict[str, Any]:
     return row | {column: folder + name if name in held else "" for column, name in FILES.items()}
 
 
+@takes(out=path)
 def check(out: str | Path) -> pd.DataFrame:
     """Every file of every run against its recorded hash: a row for each that is damaged, none where all is well.
 
@@ -308,6 +317,7 @@ def check(out: str | Path) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["run_id", "file", "problem"])
 
 
+@takes(out=path, to=path)
 def export(out: str | Path, to: str | Path) -> Path:
     """A folder for a colleague without svdlab: results.csv and .parquet, previews with telling names, a README and NOTICE.
 
@@ -327,7 +337,9 @@ def export(out: str | Path, to: str | Path) -> Path:
                 shutil.copyfile(run_folder(out, record["run_id"]) / PREVIEW, to / names[-1])
                 video.write_sidecar(to / names[-1], video.describe(record["call"], run_id=record["run_id"]))
         results = table(out, records).drop(columns=[*FILES], errors="ignore").assign(preview=names)
-        results.to_csv(to / "results.csv")
+        for column in {"image", "checkpoint"} & set(results):  # a path says who and where; its name is enough
+            results[column] = results[column].map(lambda text: Path(text).name if os.path.isabs(text) else text)
+        (to / "results.csv").write_text(csv_text(results.reset_index()))
         results.to_parquet(to / "results.parquet")
         labels = sorted({record["call"]["source"]["label"] for record in records} - {""})
         (to / "README.txt").write_text(README.format(n=len(records), study=out.name, labels="; ".join(labels)))

@@ -31,11 +31,12 @@ import torch
 from tqdm.auto import tqdm
 
 from svdlab import errors
-from svdlab.errors import InputError, OutputError, SweepInterrupted
+from svdlab.errors import InputError, OutputError, SweepInterrupted, flag, path, shown, takes, text
 from svdlab.measure.files import hash_facts
 from svdlab.pipeline.conditions import Conditions, UnusualConditionWarning
 from svdlab.pipeline.generate import ProbePipeline, resolve
 from svdlab.pipeline.images import FLIPS, image_hash, prepare_image
+from svdlab.pipeline.pipeline import pipeline
 from svdlab.pipeline.sampler import open_edits
 from svdlab.pipeline.trace import KEEP
 from svdlab.study import identity, ledger, plans
@@ -52,6 +53,7 @@ LARGEST_BATCH = 8
 MOST_THREADS = 4  # beyond which nothing was tried
 
 
+@takes(pipe=pipeline, out=path, progress=flag, retry_failed=flag, intervention=text)
 def sweep(
     pipe: ProbePipeline,
     plan: Any,
@@ -93,7 +95,14 @@ def sweep(
     jobs, inputs = _jobs(pipe, plan, image, how.model)
     several = _threads(threads, pipe, executor, len(jobs))
     size = _batch_size(batch_size, pipe, jobs)
-    out = ledger.prepare(out)
+    try:
+        out = ledger.prepare(out)
+    except OutputError as error:
+        results, lacking = _found(Path(out), jobs, how)
+        if lacking:
+            raise
+        warnings.warn(f"{error} Every clip of this plan is there, and is only read.", stacklevel=3)
+        return _table(plan, jobs, results)
     how = replace(how, retry_failed=retry_failed, fingerprint=identity.check(pipe, out, how.model))
     results, lacking = _found(out, jobs, how)
     wanted = len({job.run_id for job in jobs})
@@ -110,6 +119,11 @@ def sweep(
             )
         if lacking:
             raise OutputError(f"{len(lacking)} of {wanted} runs are not in {out}: was it moved or changed meanwhile?")
+    return _table(plan, jobs, results)
+
+
+def _table(plan: pd.DataFrame, jobs: list[Job], results: pd.DataFrame) -> pd.DataFrame:
+    """The plan's rows, in their order, with what was found of each."""
     ids = [job.run_id for job in jobs]
     carried = plan[[name for name in plan if str(name).startswith("label_")]]
     found = results.reindex(ids).set_axis(plan.index)
@@ -118,6 +132,7 @@ def sweep(
     return pd.concat([pd.DataFrame({"run_id": ids}, index=plan.index), carried, found], axis=1)
 
 
+@takes(out=path)
 def load_results(out: str | Path) -> pd.DataFrame:
     """Every whole run in a study: a row each, with the columns that `sweep` returns.
 
@@ -130,6 +145,7 @@ def load_results(out: str | Path) -> pd.DataFrame:
     return ledger.table(out, ledger.survey(out)).reset_index()
 
 
+@takes(pipe=pipeline, out=path, intervention=text)
 def missing(pipe: ProbePipeline, plan: Any, out: str | Path, *, image: Any = None, intervention: str | None = None) -> int:
     """How many clips of a plan the study `out` lacks: what a sweep of it would have to make.
 
@@ -145,8 +161,6 @@ def missing(pipe: ProbePipeline, plan: Any, out: str | Path, *, image: Any = Non
 
 
 def _usable(pipe: Any, executor: Any, intervention: str | None) -> ProbePipeline:
-    if not isinstance(pipe, ProbePipeline):
-        raise InputError(f"pipe is a {type(pipe).__name__}: load it with svdlab.load_pipeline.")
     if open_edits(pipe) and intervention is None:
         raise InputError(
             f"this sweep runs inside svdlab.edit of {', '.join(open_edits(pipe))}: name what is done to the model, so that "
@@ -162,8 +176,8 @@ def _usable(pipe: Any, executor: Any, intervention: str | None) -> ProbePipeline
 def _kept(keep: Any) -> dict[str, Any] | None:
     if isinstance(keep, Mapping):
         return dict(keep)
-    if isinstance(keep, str) or any(name not in KEEP for name in keep):
-        raise InputError(f"keep={keep!r}: give a tuple of {', '.join(KEEP)}, or a dict of svdlab.trace's arguments.")
+    if not isinstance(keep, (list, tuple)) or any(not isinstance(name, str) or name not in KEEP for name in keep):
+        raise InputError(f"keep={shown(keep)}: give a tuple of {', '.join(KEEP)}, or a dict of svdlab.trace's arguments.")
     return {"keep": tuple(keep)} if len(keep) else None
 
 
@@ -181,7 +195,7 @@ def _threads(asked: Any, pipe: ProbePipeline, executor: Any, jobs: int) -> int:
         "autocast holds for one thread": torch.is_autocast_enabled(device),
     }
     reason = next((text for text, holds in reasons.items() if holds), "")
-    if asked == "auto":
+    if isinstance(asked, str) and asked == "auto":
         return 1 if reason else max(1, min(torch.get_num_threads(), MOST_THREADS, jobs))
     if errors.whole("threads", asked, 1) > 1 and reason:
         raise InputError(f"threads={asked}: this sweep cannot be shared out among threads: {reason}.")
@@ -189,7 +203,7 @@ def _threads(asked: Any, pipe: ProbePipeline, executor: Any, jobs: int) -> int:
 
 
 def _batch_size(asked: Any, pipe: ProbePipeline, jobs: list[Job]) -> int:
-    if asked != "auto":
+    if not isinstance(asked, str) or asked != "auto":
         return errors.whole("batch_size", asked, 1)
     sides = [(job.conditions.num_frames or 0) * (job.conditions.height or 0) * (job.conditions.width or 0) for job in jobs]
     return max(1, min(LARGEST_BATCH, BATCH_SITES * pipe.vae_scale_factor**2 // max(sides)))
@@ -218,7 +232,7 @@ def _jobs(pipe: ProbePipeline, plan: pd.DataFrame, image: Any, model: dict[str, 
         except InputError as error:
             raise type(error)(f"row {label!r} of the plan: {error}") from error
     for message in unusual:
-        warnings.warn(f"{message}: results may suffer.", UnusualConditionWarning, stacklevel=3)
+        warnings.warn(f"{message}: results may suffer.", UnusualConditionWarning, stacklevel=4)
     return jobs, inputs
 
 

@@ -47,6 +47,7 @@ from svdlab.study import identity, ledger
 from svdlab.study.identity import Measure, measure_clip, missing_measures
 
 BUSY_WAIT = 0.2  # s between looks at runs that another process is making
+PATIENCE = 10  # s of waiting for them, after which it is said
 CLIPS_IN_MEMORY = 2  # decoded: one being measured and written, one being decoded or waiting
 TASK_BATCHES = 4  # batches in one task of an executor: enough that writing overlaps with denoising,
 TASKS = 8  # but no fewer tasks than this, where there are so many batches, or some workers would end long before others
@@ -131,7 +132,7 @@ class Making:
         self.colours = cache(partial(colour_map, self.pipe))  # of all traces
         self.room, self.mutex = threading.Semaphore(CLIPS_IN_MEMORY), threading.Lock()
         self.error: BaseException | None = None  # the writer's first; the batches in hand are finished
-        self.abandoned = False
+        self.abandoned, self.waited, self.told = False, 0, False
         try:
             with ThreadPoolExecutor(1, "svdlab-writer") as self.writer, quick_convolutions(self.pipe):
                 self.writer.submit(int).result()  # its thread starts now: later the memory may not suffice for it
@@ -175,7 +176,7 @@ class Making:
                 if batch:
                     self._make(batch)
                 else:
-                    time.sleep(BUSY_WAIT)  # others make them
+                    self._wait()
                 continue
             except BrokenClipError:
                 left = [[job] for job in batch]  # one by one, to find which
@@ -192,6 +193,16 @@ class Making:
                 torch.cuda.empty_cache()
             with self.mutex:
                 self.queue.extendleft(jobs for jobs in left if jobs)
+
+    def _wait(self) -> None:
+        """Others make what is left. Said once: a file system may keep the lock of a process that is dead."""
+        time.sleep(BUSY_WAIT)
+        self.waited += 1
+        if self.waited * BUSY_WAIT >= PATIENCE and not self.told:
+            self.told, left = True, sum(map(len, self.queue))
+            where = f"{self.out}/runs/.*.lock"
+            text = f"waiting for {left} run(s) that other processes have claimed ({where}). "
+            warnings.warn(text + "Where none of them lives any more, delete these files.", stacklevel=2)
 
     def _take(self) -> list[Job]:
         """The next batch, or as much of it as fits into memory. Jobs that another process has claimed go to the end."""

@@ -1,0 +1,118 @@
+"""Studies that are renamed, read-only, empty, claimed by others or spoilt (cases D1 to D5, D7), and what a row may hold."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import svdlab
+from svdlab.errors import InputError, OutputError
+from svdlab.study import ledger, sweep, workers
+
+ONE = {"num_inference_steps": 1, "num_frames": 2}
+
+
+def make(pipe: Any, out: Path, *rows: dict[str, Any], **more: Any) -> pd.DataFrame:
+    plan = [ONE | row for row in rows or ({},)]
+    return svdlab.sweep(pipe, plan, out, image="scene-27", progress=False, **{"measure": (), "threads": 1, **more})
+
+
+def moved_away(clip: Any, out: str) -> float:
+    """A measure that renames the study, once."""
+    if os.path.exists(out):
+        os.rename(out, out + "-moved")
+    return 0.0
+
+
+def status(clip: Any) -> float:
+    return 0.0
+
+
+def test_a_study_that_is_renamed_while_it_runs_is_an_error(pipe: Any, tmp_path: Path) -> None:
+    out = tmp_path / "study"
+    with pytest.raises(OutputError, match="study"):
+        make(pipe, out, {"seed": 0}, {"seed": 1}, measure=partial(moved_away, out=str(out)))
+
+
+def test_a_measure_cannot_take_a_columns_name(pipe: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="would overwrite the column 'status'"):
+        make(pipe, tmp_path / "study", measure=status)
+    for name in ("fps", "seed", "seconds_denoising", "label_mine", "run_id"):
+        with pytest.raises(InputError, match="overwrite"):
+            make(pipe, tmp_path / "study", measure=sweep.Measure(status, name))
+    assert not (tmp_path / "study").exists()
+
+
+READS = """
+import resource, signal, sys, warnings, svdlab
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # as on a read-only mount: nothing can be written
+out, pipe = sys.argv[1], svdlab.load_pipeline()
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    plan = [{"num_inference_steps": 1, "num_frames": 2}]
+    table = svdlab.sweep(pipe, plan, out, image="scene-27", progress=False, measure=(), threads=1)
+said = [str(w.message) for w in seen if "only read" in str(w.message)]
+sys.stderr.write(f"{len(svdlab.load_results(out))} {table.status.tolist()} {len(said)}")
+"""
+
+
+def test_a_study_that_cannot_be_written_to_is_read(pipe: Any, tmp_path: Path) -> None:
+    make(pipe, tmp_path / "study")
+    done = subprocess.run([sys.executable, "-c", READS, tmp_path / "study"], capture_output=True, text=True)
+    assert done.stderr.endswith("1 ['done'] 1"), done.stderr[-2000:]
+
+
+def test_a_lock_of_another_process_is_named_while_it_lasts(pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = make(pipe, tmp_path / "study")
+    (tmp_path / "study" / "runs" / table.run_id[0]).rename(tmp_path / "aside")
+    lock = ledger.claim(tmp_path / "study", table.run_id[0])
+    assert lock is not None
+    monkeypatch.setattr(workers, "PATIENCE", 0.4)
+    threading.Timer(2, ledger.release, (lock,)).start()
+    with pytest.warns(UserWarning, match=r"waiting for 1 run\(s\) that other processes have claimed .*\.lock"):
+        assert make(pipe, tmp_path / "study").status.tolist() == ["done"]
+
+
+def test_a_study_without_runs_has_all_columns(pipe: Any, tmp_path: Path) -> None:
+    (tmp_path / "study" / "runs").mkdir(parents=True)
+    empty = svdlab.load_results(tmp_path / "study")
+    full = make(pipe, tmp_path / "study")
+    assert len(empty) == 0 and {c for c in full if not c.startswith("seconds_")} <= {*empty}
+
+
+def test_a_seed_keeps_every_digit(pipe: Any, tmp_path: Path) -> None:
+    seed = 2**53 + 1
+    table = make(pipe, tmp_path / "study", {"seed": seed}, {"seed": 2**63 - 1})
+    assert table.seed.tolist() == svdlab.load_results(tmp_path / "study").set_index("run_id").seed[table.run_id].tolist()
+    assert table.seed.tolist() == [seed, 2**63 - 1]
+    ledger.export(tmp_path / "study", tmp_path / "out")
+    for read, name in ((pd.read_csv, "results.csv"), (pd.read_parquet, "results.parquet")):
+        assert sorted(read(tmp_path / "out" / name).seed) == [seed, 2**63 - 1]
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{}", "\0", '{"run_id": 7}', "[" + "0," * 2**24])
+def test_a_spoilt_record_is_a_damaged_run(text: str, pipe: Any, tmp_path: Path) -> None:
+    table = make(pipe, tmp_path / "study", {"seed": 0}, {"seed": 1})
+    (tmp_path / "study" / "runs" / table.run_id[0] / "run.json").write_text(text)
+    with pytest.warns(ledger.DamagedRunWarning, match=table.run_id[0]):
+        assert svdlab.load_results(tmp_path / "study").run_id.tolist() == [table.run_id[1]]
+    assert make(pipe, tmp_path / "study", {"seed": 0}, {"seed": 1}).status.tolist() == ["done", "done"]
+
+
+def test_what_is_exported_names_no_folder_and_holds_no_formula(pipe: Any, tmp_path: Path) -> None:
+    image = tmp_path / "=cmd.png"
+    svdlab.sample_image("scene-27").save(image)
+    svdlab.sweep(pipe, [ONE | {"label_note": "=1+1"}], tmp_path / "study", image=image, measure=(), progress=False)
+    ledger.export(tmp_path / "study", tmp_path / "out")
+    for path in (tmp_path / "out").rglob("*"):
+        assert path.is_dir() or str(tmp_path).encode() not in path.read_bytes(), path
+    assert ",=cmd" not in (tmp_path / "out" / "results.csv").read_text()
