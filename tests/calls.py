@@ -394,4 +394,4 @@ def of_show(m: SimpleNamespace) -> dict[str, Target]:
     }
 
 
-GROUPS = (of_pipeline, of_measure, of_stats, of_probes, of_bias, of_organism)  # of_study and of_show are not yet clean
+GROUPS = (of_pipeline, of_study, of_measure, of_stats, of_probes, of_bias, of_organism)  # of_show is not yet clean

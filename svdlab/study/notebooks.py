@@ -29,7 +29,7 @@ import pandas as pd
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from svdlab import __version__
+from svdlab import __version__, errors
 from svdlab.errors import InputError, MissingExtraError, RunError, shown, whole
 from svdlab.errors import path as as_path
 from svdlab.measure import video
@@ -125,7 +125,12 @@ def find(notebook: str | Path) -> Path:
 
 def parameters_of(notebook: str | Path) -> dict[str, str]:
     """A notebook's parameters and the types that its parameters cell declares ("None" for none)."""
-    return {name: facts["inferred_type_name"] for name, facts in _papermill().inspect_notebook(str(notebook)).items()}
+    path, papermill = find(notebook), _papermill()
+    try:
+        found = papermill.inspect_notebook(str(path))
+    except (OSError, ValueError, AttributeError, LookupError) as error:  # what nbformat and papermill raise for odd files
+        raise InputError(f"{path} cannot be read as a notebook: {' '.join(str(error).split())[:200]}") from error
+    return {name: facts["inferred_type_name"] for name, facts in found.items()}
 
 
 def check_parameters(path: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,6 +176,7 @@ def read_value(text: str) -> Any:
     >>> read_value("[6, 12]"), read_value("1e-3"), read_value("cat")
     ([6, 12], 0.001, 'cat')
     """
+    text = errors.text("value", text, least=0)
     try:
         return plans.parse_yaml(text)
     except InputError as error:

@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
-from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,7 +31,7 @@ import pandas as pd
 from PIL import Image
 from skimage.filters import gaussian
 
-from svdlab.errors import InputError, one_of, several, shown, text
+from svdlab.errors import InputError, number, one_of, several, shown, text
 from svdlab.errors import path as as_path
 from svdlab.measure.fidelity import per_frame
 from svdlab.measure.files import write_whole
@@ -199,8 +198,8 @@ def change(image: Any, kind: str, amount: float) -> Image.Image:
     >>> half = change("cat", "exposure", -1)                         # one stop less: half the light
     """
     one_of("kind", kind, CHANGES)
-    given: Any = amount
-    if isinstance(given, bool) or not isinstance(given, Real) or not CHANGES[kind].allowed(float(amount)):
+    amount = number("amount", amount, -100, 100)
+    if not CHANGES[kind].allowed(amount):
         raise InputError(f"{kind} by {amount}: {CHANGES[kind].means}.")
     return _image(CHANGES[kind].make(np.asarray(open_image(image), np.float64) / 255, amount))
 
@@ -268,7 +267,7 @@ def make_pairs(
     """
     text("licence", licence)
     out, kinds = as_path("out", out), several("kinds", kinds, partial(one_of, options=[*FLIPPED, *CHANGES]), distinct=True)
-    if isinstance(images, (str, bytes)) or not isinstance(images, Iterable):
+    if isinstance(images, (str, bytes)) or not isinstance(images, Iterable) or hasattr(images, "read"):
         raise InputError(f"images={shown(images)}: give a list of paths or samples, or a mapping from names to images.")
     pairs = list(images.items()) if isinstance(images, Mapping) else [(Path(str(i)).stem, i) for i in images]
     if odd := [

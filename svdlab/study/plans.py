@@ -200,7 +200,7 @@ def _checked(plan: pd.DataFrame) -> pd.DataFrame:
             except TypeError as error:
                 raise InputError(f"row {label!r} of the plan: {shown(row)} holds a value of no condition's kind.") from error
     for cell in plan["seed"].tolist() if "seed" in plan else []:
-        if cell is not None and cell is not pd.NA and cell == cell:
+        if not (cell is None or cell is pd.NA or (isinstance(cell, float) and math.isnan(cell))):
             seed("seed", int(cell) if isinstance(cell, float) and cell.is_integer() else cell)
     return plan
 
