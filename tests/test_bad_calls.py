@@ -25,7 +25,7 @@ import pytest
 from svdlab.errors import SvdlabError
 from tests.calls import GROUPS, Target, make
 
-LONGEST = 5  # s of a call
+LONGEST = 20  # s of a call
 # Why a call that is not refused is right: by "function(argument)", else by argument. None where it is the default, and True
 # where the argument is True or False, need no reason.
 RIGHT: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("right.json").read_text())

@@ -145,7 +145,7 @@ def test_a_sweep_goes_on_where_it_was_and_its_ledger_is_checked(tmp_path: Path, 
 
 def test_a_sweep_with_a_failed_clip_ends_with_a_code_that_says_so(checkpoint: Any, tmp_path: Path, capsys: Any) -> None:
     grid, out = tmp_path / "grid.yaml", tmp_path / "study"
-    grid.write_text("noise_aug_strength: [0.0, 3.0e+38]\nnum_inference_steps: [1]\nnum_frames: [2]\n")  # the latter overflows
+    grid.write_text("max_guidance_scale: [1.0, 3.0e+38]\nnum_inference_steps: [1]\nnum_frames: [2]\n")  # the latter overflows
     sweep = ["sweep", "--grid", grid, "--out", out, "--image", "scene-27", "--checkpoint", checkpoint]
     code, said, _ = run(capsys, *sweep)
     assert code == 1 and "2 runs in" in said and "1 of them failed" in said

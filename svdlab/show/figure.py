@@ -27,7 +27,7 @@ from matplotlib.figure import Figure as MatplotlibFigure
 
 from svdlab.errors import InputError
 from svdlab.measure import video
-from svdlab.measure.files import write_whole
+from svdlab.measure.files import csv_text, write_whole
 from svdlab.show.labels import about, sources
 
 DPI = 100  # px of the layout per inch
@@ -261,7 +261,7 @@ def save(
             continue
         with write_whole(stem.with_name(f"{stem.name}.{form}")) as part, matplotlib.rc_context({"pdf.fonttype": 42}):
             if form == "csv":
-                fig.data.to_csv(part, index=False)
+                part.write_text(csv_text(fig.data))
             else:  # fonts as TrueType, which publishers take
                 fig.savefig(part, format=form, dpi=DPI * SHARPER, **said[form])
     if changed:
