@@ -2,8 +2,8 @@
 
     >>> run("01-conditioning-sweep", motion_bucket_id=[40, 200])                       # doctest: +SKIP
     >>> table = run_grid("01-conditioning-sweep", {"fps": [6, 12]}, jobs=2)            # doctest: +SKIP
-    >>> report(out, "study.html")
-    PosixPath('study.html')
+    >>> report(out, "study.html").name
+    'study.html'
 
 papermill executes; a parameter that the notebook does not have, of which papermill only warns, raises before anything runs.
 The page opens from disk, without a server or a network, and holds no script.
