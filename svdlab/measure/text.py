@@ -31,7 +31,7 @@ from svdlab.errors import InputError, MissingExtraError, takes, whole
 from svdlab.measure.video import FRAMES, IMAGE, SIZE, as_image
 
 FONTS = {"sans": "DejaVuSans-Bold.ttf", "serif": "DejaVuSerif.ttf", "mono": "DejaVuSansMono.ttf"}  # free; matplotlib's
-LEAST_HEIGHT = 5  # px: no font has five strokes' room below
+LEAST_HEIGHT = 5  # px: below, no font can draw the five strokes of an E
 DROPPED = 0.5  # a letter that correlates less with itself is counted as gone
 REACH = 0.08  # of the frame's shorter side: how far a plate is looked for from one frame to the next
 ZOOMS = (0.97, 0.985, 1.0, 1.015, 1.03)  # how its size may change from one frame to the next
