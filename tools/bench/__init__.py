@@ -1,6 +1,6 @@
 """Times and memory held against what is promised. Not tests: they run alone, on a quiet machine, by `make bench`.
 
-A file `bench_*.py` here has a function `main() -> list[Row]`, and a name that says what it measures.
+A file `bench_*.py` here has a function `main()` that returns or yields rows, and a name that says what it measures.
 """
 
 from __future__ import annotations
