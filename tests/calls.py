@@ -377,21 +377,27 @@ def of_show(m: SimpleNamespace) -> dict[str, Target]:
         "show.dose_response": (show.dose_response, dict(results=results, **curve)),
         "show.denoising": (show.denoising, dict(tr=tr, frame=0, steps=[0], title="")),
         "show.latents": (show.latents, dict(tr=tr, frame=0, steps=[0], mode="channels", name="latents", title="")),
-        "show.flow": (show.flow, dict(clip=clip, pairs=[0], label="", title="")),
+        "show.flow": (show.flow, dict(clip=clip, pairs=[0], title="")),
         "show.camera_path": (show.camera_path, dict(clip=clip, title="")),
         "show.stepwise": (show.stepwise, dict(clip=clip, playback_fps=7, title="")),
         "show.trajectories": (show.trajectories, dict(clip=clip, title="")),
         "show.xt_slice": (show.xt_slice, dict(clip=clip, row=3, title="")),
         "show.forest": (show.forest, dict(effects=[m.effect], by="unit", standardised=False, title="")),
         "show.save": (show.save, dict(fig=show.filmstrip(clip), **saved)),
+    }
+
+
+def of_widgets(m: SimpleNamespace) -> dict[str, Target]:
+    clip, tr, results = m.clip, m.tr, m.results
+    return {
         "widgets.compare": (widgets.compare, dict(clips={"a": clip, "b": clip})),
         "widgets.explore": (
             widgets.explore,
             dict(results=results, measures=["motion_flow_px"], x="motion_bucket_id", y="motion_flow_px"),
         ),
         "widgets.step_through": (widgets.step_through, dict(tr=tr)),
-        "widgets.live": (widgets.live, dict(pipe=m.pipe, image=m.scene, seed=0, keep=3)),
+        "widgets.live": (widgets.live, dict(pipe=m.pipe, image=m.scene, seed=0)),
     }
 
 
-GROUPS = (of_pipeline, of_study, of_measure, of_stats, of_probes, of_bias, of_organism)  # of_show is not yet clean
+GROUPS = (of_pipeline, of_study, of_measure, of_stats, of_probes, of_bias, of_organism)  # of_show, of_widgets: not yet clean
