@@ -11,6 +11,7 @@ over many frames.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ def flow(frames: Any, *, longest_baseline: int = LONGEST_BASELINE) -> np.ndarray
     frames: what `svdlab.measure.video.as_frames` takes, whose InputError this raises. longest_baseline: frames over which slow
     motion may be averaged; 1 takes each pair on its own.
     """
-    estimate, (start, baseline) = _estimator(frames), _baselines(frames, longest_baseline)
+    estimate, (start, baseline) = estimator(frames), _baselines(frames, longest_baseline)
     return np.stack(together(lambda first, length: estimate(first, first + length) / np.float32(length), start, baseline))
 
 
@@ -88,7 +89,7 @@ def both_ways(frames: Any, *, longest_baseline: int = LONGEST_BASELINE) -> BothW
 
     >>> both_ways(clip.frames).visible.mean()            # share of pixels whose motion can be trusted
     """
-    estimate, (start, baseline) = _estimator(frames), _baselines(frames, longest_baseline)
+    estimate, (start, baseline) = estimator(frames), _baselines(frames, longest_baseline)
 
     def there_and_back(first: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         there, back = estimate(first, first + length), estimate(first + length, first)
@@ -178,30 +179,37 @@ def together(work: Callable[..., T], *items: Iterable[Any]) -> list[T]:
         return list(pool.map(work, *items))
 
 
-def _estimator(clip: np.ndarray) -> Callable[[int, int], np.ndarray]:
-    """Flow "h w 2" between two frames of the clip, by their numbers. Its grey images are prepared once for all of them."""
+def estimator(clip: np.ndarray) -> Callable[[int, int], np.ndarray]:
+    """Flow "h w 2" between two frames of a checked clip, by their numbers: what each frame gives is prepared once.
+
+    >>> estimator(clip.frames)(0, 3).shape[-1]           # from frame 0 to frame 3
+    2
+    """
     greys, (h, w) = working_grey(clip), clip.shape[1:3]
+    shrink = 128 / max(greys[0].shape)
+    small = [cv2.resize(p, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA).astype(np.float32) for p in greys]
+    window = cv2.createHanningWindow(small[0].shape[::-1], cv2.CV_32F)
+    own = threading.local()  # an engine keeps its buffers, and serves one thread at a time
+
+    def start_shift(i: int, j: int) -> np.ndarray | None:
+        """A constant flow to start DIS from, where one global shift is large and clear: DIS, from 32 px on, may miss it."""
+        (dx, dy), response = cv2.phaseCorrelate(small[i].copy(), small[j].copy(), window)  # it may write the window into them
+        if response < 0.3 or np.hypot(dx, dy) < FAST * np.hypot(*small[0].shape):
+            return None
+        return np.full((*greys[0].shape, 2), (dx / shrink, dy / shrink), np.float32)
 
     def estimate(i: int, j: int) -> np.ndarray:
-        a, b = greys[i], greys[j]
-        f = _engine().calc(a, b, _start_shift(a, b))  # type: ignore[arg-type]  # OpenCV's stubs forget that None is allowed
+        start = start_shift(i, j)
+        if not hasattr(own, "engine"):
+            own.engine = _engine()
+        engine = own.engine if start is None else _engine()  # one that was given a start would start there again
+        f = engine.calc(greys[i], greys[j], start)  # type: ignore[arg-type]  # OpenCV's stubs forget that None is allowed
         if f.shape[:2] == (h, w):
             return f
-        small = cv2.resize(f, (w, h), interpolation=cv2.INTER_AREA)
-        return np.multiply(small, (w / f.shape[1], h / f.shape[0]), dtype=np.float32)
+        small_flow = cv2.resize(f, (w, h), interpolation=cv2.INTER_AREA)
+        return np.multiply(small_flow, (w / f.shape[1], h / f.shape[0]), dtype=np.float32)
 
     return estimate
-
-
-def _start_shift(a: np.ndarray, b: np.ndarray) -> np.ndarray | None:
-    """A constant flow to start DIS from, where one global shift is large and clear: DIS, from 32 px on, may miss it."""
-    shrink = 128 / max(a.shape)
-    small = [cv2.resize(p, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA).astype(np.float32) for p in (a, b)]
-    window = cv2.createHanningWindow(small[0].shape[::-1], cv2.CV_32F)
-    (dx, dy), response = cv2.phaseCorrelate(small[0], small[1], window)
-    if response < 0.3 or np.hypot(dx, dy) < FAST * np.hypot(*small[0].shape):
-        return None
-    return np.full((*a.shape, 2), (dx / shrink, dy / shrink), np.float32)
 
 
 def _baselines(clip: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
