@@ -192,7 +192,11 @@ def several(
     """
     if isinstance(values, (str, bytes, Mapping, io.IOBase)) or not isinstance(values, Iterable):
         raise InputError(f"{name}={shown(values)}: give a list.")
-    found = tuple(check(name, value) for value in values)
+    try:
+        given = tuple(values)
+    except TypeError as error:  # an array without dimensions
+        raise InputError(f"{name}={shown(values)}: give a list.") from error
+    found = tuple(check(name, value) for value in given)
     if len(found) < least:
         raise InputError(f"{name} holds {len(found)} value(s): give at least {least}.")
     if distinct and len(set(found)) < len(found):

@@ -22,6 +22,7 @@ from svdlab.probes import probe as probe_
 from svdlab.probes.bias import planted, symmetry
 from svdlab.stats import effects
 from svdlab.study import notebooks, pairs, plans, sweep
+from svdlab.widgets import panel
 
 Target = tuple[Callable[..., Any], dict[str, Any]]
 CONDITIONS: dict[str, Any] = dict(
@@ -387,17 +388,37 @@ def of_show(m: SimpleNamespace) -> dict[str, Target]:
     }
 
 
+def settled(kind: Callable[..., Any]) -> Callable[..., None]:
+    """A widget as a call, which ends when nothing is left to draw, and fails with what the screen reports."""
+
+    def call(*args: Any, **kwargs: Any) -> None:
+        panel = kind(*args, **kwargs)
+        assert panel.settled() and not panel.message.value, panel.message.value
+
+    call.__signature__ = inspect.signature(kind)  # type: ignore[attr-defined]
+    return call
+
+
 def of_widgets(m: SimpleNamespace) -> dict[str, Target]:
-    clip, tr, results = m.clip, m.tr, m.results
+    pipe, scene, out = m.pipe, m.scene, m.folder / "exports"
+    compared, explored, tries = widgets.compare(m.clip.frames[:2]), widgets.explore(m.results), widgets.live(pipe, scene)
+    curve = dict(measures=["motion_flow_px"], x="motion_bucket_id", y="motion_flow_px")
+    steps = dict(tr=m.tr, pipe=None, decoded=m.tr.decode(pipe), out=out)
     return {
-        "widgets.compare": (widgets.compare, dict(clips={"a": clip, "b": clip})),
-        "widgets.explore": (
-            widgets.explore,
-            dict(results=results, measures=["motion_flow_px"], x="motion_bucket_id", y="motion_flow_px"),
+        "widgets.compare": (settled(widgets.compare), dict(clips={"a": m.clip, "b": m.clip}, out=out)),
+        "widgets.explore": (settled(widgets.explore), dict(results=m.results, pipe=None, out=out, **curve)),
+        "widgets.step_through": (settled(widgets.step_through), steps),
+        "widgets.live": (settled(widgets.live), dict(pipe=pipe, image=scene, conditions=None, seed=0, out=out)),
+        "widgets.verdicts": (
+            settled(widgets.verdicts),
+            dict(results=[probes.Result(probes.find("stillness"), "done", "Found.")], out=out),
         ),
-        "widgets.step_through": (widgets.step_through, dict(tr=tr)),
-        "widgets.live": (widgets.live, dict(pipe=m.pipe, image=m.scene, seed=0)),
+        "widgets.webp": (panel.webp, dict(frames=m.clip.frames, fps=7)),
+        "widgets.export": (compared.export, dict(out=out)),
+        "widgets.settled": (compared.settled, dict(timeout=1.0)),
+        "widgets.select": (explored.select, dict(pane=0, motion_bucket_id=200, fps=6)),
+        "widgets.join": (tries.job.join, dict(timeout=1.0)),
     }
 
 
-GROUPS = (of_pipeline, of_study, of_measure, of_stats, of_probes, of_bias, of_organism)  # of_show, of_widgets: not yet clean
+GROUPS = (of_pipeline, of_study, of_measure, of_stats, of_probes, of_bias, of_organism, of_widgets)  # of_show: not yet clean

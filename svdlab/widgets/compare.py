@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,40 @@ import matplotlib
 import numpy as np
 import pandas as pd
 
-from svdlab import show
+from svdlab import errors, show
+from svdlab.errors import InputError, path, shown, takes
 from svdlab.measure import motion
 from svdlab.measure.video import as_bytes
 from svdlab.pipeline.generate import Clip
 from svdlab.show.clips import Video, named, rate_of
 from svdlab.show.figure import Figure, fitted
 from svdlab.show.labels import about, number
-from svdlab.widgets.panel import Panel, control, frame_view, pale, player, put, row_of_call, row_of_run, status, webp, wrapping
+from svdlab.widgets.panel import (
+    Panel,
+    checked,
+    control,
+    frame_view,
+    pale,
+    player,
+    put,
+    row_of_call,
+    row_of_run,
+    status,
+    webp,
+    with_files,
+    wrapping,
+)
+
+
+def _clips(name: str, value: Any) -> Any:
+    """Clips in a form that `show.clips.named` reads; a table has no empty cell among its files."""
+    if isinstance(value, pd.DataFrame):
+        return with_files(name, value)
+    if isinstance(value, (str, os.PathLike)):
+        return [errors.path(name, value)]
+    if not isinstance(value, (Mapping, list, tuple, np.ndarray)) and not hasattr(value, "frames"):
+        raise InputError(f"{name}={shown(value)}: give a clip, several, a dict of them by label, or rows of a sweep's table.")
+    return value
 
 
 class Comparison(Panel):
@@ -31,9 +59,13 @@ class Comparison(Panel):
     all. images: what is on screen. Raises InputError for no clips, or clips of different sizes.
     """
 
+    @takes(clips=_clips, out=path)
     def __init__(self, clips: Any, *, out: str | Path = "results/exports") -> None:
+        if isinstance(clips, pd.DataFrame):
+            clips = clips[clips["frames"] != ""]
+            clips = clips.assign(frames=[str(checked(place)) for place in clips["frames"]])
         frames, self.labels, self.clips = named(clips)
-        self._source = clips[clips["frames"].astype(bool)] if isinstance(clips, pd.DataFrame) else self.clips
+        self._source = clips if isinstance(clips, pd.DataFrame) else self.clips
         self.videos = [as_bytes(video) for video in frames]
         self._drawn: dict[str, tuple[list[list[bytes]], str]] = {}
         size = fitted(self.videos[0].shape[1:], columns=min(4, len(self.videos)), width=1000, most=340)

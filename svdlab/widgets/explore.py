@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from svdlab import errors, show
-from svdlab.errors import InputError
+from svdlab.errors import InputError, path, several, shown, takes, text, whole
+from svdlab.pipeline.pipeline import pipeline
 from svdlab.show.clips import Video
 from svdlab.show.figure import COLOURS, Figure
 from svdlab.show.labels import about, axis, name, number, ordered
@@ -23,6 +26,7 @@ from svdlab.widgets.panel import (
     Panel,
     VideoView,
     cell,
+    checked,
     control,
     pale,
     put,
@@ -30,7 +34,9 @@ from svdlab.widgets.panel import (
     row_of,
     row_of_run,
     status,
+    study_of,
     visible,
+    with_files,
     wrapping,
 )
 
@@ -58,6 +64,7 @@ class Explorer(Panel):
     dose-response curve begins with. out: where the export button writes. Raises InputError for a table without runs.
     """
 
+    @takes(pipe=pipeline, measures=partial(several, check=text, distinct=True), x=text, y=text, out=path)
     def __init__(
         self,
         results: Any,
@@ -70,14 +77,15 @@ class Explorer(Panel):
     ) -> None:
         self.runs, self.pipe = Runs(results), pipe
         self.measures = list(measures or self.runs.measures())
-        errors.columns("results", self.runs.table, *self.measures)
+        errors.columns("results", self.runs.table, "run_id", "fps", *self.measures)
         self.panes = [Pane(self), Pane(self)]
         again = lambda: self.refresh(restart=True)
         self.two = control(ipywidgets.ToggleButton, "Second pane", again, width=None, icon="columns")
         self.ranks, self.curve = ipywidgets.HTML(), ImageView()
         numeric = [n for n, values in self.runs.axes.items() if all(isinstance(v, (int, float)) for v in values)]
         doses = [n for n in numeric if n != "seed"] or numeric
-        self.x, self.y = self._dropdown("against", doses, x), self._dropdown("measure", self.measures, y)
+        self.x = self._dropdown("against", doses, x and errors.one_of("x", x, doses))
+        self.y = self._dropdown("measure", self.measures, y and errors.one_of("y", y, self.measures))
         graph = [ipywidgets.HBox([self.x, self.y]), self.curve] if doses and self.measures else []
         graph = graph or [pale("no condition with numbers varies")]
         self.tabs = ipywidgets.Tab([self.ranks, ipywidgets.VBox(graph)], titles=("Measures", "Dose and response"))
@@ -89,7 +97,7 @@ class Explorer(Panel):
             pane.play()  # the hidden one, too: a browser complains of a video without bytes
 
     def _dropdown(self, text: str, columns: Sequence[str], chosen: str | None) -> ipywidgets.Dropdown:
-        value = errors.one_of(text, chosen, columns) if chosen is not None else next(iter(columns), None)
+        value = next(iter(columns), None) if chosen is None else chosen
         options = [(axis(c), c) for c in columns]
         return control(ipywidgets.Dropdown, text, self.refresh, width="26em", options=options, value=value)
 
@@ -101,12 +109,11 @@ class Explorer(Panel):
         """The runs on screen, rows of `runs.table`: one, or two with the second pane; without those that are missing."""
         return self.runs.table.iloc[[pane.place for pane in self._visible() if pane.place is not None]]
 
+    @takes(pane=partial(whole, most=1))
     def select(self, pane: int = 0, **values: Any) -> None:
         """Go to a point by name, as the controls do; values that are not named stay. Raises InputError for unknown ones."""
-        for key, value in values.items():
-            if value not in self.runs.axes.get(key, ()):
-                raise InputError(f"{key}={value!r} is no point of this sweep: its axes are {self.runs.axes}.")
-        self.panes[pane].show({**self.panes[pane].point(), **values})
+        chosen = {key: self.runs.value(key, value) for key, value in values.items()}
+        self.panes[pane].show({**self.panes[pane].point(), **chosen})
 
     def refresh(self, *, restart: bool = False) -> None:
         """Everything below the panes. restart: the videos begin again, together."""
@@ -142,9 +149,10 @@ class Explorer(Panel):
     # --- export -------------------------------------------------------------------------------------------------------
 
     def _on_screen(self) -> tuple[pd.DataFrame, list[str]]:
-        table = self.current[self.current["frames"].astype(bool)]
+        table = self.current[self.current["frames"] != ""]
         if table.empty:
             raise InputError("no run is on screen: choose a point that was run.")
+        table = table.assign(frames=[str(checked(place)) for place in table["frames"]])
         return table, [self.caption(run) for _, run in table.iterrows()]
 
     def figure(self) -> Figure:
@@ -211,8 +219,8 @@ class Pane(ipywidgets.VBox):
             text = f"no video: {run.get('reason') or run.get('status')}"
         else:
             try:
-                text, self._mp4 = self.panel.caption(run), Path(run["preview"]).read_bytes()
-            except OSError as error:
+                text, self._mp4 = self.panel.caption(run), checked(run["preview"]).read_bytes()
+            except (OSError, InputError) as error:
                 text = f"no video: {error}"
         self._alt, self.caption.value = f"Clip at {text}, looping", status(text)
         (self.caption.add_class if run is None else self.caption.remove_class)("svdlab-missing")
@@ -253,8 +261,9 @@ class Runs:
     """
 
     def __init__(self, results: Any) -> None:
-        table = load_results(results) if isinstance(results, (str, Path)) else results
-        self.hold(errors.columns("results", table, "frames", "preview"))
+        table = load_results(path("results", results)) if isinstance(results, (str, os.PathLike)) else results
+        table = with_files("results", table)
+        self.hold(errors.columns("results", table, *(n for n in AXES if n in table)))
         places = {n: values.index for n, values in self.axes.items()}
         order = sorted(range(len(table)), key=lambda i: [places[n](v) for n, v in self.point(i).items()])
         self.hold(table.iloc[order])
@@ -274,6 +283,14 @@ class Runs:
         """The values of a run on all axes."""
         return self._points[place]
 
+    def value(self, axis: str, value: Any) -> Any:
+        """A value as it stands on an axis: 7 for 7.0. Raises InputError for what is not there."""
+        values = self.axes.get(axis, [])
+        if (found := cell(value)) not in values or isinstance(found, bool):
+            there = shown(values) if values else f"the axes are {', '.join(self.axes) or 'none'}"
+            raise InputError(f"{axis}={shown(value)} is no point of this sweep: {there}.")
+        return values[values.index(found)]
+
     def at(self, point: Mapping[str, Any]) -> int | None:
         """The run with these values on all axes, the first of several; None where there is none."""
         return self._points.index(dict(point)) if point in self._points else None
@@ -286,7 +303,7 @@ class Runs:
 
     def study(self) -> Path:
         """The study that the runs are in, from the paths of their files. Raises InputError where it is not one."""
-        roots = {Path(path).parents[2] for path in self.table["frames"] if path}
+        roots = {study_of(place) for place in self.table["frames"] if place}
         if len(roots) != 1:
             raise InputError("the runs are not all in one study: nowhere to put another.")
         return roots.pop()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +15,37 @@ import numpy as np
 import pandas as pd
 
 from svdlab import show
-from svdlab.errors import InputError, SweepInterrupted
+from svdlab.errors import InputError, SweepInterrupted, kind, path, takes, whole
 from svdlab.measure import motion
 from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.generate import Clip, ProbePipeline, generate_batch
 from svdlab.pipeline.images import prepare_image
+from svdlab.pipeline.pipeline import pipeline
 from svdlab.pipeline.sampler import Denoising, Step, listen
 from svdlab.pipeline.trace import Trace, colour_map
 from svdlab.show.clips import Video, rate_of
 from svdlab.show.figure import Figure, fitted
 from svdlab.show.labels import caption, number
 from svdlab.widgets.compare import Comparison
-from svdlab.widgets.panel import Panel, button, control, frame_view, put, row_of_call, status, visible, warning, webp, wrapping
+from svdlab.widgets.panel import (
+    SECONDS,
+    Panel,
+    button,
+    control,
+    frame_view,
+    put,
+    row_of_call,
+    status,
+    visible,
+    warning,
+    webp,
+    wrapping,
+)
 
 PREVIEW_FPS = 7.0
 WIDTH = 340  # px, about, of the preview
 KEPT = 12  # clips that stay in memory
+SEED = partial(whole, most=2**53 - 1)  # beyond that a browser's numbers skip some
 
 
 class Live(Panel):
@@ -42,9 +59,11 @@ class Live(Panel):
 
     image: path, sample's name, PIL image or array. conditions: where the controls begin, and afterwards what they say; what
     has no control keeps its value from there. clips: the newest, by what the history says of them; older tries stay in the
-    plan. job: makes clips on a thread of its own. Raises InputError for an image that cannot be used.
+    plan. job: makes clips on a thread of its own. seed: up to 2**53 - 1, a browser's largest. Raises InputError for
+    an image that cannot be used.
     """
 
+    @takes(pipe=pipeline, conditions=kind(Conditions), seed=SEED, out=path)
     def __init__(
         self,
         pipe: ProbePipeline,
@@ -55,11 +74,9 @@ class Live(Panel):
         out: str | Path = "results/exports",
     ) -> None:
         conditions = conditions or Conditions()
-        if not isinstance(pipe, ProbePipeline):
-            raise InputError(f"pipe is a {type(pipe).__name__}: load it with svdlab.load_pipeline.")
         shape = conditions.height or pipe.source.height, conditions.width or pipe.source.width
         self.prepared = prepare_image(image, height=shape[0], width=shape[1])
-        self.given = str(image) if isinstance(image, (str, Path)) else None
+        self.given = os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
         self.pipe, self.base = pipe, conditions
         self.clips: dict[str, Clip] = {}
         self._rows: list[dict[str, Any]] = []
@@ -211,9 +228,11 @@ class Job(ipywidgets.VBox):
         self.status.value = status("stopping …")
         self._cancelled.set()
 
+    @takes(timeout=SECONDS)
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the end; False where that takes longer."""
-        self._thread.join(timeout)
+        if self._thread.ident is not None:  # it was started
+            self._thread.join(timeout)
         return not self._thread.is_alive()
 
     def _hear(self, name: str, value: Any, run: Denoising) -> Any:

@@ -10,8 +10,10 @@ import base64
 import html
 import io
 import json
+import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +22,21 @@ import pandas as pd
 from PIL import Image
 from traitlets import Unicode
 
-from svdlab import __version__
-from svdlab.errors import SvdlabError
+from svdlab import __version__, errors
+from svdlab.errors import InputError, SvdlabError, number, path, shown, takes
 from svdlab.measure.files import hash_facts, plain, write_whole
 from svdlab.measure.video import as_bytes
 from svdlab.pipeline.generate import Call
 from svdlab.show.clips import Video
 from svdlab.show.figure import FORMATS, Figure, save
+from svdlab.study.ledger import FILES
 from svdlab.study.plans import CONDITIONS
 
 STYLE = f"<style>{Path(__file__).with_name('style.css').read_text()}</style>"
 WAIT = 0.1  # s that the controls rest before something is drawn on a thread
 SMALL = 256 * 256  # px: up to that images are sent as they are; beyond, lossy, at a tenth of the size
 QUALITY = 92
+SECONDS = partial(number, least=0, most=threading.TIMEOUT_MAX)
 
 
 class Panel(ipywidgets.VBox):
@@ -63,6 +67,7 @@ class Panel(ipywidgets.VBox):
         """A row for each clip on screen, which `svdlab.sweep` makes again."""
         return []
 
+    @takes(out=path)
     def export(self, out: str | Path | None = None) -> list[Path]:
         """Write what is on screen: a figure (PNG, PDF, the table behind it as CSV), a video (MP4), a plan (JSON).
 
@@ -70,14 +75,15 @@ class Panel(ipywidgets.VBox):
 
         The plan is a list of rows that `svdlab sweep --grid FILE.json --out FOLDER` makes again; its label_ columns say
         where they came from. On the same machine, clips made one at a time (batch_size=1) are the same to the bit. The same
-        figure of the same clips replaces its own files. Raises OutputError where the folder cannot be written.
+        figure of the same clips replaces its own files. Raises OutputError where the folder cannot be written, InputError
+        where nothing is on screen.
         """
         out, fig, files = Path(out or self.out), self.figure(), []
         rows = [{**row, "label_svdlab": __version__} for row in self.plan()]
         for row in rows:
             if isinstance(image := row.get("image"), Image.Image):  # it has no name: it goes along as a file
                 files.append(out / f"image-{row['label_image_hash'][:12]}.png")
-                row["image"] = str(files[-1])
+                row["image"] = nearby(files[-1])
                 with write_whole(files[-1]) as part:
                     image.save(part)
         shown = {"title": fig.title, "data": fig.data.to_csv(), "plan": rows}
@@ -95,7 +101,7 @@ class Panel(ipywidgets.VBox):
     def _export(self) -> None:
         self.message.value = status("writing …")
         names = self.export()
-        self.message.value = status(f"{names[0].parent}/: {', '.join(p.name for p in names)}")
+        self.message.value = status(f"{nearby(names[0].parent)}/: {', '.join(p.name for p in names)}")
 
     def _attempt(self, act: Callable[[], Any]) -> None:
         """Do something for the one who looks at the screen: whatever goes wrong is said there, beside the export button."""
@@ -118,6 +124,7 @@ class Panel(ipywidgets.VBox):
             if threading.current_thread() is self._timer:  # else a newer task came while an older one was done
                 self._attempt(task)
 
+    @takes(timeout=SECONDS)
     def settled(self, timeout: float = 60.0) -> bool:
         """Wait until nothing is left to draw; False where that takes longer."""
         last = None
@@ -143,7 +150,10 @@ def cell(value: Any) -> Any:
     value = None if value is pd.NA else plain(value)
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    return tuple(value) if isinstance(value, list) else value
+    value = tuple(value) if isinstance(value, list) else value
+    if not isinstance(value, Hashable) or (isinstance(value, tuple) and not all(isinstance(v, Hashable) for v in value)):
+        raise InputError(f"a cell holds {shown(value)}: give numbers and texts.")
+    return value
 
 
 def row_of(values: Any, **labels: Any) -> dict[str, Any]:
@@ -164,6 +174,43 @@ def row_of_call(call: Call, image: Any) -> dict[str, Any]:
     labels = dict(checkpoint=call.source.checkpoint, weights=call.source.weights_hash, image_hash=call.image)
     made = {**call.conditions.asdict(), "seed": call.seed}
     return row_of(made, **labels, beyond_the_plan=json.dumps(beyond) if beyond else "") | {"image": image}
+
+
+def nearby(place: Path) -> str:
+    """A path as it is written down: from the working folder, where it lies in that."""
+    return os.path.relpath(place) if place.is_relative_to(Path.cwd()) else str(place)
+
+
+# --- files of a study -------------------------------------------------------------------------------------------------
+
+
+def with_files(name: str, table: pd.DataFrame) -> pd.DataFrame:
+    """A table of runs whose cells of files are paths, or empty: a CSV file's empty cell is NaN. InputError for others."""
+    errors.columns(name, table, "frames", "preview")
+    found = {column: table[column].astype(object).where(table[column].notna(), "") for column in ("frames", "preview")}
+    for column, paths in found.items():
+        if odd := [value for value in paths if not isinstance(value, (str, os.PathLike))]:
+            raise InputError(
+                f"{name} holds {shown(odd[0])} in the column {column!r}: give paths, as a sweep's table has them."
+            )
+    return table.assign(**{column: [os.fspath(value) for value in paths] for column, paths in found.items()})
+
+
+def study_of(place: str) -> Path:
+    """The study of a file of a run. Raises InputError for a path that no study has."""
+    file = path("file", place)
+    if file.name not in FILES.values() or file.parent.parent.name != "runs":
+        raise InputError(f"{shown(place)} is no file of a study, which are STUDY/runs/ID/{{{','.join(FILES.values())}}}.")
+    return file.parents[2]
+
+
+def checked(place: str) -> Path:
+    """A file of a run, there to be read. Raises InputError for one that is reached through a link inside its study."""
+    study = os.path.realpath(study_of(place))
+    file = Path(study, *path("file", place).parts[-3:])
+    if os.path.realpath(file) != str(file) or (file.exists() and not file.is_file()):
+        raise InputError(f"{shown(place)} is a link, or no plain file: it is not followed.")
+    return file
 
 
 # --- images and videos ------------------------------------------------------------------------------------------------
@@ -189,6 +236,7 @@ def frame_view(**traits: Any) -> ImageView:
     return ImageView(format="webp", **traits).add_class("svdlab-pixels")
 
 
+@takes(fps=partial(number, least=0.1, most=1000))
 def webp(frames: Any, *, fps: float = 1.0) -> bytes:
     """Frames "f h w 3", uint8 or floats in [0, 1], as a WebP, looping; without loss up to 256 x 256 px."""
     pixels, buffer = as_bytes(frames), io.BytesIO()

@@ -12,7 +12,9 @@ import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from svdlab import show
-from svdlab.errors import InputError
+from svdlab.errors import InputError, kind, path, shown, takes
+from svdlab.measure.video import as_frames
+from svdlab.pipeline.pipeline import pipeline
 from svdlab.pipeline.trace import Trace
 from svdlab.show.clips import Video, as_colours, kept
 from svdlab.show.figure import COLOURS, Figure, fitted, graphs
@@ -36,6 +38,13 @@ DECODED, ESTIMATE = "estimate, decoded", "estimate, as colours"
 LATENTS = {"latents, as colours": "colours", "latents, by channel": "channels"}
 
 
+def _images(name: str, value: Any) -> np.ndarray:
+    """Decoded frames of all steps, "s f h w 3"."""
+    if np.ndim(value) != 5:
+        raise InputError(f'{name}={shown(value)}: "s f h w 3" is needed, as from tr.decode(pipe).')
+    return np.stack([as_frames(step, least=1, name=name) for step in value])
+
+
 class Stepper(Panel):
     """Any step and frame of a trace: the denoised estimate, the latents, sigma, guidance pressure where it was kept.
 
@@ -48,14 +57,16 @@ class Stepper(Panel):
     `decoded` does not fit.
     """
 
+    @takes(tr=kind(Trace), pipe=pipeline, decoded=_images, out=path)
     def __init__(
         self, tr: Trace, pipe: Any = None, *, decoded: np.ndarray | None = None, out: str | Path = "results/exports"
     ) -> None:
         estimates, _, frames = kept(tr, "denoised", range(tr.denoised.shape[1]), range(len(tr)))
-        if decoded is not None and np.shape(decoded)[:2] != estimates.shape[:2]:
-            raise InputError(f'decoded has shape {np.shape(decoded)}: "s f h w 3" is needed, as from tr.decode(pipe).')
+        if decoded is not None and decoded.shape[:2] != estimates.shape[:2]:
+            steps, count = estimates.shape[:2]
+            raise InputError(f'decoded has shape {decoded.shape}: "s f h w 3" of {steps} steps and {count} frames is needed.')
         self.tr, self.pipe = tr, pipe
-        self._decoded: dict[int, np.ndarray] = {} if decoded is None else dict(enumerate(np.asarray(decoded)))
+        self._decoded: dict[int, np.ndarray] = {} if decoded is None else dict(enumerate(decoded))
         self._views = {ESTIMATE: as_colours(tr, estimates)[0]}  # "s f h w 3"
         if "latents" in tr.names:
             values = kept(tr, "latents", frames, range(len(tr)))[0]

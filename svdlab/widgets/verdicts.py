@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ipywidgets
 
-from svdlab.errors import InputError
+from svdlab.errors import InputError, path, several, shown, takes
+from svdlab.probes import Result
 from svdlab.show.figure import Figure
 from svdlab.widgets.panel import ImageView, Panel, pale, put_figure
+
+
+def _result(name: str, value: Any) -> Result:
+    if not isinstance(value, Result):
+        raise InputError(f"{name}={shown(value)}: give what svdlab.probes.run or run_all returned.")
+    return value
+
+
+def _results(name: str, value: Any) -> tuple[Result, ...]:
+    """One result, several, or a dict of them, as several."""
+    value = list(value.values()) if isinstance(value, Mapping) else [value] if isinstance(value, Result) else value
+    if isinstance(value, list) and not value:
+        raise InputError(f"{name} is empty: give what svdlab.probes.run or run_all returned.")
+    return several(name, value, _result)
 
 
 class Verdicts(Panel):
@@ -23,11 +38,9 @@ class Verdicts(Panel):
     to. Raises InputError for no result.
     """
 
+    @takes(results=_results, out=path)
     def __init__(self, results: Any, *, out: str | Path = "results/exports") -> None:
-        results = list(results.values()) if isinstance(results, Mapping) else results
-        self.results = results = list(results) if isinstance(results, Sequence) else [results]
-        if not results or not all(hasattr(r, "verdict") and hasattr(r, "figure") for r in results):
-            raise InputError("give what svdlab.probes.run or run_all returned: at least one result with a verdict.")
+        self.results = results
         self.images = [ImageView() for _ in results]
         self.texts = [ipywidgets.HTML(_text(r)) for r in results]
         boxes = [ipywidgets.VBox(pair) for pair in zip(self.texts, self.images, strict=True)]

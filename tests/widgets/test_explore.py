@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +45,63 @@ def test_two_versions_of_a_checkpoint_are_distinguished_and_one_is_not_an_axis()
 
 
 def test_what_cannot_be_explored_is_refused(results: pd.DataFrame, tmp_path: Path) -> None:
-    for wrong in (pd.DataFrame({"fps": [1]}), [1, 2], results[:0], tmp_path):
+    twice = pd.concat([results, results["seed"]], axis=1)
+    wrong_cells = [results.assign(frames=3.5), results.assign(preview=[["a"]] * 3), results.assign(seed=[{}, 1, 2])]
+    for wrong in (pd.DataFrame({"fps": [1]}), [1, 2], results[:0], tmp_path, twice, *wrong_cells):
         with pytest.raises(errors.InputError):
             widgets.explore(wrong)
     for option in (dict(measures=["speed"]), dict(x="speed")):
         with pytest.raises(errors.InputError, match="speed"):
             widgets.explore(results, **option)
+
+
+def test_a_table_that_went_through_csv_is_the_same(results: pd.DataFrame, tmp_path: Path) -> None:
+    """Its empty cells come back as NaN, and a run that failed has no files."""
+    failed = results.assign(**{column: [*results[column][:2], ""] for column in ("frames", "preview")})
+    failed.to_csv(tmp_path / "table.csv", index=False)
+    panel = widgets.explore(pd.read_csv(tmp_path / "table.csv"))
+    panel.select(motion_bucket_id=np.float64(200.0))
+    assert "no video" in panel.panes[0].caption.value and widgets.compare(pd.read_csv(tmp_path / "table.csv")).clips
+    for odd in (True, "20", [20], {}, float("nan"), np.zeros(2), 10**30):
+        with pytest.raises(errors.InputError, match=r"motion_bucket_id|numbers and texts"):
+            panel.select(motion_bucket_id=odd)
+    with pytest.raises(errors.InputError, match="the axes are"):
+        panel.select(speed=1)
+
+
+OUTSIDE: dict[str, Callable[[Path, Path], str]] = {  # how a run's file leads out of its study
+    "another file": lambda secret, run: str(secret),
+    "dots": lambda secret, run: f"{run}/../{run.name}/../../../{secret.name}",
+    "a link for a file": lambda secret, run: str(linked(run / "preview.mp4", secret)),
+    "a link for a run": lambda secret, run: str(linked(run.with_name("b" * 24), secret.parent / "elsewhere") / "preview.mp4"),
+    "a pipe": lambda secret, run: str(os.mkfifo(run / "frames.mkv") or run / "frames.mkv"),
+    "a folder": lambda secret, run: str(run),
+    "of nobody": lambda secret, run: "~nobody-at-all/runs/a/preview.mp4",
+    "NUL": lambda secret, run: str(run / "a\0b"),
+}
+
+
+def linked(place: Path, to: Path) -> Path:
+    place.symlink_to(to)
+    return place
+
+
+@pytest.mark.parametrize("way", OUTSIDE)
+def test_files_outside_the_study_are_not_read(way: str, results: pd.DataFrame, tmp_path: Path) -> None:
+    secret, run = tmp_path / "secret", tmp_path / "study" / "runs" / ("a" * 24)
+    run.mkdir(parents=True)
+    secret.write_bytes(b"the secret")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "preview.mp4").write_bytes(b"the secret")
+    place = OUTSIDE[way](secret, run)
+    hostile = results.assign(preview=place, frames=place)
+    panel = widgets.explore(hostile)
+    assert bytes(panel.panes[0].video.value) == b"" and "no video" in panel.panes[0].caption.value
+    with pytest.raises(errors.InputError):
+        panel.export(tmp_path / "out")
+    with pytest.raises(errors.InputError):
+        widgets.compare(hostile)
+    assert not (tmp_path / "out").exists()
 
 
 def test_explore_follows_its_controls(results: pd.DataFrame) -> None:
