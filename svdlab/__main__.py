@@ -30,7 +30,7 @@ app.add_typer(ledger_app, name="ledger")
 app.add_typer(organism_app, name="organism")
 app.add_typer(motion_app, name="motion")
 
-Checkpoint = Annotated[str, typer.Option(help="organism, organism-fixed, SVD, SVD_XT, SVD_1_1, a hub id or a folder.")]
+Checkpoint = Annotated[str, typer.Option(help="organism, organism-fixed, SVD, SVD_XT, SVD_1_1, a hub id, a folder or a file.")]
 Out = Annotated[Path | None, typer.Option(help="Where to write.")]
 Ledger = Annotated[Path, typer.Argument(help="A folder that `svdlab sweep` or a notebook wrote runs to.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Less of everything: minutes where the whole takes an hour.")]
@@ -206,6 +206,23 @@ def report(
 
     page = notebooks.report(folder, out)
     print(f"{page}  {page.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command()
+def convert(
+    file: Annotated[Path, typer.Argument(help="Stability's single file, such as svd_xt_1_1.safetensors.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    num_frames: Annotated[int | None, typer.Option(help="14 or 25; default by the file's name.")] = None,
+    configs: Annotated[Path | None, typer.Option(help="Folder whose settings are used, for models not of SVD's size.")] = None,
+) -> None:
+    """Write a single-file checkpoint as a folder in diffusers' layout.
+
+    \b
+    Example: svdlab convert svd_xt_1_1.safetensors models/svd-1-1
+    """
+    from svdlab.pipeline import single_file
+
+    print(single_file.convert(file, folder, num_frames=num_frames, configs=configs))
 
 
 @app.command()

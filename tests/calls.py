@@ -16,7 +16,7 @@ import svdlab
 from svdlab import comparison, edits, fidelity, ledger, motion, probes, published, schedule, show, stats, widgets
 from svdlab.measure import calibrate, faces, files, flow, text, video
 from svdlab.organism import scenery, trackers, world
-from svdlab.pipeline import images
+from svdlab.pipeline import images, single_file
 from svdlab.probes import bias, stimuli, verify
 from svdlab.probes import probe as probe_
 from svdlab.probes.bias import planted, symmetry
@@ -92,12 +92,18 @@ def of_pipeline(m: SimpleNamespace) -> dict[str, Target]:
         revision=None,
         local_files_only=False,
         compile=False,
+        num_frames=None,
     )
     small = svdlab.Conditions(num_inference_steps=1, num_frames=2)
     noise: dict[str, Any] = dict(seed=0, sigmas=None, latents=None, noise=None)
     return {
         "load_pipeline": (svdlab.load_pipeline, load),
         "Conditions": (svdlab.Conditions, CONDITIONS),
+        "single_file.convert": (
+            single_file.convert,
+            dict(file=m.folder / "svd.safetensors", folder=m.folder / "converted", num_frames=14, configs=None),
+        ),
+        "conditions.file_preset": (svdlab.conditions.file_preset, dict(file="svd.safetensors")),
         "conditions.conditions_of": (svdlab.conditions.conditions_of, dict(checkpoint="organism")),
         "generate": (svdlab.generate, dict(pipe=pipe, image=scene, **noise, **CONDITIONS)),
         "generate, conditions": (svdlab.generate, dict(pipe=pipe, image=scene, conditions=small)),

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler, UNet
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from svdlab.pipeline.generate import ProbePipeline, Source
-from tests.full_size import SCHEDULER as SVD_SCHEDULER
+from svdlab.pipeline.single_file import SCHEDULER as SVD_SCHEDULER
 
 FRAMES, SIZE = 4, 64  # a multiple of 8 * 2**3
 

@@ -10,25 +10,14 @@ and SVD_1_1 differ in their weights only, SVD in its number of frames.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler, UNetSpatioTemporalConditionModel
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from svdlab.pipeline.generate import ProbePipeline
+from svdlab.pipeline.single_file import IMAGE_ENCODER, SCHEDULER, VAE
 
 FRAMES = {"SVD": 14, "SVD_XT": 25, "SVD_1_1": 25}
-VAE: dict[str, Any] = dict(
-    down_block_types=("DownEncoderBlock2D",) * 4, block_out_channels=(128, 256, 512, 512), layers_per_block=2, sample_size=768
-)
-IMAGE_ENCODER: dict[str, Any] = dict(
-    hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=16, patch_size=14, projection_dim=1024
-)
-TIMES: dict[str, Any] = dict(steps_offset=1, timestep_spacing="leading", timestep_type="continuous", num_train_timesteps=1000)
-BETAS: dict[str, Any] = dict(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", interpolation_type="linear")
-SIGMAS: dict[str, Any] = dict(sigma_min=0.002, sigma_max=700.0, use_karras_sigmas=True, prediction_type="v_prediction")
-SCHEDULER = TIMES | BETAS | SIGMAS
 
 
 def build(name: str = "SVD_XT", *, device: str = "meta", dtype: torch.dtype = torch.float32) -> ProbePipeline:

@@ -1,8 +1,9 @@
-"""Checkpoints: the model organism, a hub id, or a local folder in diffusers' layout, loaded as a ProbePipeline.
+"""Checkpoints: the model organism, a hub id, a folder in diffusers' layout, or Stability's single file, as a ProbePipeline.
 
     >>> pipe = load_pipeline()                                                         # the organism, offline
     >>> pipe = load_pipeline("SVD_1_1", device="cuda")                                 # doctest: +SKIP
     >>> pipe = load_pipeline("models/my-svd", dtype=torch.bfloat16)                    # doctest: +SKIP
+    >>> pipe = load_pipeline("ComfyUI/models/checkpoints/svd_xt_1_1.safetensors")      # doctest: +SKIP
 
 Only safetensors are read, so nothing is unpickled and no code of a checkpoint runs. diffusers loads and huggingface_hub
 downloads; their settings hold (HF_HOME, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, proxies).
@@ -15,6 +16,7 @@ import os
 import re
 import warnings
 from contextlib import suppress
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -32,8 +34,9 @@ from transformers.utils import logging as transformers_logging
 from svdlab.errors import CheckpointError, InputError, flag, kind, one_of, path, shown, takes, text
 from svdlab.measure.files import hash_file, read_json
 from svdlab.measure.video import licence_line, show_licence
-from svdlab.pipeline.conditions import REPOSITORIES, line
+from svdlab.pipeline.conditions import REPOSITORIES, file_preset, line
 from svdlab.pipeline.generate import ProbePipeline, Source
+from svdlab.pipeline.single_file import NUM_FRAMES, frames_of, full_size, read_parts
 
 SHIPPED = ("organism", "organism-fixed")
 METADATA = "svdlab.json"  # a checkpoint's own facts, where they are not SVD's
@@ -50,12 +53,12 @@ CLASSES = {
 PARTS = rf"({'|'.join(CLASSES)}|feature_extractor)"
 SMALL = rf"{PARTS}/(scheduler_|preprocessor_)?config\.json|model_index\.json|{METADATA}|(README|LICENSE|NOTICE)(\.\w+)?"
 FOREIGN = re.compile(r"quantization|auto_map|implementation|adapter|custom")  # settings that bring other code or other weights
-LAYOUT = "svdlab loads safetensors in diffusers' layout, no pickles and no single files"
+LAYOUT = "svdlab loads safetensors, in diffusers' layout or as Stability's single file, and no pickles"
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @takes(checkpoint=kind(str, os.PathLike), dtype=kind(str, torch.dtype), variant=text, offload=text)
-@takes(device=kind(str, torch.device), compile=flag, revision=text, local_files_only=flag)
+@takes(device=kind(str, torch.device), compile=flag, revision=text, local_files_only=flag, num_frames=NUM_FRAMES)
 def load_pipeline(
     checkpoint: str | Path = "organism",
     *,
@@ -66,6 +69,7 @@ def load_pipeline(
     compile: bool = False,
     revision: str | None = None,
     local_files_only: bool = False,
+    num_frames: int | None = None,
 ) -> ProbePipeline:
     """Load a checkpoint as a ProbePipeline: diffusers' pipeline, which `generate`, `trace` and `sweep` understand.
 
@@ -73,10 +77,11 @@ def load_pipeline(
     >>> pipe.source.licence
     'Apache-2.0 (svdlab)'
 
-    checkpoint: organism, organism-fixed, SVD, SVD_XT, SVD_1_1, a hub id, or a folder in diffusers' layout. device: default
-    CUDA, then MPS, then CPU. dtype: float32, float16 or bfloat16, of torch or by name; default float16 on CUDA and MPS,
-    float32 on the CPU. variant: of the weight files; default "fp16" for float16 where there is one. offload: "model" (part
-    by part) or "sequential" (layer by layer). compile: torch.compile the UNet. revision: branch, tag or commit on the hub;
+    checkpoint: organism, organism-fixed, SVD, SVD_XT, SVD_1_1, a hub id, a folder in diffusers' layout, or Stability's single
+    file (its folder, where it is the only one). num_frames: that a single file was trained for, 14 or 25; default by its name
+    (svd, svd_xt, svd_xt_1_1). device: default CUDA, then MPS, then CPU. dtype: float32, float16 or bfloat16, of torch or by
+    name; default float16 on CUDA and MPS, float32 on the CPU. variant: of the weight files; default "fp16" for float16 where
+    there is one. offload: "model" (part by part) or "sequential" (layer by layer). compile: torch.compile the UNet. revision: branch, tag or commit on the hub;
     the commit is recorded. local_files_only: use the hub's cache alone. The token for a gated one is huggingface_hub's own
     (`hf auth login`, HF_TOKEN). Raises InputError, or CheckpointError (an OSError). The licence line is printed once.
     """
@@ -93,7 +98,10 @@ def load_pipeline(
         folder = _fetch(name, DTYPES[dtype], variant, revision, local_files_only)
     elif revision not in (None, _commit(folder)):
         raise InputError(f"revision={revision!r}: {folder} is a folder; revisions are for hub ids.")
-    pipe = _read(name, folder, DTYPES[dtype], variant)
+    if num_frames is not None and not folder.is_file():
+        raise InputError(f"num_frames={num_frames} is for single files: {shown(name)} says its own.")
+    read = partial(_read_file, num_frames=num_frames) if folder.is_file() else partial(_read, variant=variant)
+    pipe = read(name, folder, DTYPES[dtype])
     if offload == "model":
         pipe.enable_model_cpu_offload(device=device)
     elif offload == "sequential":
@@ -106,20 +114,36 @@ def load_pipeline(
 
 
 def locate(checkpoint: str | Path) -> tuple[str, Path | None]:
-    """A name, hub id or folder, as (what is recorded, the folder if it is on this disk)."""
+    """A name, hub id, folder or single file, as (what is recorded, the folder or file if it is on this disk)."""
     name = REPOSITORIES.get(str(checkpoint), str(checkpoint))
     if name in SHIPPED:
         return name, Path(str(resources.files("svdlab"))) / "organism" / "weights" / name
-    there = False
+    there, folder, files = False, None, []
     with suppress(InputError, OSError):  # "", and names that no file can have
         folder = path("checkpoint", name)
-        if folder.is_dir():
-            return str(folder), folder
+        files = [] if (folder / "model_index.json").exists() else sorted(folder.glob("*.safetensors"))
         there = folder.exists()
+    if there and folder is not None:
+        folder = _only(files) if files else folder
+        if folder.is_dir() or folder.suffix.lower() == ".safetensors":
+            return str(folder), folder
     if there or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?<!\.safetensors)", name):
         known = ", ".join((*SHIPPED, *REPOSITORIES))
-        raise CheckpointError(f"no checkpoint {shown(name)}: give {known}, a hub id 'owner/name', or a folder. {LAYOUT}.")
+        raise CheckpointError(
+            f"no checkpoint {shown(name)}: give {known}, a hub id 'owner/name', a folder or a .safetensors file. {LAYOUT}."
+        )
     return name, None
+
+
+def _only(files: list[Path]) -> Path:
+    """The one file of a folder of single files that is SVD by its name, or the only one; CheckpointError where it is open."""
+    named = [file for file in files if file_preset(file)]
+    chosen = named or files
+    if len(chosen) > 1:
+        raise CheckpointError(
+            f"{chosen[0].parent} holds {', '.join(f.name for f in chosen[:5])}: give the file that is meant."
+        )
+    return chosen[0]
 
 
 def choose_files(names: list[str], dtype: torch.dtype, variant: str | None, checkpoint: str) -> tuple[str | None, list[str]]:
@@ -237,6 +261,18 @@ def _compare(folder: Path, part: str, files: list[str]) -> None:
     wrong += [f"{key} is unknown" for key in held if key not in wanted and not key.endswith("position_ids")]
     if wrong:
         raise ValueError(f"the weights of {part} do not fit the model, in {len(wrong)} tensors: {', '.join(wrong[:3])}.")
+
+
+def _read_file(name: str, file: Path, dtype: torch.dtype, num_frames: int | None) -> ProbePipeline:
+    """Stability's single file as a pipeline of SVD's own classes, in full size."""
+    parts = full_size(frames_of(file, num_frames))
+    models = read_parts(file, {part: parts[part] for part in WEIGHTS}, dtype)
+    pipe = ProbePipeline(**{**parts, **models})
+    licence = licence_line(REPOSITORIES[str(file_preset(file))] if file_preset(file) else None, {})
+    pipe.source = Source(name, weights_hash=hash_file(file), licence=licence)
+    show_licence(name, licence)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def _read(name: str, folder: Path, dtype: torch.dtype, variant: str | None) -> ProbePipeline:

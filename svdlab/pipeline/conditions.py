@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -29,6 +30,7 @@ REPOSITORIES = {
     "SVD_XT": "stabilityai/stable-video-diffusion-img2vid-xt",
     "SVD_1_1": "stabilityai/stable-video-diffusion-img2vid-xt-1-1",
 }
+SINGLE_FILES = {"svd": "SVD", "svd_xt": "SVD_XT", "svd_xt_1_1": "SVD_1_1"}  # Stability's names of one safetensors
 LEAST: dict[str, Any] = dict(
     fps=1, num_frames=2, num_inference_steps=1, height=8, width=8, decode_chunk_size=1, playback_fps=0.01
 )  # others 0
@@ -154,7 +156,7 @@ PRESETS = {
 
 @takes(checkpoint=kind(str, os.PathLike))
 def conditions_of(checkpoint: str | Path) -> Conditions:
-    """A checkpoint's preset, by its name, hub id or folder (a fine-tuned one by its UNet); else diffusers' defaults.
+    """A checkpoint's preset, by its name, hub id, file or folder (a fine-tuned one by its UNet); else diffusers' defaults.
 
     >>> conditions_of("stabilityai/stable-video-diffusion-img2vid-xt-1-1") == PRESETS["SVD_1_1"]
     True
@@ -163,12 +165,26 @@ def conditions_of(checkpoint: str | Path) -> Conditions:
     for preset, repository in REPOSITORIES.items():
         if str(checkpoint) == preset or repository.split("/")[1] in names:
             return PRESETS[preset]
+    if named := file_preset(checkpoint):
+        return PRESETS[named]
     try:
         unet = read_json(Path(checkpoint, "unet", "config.json"))
         preset = {14: "SVD", 25: "SVD_XT"}[unet["num_frames"]]
         return PRESETS[preset if unet["block_out_channels"] == [320, 640, 1280, 1280] else "DIFFUSERS"]
     except (OSError, ValueError, KeyError, TypeError):
         return PRESETS["DIFFUSERS"]
+
+
+@takes(file=kind(str, os.PathLike))
+def file_preset(file: str | os.PathLike) -> str | None:
+    """The preset that a single file's name tells.
+
+    >>> file_preset("checkpoints/svd_xt_1_1.fp16.safetensors"), file_preset("mine.safetensors")
+    ('SVD_1_1', None)
+    """
+    name = re.sub(r"^stable_video_diffusion_img2vid", "svd", re.sub(r"[-.]", "_", Path(file).name.lower()))
+    found = re.fullmatch(r"(svd_xt_1_1|svd_xt|svd)(_fp16|_fp32|_bf16)?_safetensors", name)
+    return SINGLE_FILES[found[1]] if found else None
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,8 @@ def _checkpoint(checkpoint: str, online: bool) -> tuple[str, str]:
         name, folder = locate(checkpoint)
     except CheckpointError as error:
         return checkpoint, str(error)
+    if folder is not None and folder.is_file():
+        return f"{name}, a single file", ""
     index = folder / "model_index.json" if folder else try_to_load_from_cache(name, "model_index.json")
     if isinstance(index, (str, Path)) and Path(index).is_file():
         return f"{name} in {Path(index).parent}", ""

@@ -384,7 +384,7 @@ def make_by(executor: Any, making: Making) -> None:
 def load_arguments(pipe: ProbePipeline) -> dict[str, Any]:
     """Arguments of `load_pipeline` that load another pipeline like this one, as plain JSON."""
     source = pipe.source
-    local = Path(source.checkpoint).is_dir()
+    local, single = Path(source.checkpoint).exists(), Path(source.checkpoint).is_file()
     moved_by = type(getattr(pipe.unet, "_hf_hook", None)).__name__
     return {
         "checkpoint": str(Path(source.checkpoint).resolve()) if local else source.checkpoint,
@@ -392,6 +392,7 @@ def load_arguments(pipe: ProbePipeline) -> dict[str, Any]:
         "device": pipe._execution_device.type,
         "dtype": str(pipe.unet.dtype).removeprefix("torch."),
         "variant": source.variant,
+        "num_frames": pipe.unet.config.num_frames if single else None,
         "offload": {"CpuOffload": "model", "AlignDevicesHook": "sequential"}.get(moved_by),
     }
 

@@ -63,7 +63,7 @@ def test_the_variant_follows_the_dtype_and_code_is_never_taken(
         (SMALL + PLAIN, "bf16", "no variant 'bf16'.*unet: plain; vae: plain"),
         ([*SMALL, HALF[0], *PLAIN[1:]], None, "no weights .*unet: fp16; vae: plain"),
         ([*SMALL, *PLAIN[1:], "unet/diffusion_pytorch_model.bin"], None, "unet: none.*no pickles"),
-        (["svd_xt_1_1.safetensors"], None, "unet: none.*no single files"),
+        (["svd_xt_1_1.safetensors"], None, "unet: none.*as Stability's single file, and no pickles"),
     ],
 )
 def test_what_cannot_be_loaded_is_known_from_the_names_alone(names: list[str], variant: str | None, said: str) -> None:
@@ -74,7 +74,7 @@ def test_what_cannot_be_loaded_is_known_from_the_names_alone(names: list[str], v
 def test_single_files_and_mistyped_names(tmp_path: Path) -> None:
     (tmp_path / "svd.ckpt").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
     for typed in (tmp_path / "svd.ckpt", "", "svd", "../weights", "a/b/c", "owner/na me", "models/mistyped.safetensors"):
-        with pytest.raises(CheckpointError, match=r"no checkpoint .*organism, .*SVD, SVD_XT.*no single files"):
+        with pytest.raises(CheckpointError, match=r"no checkpoint .*organism, .*SVD, SVD_XT.*no pickles"):
             locate(typed)
     assert locate("SVD_XT") == ("stabilityai/stable-video-diffusion-img2vid-xt", None)
 

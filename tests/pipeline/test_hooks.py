@@ -17,8 +17,8 @@ import svdlab
 from svdlab.errors import InputError, TraceError
 from svdlab.pipeline import hooks
 from svdlab.pipeline.generate import ProbePipeline, generate_batch
+from svdlab.pipeline.single_file import SCHEDULER
 from tests.four_levels import four_levels
-from tests.full_size import SCHEDULER
 from tests.pipeline.making import SPATIAL, TEMPORAL, beside, close, hooks_of, make
 
 ALL = tuple(hooks.KEEP)

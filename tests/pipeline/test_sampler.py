@@ -18,7 +18,7 @@ from svdlab.errors import InputError, TraceError
 from svdlab.pipeline import pipeline, sampler
 from svdlab.pipeline.conditions import UnusualConditionWarning
 from svdlab.pipeline.generate import Start, generate_batch
-from tests.full_size import SCHEDULER
+from svdlab.pipeline.single_file import SCHEDULER
 from tests.pipeline.making import TEMPORAL, beside, close
 from tests.pipeline.making import make as make_clip
 
