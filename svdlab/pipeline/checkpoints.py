@@ -77,13 +77,14 @@ def load_pipeline(
     >>> pipe.source.licence
     'Apache-2.0 (svdlab)'
 
-    checkpoint: organism, organism-fixed, SVD, SVD_XT, SVD_1_1, a hub id, a folder in diffusers' layout, or Stability's single
-    file (its folder, where it is the only one). num_frames: that a single file was trained for, 14 or 25; default by its name
-    (svd, svd_xt, svd_xt_1_1). device: default CUDA, then MPS, then CPU. dtype: float32, float16 or bfloat16, of torch or by
-    name; default float16 on CUDA and MPS, float32 on the CPU. variant: of the weight files; default "fp16" for float16 where
-    there is one. offload: "model" (part by part) or "sequential" (layer by layer). compile: torch.compile the UNet. revision: branch, tag or commit on the hub;
-    the commit is recorded. local_files_only: use the hub's cache alone. The token for a gated one is huggingface_hub's own
-    (`hf auth login`, HF_TOKEN). Raises InputError, or CheckpointError (an OSError). The licence line is printed once.
+    checkpoint: organism, organism-fixed, SVD, SVD_XT, SVD_1_1, a hub id, a folder in diffusers' layout, or Stability's
+    single file (its folder, where it is the only one). num_frames: that a single file was trained for, 14 or 25; default
+    by its name (svd, svd_xt, svd_xt_1_1). device: default CUDA, then MPS, then CPU. dtype: float32, float16 or bfloat16,
+    of torch or by name; default float16 on CUDA and MPS, float32 on the CPU. variant: of the weight files; default "fp16"
+    for float16 where there is one. offload: "model" (part by part) or "sequential" (layer by layer). compile:
+    torch.compile the UNet. revision: branch, tag or commit on the hub; the commit is recorded. local_files_only: use the
+    hub's cache alone. The token for a gated one is huggingface_hub's own (`hf auth login`, HF_TOKEN). Raises InputError,
+    or CheckpointError (an OSError). The licence line is printed once.
     """
     accelerator = torch.accelerator.current_accelerator(check_available=True)  # CUDA, MPS
     here = [*([accelerator.type] if accelerator else []), "cpu"]
