@@ -79,6 +79,7 @@ class Explorer(Panel):
         self.measures = list(measures or self.runs.measures())
         errors.columns("results", self.runs.table, "run_id", "fps", *self.measures)
         self.panes = [Pane(self), Pane(self)]
+        self.jobs = tuple(pane.job for pane in self.panes)
         again = lambda: self.refresh(restart=True)
         self.two = control(ipywidgets.ToggleButton, "Second pane", again, width=None, icon="columns")
         self.ranks, self.curve = ipywidgets.HTML(), ImageView()

@@ -84,6 +84,7 @@ class Live(Panel):
         self.controls = self._controls(conditions, seed)
         self.unusual = ipywidgets.HTML()
         self.job = Job(pipe, "Generate", self._begin, self._made, self._preview)
+        self.jobs = (self.job,)
         self.preview = frame_view()
         width = fitted(shape, columns=1, width=WIDTH, most=WIDTH)[1]
         put(self.preview, webp(np.asarray(self.prepared)[None]), "The image that clips are made from", width)
@@ -191,7 +192,8 @@ class Job(ipywidgets.VBox):
 
     begin: called when the button is pressed, returns the work; what is open then, such as `svdlab.edit`, acts on it. done:
     given what the work returned, returns the text to end with. on_step: given each denoising step and its estimate
-    "1 f c h w". The work stops before its next step once the cancel button was pressed.
+    "1 f c h w". The work stops before its next step once the cancel button was pressed, the job was closed, or Python is about
+    to end: that waits for the thread, because one that is cut off inside torch aborts the process.
     """
 
     def __init__(
@@ -220,7 +222,7 @@ class Job(ipywidgets.VBox):
         self.go.disabled, self.halt.disabled = True, False
         self.status.value = status("starting …")
         self._cancelled.clear()
-        self._thread = threading.Thread(target=copy_context().run, args=[self._run, work], name="svdlab-job", daemon=True)
+        self._thread = threading.Thread(target=copy_context().run, args=[self._run, work], name="svdlab-job")
         self._thread.start()
 
     def cancel(self) -> None:
@@ -235,10 +237,16 @@ class Job(ipywidgets.VBox):
             self._thread.join(timeout)
         return not self._thread.is_alive()
 
+    def close(self) -> None:
+        """Stop before the next step, and leave the screen."""
+        if self._thread.is_alive():
+            self.cancel()
+        super().close()
+
     def _hear(self, name: str, value: Any, run: Denoising) -> Any:
         """What happens at the places of each step."""
-        if name == "latents" and self._cancelled.is_set():
-            raise SweepInterrupted("stopped by the cancel button.")
+        if (name == "latents" and self._cancelled.is_set()) or _ending():
+            raise SweepInterrupted("stopped by the cancel button, or by Python's end.")
         if name == "pred_original_sample" and run.step is not None:
             done, steps = run.step.index + 1, len(run.steps)
             self.bar.max, self.bar.value = steps, done
@@ -251,11 +259,19 @@ class Job(ipywidgets.VBox):
         try:
             with listen(self.pipe, self._hear):
                 result = work()
+            if _ending():
+                return
             self.halt.disabled = True  # nothing is left to stop
             end = "success", status(self._done(result))
         except SweepInterrupted:
             end = "warning", status(f"stopped after {self.bar.value} steps")
         except Exception as error:  # the thread's own end: whatever it is, the widget reports it
             end = "danger", warning(error)
-        self.bar.bar_style, self.status.value = end
-        self.go.disabled, self.halt.disabled = False, True
+        if not _ending():  # else there is no screen any more
+            self.bar.bar_style, self.status.value = end
+            self.go.disabled, self.halt.disabled = False, True
+
+
+def _ending() -> bool:
+    """Whether the program is at its end, and waits for its threads."""
+    return not threading.main_thread().is_alive()

@@ -42,8 +42,10 @@ SECONDS = partial(number, least=0, most=threading.TIMEOUT_MAX)
 class Panel(ipywidgets.VBox):
     """A widget that is also a figure, a video and a plan, and exports them; subclasses define what is on screen.
 
-    out: the folder that the button writes to. message: the line beside the button.
+    out: the folder that the button writes to. message: the line beside the button. jobs: what makes clips from here.
     """
+
+    jobs: Sequence[ipywidgets.Widget] = ()
 
     def __init__(self, children: Sequence[ipywidgets.Widget], *, out: str | Path) -> None:
         self.kind, self.out = type(self).__module__.rsplit(".", 1)[-1].replace("_", "-"), Path(out)
@@ -54,6 +56,12 @@ class Panel(ipywidgets.VBox):
         style = ipywidgets.HTML(STYLE, layout=ipywidgets.Layout(display="none"))
         super().__init__([style, *children, ipywidgets.HBox([self.export_button, self.message])])
         self.add_class("svdlab")
+
+    def close(self) -> None:
+        """Leave the screen; a clip that is being made is given up. Also called of a widget whose arguments were refused."""
+        for job in self.jobs:
+            job.close()
+        super().close()
 
     def figure(self) -> Figure:
         """What is on screen, as a still figure."""

@@ -66,6 +66,16 @@ def test_cancel_stops_before_the_next_step_and_leaves_the_pipeline_as_it_was(pip
     assert (svdlab.generate(pipe, "scene-3", num_inference_steps=2).frames == before).all()
 
 
+def test_a_panel_that_is_closed_gives_up_its_clip(pipe: Any) -> None:
+    panel = widgets.live(pipe, "scene-27", svdlab.Conditions(num_inference_steps=1000))
+    panel.generate()
+    panel.close()
+    assert panel.job.join(30) and not panel.clips and "stopped after" in panel.job.status.value
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(errors.InputError):
+        patch.setattr("sys.unraisablehook", lambda said: pytest.fail(str(said.exc_value)))
+        widgets.live(pipe, "no-such-image.png")  # never whole, and closed all the same
+
+
 def test_an_image_without_a_name_is_no_column_of_the_plan(pipe: Any) -> None:
     panel = widgets.live(pipe, svdlab.sample_image("scene-27"), svdlab.Conditions(num_inference_steps=1))
     panel.generate()
