@@ -14,7 +14,7 @@ import pandas as pd
 
 import svdlab
 from svdlab import comparison, edits, fidelity, ledger, motion, probes, published, schedule, show, stats, widgets
-from svdlab.measure import calibrate, faces, files, flow, text, video
+from svdlab.measure import calibrate, faces, files, flow, suite, text, video
 from svdlab.organism import scenery, trackers, world
 from svdlab.pipeline import images, single_file
 from svdlab.probes import bias, stimuli, verify
@@ -215,6 +215,7 @@ def of_measure(m: SimpleNamespace) -> dict[str, Target]:
         "faces.summarise": (faces.summarise, dict(table=tracked)),
         "faces.jitter": (faces.jitter, dict(points=np.zeros((4, 5, 2)))),
         "calibrate.moving": (calibrate.moving, moved),
+        "suite.clip": (suite.clip, dict(kind="spin", size=(64, 64), index=0, half="tuning")),
         "calibrate.degrade": (calibrate.degrade, worse),
         "calibrate.rows": (lambda quick: next(calibrate.rows(quick)), dict(quick=True)),
         "video.as_frames": (video.as_frames, dict(frames=frames, least=2)),

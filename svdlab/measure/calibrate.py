@@ -12,11 +12,9 @@ resampled by cubic splines (scipy), whose places are exact: OpenCV's own warps s
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +27,8 @@ from skimage.transform import rescale
 from svdlab.errors import LEVEL, flag, number, one_of, several, takes, whole
 from svdlab.measure import motion
 from svdlab.measure.motion import mean_radius
-from svdlab.measure.video import FRAMES, SIZE, h264, read_frames
+from svdlab.measure.suite import through_h264
+from svdlab.measure.video import FRAMES, SIZE
 
 PHOTOGRAPHS = ("astronaut", "camera", "cat", "coffee", "rocket")
 SIZES = ((64, 64), (256, 256), (576, 1024))  # "h w"
@@ -147,10 +146,7 @@ def degrade(
     out = np.clip(out, 0, 1).astype(np.float32)
     if crf is None:
         return out
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "clip.mp4")
-        path.write_bytes(h264((out * np.float32(65535) + 0.5).astype(np.uint16), fps=8, crf=crf))
-        return read_frames(path)[: len(out)].astype(np.float32) / 255
+    return through_h264((out * np.float32(65535) + 0.5).astype(np.uint16), crf).astype(np.float32) / 255
 
 
 @takes(pan=MOTION, tilt=MOTION, zoom=MOTION, roll=MOTION)
