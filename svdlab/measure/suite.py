@@ -34,6 +34,7 @@ PHOTOGRAPHS = (
     *("astronaut", "brick", "camera", "cat", "coffee", "coins"),
     *("grass", "gravel", "hubble_deep_field", "immunohistochemistry", "rocket", "stereo_motorcycle"),
 )
+HALVES = ("tuning", "held_out")
 LENGTHS = (14, 25)  # frames: SVD and SVD-XT
 FINE = 2  # px of the photograph in one px of a frame: OpenCV's remap places samples to 1/32 px of the photograph
 SOFT = 1.0  # px of the photograph: sigma of the blur that keeps samples from aliasing, as a lens does
@@ -404,18 +405,17 @@ KINDS: dict[str, Callable[[Stage], Known]] = {
     **{"still": slide, "pan": partial(slide, right=True), "tilt": partial(slide, down=True)},
     **{"diagonal": partial(slide, right=True, down=True), "zoom": swivel, "zoom_off": partial(swivel, off=0.35)},
     **{"roll": partial(swivel, rolls=True), "roll_off": partial(swivel, rolls=True, off=0.35)},
-    **{f.__name__: f for f in (shake, dolly, layers, plane)},
-    "sky": partial(travel, sky=True),
-    "follow": partial(travel, follow=True),
-    **{f.__name__: f for f in (travel, spin, approach, deform, waves, water)},
+    **{f.__name__: f for f in (shake, dolly, layers, plane, travel, spin, approach, deform, waves, water)},
+    **{"sky": partial(travel, sky=True), "follow": partial(travel, follow=True)},
     **{f.__name__: f for f in (sweep, flicker, fade, boiling, defocus, grain, noise, cut, crossfade)},
     **{f"h264_{crf}": partial(coded, crf=crf) for crf in (18, 28, 36)},
 }
 
 
-@takes(
-    kind=partial(one_of, options=tuple(KINDS)), size=SIZE, index=whole, half=partial(one_of, options=("tuning", "held_out"))
-)
+KIND, HALF, NUMBER = partial(one_of, options=tuple(KINDS)), partial(one_of, options=HALVES), partial(whole, most=10**6)
+
+
+@takes(kind=KIND, size=SIZE, index=NUMBER, half=HALF)
 def clip(kind: str, size: tuple[int, int], index: int, half: str = "tuning") -> Known:
     """A clip of the suite with its labels; the same arguments give the same clip.
 
@@ -426,8 +426,8 @@ def clip(kind: str, size: tuple[int, int], index: int, half: str = "tuning") -> 
     """
     size = (size[0], size[1])
     rng = np.random.default_rng([zlib.crc32(kind.encode()), *size, index, half == "held_out"])
-    names = rng.permutation(halves()[half])
-    ground, other = (photograph(str(name), size)[:, :: int(rng.choice((-1, 1)))] for name in names[:2])
+    names = rng.permutation(halves()[half])[:2]
+    ground, other = (photograph(str(name), size)[:, :: int(rng.choice((-1, 1)))] for name in names)
     y, x = (np.indices(size, np.float32).T - (np.array(size, np.float32) - 1) / 2).T
     return KINDS[kind](Stage(ground, other, rng, size, int(rng.choice(LENGTHS)), x, y))
 
