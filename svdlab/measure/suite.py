@@ -40,7 +40,7 @@ FINE = 2  # px of the photograph in one px of a frame: OpenCV's remap places sam
 SOFT = 1.0  # px of the photograph: sigma of the blur that keeps samples from aliasing, as a lens does
 EDGE = 1.5  # px over which a cut-out's outline fades
 QUIET = 0.05  # share of the frame that may count as active where nothing but the camera moves
-NO_CHANGE = 3.0  # grey levels per pair that rounding and resampling may leave once motion is taken out
+NO_CHANGE = 0.012  # mean grey change per pair that rounding and resampling may leave once motion is taken out
 Range = tuple[float, float]
 
 
@@ -51,7 +51,7 @@ class Known:
     frames: uint8 "f h w 3". camera: the right classes of `motion.CAMERAS`; a clip whose class is "abstained" is counted apart
     unless that is right. ranges: (least, most) of columns of `motion.summary`: activity (share of the frame), travel (px of
     the subject's net displacement against the scene), cuts, fades (1: one image dissolves into another), photometric (mean
-    absolute grey change per pair that is not motion, in levels of 255), hidden (share of the frame).
+    absolute grey change per pair that is not motion, of full scale), hidden (share of the frame).
     """
 
     frames: np.ndarray
@@ -134,8 +134,8 @@ def smooth(s: Stage, cells: int) -> np.ndarray:
 
 
 def changed(frames: Iterable[np.ndarray]) -> float:
-    """Mean absolute grey change per pair of a clip in which nothing moves, in levels of 255."""
-    grey = np.stack([np.clip(f, 0, 1).mean(-1) for f in frames]) * 255
+    """Mean absolute grey change per pair of a clip in which nothing moves, of full scale."""
+    grey = np.stack([np.clip(f, 0, 1).mean(-1) for f in frames])
     return float(np.abs(np.diff(grey, axis=0)).mean())
 
 
@@ -310,7 +310,7 @@ def water(s: Stage) -> Known:
         return np.where(wet, lake, scene)
 
     area = 0.5 - top / s.size[0]
-    return known(s, map(view, range(s.n)), {"static"}, activity=part(area, 0.15), photometric=(0, 12))
+    return known(s, map(view, range(s.n)), {"static"}, activity=part(area, 0.15), photometric=(0, 0.05))
 
 
 # --- nothing moves, and yet the images change
@@ -321,7 +321,7 @@ def lit(s: Stage, gains: Iterable[Any], camera: str = "static", least: float = 0
     scene = look(s.ground, s.x, s.y)
     views = [scene * (gain[..., None] if np.ndim(gain) else gain) for gain in gains]
     true = changed(views)
-    return known(s, views, {camera}, photometric=(least * true, 1.5 * true + 1))
+    return known(s, views, {camera}, photometric=(least * true, 1.5 * true + 0.004))
 
 
 def sweep(s: Stage) -> Known:
@@ -384,13 +384,13 @@ def crossfade(s: Stage) -> Known:
     mix = np.clip((np.arange(s.n) - first) / long, 0, 1)
     views = [one * (1 - m) + two * m for m in mix]
     true = changed(views)
-    return known(s, views, {"static"}, fades=(1, 1), photometric=(0.3 * true, 1.5 * true), hidden=(0, 1))
+    return known(s, views, {"static"}, fades=(1, 1), photometric=(0.1 * true, 1.5 * true), hidden=(0, 1))
 
 
 def coded(s: Stage, crf: int) -> Known:
     """A still, panning or zooming camera, or a travelling subject, through H.264."""
     plain = (slide, partial(slide, right=True), swivel, travel)[int(s.rng.integers(4))](s)
-    return Known(through_h264(plain.frames, crf), plain.camera, plain.ranges | {"photometric": (0.0, 5.0)})
+    return Known(through_h264(plain.frames, crf), plain.camera, plain.ranges | {"photometric": (0.0, 0.02)})
 
 
 def through_h264(frames: np.ndarray, crf: int) -> np.ndarray:
