@@ -16,7 +16,7 @@ SVD 1.1's fixed conditions). Every other cell is compared with it image by image
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ import pandas as pd
 from svdlab.measure import fidelity, motion
 from svdlab.probes.probe import Check, Graph, Probe, Study, above, below, most, near
 from svdlab.probes.stimuli import blurred, panned, still
-from svdlab.stats.effects import Effect, descriptive, difference, share
+from svdlab.stats.effects import EFFECT, EQUIVALENT, Effect, cells, difference, share
 
 STILL_TRAVEL = 3.0  # % of the frame's width over the clip: 31 px of 1024, 2 px of 64
 SUBJECT_AREA = 0.01  # of the frame, in the mean over the clip: object_area of motion.summary
@@ -137,7 +137,6 @@ class OffConditions(Probe):
         for column, (what, unit, _) in ({"flow_px": ("speed", "px/frame", None)} | QUALITY).items()
     )
     worst = "warp_error"
-    headline = tuple(QUALITY)
 
     def plan(self, study: Study) -> pd.DataFrame:
         c = study.conditions
@@ -164,20 +163,24 @@ class OffConditions(Probe):
         return table.assign(centre=(table["fps"] == c.fps) & (table[BUCKET] == c.motion_bucket_id))
 
     def findings(self, study: Study, clips: pd.DataFrame) -> Iterator[Effect]:
-        """Of a table with `stimulus`, `seed`, `centre`, `fps`, `motion_bucket_id` and the measures."""
-        others = clips[~clips["centre"]]
-        minus_centre = partial(difference, by="centre", levels=(False, True))
-        if 0 < len(others) < len(clips):
+        """Of a table with `stimulus`, `seed`, `centre`, `fps`, `motion_bucket_id` and the measures: each cell minus the
+        centre. An average of all cells would hide effects of opposite sign."""
+        if clips["centre"].nunique() == 2:
+            centre = {axis: clips.loc[clips["centre"], axis].iloc[0] for axis in self.axes}
             for column, (what, unit, margin) in QUALITY.items():
-                yield minus_centre(column, f"{what}, all other cells minus the centre", clips, unit=unit, margin=margin)
-            for column, (what, unit, _) in QUALITY.items():
-                cells = others.groupby(["fps", BUCKET], as_index=False)[column].mean()
-                fps, bucket = cells.loc[cells[column].idxmax(), ["fps", BUCKET]]
-                pair = clips[clips["centre"] | ((clips["fps"] == fps) & (clips[BUCKET] == bucket))]
-                what = f"{what}, highest cell (fps {fps:g}, bucket {bucket:g}; selected) minus the centre"
-                yield descriptive(minus_centre(f"{column}_worst", what, pair, column, unit=unit))
+                yield from cells(column, what, clips, reference=centre, unit=unit, margin=margin)
         for axis in self.axes:
             low, high = clips[axis].agg(["min", "max"])
             if low < high:
                 what = f"speed, {axis} {high:g} minus {low:g}"
                 yield difference(f"speed_{axis}", what, clips, "flow_px", by=axis, unit="px/frame")
+
+    def verdict(self, study: Study, found: Mapping[str, Effect]) -> str:
+        """For each measure of quality, in how many cells it differs from the centre, and in how many it does not."""
+        parts = []
+        for column, (what, _, _) in QUALITY.items():
+            own = [e for key, e in found.items() if key.startswith(f"{column}, ")]
+            differ, same = (sum(e.verdict == verdict for e in own) for verdict in (EFFECT, EQUIVALENT))
+            if own:
+                parts.append(f"{what}: of {len(own)} cells {differ} differ from the centre, {same} are equivalent to it")
+        return f"{'; '.join(parts).capitalize()}." if parts else "There is no other cell than the centre."

@@ -7,6 +7,7 @@
 
 # ruff: noqa: I001, F401
 from svdlab.stats.effects import DESCRIPTIVE, EFFECT, EQUIVALENT, INCONCLUSIVE, LEAST_IMAGES, TOO_FEW, Effect
-from svdlab.stats.effects import as_table, corrected, descriptive, difference, exact, mean, paired, ratio, share
-from svdlab.stats.intervals import DoseResponse, Estimate, clustered_proportion, detectable, dose_response, fdr
-from svdlab.stats.intervals import mean_interval, paired_shares, permutation_p, proportion, t_interval, variance_shares
+from svdlab.stats.effects import as_table, cells, corrected, descriptive, difference, exact, mean, paired, ratio, share
+from svdlab.stats.intervals import Estimate, clustered_proportion, detectable, fdr, images_needed, mean_interval
+from svdlab.stats.intervals import paired_shares, permutation_p, proportion, t_interval
+from svdlab.stats.response import DoseResponse, dose_response, variance_shares

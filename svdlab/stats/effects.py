@@ -6,15 +6,18 @@
     >>> mean("speed", "mean flow", clips, "flow_px", unit="px/frame").verdict
     'effect'
 
-The image is the unit: seeds are averaged within an image first. Below six images (or too few pairs for a permutation test)
-there is no verdict. "equivalent within the margin" is evidence of no relevant effect: the interval lies inside a margin that
-was fixed beforehand. "inconclusive" is no evidence either way. Logic uses `key`; sentences are for people.
+Image and seed are crossed random factors: where images share seeds (the same seed 0 and 1 for all), intervals and tests hold
+for other images and other seeds (`svdlab.stats.crossed`). With two or three shared seeds that costs much; with seeds of its
+own for each image it costs nothing. With one seed for all, the result is that seed's. Below six images (or too few pairs for
+a permutation test) there is no verdict. "equivalent within the margin" is evidence of no relevant effect: the interval lies
+inside a margin that was fixed beforehand, in the measure's unit. "inconclusive" is no evidence either way. Tests allow for
+skewed values, intervals do not: an interval may exclude 0 where the test finds nothing. Logic uses `key`, never the sentence.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from numbers import Real
@@ -22,11 +25,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from statsmodels.stats.weightstats import DescrStatsW
 
 from svdlab.errors import COUNT, LABEL, LEVEL, POSITIVE, InputError, kind, number, one_of, several, shown, takes, text, whole
 from svdlab.stats import intervals
-from svdlab.stats.intervals import Estimate, finite, keyed, numbers
+from svdlab.stats.crossed import finite, keyed, numbers, sample
+from svdlab.stats.intervals import Estimate
 
 LEAST_IMAGES = 6
 EFFECT, EQUIVALENT, INCONCLUSIVE = "effect", "equivalent within the margin", "inconclusive"
@@ -43,8 +46,8 @@ class Effect:
 
     what: in words; "{}" stands where the sentence puts the number. low, high: of confidence 1 - alpha. n: independent units
     (`of`: images or pairs). seeds: of each. margin: what counts as no effect, in `unit`. p: two-sided, of `null` (or of the
-    margin where that is a `threshold`); p_equivalent: of equivalence (TOST), for pairs. q: p after the correction for all
-    effects of a report, by `corrected`. sd: of the units' values. method: of the interval or test. NaN: none.
+    margin where that is a `threshold`); p_equivalent: of equivalence (TOST). q, q_equivalent: these after the correction for
+    all effects of a report, by `corrected`. sd: of the units' values. method: of the interval or test. NaN: none.
     """
 
     key: str
@@ -110,14 +113,21 @@ class Effect:
         q, limit = f"q {self.q:.2g}", quantity(self.margin, self.unit)
         against, name = (self.margin, f"the {limit} threshold") if self.threshold else (self.null, f"{self.null:g}")
         inside, known = self.low <= against <= self.high, math.isfinite(self.q)
+        within = self.null - self.margin < self.low and self.high < self.null + self.margin and not self.threshold
         if self.verdict == EFFECT:
             where = f"lies above {name}" if self.threshold else f"excludes {name}"
             return f" Effect: {q}." if inside else f" Effect: the interval {where}{f' ({q})' * known}."
         if self.verdict == EQUIVALENT:
             return f" Equivalent within the margin{f': the interval lies below {name}' if self.threshold else f' of {limit}'}."
         if self.verdict == INCONCLUSIVE:
+            if inside and within:
+                after = (
+                    f"q {self.q_equivalent:.2g} after correction" if known else f"p {self.p_equivalent:.2g} for skewed values"
+                )
+                return f" Inconclusive: the interval lies within the margin of {limit}, {after}."
             beyond = f" and exceeds the margin of {limit}" if math.isfinite(self.margin) and not self.threshold else ""
-            return f" Inconclusive: {f'the interval contains {name}{beyond}' if inside else f'{q} after correction'}."
+            after = f"{q} after correction" if known else f"p {self.p:.2g} for skewed values"
+            return f" Inconclusive: {f'the interval contains {name}{beyond}' if inside else after}."
         return f" Too few {self.of}s for a verdict." if self.verdict == TOO_FEW else ""
 
 
@@ -140,7 +150,7 @@ def mean(
     Rows without a finite number (the instrument abstained) are left out; `n` counts the images that remain.
     """
     blank = replace(_blank(key, what, table, column, unit, margin), null=NAN if null is None else null)
-    return _judged(blank, per_image(table, column or key), intervals.mean_interval)
+    return _judged(blank, per_seed(table, column or key), intervals.mean_interval)
 
 
 @takes(key=text, what=LABEL, table=TABLE, column=text, margin=LEVEL)
@@ -148,13 +158,14 @@ def share(key: str, what: str, table: pd.DataFrame, column: str | None = None, *
     """The share of clips for which a column of truth values holds, with the interval of `stats.clustered_proportion`.
 
     >>> share("frozen", "{} of clips are frozen", pd.DataFrame({"stimulus": range(8), "frozen": True}), margin=0.1).low
-    0.6755...
+    0.6305...
 
-    The margin is a threshold: "effect" where the interval begins above it.
+    The margin is a threshold: "effect" where the interval begins above it. How many images it takes until a share of 0 lies
+    below one, `stats.images_needed` tells.
     """
     blank = replace(_blank(key, what, table, column, "share", margin), null=NAN, threshold=margin is not None)
     interval = lambda x: intervals.clustered_proportion(x, len(x) * max(1, blank.seeds))
-    return _judged(blank, per_image(table, column or key), interval, least=1)
+    return _judged(blank, per_seed(table, column or key), interval, least=1)
 
 
 @takes(key=text, what=LABEL, table=TABLE, column=text, by=text, unit=LABEL, margin=POSITIVE)
@@ -169,14 +180,16 @@ def difference(
     unit: str = "",
     margin: float | None = None,
 ) -> Effect:
-    """The mean over images of (column where by == a) - (where by == b), (a, b) = levels, within each image that has both.
+    """The mean over images of (column where by == a) - (where by == b), (a, b) = levels, within each image and seed.
 
     >>> table = pd.DataFrame({"stimulus": [0, 0, 1, 1], "bucket": [1, 255, 1, 255], "flow_px": [1.0, 4.0, 2.0, 6.0]})
     >>> difference("bucket", "flow, bucket 255 minus 1", table, "flow_px", by="bucket", unit="px/frame").value
     3.5
 
-    By default these are the highest and the lowest value of `by`. Of shares (unit="share") the interval is that of
-    `stats.paired_shares`: where every image agrees, that is not certainty.
+    By default these are the highest and the lowest value of `by`. Where an image has no seed on both sides, its means are
+    compared. Of shares (unit="share") the interval is that of `stats.paired_shares`: where every image agrees, that is not
+    certainty. With a margin, a side may have one row per image and seed only: in an average over conditions, opposite effects
+    cancel, and it would look equivalent. See `cells`.
     """
     keyed(table, by)
     present = table[by].dropna().unique().tolist()
@@ -187,9 +200,58 @@ def difference(
     chosen = several("levels", levels, kind(str, Real))
     if len(chosen) != 2 or chosen[0] == chosen[1] or not all(v in present for v in chosen):
         raise InputError(f"{what}: a difference needs rows of two values of {by}, and got {shown(levels)}.")
-    one, two = (per_image(table[table[by] == v], column or key) for v in chosen)
-    blank = _blank(key, what, table[table[by].isin(chosen)], column, unit, margin)
-    return _judged(blank, (one - two).dropna(), intervals.paired_shares if unit == "share" else intervals.mean_interval)
+    both = table[table[by].isin(chosen)]
+    if margin is not None and "seed" in table and (rows := both.groupby(["stimulus", "seed", by]).size().max()) > 1:
+        raise InputError(
+            f"{what}: {rows} rows of one image and seed would be averaged, in which opposite effects cancel: leave margin "
+            f"out, or compare each condition by `svdlab.stats.cells`."
+        )
+    one, two = (per_seed(table[table[by] == v], column or key) for v in chosen)
+    blank = _blank(key, what, both, column, unit, margin)
+    interval = intervals.paired_shares if unit == "share" else intervals.mean_interval
+    return _judged(blank, minus(one, two), interval)
+
+
+@takes(key=text, what=LABEL, table=TABLE, column=text, reference=kind(Mapping), unit=LABEL, margin=POSITIVE)
+def cells(
+    key: str,
+    what: str,
+    table: pd.DataFrame,
+    column: str | None = None,
+    *,
+    reference: Mapping[str, Any],
+    unit: str = "",
+    margin: float | None = None,
+) -> list[Effect]:
+    """Every cell of a plan minus the reference cell, within each image and seed: a `difference` each, for `corrected`.
+
+    >>> levels = {"bucket": [40, 127, 200], "blur": [0.1, 0.2, 0.3]}
+    >>> table = pd.concat([pd.DataFrame({"stimulus": i, "seed": 0, **levels}) for i in range(6)])
+    >>> [(e.key, round(e.value, 3)) for e in cells("blur", "blur", table, reference={"bucket": 127})]
+    [('blur, bucket 40', -0.1), ('blur, bucket 200', 0.1)]
+
+    reference: column -> value, for all columns that make up a cell. An average over cells hides effects of opposite sign.
+    """
+    by = several("reference", list(reference), text, distinct=True)
+    keyed(table, *by)
+    own = np.logical_and.reduce([table[c] == reference[c] for c in by])
+    if not own.any() or own.all():
+        raise InputError(f"{what}: a comparison needs rows at reference={shown(dict(reference))}, and others.")
+    named = lambda place: ", ".join(
+        f"{c} {v:g}" if isinstance(v, Real) else f"{c} {v}" for c, v in zip(by, place, strict=True)
+    )
+    centre, side = named(reference.values()), "_of_the_reference"
+    how: dict[str, Any] = dict(by=side, levels=(0, 1), unit=unit, margin=margin)
+    return [
+        difference(
+            f"{key}, {named(place)}",
+            f"{what}, {named(place)} minus {centre}",
+            pd.concat([rows.assign(**{side: 0}), table[own].assign(**{side: 1})]),
+            column or key,
+            **how,
+        )
+        for place, rows in table[~own].groupby(list(by), sort=True)
+    ]
 
 
 @takes(key=text, what=LABEL, table=TABLE, column=text, unit=LABEL, margin=POSITIVE)
@@ -200,10 +262,12 @@ def ratio(key: str, what: str, table: pd.DataFrame, column: str | None = None, *
     'equivalent within the margin'
     """
     blank = replace(_blank(key, what, table, column, unit), margin=math.log(margin), threshold=True)
-    values = per_image(table, column or key)
-    if (values < 0).any():
-        raise InputError(f"the column {column or key!r} holds {values.min():g}: a ratio is never negative.")
-    logs = _judged(blank, np.log(values.clip(lower=1e-6)), intervals.mean_interval)
+    values = per_seed(table, column or key)
+    if (values < 0).any(axis=None):
+        raise InputError(f"the column {column or key!r} holds {float(np.nanmin(values)):g}: a ratio is never negative.")
+    means = values.mean(axis=1).clip(lower=1e-6)
+    near = values.sub(means, axis=0).div(means, axis=0)  # a seed's deviation, as a logarithm to first order
+    logs = _judged(blank, near.sub(near.mean(axis=1), axis=0).add(np.log(means), axis=0), intervals.mean_interval)
     return replace(logs, margin=margin, value=math.exp(logs.value), low=math.exp(logs.low), high=math.exp(logs.high))
 
 
@@ -219,42 +283,35 @@ def paired(
     alpha: float = 0.05,
     of: str = "pair",
 ) -> Effect:
-    """The mean of paired differences: permutation p, t interval, and TOST where a margin is set.
+    """The mean of paired differences: p, t interval, and TOST where a margin is set.
 
     >>> paired("speed", "speed, a minus b", [2, 2, 1, 2, 2, 1], unit="px/frame").p
     0.03125
 
-    NaN differences are left out. Where differences of shares (unit="share") are all 0, TOST's p is the chance that so many
-    pairs show none although a share `margin` of all pairs differs. Pass the effects of one study to `corrected` together.
+    differences: a list with one per pair; or, where pairs share their seeds, a DataFrame with a row per pair and a column per
+    seed, whose part in the error is then counted. NaN is left out. p: the larger of the permutation test's, which is exact for
+    symmetrical differences, and Hall's t test's, which holds for skewed ones (`stats.crossed`). Where differences of shares
+    (unit="share") are all 0, TOST's p is the chance that so many pairs show none although a share `margin` of all pairs
+    differs. Pass the effects of one study to `corrected` together.
     """
-    x = finite(differences, least=0, gaps=True)
-    x = x[np.isfinite(x)]
-    value = float(x.mean()) if len(x) else NAN
-    blank = Effect(
-        key,
-        what,
-        value,
-        NAN,
-        NAN,
-        unit,
-        len(x),
-        seeds,
-        NAN if margin is None else margin,
-        alpha=alpha,
-        of=of,
-        method="permutation",
-    )
-    if len(x) < 2:
-        return replace(blank, verdict=TOO_FEW)
-    found, sd, same = intervals.t_interval(x, confidence=1 - alpha), float(x.std(ddof=1)), NAN
-    if margin and sd:
-        same = float(DescrStatsW(x).ttost_mean(-margin, margin)[0])
-    elif margin and unit == "share" and not value:
-        same = (1 - min(margin, 1.0)) ** len(x)
-    elif margin:  # the mean is what it is
-        same = 0.0 if abs(value) < margin else 1.0
-    p = intervals.permutation_p(x)
-    return _tested(replace(blank, low=found.low, high=found.high, sd=sd, p=p, p_equivalent=same), 1)
+    if isinstance(differences, pd.DataFrame):
+        values: Any = differences.apply(numbers).dropna(how="all")
+    else:
+        values = finite(differences, least=0, gaps=True)
+        values = values[np.isfinite(values)]
+    x = sample(values, least=0)
+    n, limit = len(x.means), NAN if margin is None else margin
+    blank = Effect(key, what, NAN, NAN, NAN, unit, n, seeds, limit, alpha=alpha, of=of, method="permutation")
+    if n < 2:
+        return replace(blank, value=x.value if n else NAN, verdict=TOO_FEW)
+    found, same = intervals.mean_interval(values, confidence=1 - alpha), NAN
+    if margin and unit == "share" and not np.any(x.means):
+        same = (1 - min(margin, 1.0)) ** n
+    elif margin:
+        same = intervals.p_equivalent(found, values, -margin, margin)
+    p = max(intervals.permutation_p(x.means), x.p(0.0))
+    blank = replace(blank, value=found.value, low=found.low, high=found.high, sd=x.sd)
+    return _verdict(replace(blank, p=p, p_equivalent=same))
 
 
 @takes(key=text, what=LABEL, value=number, unit=LABEL, table=TABLE)
@@ -267,7 +324,7 @@ def exact(key: str, what: str, value: float, unit: str, table: pd.DataFrame) -> 
 def descriptive(effect: Effect) -> Effect:
     """An effect that was picked among several for its size: its interval promises too much, so it carries no claim."""
     verdict = TOO_FEW if effect.verdict == TOO_FEW else DESCRIPTIVE
-    return replace(effect, verdict=verdict, margin=NAN, p=NAN, q=NAN, threshold=False)
+    return replace(effect, verdict=verdict, margin=NAN, p=NAN, q=NAN, p_equivalent=NAN, threshold=False)
 
 
 @takes(effect=kind(Effect), low=number, high=number)
@@ -279,18 +336,18 @@ def bounded(effect: Effect, low: float, high: float) -> Effect:
 
 @takes(effects=partial(several, check=kind(Effect), least=0), least_tests=COUNT)
 def corrected(effects: Iterable[Effect], *, least_tests: int | None = None) -> list[Effect]:
-    """The effects of one report with q filled in: Benjamini and Hochberg over all of them, and over all equivalence tests.
+    """The effects of one report with q filled in: Benjamini and Hochberg over all tests, and over all equivalence tests.
 
     >>> [e.q for e in corrected([paired("a", "a", [1, 2, 1, 2, 1, 2], unit=""), paired("b", "b", [1, -1] * 3, unit="")])]
     [0.0625, 1.0]
 
-    An effect whose q is not below alpha becomes inconclusive; pairs are equivalent where that has a q of its own below alpha.
-    Pairs are too few where no p of so many could be below alpha over `least_tests`, by default the number of all tests.
+    An effect, or an equivalence, whose q is not below alpha becomes inconclusive. Pairs are too few where no p of so many
+    could be below alpha over `least_tests`, by default the number of all tests.
     """
     listed = list(effects)
     q, same = intervals.fdr([e.p for e in listed]), intervals.fdr([e.p_equivalent for e in listed])
     tests = least_tests or max(1, sum(math.isfinite(e.p) for e in listed))
-    return [_tested(replace(e, q=float(q[i]), q_equivalent=float(same[i])), tests) for i, e in enumerate(listed)]
+    return [_verdict(replace(e, q=float(q[i]), q_equivalent=float(same[i])), tests) for i, e in enumerate(listed)]
 
 
 @takes(effects=partial(several, check=kind(Effect), least=0))
@@ -307,11 +364,32 @@ def per_image(table: pd.DataFrame, column: str) -> pd.Series:
     >>> per_image(pd.DataFrame({"stimulus": ["a", "a", "b"], "x": [1, 3, None]}), "x").to_dict()
     {'a': 2.0}
     """
+    return per_seed(table, column).mean(axis=1)
+
+
+@takes(table=TABLE, column=text)
+def per_seed(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """The column's mean for each stimulus and seed, a row per stimulus; a table without seeds has one for all.
+
+    >>> per_seed(pd.DataFrame({"stimulus": ["a", "a", "b"], "seed": [0, 1, 0], "x": [1, 3, 5]}), "x").loc["a"].tolist()
+    [1.0, 3.0]
+    """
     keyed(table, "stimulus", column, least=0)
     if table["stimulus"].isna().any():
         raise InputError("the table has rows without a stimulus: name the image of each.")
     values = numbers(table[column])
-    return values.where(np.isfinite(values)).groupby(table["stimulus"]).mean().dropna()
+    seeds = table["seed"].astype(object).where(table["seed"].notna(), "") if "seed" in table else pd.Series(0, table.index)
+    by_seed = values.where(np.isfinite(values)).groupby([table["stimulus"], seeds], sort=False).mean().unstack()
+    return by_seed.dropna(how="all").sort_index()
+
+
+def minus(one: pd.DataFrame, two: pd.DataFrame) -> pd.DataFrame:
+    """The difference of two tables "image seed" in the seeds that an image has on both sides; where an image has none, the
+    difference of all images' means, as one column."""
+    both, apart = one.index.intersection(two.index), one.mean(axis=1) - two.mean(axis=1)
+    cells = (one - two).reindex(both)
+    whole = len(both) and np.isfinite(cells).any(axis=1).all()
+    return cells if whole else apart.dropna().to_frame()
 
 
 def quantity(value: float, unit: str = "", *, bare: bool = False) -> str:
@@ -334,31 +412,38 @@ def _blank(key: str, what: str, table: pd.DataFrame, column: str | None, unit: s
     return Effect(key, what, NAN, NAN, NAN, unit, 0, seeds, NAN if margin is None else margin)
 
 
-def _judged(blank: Effect, values: pd.Series, interval: Callable[[np.ndarray], Estimate], *, least: int = 2) -> Effect:
-    """The mean of one value per image, its p of the interval's own test, and the verdict that the interval gives."""
-    x = values.to_numpy()
-    mean, sd = (float(x.mean()) if len(x) else NAN), (float(x.std(ddof=1)) if len(x) > 1 else NAN)
-    e = replace(blank, value=mean, sd=sd, n=len(x), verdict=TOO_FEW)
-    if len(x) < least:
+def _judged(blank: Effect, values: pd.DataFrame, interval: Callable[[Any], Estimate], *, least: int = 2) -> Effect:
+    """The mean of a table "image seed", its p of the interval's own test, and the verdict."""
+    x = sample(values, least=0)
+    e = replace(blank, n=len(x.means), verdict=TOO_FEW)
+    if not e.n:
         return e
-    found = interval(x)
+    e = replace(e, value=x.value, sd=x.sd if e.n > 1 else NAN)
+    if e.n < least:
+        return e
+    found = interval(values)
     e = replace(e, value=found.value, low=found.low, high=found.high, method=found.method)
     against = e.margin if e.threshold else e.null
     if e.n < LEAST_IMAGES or math.isnan(against):
         return e if e.n < LEAST_IMAGES else replace(e, verdict=DESCRIPTIVE)
-    e = replace(e, p=intervals.p_of(found, x, against))
-    if e.threshold:
-        return replace(e, verdict=EFFECT if e.low > e.margin else EQUIVALENT if e.high < e.margin else INCONCLUSIVE)
-    if e.null - e.margin < e.low and e.high < e.null + e.margin:
-        return replace(e, verdict=EQUIVALENT)
-    return replace(e, verdict=INCONCLUSIVE if e.low <= e.null <= e.high else EFFECT)
+    same = NAN
+    if not e.threshold and math.isfinite(e.margin):
+        same = intervals.p_equivalent(found, values, e.null - e.margin, e.null + e.margin)
+    return _verdict(replace(e, p=intervals.p_of(found, values, against), p_equivalent=same, verdict=INCONCLUSIVE))
 
 
-def _tested(e: Effect, tests: int) -> Effect:
-    """The verdict of the tests, of which there are so many: of q where it is known, else of p."""
+def _verdict(e: Effect, tests: int = 1) -> Effect:
+    """The verdict of tests and interval, of so many tests: of q where it is known, else of p."""
     q, same = (v if math.isfinite(v) else w for v, w in ((e.q, e.p), (e.q_equivalent, e.p_equivalent)))
+    found, equal = q < e.alpha, same < e.alpha
     if e.method == "permutation":
-        if e.n < 2 or 2.0 ** (1 - e.n) > e.alpha / tests:  # the smallest p that so many pairs can give
-            return replace(e, verdict=TOO_FEW)
-        return replace(e, verdict=EQUIVALENT if same < e.alpha else EFFECT if q < e.alpha else INCONCLUSIVE)
-    return replace(e, verdict=INCONCLUSIVE) if e.verdict == EFFECT and not q < e.alpha else e
+        few = e.n < 2 or 2.0 ** (1 - e.n) > e.alpha / tests  # the smallest p that so many pairs can give
+        return replace(e, verdict=TOO_FEW if few else EQUIVALENT if equal else EFFECT if found else INCONCLUSIVE)
+    if e.verdict in (TOO_FEW, DESCRIPTIVE) or math.isnan(q):
+        return e
+    if e.threshold:
+        found, equal = found and e.low > e.margin, found and e.high < e.margin
+    else:
+        equal = equal and e.null - e.margin < e.low and e.high < e.null + e.margin
+        found = found and not e.low <= e.null <= e.high
+    return replace(e, verdict=EQUIVALENT if equal else EFFECT if found else INCONCLUSIVE)

@@ -4,14 +4,15 @@
     b = svdlab.sweep(svdlab.load_pipeline("organism-fixed"), plan, "results/b")
     compare({"organism": a, "organism-fixed": b}, ["object_px"], by=["fps", "motion_bucket_id"])
 
-Runs are paired by image, conditions and seed. Seeds are brought together within an image first, and the image is the unit,
-because images are what was sampled independently.
+Runs are paired by image, conditions and seed. The image is the unit, because images are what was sampled independently; seeds
+that images share are a factor of their own (`svdlab.stats.crossed`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,8 @@ def compare(
 
     tables: two results of `svdlab.sweep` of the same plan, by name. within: what becomes of the runs of one image: their
     "mean", their "spread" (standard deviation; give `by` so that only seeds differ), or a function of the runs and the
-    measure's name. margins: by measure, in its unit, for equivalence.
+    measure's name. margins: by measure, in its unit, for equivalence. A mean over several conditions is equivalent only if
+    each of them is (the intersection-union test), since opposite differences cancel in a mean.
 
     Columns: those of `by`, measure, within, first, second (means over images), left_out (images without a number in one of
     the two), then those of an Effect (`svdlab.stats.effects.paired`, n: images). Raises InputError where the tables hold
@@ -74,12 +76,28 @@ def compare(
             key, what = (f"{measure}, {cell}", f"{what} at {cell}") if cell else (measure, what)
             unit = labels.unit(measure) if called in WITHIN else ""
             how: dict[str, Any] = dict(margin=margins.get(measure), of="image", seeds=runs["seed"].nunique())
-            effects.append(paired(key, what, whole[1] - whole[0], unit=unit, **how))
+            change = whole[1] - whole[0]
+            if called == "mean":
+                cells = both_sides(runs, measure, ["image", "seed"]).reindex(whole.index, level=0).unstack()
+                change = cells if np.isfinite(cells).any(axis=1).all() else change
+            effect = paired(key, what, change, unit=unit, **how)
+            varied = [c for c in CONDITIONS if c in runs and runs[c].nunique() > 1]
+            if called == "mean" and measure in margins and varied:
+                each = [both_sides(cell, measure, ["image", "seed"]).unstack() for _, cell in runs.groupby(varied)]
+                same = [paired(key, what, cell.dropna(how="all"), unit=unit, **how).p_equivalent for cell in each]
+                effect = replace(effect, p_equivalent=float(np.nan_to_num([effect.p_equivalent, *same], nan=1.0).max()))
+            effects.append(effect)
             means = dict(first=whole[0].mean(), second=whole[1].mean(), left_out=len(pairs) - len(whole))
             facts.append({**where, "measure": measure, "label": cell or "all runs", "within": called, **means})
     table = pd.concat([pd.DataFrame(facts), as_table(corrected(effects, least_tests=1)).drop(columns="label")], axis=1)
     table.attrs["names"] = names
     return table
+
+
+def both_sides(runs: pd.DataFrame, measure: str, keys: list[str]) -> pd.Series:
+    """The second table's mean minus the first's, by the keys."""
+    means = runs.groupby(keys)[[f"{measure}_1", f"{measure}_2"]].mean()
+    return means[f"{measure}_2"] - means[f"{measure}_1"]
 
 
 def slope_against(condition: str) -> Within:

@@ -17,7 +17,7 @@ from svdlab.measure import fidelity, motion
 from svdlab.organism import world
 from svdlab.probes import Stimuli, conditioning, stimuli
 from svdlab.probes.conditioning import classify, measures
-from svdlab.stats.effects import DESCRIPTIVE, EFFECT, EQUIVALENT, INCONCLUSIVE, Effect
+from svdlab.stats.effects import EFFECT, EQUIVALENT, INCONCLUSIVE, Effect
 from tests.probes.conftest import FAST, by_key, findings_of, table_of
 
 CLIPS = 24
@@ -125,11 +125,26 @@ def plane(spoil: float) -> dict[str, Effect]:
 
 
 def test_quality_lost_off_the_centre_is_found_and_its_absence_too() -> None:
-    spoilt, sound = plane(0.8), plane(0.0)
-    assert spoilt["blur_last"].verdict == EFFECT and sound["blur_last"].verdict == EQUIVALENT
-    assert sound["drift_colour_last"].verdict == EQUIVALENT
-    worst = [e.verdict for key, e in spoilt.items() if key.endswith("_worst")]
-    assert worst == [DESCRIPTIVE] * 3  # the highest of several cells carries no claim
+    cells = [f"fps {fps}, motion_bucket_id {bucket}" for fps, bucket in ((7, 200), (14, 127), (14, 200))]
+    spoilt, sound = ({k: e.verdict for k, e in plane(spoil).items()} for spoil in (0.8, 0.0))
+    for cell in cells:
+        assert (spoilt[f"blur_last, {cell}"], sound[f"blur_last, {cell}"]) == (EFFECT, EQUIVALENT)
+        assert sound[f"drift_colour_last, {cell}"] == EQUIVALENT
+
+
+def test_effects_of_opposite_sign_at_two_buckets_are_two_effects() -> None:
+    """Their average is nearly 0. Case F12."""
+    rng, rows = np.random.default_rng(0), []
+    for image, bucket in product(range(12), (40, 127, 200)):
+        shift = {40: -0.088, 127: 0.0, 200: 0.073}[bucket]
+        quality = dict(drift_colour_last=rng.normal(0, 0.002), warp_error=rng.normal(0, 0.001), flow_px=1.0)
+        cell = dict(stimulus=image, seed=image, fps=7, motion_bucket_id=bucket, centre=bucket == 127)
+        rows.append({**cell, "blur_last": 0.3 + shift + rng.normal(0, 0.01), **quality})
+    found = findings_of("off_conditions", pd.DataFrame(rows))
+    low, high = (found[f"blur_last, fps 7, motion_bucket_id {b}"] for b in (40, 200))
+    assert (low.verdict, high.verdict) == (EFFECT, EFFECT) and low.value < -0.07 and high.value > 0.06
+    sentence = probes.find("off_conditions").verdict(None, found)  # type: ignore[arg-type]
+    assert "of 2 cells 2 differ" in sentence and "0 differ from the centre, 2 are equivalent" in sentence
 
 
 def test_speed_follows_the_conditions_that_it_was_given() -> None:

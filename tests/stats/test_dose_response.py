@@ -48,6 +48,18 @@ def test_dose_response_states_what_it_found(table: pd.DataFrame, text: str, unit
     assert text in sentence and units in sentence
 
 
+def test_a_trend_is_two_sided_and_needs_six_units() -> None:
+    """Two units whose three values rise: one of four such tables does that, or falls, by chance."""
+    few = dose_response(crossed([1, 2, 3], 3, 1, lambda x: x, 0.1, 0.1), "level", "speed")
+    assert "too few images for a trend" in few.sentence and np.isnan(few.p)
+    rng, found = np.random.default_rng(0), []
+    for _ in range(60):
+        table = crossed([1, 2, 3, 4], 8, 2, lambda x: 0.0, 0, 0).assign(speed=rng.normal(size=64))
+        found.append(dose_response(table, "level", "speed"))
+    assert sum(f.p < 0.05 for f in found) <= 8  # at 0.05, more would be one in 280
+    assert {"rises", "falls", "shows"} >= {f.sentence.split()[1] for f in found}
+
+
 def test_variance_components_are_those_of_statsmodels_mean_squares() -> None:
     """Of the crossed random model: MS(level) = rest + 5 level x image + 4 level x seed + 20 level, and so on."""
     table = crossed([1, 2, 3], 4, 5, lambda x: 3 * x, 4, 1)

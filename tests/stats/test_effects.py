@@ -32,15 +32,15 @@ def tost(x: np.ndarray, margin: float) -> float:
     return max(sps.ttest_1samp(x, s * margin, alternative=a).pvalue for s, a in ((-1, "greater"), (1, "less")))
 
 
-def test_a_mean_is_a_t_test_of_the_images_and_bca_from_twenty_on() -> None:
+def test_a_mean_is_a_t_test_of_the_images() -> None:
     x = np.array([0.3, 1.2, -0.4, 0.9, 1.1, 0.2, 0.8])
     found, test = mean(x, null=0.1), sps.ttest_1samp(x, 0.1)
     limits = test.confidence_interval(0.95)
-    assert (found.value, found.low, found.high, found.p) == pytest.approx((x.mean(), limits.low, limits.high, test.pvalue))
+    assert (found.value, found.low, found.high) == pytest.approx((x.mean(), limits.low, limits.high))
+    assert test.pvalue <= found.p < 2 * test.pvalue  # it allows for skewness
+    even = np.array([-1.0, -0.5, 0.3, 0.5, 0.7, 1.5, 2.0])  # symmetrical about 0.5
+    assert mean(even).p == pytest.approx(sps.ttest_1samp(even, 0).pvalue)
     assert (found.n, found.seeds, found.d) == (7, 1, pytest.approx(x.mean() / x.std(ddof=1)))
-    x = np.random.default_rng(1).lognormal(size=25)
-    want = sps.bootstrap((x,), np.mean, n_resamples=9999, rng=np.random.default_rng(0)).confidence_interval
-    assert (mean(x).low, mean(x).high) == (pytest.approx(want.low), pytest.approx(want.high))
 
 
 def test_seeds_are_averaged_within_an_image_and_what_abstained_is_left_out() -> None:
@@ -74,14 +74,14 @@ def test_a_mean_is_equivalent_where_both_one_sided_tests_reject_at_a_fortieth() 
     rng = np.random.default_rng(2)
     samples = [rng.normal(0.1, 0.4, 12) for _ in range(200)]
     found = [mean(x, margin=0.4).verdict == ef.EQUIVALENT for x in samples]
-    assert found == [tost(x, 0.4) < 0.025 for x in samples]
-    assert set(found) == {True, False}
+    both = [tost(x, 0.4) < 0.025 for x in samples]
+    assert not any(f and not b for f, b in zip(found, both, strict=True)) and sum(found) > 0.8 * sum(both) > 20
 
 
 @pytest.mark.parametrize(("count", "verdict"), [(0, ef.EQUIVALENT), (3, ef.INCONCLUSIVE), (12, ef.EFFECT)])
-def test_a_share_is_wilsons(count: int, verdict: str) -> None:
+def test_a_share_is_wilsons_and_exact_where_all_agree(count: int, verdict: str) -> None:
     found = ef.share("x", "x", clips([True] * count + [False] * (12 - count)), margin=0.5)
-    low, high = proportion_confint(count, 12, method="wilson")
+    low, high = proportion_confint(count, 12, method="beta" if count in (0, 12) else "wilson")
     assert (found.value, found.low, found.high) == pytest.approx((count / 12, low, high))
     assert found.verdict == verdict
     assert (found.p < 0.05) == (verdict != ef.INCONCLUSIVE)  # the score test that the interval inverts
@@ -93,6 +93,49 @@ def test_a_difference_is_within_images_and_by_default_highest_minus_lowest() -> 
     assert found.value == pytest.approx((np.arange(8) * 0.5 + 1).mean())
     assert found.value == -ef.difference("d", "d", table, "x", by="b", levels=(1, 255), unit="px").value
     assert ef.difference("d", "d", table[(table.b == 255) | (table.stimulus < 6)], "x", by="b").n == 6
+
+
+def test_effects_of_opposite_sign_do_not_cancel() -> None:
+    """Case F12: -0.088 at bucket 40, +0.073 at 200. An average over both is refused where it could be called equivalent."""
+    rng, levels = np.random.default_rng(0), {40: -0.088, 127: 0.0, 200: 0.073}
+    cells = [clips(0.3 + shift + rng.normal(0, 0.02, 12)).assign(bucket=b, fps=7) for b, shift in levels.items()]
+    table = pd.concat(cells)
+    how: dict[str, Any] = dict(reference={"fps": 7, "bucket": 127}, margin=0.03)
+    found = ef.corrected(ef.cells("blur", "blur", table, "x", **how))
+    assert [e.key for e in found] == ["blur, fps 7, bucket 40", "blur, fps 7, bucket 200"]
+    assert [e.verdict for e in found] == [ef.EFFECT] * 2 and found[0].value < 0 < found[1].value
+    table["centre"] = table.bucket == 127
+    with pytest.raises(InputError, match="opposite effects cancel"):
+        ef.difference("blur", "blur", table, "x", by="centre", margin=0.03)
+    assert abs(ef.difference("blur", "blur", table, "x", by="centre").value) < 0.02
+
+
+def test_shared_seeds_are_a_factor_of_their_own_and_own_seeds_are_not() -> None:
+    """Three seeds move all images together: the mean is known no better than three values allow."""
+    rng = np.random.default_rng(0)
+    grid = rng.normal(0, 0.1, (16, 1)) + np.array([[-1.0, 0.0, 1.0]]) + rng.normal(0, 0.1, (16, 3))
+    shared = pd.DataFrame(grid).rename_axis("stimulus").melt(ignore_index=False, var_name="seed", value_name="x").reset_index()
+    own = shared.assign(seed=shared.seed + 10 * shared.stimulus)
+    crossed, nested = (ef.mean("x", "x", table, unit="px") for table in (shared, own))
+    reach = sps.t.isf(0.025, 2) / math.sqrt(3)  # of three seeds whose standard deviation is 1
+    assert crossed.method == "t, seeds crossed" and crossed.high - crossed.value == pytest.approx(reach, rel=0.05)
+    assert nested.method == "t" and nested.high - nested.value < 0.15 and nested.value == pytest.approx(crossed.value)
+    for one, two in ((own, own.assign(x=own.x + 1)), (shared, shared.assign(x=shared.x + 1))):
+        both = pd.concat([one.assign(b=0), two.assign(b=1)])  # on the same noise a seed's effect cancels
+        assert ef.difference("x", "x", both, by="b", unit="px").low == pytest.approx(1)
+
+
+def test_equivalence_is_corrected_like_an_effect() -> None:
+    """Of sixty means near the margin, some look equivalent; corrected together none does. Thresholds as well."""
+    rng = np.random.default_rng(3)
+    made = [mean(0.3 + rng.normal(0, 0.4, 12), margin=0.4) for _ in range(60)]
+    made += [ef.share("x", "x", clips([0] * 23 + [1] * k), margin=0.15) for k in (0, 1, 2, 3) * 4]
+    found = ef.corrected(made)
+    assert any(e.verdict == ef.EQUIVALENT for e in made[:60]) and any(e.verdict == ef.EQUIVALENT for e in made[60:])
+    assert not any(e.verdict == ef.EQUIVALENT for e in found)
+    assert all(e.q_equivalent >= e.p_equivalent for e in found[:60])
+    lost = next(a for a, b in zip(found, made, strict=True) if b.verdict == ef.EQUIVALENT)
+    assert "lies within the margin of 0.4, q 0." in lost.sentence
 
 
 def test_a_difference_of_shares_that_all_agree_is_no_certainty() -> None:
@@ -112,11 +155,13 @@ def test_a_ratio_is_geometric() -> None:
 
 
 @pytest.mark.parametrize("n", [2, 6, 13])
-def test_pairs_have_a_permutation_p_a_t_interval_and_tost(n: int) -> None:
-    x = np.random.default_rng(n).normal(0.5, 1, n)
+def test_symmetrical_pairs_have_a_permutation_p_a_t_interval_and_tost(n: int) -> None:
+    half = np.random.default_rng(n).normal(0.0, 1, n // 2)
+    x = 0.5 + np.concatenate([half, -half, [0.0] * (n % 2)])
     want = sps.permutation_test((x,), lambda v, axis: v.mean(axis), permutation_type="samples", vectorized=True)
     found, limits = ef.paired("x", "x", x, unit="", margin=0.8), sps.ttest_1samp(x, 0).confidence_interval(0.95)
-    expected = (want.pvalue, limits.low, limits.high, tost(x, 0.8))
+    p = max(want.pvalue, sps.ttest_1samp(x, 0).pvalue)
+    expected = (p, limits.low, limits.high, tost(x, 0.8))
     assert (found.p, found.low, found.high, found.p_equivalent) == pytest.approx(expected)
 
 

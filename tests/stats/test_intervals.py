@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats as sps
+from statsmodels.formula.api import ols
+from statsmodels.stats.anova import anova_lm
 from statsmodels.stats.proportion import proportion_confint
 
 from svdlab.errors import InputError
@@ -19,14 +22,43 @@ def test_permutation_p_is_scipys_where_sign_patterns_tie_and_near_a_t_tests_beyo
         assert iv.permutation_p(x) == pytest.approx(want.pvalue)
     x = np.random.default_rng(0).normal(0.3, 1, 60)
     assert iv.permutation_p(x) == pytest.approx(sps.ttest_1samp(x, 0).pvalue, abs=0.01)
-    assert iv.permutation_p(np.ones(30)) == pytest.approx(2 / 10000)
+    assert iv.permutation_p(np.ones(30)) == pytest.approx(2 / 2**30)  # however many tests a study has
 
 
-def test_the_mean_interval_covers_the_truth_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(0)
-    hits = [iv.mean_interval(rng.gamma(2, 1, 10)) for _ in range(400)]
-    assert 0.88 <= np.mean([h.low <= 2 <= h.high for h in hits]) <= 0.98  # skewed values, and few of them
-    assert str(iv.mean_interval(np.full(25, 2.0))) == "2 (2 to 2)"
+@pytest.mark.parametrize("n", [14, 18])
+def test_permutation_p_of_more_pairs_is_that_of_all_patterns(n: int) -> None:
+    """By halves: the sums of all patterns of one half against those of the other."""
+    signs = 1 - 2 * (np.arange(2 ** (n // 2))[:, None] >> np.arange(n // 2) & 1)
+    for x in (np.random.default_rng(n).normal(0.6, 1, n), np.array([1.0, 2, 3] * n)[:n] * ([1, 1, -1, 1] * n)[:n]):
+        sums = np.add.outer(signs @ x[: n // 2], signs @ x[n // 2 :])
+        want = 2 * (sums >= x.sum() - 1e-9).mean()
+        assert want <= iv.permutation_p(x) <= 1.02 * want
+
+
+def test_the_seeds_part_is_that_of_the_mean_squares_also_where_cells_are_missing() -> None:
+    """var(mean) = (MS_image + MS_seed - F MS_rest) / clips, with statsmodels' mean squares."""
+    rng = np.random.default_rng(1)
+    grid = rng.normal(size=(12, 1)) + 2 * rng.normal(size=(1, 4)) + rng.normal(size=(12, 4))
+    table = pd.DataFrame(grid).stack().rename("y").rename_axis(["image", "seed"]).reset_index()
+    ms = anova_lm(ols("y ~ C(image) + C(seed)", table).fit())["mean_sq"]
+    found, factor = iv.sample(pd.DataFrame(grid)), sps.f.ppf(0.65, 3, 33)
+    assert found.sd**2 / 12 == pytest.approx(ms["C(image)"] / 48)
+    assert (found.seeds, found.df) == (pytest.approx((ms["C(seed)"] - factor * ms["Residual"]) / 48), 3)
+    holed = grid.copy()
+    holed[[0, 5, 7], [1, 2, 3]] = np.nan
+    assert iv.sample(pd.DataFrame(holed)).seeds == pytest.approx(found.seeds, rel=0.3)
+    assert iv.mean_interval(np.full(25, 2.0)).low == 2
+
+
+def test_none_of_so_many_is_exact_and_the_number_that_it_takes_is_known() -> None:
+    """Case F17: none of 72 clips of 12 images. Clips of an image count as one, and 12 images cannot reach 15 %."""
+    none = iv.clustered_proportion([0.0] * 12, 72)
+    assert (none.low, none.high) == (0, pytest.approx(1 - 0.025 ** (1 / 12))) and none.method == "Clopper-Pearson"
+    for threshold, tests in ((0.15, 1), (0.15, 8), (0.05, 1)):
+        n = iv.images_needed(threshold, tests=tests)
+        p = [iv.p_of(iv.clustered_proportion([0.0] * k, 6 * k), [0.0] * k, threshold) for k in (n - 1, n)]
+        assert p[1] < 0.05 / tests <= p[0]
+    assert iv.images_needed(0.15) == 23
 
 
 def test_a_rate_knows_how_many_clips_its_images_are_worth() -> None:
