@@ -70,9 +70,7 @@ class Sample:
             error = math.sqrt(self.sd**2 / n if variance is None else variance)
             return 2 * float(special.stdtr(n - 1 if df is None else df, -abs(distance) / error))
         short = lambda log: self.reach(math.exp(log), variance, df) - abs(distance)
-        return (
-            math.exp(optimize.brentq(short, -60.0, 0.0)) if abs(distance) > 0 and short(-60.0) > 0 else float(not distance)
-        )
+        return math.exp(optimize.brentq(short, -60.0, 0.0)) if abs(distance) > 0 and short(-60.0) > 0 else float(not distance)
 
 
 def t_quantile(alpha: float, df: float) -> float:
