@@ -154,12 +154,14 @@ def working_grey(images: Iterable[np.ndarray]) -> list[np.ndarray]:
 
 def sample(values: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """`values` "h w c" at real-valued places, bilinear; beyond the border its nearest value."""
-    return cv2.remap(values, x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    x, y = x.astype(np.float32, copy=False), y.astype(np.float32, copy=False)
+    return cv2.remap(values, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def brought_back(values: np.ndarray, forward: np.ndarray) -> np.ndarray:
     """`values` "h w c" of the later frame at the places to which the earlier frame's pixels go."""
-    y, x = np.mgrid[: forward.shape[0], : forward.shape[1]].astype(np.float32)
+    h, w = forward.shape[:2]
+    x, y = np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32)[:, None]
     return sample(values, x + forward[..., 0], y + forward[..., 1])
 
 

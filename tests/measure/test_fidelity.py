@@ -2,10 +2,13 @@
 
 import math
 
+import cv2
 import numpy as np
 import pytest
+import skimage.data
 from scipy import fft, ndimage
 from skimage.color import rgb2hsv
+from skimage.measure import blur_effect
 
 from svdlab.errors import InputError
 from svdlab.measure import fidelity
@@ -64,6 +67,21 @@ def test_the_row_of_a_frame():
     assert table.contrast.tolist() == pytest.approx(frames.mean(-1).std((1, 2)).tolist(), rel=1e-5)
     assert table.black[2] == pytest.approx(0.25, abs=0.01) and table.white.max() < 0.01
     assert table.saturation.tolist() == [float(rgb2hsv(f)[..., 1].mean()) for f in frames]  # skimage's, bit for bit
+
+
+@pytest.mark.parametrize("size", [(64, 64), (45, 90), (576, 1024)])
+def test_the_quick_ways_give_scikit_images_numbers(size):
+    """Photographs in colour, blurred and not, with flat, black and white parts; and frames without any slope."""
+    frames = np.stack([cv2.resize(skimage.data.astronaut(), size[::-1])] * 4).astype(np.float32) / 255
+    frames[1] = cv2.GaussianBlur(frames[1], (0, 0), 2)
+    frames[2, : size[0] // 2, : size[1] // 3], frames[2, -20:, -30:], frames[3] = 0, 1, 0.3
+    table = fidelity.per_frame(frames)
+    assert table.blur.tolist() == pytest.approx([blur_effect(f, channel_axis=-1) for f in frames], abs=1e-6)
+    assert table.blur[3] == 1
+    assert fidelity.drift(frames, frames[1])["drift_mse_last"] == pytest.approx(
+        np.square(frames[3] - frames[1]).mean(), abs=1e-6
+    )
+    assert fidelity.flicker(frames)["flicker_mae"] == pytest.approx(np.abs(np.diff(frames, axis=0)).mean(), abs=1e-6)
 
 
 def test_decay_follows_what_is_done_to_sharpness_and_colour():
