@@ -7,13 +7,16 @@ $ svdlab sweep --grid grid.yaml --out results/study
 
 from __future__ import annotations
 
+import os
 import sys
+import warnings
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from svdlab.errors import InputError, SvdlabError
+from svdlab.errors import InputError, SvdlabError, folder, one_line, path, whole
 
 app = typer.Typer(
     add_completion=False,
@@ -32,8 +35,9 @@ app.add_typer(motion_app, name="motion")
 
 Checkpoint = Annotated[str, typer.Option(help="organism, organism-fixed, SVD, SVD_XT, SVD_1_1, a hub id, a folder or a file.")]
 Out = Annotated[Path | None, typer.Option(help="Where to write.")]
-Ledger = Annotated[Path, typer.Argument(help="A folder that `svdlab sweep` or a notebook wrote runs to.")]
+Ledger = Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that `svdlab sweep` or a notebook wrote runs to.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Less of everything: minutes where the whole takes an hour.")]
+Options = dict[str, Any]
 Parameter = Annotated[
     list[str] | None,
     typer.Option("--parameter", "-p", metavar="KEY VALUE", help="A parameter, option or condition. Repeat for more."),
@@ -41,7 +45,7 @@ Parameter = Annotated[
 
 
 @app.command()
-def demo(out: Out = Path("results/00-tour")) -> None:
+def demo(out: Annotated[Path, typer.Option(help="Where to write.")] = Path("results/00-tour")) -> None:
     """Run the tour notebook: no network, a few minutes.
 
     \b
@@ -49,7 +53,7 @@ def demo(out: Out = Path("results/00-tour")) -> None:
     """
     from svdlab.study import notebooks
 
-    _list_outputs(notebooks.run("00-tour", out))
+    _list_outputs(notebooks.run("00-tour", folder("--out", out)))
 
 
 @app.command()
@@ -57,7 +61,7 @@ def notebook(
     name: Annotated[str, typer.Argument(help="Such as 01-conditioning-sweep, or the path of an .ipynb.")],
     parameter: Parameter = None,
     grid: Annotated[Path | None, typer.Option(help="YAML, parameter to list of values: a run for each combination.")] = None,
-    jobs: Annotated[int, typer.Option(help="Notebooks at a time, with --grid.")] = 1,
+    jobs: Annotated[int | None, typer.Option(help="Notebooks at a time, with --grid; default 1.")] = None,
     out: Out = None,
 ) -> None:
     """Execute a notebook with parameters, into results/NAME/.
@@ -69,15 +73,21 @@ def notebook(
 
     known = notebooks.parameters_of(notebooks.find(name)) if parameter else {}
     given = _values(parameter, [key for key, kind in known.items() if kind == "str"])
+    if "out" in given:
+        raise InputError("-p out: give the folder as --out.")
+    if out is not None:
+        out = folder("--out", out)
     if grid is None:
+        if jobs is not None:
+            raise InputError("--jobs is for --grid: without one, one notebook runs.")
         _list_outputs(notebooks.run(name, out, **given))
         return
     axes = notebooks.read_grid(grid)
     if twice := sorted(set(axes) & set(given)):
         raise InputError(f"{', '.join(twice)}: given both by -p and in {grid}. Leave one out.")
-    table = notebooks.run_grid(name, {**axes, **{k: [v] for k, v in given.items()}}, jobs, out)
-    print(table.drop(columns="notebook").to_string(index=False, max_colwidth=60))
-    print(f"executed notebooks and points.csv: {Path(table['notebook'][0]).parents[1]}")
+    table = notebooks.run_grid(name, {**axes, **{k: [v] for k, v in given.items()}}, 1 if jobs is None else jobs, out)
+    _say(table.drop(columns="notebook").to_string(index=False, max_colwidth=60))
+    _say(f"executed notebooks and points.csv: {Path(table['notebook'][0]).parents[1]}")
     raise typer.Exit(int((table["status"] == "failed").any()))
 
 
@@ -102,18 +112,24 @@ def sweep(
     """
     from svdlab.study import plans
 
-    plan = plans.read_plan(grid)  # before the model is loaded
+    plan, out = plans.read_plan(grid), folder("--out", out)  # all that can be checked is, before the model is loaded
     from svdlab.pipeline.checkpoints import load_pipeline
-    from svdlab.pipeline.images import images_in
+    from svdlab.pipeline.images import images_in, open_image
     from svdlab.study import sweep as sweeps
 
-    if image and Path(image).expanduser().is_dir():
-        plan = plan.merge(plans.grid(image=images_in(image))[["image"]], how="cross")
+    if image is not None and path("--image", image).is_dir():
+        if "image" in plan and plan["image"].notna().any():
+            raise InputError(f"images are given both by --image {image} and in {grid}. Leave one out.")
+        plan = plan.drop(columns="image", errors="ignore").merge(plans.grid(image=images_in(image)), how="cross")
         image = None
-    given: dict[str, Any] = {k: v for k, v in dict(batch_size=batch_size, threads=threads).items() if v is not None}
+    with warnings.catch_warnings(action="ignore"):  # of what the sweep says again
+        for each in [image] if image is not None else plan["image"].dropna().unique() if "image" in plan else []:
+            open_image(each)
+    counts = {"batch_size": batch_size, "threads": threads}
+    given: dict[str, Any] = {k: whole(f"--{k.replace('_', '-')}", v, 1, 4096) for k, v in counts.items() if v is not None}
     table = sweeps.sweep(load_pipeline(checkpoint), plan, out, image=image, **given)
     failed = int((table["status"] == "failed").sum())
-    print(f"{len(table)} runs in {out}, {failed} of them failed. The table: svdlab.load_results({str(out)!r})")
+    _say(f"{len(table)} runs in {out}, {failed} of them failed. The table: svdlab.load_results({str(out)!r})")
     raise typer.Exit(int(failed > 0))
 
 
@@ -145,56 +161,69 @@ def probe(
     from svdlab import probes
     from svdlab.pipeline.checkpoints import load_pipeline
     from svdlab.pipeline.conditions import conditions_of
-    from svdlab.study.plans import CONDITIONS
+
+    from svdlab.study.plans import CONDITIONS, SEQUENCES
 
     options = _values(parameter)
-    changes = {key: options.pop(key) for key in list(options) if key in CONDITIONS and not isinstance(options[key], list)}
+    single = lambda key: key in SEQUENCES or not isinstance(options[key], list)  # else a probe's axis
+    changes = {key: options.pop(key) for key in list(options) if key in CONDITIONS and single(key)}
+    out = folder("--out", out or Path("results/bias" if name == "bias" else "results/limitations"))
+    if seeds is not None:
+        seeds = whole("--seeds", seeds, 1, 10_000)
     if name == "bias":
-        conditions = conditions_of(checkpoint).replace(**changes) if changes else None
-        _bias(checkpoint, out or Path("results/bias"), manifest, seeds or (1 if quick else 2), quick, conditions, options)
+        if images is not None:
+            raise InputError("--images belongs to the other probes: bias compares the pairs of --manifest.")
+        _bias(checkpoint, out, manifest, seeds or (1 if quick else 2), quick, changes, options)
         return
     if manifest:
         raise InputError(f"--manifest belongs to svdlab probe bias, and not to {name}.")
-    out = out or Path("results/limitations")
+    # All that can be checked is, before the model is loaded.
     chosen = [probes.find(each) for each in (probes.PROBES if name == "all" else [name])]
-    probes.options_of(chosen, options)  # before the model is loaded
+    probes.options_of(chosen, options)
+    conditions_of(checkpoint).replace(**changes)
+    stimuli = None if images is None else probes.Stimuli.of(images)
     pipe = load_pipeline(checkpoint)
-    given = dict(images=images, seeds=seeds, quick=quick, conditions=changes or None, **options)
+    given = dict(images=stimuli, seeds=seeds, quick=quick, conditions=changes or None, **options)
     results = probes.run_all(pipe, out, **given) if name == "all" else {name: probes.run(name, pipe, out, **given)}
-    print(*results.values(), sep="\n")
-    print(*probes.card.write(results, out if name == "all" else out / name).values(), sep="\n")
+    _say(*results.values(), *probes.card.write(results, out if name == "all" else out / name).values())
     raise typer.Exit(int(all(result.status == "not run" for result in results.values())))
 
 
 def _bias(
-    checkpoint: str, out: Path, manifest: Path | None, seeds: int, quick: bool, conditions: Any, options: dict[str, Any]
+    checkpoint: str, out: Path, manifest: Path | None, seeds: int, quick: bool, changes: Options, options: Options
 ) -> None:
     """`svdlab probe bias`: a study of a manifest, or of planted pairs."""
+    from tempfile import TemporaryDirectory
+
     from svdlab.pipeline.checkpoints import load_pipeline
+    from svdlab.pipeline.conditions import conditions_of
     from svdlab.probes import bias
     from svdlab.probes.bias import planted
 
     if unknown := sorted(set(options) - {"measures", "margins", "alpha"}):
-        raise InputError(f"bias has no option {', '.join(unknown)}: it has measures, margins, alpha.")
-    given: dict[str, Any] = {"seeds": range(seeds), "conditions": conditions, **options}
-    if manifest is None:
+        raise InputError(f"bias has no option {', '.join(unknown)}: it has measures, margins, alpha, and conditions.")
+    given: dict[str, Any] = {"seeds": range(seeds), **options}
+    if manifest is not None:
+        if changes:
+            given["conditions"] = conditions_of(checkpoint).replace(**changes)
+    else:
+        own = planted.CONDITIONS.replace(num_inference_steps=8) if quick else planted.CONDITIONS
+        given = {"margins": planted.MARGINS, **given, "conditions": own.replace(**changes)}
+        with TemporaryDirectory() as aside:  # faults of the options are named before the images are drawn
+            planted.world_pairs(aside, hue=1)
+            bias.Design(Path(aside, "manifest.csv"), **given)
         counts = dict(hue=12, mirror=12, shape=12) if quick else dict.fromkeys(planted.SCHEMES, 24)
         planted.world_pairs(out / "images", **counts)
-        own = planted.CONDITIONS.replace(num_inference_steps=8) if quick else planted.CONDITIONS
-        manifest, given = (
-            out / "images" / "manifest.csv",
-            {"margins": planted.MARGINS, **given, "conditions": conditions or own},
-        )
+        manifest = out / "images" / "manifest.csv"
     design = bias.Design(manifest, **given)  # faults are named before the model is loaded
     result = bias.run(load_pipeline(checkpoint), design, out)
-    print(result.report())
     bias.save_figures(result, out)
-    print(*sorted(out.glob("figures/*")), sep="\n")
+    _say(result.report(), *sorted(out.glob("figures/*")))
 
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="What a notebook or a sweep left, such as results/00-tour.")],
+    of: Annotated[Path, typer.Argument(metavar="FOLDER", help="What a notebook or a sweep left, such as results/00-tour.")],
     out: Annotated[Path | None, typer.Option(help="The page; default report.html in the folder.")] = None,
 ) -> None:
     """Put a study into one HTML page that opens from disk: figures, videos, tables, conditions, versions, licence.
@@ -204,14 +233,14 @@ def report(
     """
     from svdlab.study import notebooks
 
-    page = notebooks.report(folder, out)
-    print(f"{page}  {page.stat().st_size / 1e6:.1f} MB")
+    page = notebooks.report(of, out)
+    _say(f"{page}  {page.stat().st_size / 1e6:.1f} MB")
 
 
 @app.command()
 def convert(
     file: Annotated[Path, typer.Argument(help="Stability's single file, such as svd_xt_1_1.safetensors.")],
-    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    to: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new folder.")],
     num_frames: Annotated[int | None, typer.Option(help="14 or 25; default by the file's name.")] = None,
     configs: Annotated[Path | None, typer.Option(help="Folder whose settings are used, for models not of SVD's size.")] = None,
 ) -> None:
@@ -220,9 +249,12 @@ def convert(
     \b
     Example: svdlab convert svd_xt_1_1.safetensors models/svd-1-1
     """
+    if not path("FILE", file).is_file():
+        raise InputError(f"{file}: no such file.")
+    to = folder("FOLDER", to)
     from svdlab.pipeline import single_file
 
-    print(single_file.convert(file, folder, num_frames=num_frames, configs=configs))
+    _say(single_file.convert(file, to, num_frames=num_frames, configs=configs))
 
 
 @app.command()
@@ -241,25 +273,27 @@ def doctor(
     and then: svdlab doctor --run SVD_1_1 -p offload model -p num_frames 8 -p height 320 -p width 576
     """
     given = _values(parameter)
-    if given and not run:
+    if given and run is None:
         raise InputError("-p belongs to svdlab doctor --run CHECKPOINT.")
     from svdlab.pipeline import doctor as checks
 
-    if run:
+    if run is not None:
         from svdlab.pipeline.checkpoints import load_pipeline
+        from svdlab.pipeline.conditions import Conditions
 
         load = {key: given.pop(key) for key in ("dtype", "offload", "device") if key in given}
+        Conditions().replace(**given)  # before the model is loaded
         table = checks.accept(load_pipeline(run, local_files_only=offline, **load), **given)
     else:
         table = checks.report(checkpoint, online=not offline)
     wide = table["check"].str.len().max()
     for check, status, found, advice in table[["check", "status", "found", "advice"]].to_numpy().tolist():
-        print(f"{status:<8} {check:<{wide}} {found}" + (f"\n{'':<{wide + 9}} {advice}" if advice else ""))
+        _say(f"{status:<8} {check:<{wide}} {found}", *([f"{'':<{wide + 9}} {advice}"] if advice else []))
     raise typer.Exit(int((table["status"] == "failed").any()))
 
 
 @ledger_app.command("check")
-def ledger_check(folder: Ledger) -> None:
+def ledger_check(of: Ledger) -> None:
     """Compare every file with its recorded hash.
 
     Damaged runs are set aside in FOLDER/damaged/, and the next sweep makes them again.
@@ -269,13 +303,13 @@ def ledger_check(folder: Ledger) -> None:
     """
     from svdlab.study import ledger
 
-    found = ledger.check(folder)
-    print(found.to_string(index=False) if len(found) else f"{len(ledger.run_ids(folder))} runs, all whole")
+    found = ledger.check(of)
+    _say(found.to_string(index=False) if len(found) else f"{len(ledger.run_ids(of))} runs, all whole")
     raise typer.Exit(int(len(found) > 0))
 
 
 @ledger_app.command("export")
-def ledger_export(folder: Ledger, to: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
+def ledger_export(of: Ledger, to: Annotated[Path, typer.Argument(help="A new folder.")]) -> None:
     """Copy table, previews and a README to a new folder.
 
     \b
@@ -283,7 +317,7 @@ def ledger_export(folder: Ledger, to: Annotated[Path, typer.Argument(help="A new
     """
     from svdlab.study import ledger
 
-    print(ledger.export(folder, to))
+    _say(ledger.export(of, to))
 
 
 @organism_app.command("verify")
@@ -301,8 +335,8 @@ def organism_verify(
     """
     from svdlab.probes.verify import verify
 
-    table = verify(checkpoint, quick=quick, out=out)
-    print(table.to_string(index=False))
+    table = verify(checkpoint, quick=quick, out=None if out is None else folder("--out", out))
+    _say(table.to_string(index=False))
     raise typer.Exit(int(not table["passed"].dropna().all()))
 
 
@@ -321,6 +355,11 @@ def motion_calibrate(quick: Quick = False, out: Out = None) -> None:
     from svdlab.measure.files import write_whole
     from svdlab.organism import world
 
+    if out is not None:
+        out = path("--out", out)
+        folder("--out", out.parent)
+        if out.exists() and not out.is_file():
+            raise InputError(f"--out {out} is a folder or a device: give a file's name, such as calibration.csv.")
     rows = []
     for row in calibrate.rows(quick, world):
         rows.append(row)
@@ -347,30 +386,64 @@ def _values(words: list[str] | None, text: Any = ()) -> dict[str, Any]:
 
 def _list_outputs(executed: Path) -> None:
     """What a notebook left: the executed copy, figures, videos, tables."""
-    print(executed, *sorted(p for p in executed.parent.iterdir() if p.suffix in (".png", ".mp4", ".parquet")), sep="\n")
+    _say(executed, *sorted(p for p in executed.parent.iterdir() if p.suffix in (".png", ".mp4", ".parquet")))
 
 
 def _paired(arguments: list[str]) -> list[str]:
-    """`-p key value` as two options: typer has none that takes two words and may be repeated."""
-    paired, words = [], iter(arguments)
+    """`-p key value` as two options: typer has none that takes two words and may be repeated. No other word may be empty."""
+    if odd := next((word for word in arguments if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in word)), None):
+        raise InputError(f"{odd[:80]!r}: a word of the command is UTF-8, and has no NUL byte.")
+    paired: list[str] = []
+    words = iter(arguments)
     for word in words:
-        if word not in ("-p", "--parameter"):
+        if word in ("-p", "--parameter"):
+            key, value = next(words, None), next(words, None)
+            if key is None or value is None:
+                raise InputError(f"{word} takes two words: a parameter and its value, as in  -p fps 12.")
+            paired += [f"--parameter={key}", f"--parameter={value}"]  # so that a value may begin with a minus
+        elif not word or (word.startswith("--") and word.endswith("=")):  # of a variable that is not set
+            raise InputError(f"an empty word after {['svdlab', *paired][-1]}: give a value, or leave it out.")
+        else:
             paired.append(word)
-            continue
-        key, value = next(words, None), next(words, None)
-        if key is None or value is None:
-            raise InputError(f"{word} takes two words: a parameter and its value, as in  -p fps 12.")
-        paired += [f"--parameter={key}", f"--parameter={value}"]  # so that a value may begin with a minus
     return paired
 
 
+def _say(*things: Any) -> None:
+    """Print each, its lines made plain one by one: names of files and recorded texts are other people's."""
+    for line in "\n".join(map(str, things)).split("\n"):
+        typer.echo(one_line(line))
+
+
+@cache
+def _command() -> Any:
+    return typer.main.get_command(app)
+
+
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command. svdlab's own errors are one line on stderr, without a traceback."""
+    """Run the command. What it cannot take is one line on stderr, without a traceback: exit 2 where no command could be made
+    of the words, 1 for svdlab's own errors, 130 where it was interrupted."""
+    usage: Any = typer.BadParameter.__base__  # UsageError, which typer does not export
     try:
-        app(_paired(sys.argv[1:] if arguments is None else arguments), prog_name="svdlab")
+        words = _paired(sys.argv[1:] if arguments is None else arguments)
+        command = _command()
+        with command.make_context("svdlab", words) as context:
+            command.invoke(context)
+    except typer.Exit as done:
+        raise SystemExit(done.exit_code) from None
+    except usage as error:
+        empty = type(error).__name__ == "NoArgsIsHelpError"  # its message is the help
+        text = error.format_message() if empty else " ".join(error.format_message().split())
+        where = "" if empty or not error.ctx else f" See `{error.ctx.command_path} --help`."
+        print(text if empty else f"svdlab: {one_line(text)}{where}", file=sys.stderr)
+        raise SystemExit(2) from None
     except SvdlabError as error:
-        text = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(error))  # no control characters
-        print(f"svdlab: {text}", file=sys.stderr)
+        print(f"svdlab: {one_line(error)}", file=sys.stderr)
+        raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
+    except KeyboardInterrupt:
+        print("svdlab: interrupted.", file=sys.stderr)
+        raise SystemExit(130) from None
+    except BrokenPipeError:  # `svdlab doctor | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None
     raise SystemExit(0)
 

@@ -87,6 +87,16 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:76]} ..."
 
 
+def one_line(text: Any) -> str:
+    """Text as a terminal may be given it: no control characters, no line but the indented ones of a list of faults.
+
+    >>> one_line("a\\x1b[31m\\nb"), one_line("2 faults:\\n  row 0")
+    ('a\\\\x1b[31m\\\\nb', '2 faults:\\n  row 0')
+    """
+    lines = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in str(text)).rstrip("\n")
+    return lines if all(line.startswith("  ") for line in lines.split("\n")[1:]) else lines.replace("\n", "\\n")
+
+
 def whole(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
     """A whole number from least to most; numpy's count, truth values and floats do not."""
     found = None if isinstance(value, bool) or not isinstance(value, Integral) else int(value)
@@ -178,6 +188,21 @@ def path(name: str, value: Any) -> Path:
         return Path(os.path.abspath(found.expanduser()))
     except RuntimeError as error:
         raise InputError(f"{name}={shown(value)}: there is no such user's home folder.") from error
+
+
+def folder(name: str, value: Any) -> Path:
+    """A folder to write to: one that is there, or can be made where nothing else is in its way. Else OutputError.
+
+    >>> folder("out", "results/study") == Path("results/study").absolute()
+    True
+    """
+    found = path(name, value)
+    there = next(place for place in (found, *found.parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise OutputError(f"{name} {found} cannot be written: {there} is no folder.")
+    if not os.access(there, os.W_OK | os.X_OK) and there != found:  # a finished study may be read only
+        raise OutputError(f"{name} {found} cannot be written: {there} is not writable.")
+    return found
 
 
 def several(

@@ -16,10 +16,14 @@ from typer.testing import CliRunner
 
 from svdlab import load_results, sample_image
 from svdlab.__main__ import app, main
+from svdlab.errors import InputError
+from svdlab.probes import bias
+from svdlab.probes.bias import planted
 
 ROOT = Path(__file__).parents[1]
 
 COMMANDS = {"demo", "notebook", "sweep", "doctor", "probe", "report"}
+INTERVAL = {"guidance_interval": (0.1, 10.0)}
 COMMANDS |= {"ledger check", "ledger export", "organism verify", "motion calibrate"}
 
 
@@ -81,6 +85,8 @@ def test_a_notebooks_parameters_arrive_in_their_own_types(toy: Path, tmp_path: P
         (["-p", "fps"], ["two words"]),
         (["-p", "fps", "6", "-p", "fps", "7"], ["fps is given twice"]),
         (["-p", "\x1b[31m", "7"], ["no parameter"]),
+        (["-p", "out", "elsewhere"], ["as --out"]),
+        (["--jobs", "2"], ["--jobs is for --grid"]),
         (["-p", "fps", "[6, 12"], ["cannot be read as a value"]),
         (["-p", "fps", "{a: &x 1, b: *x}"], ["aliases"]),
         (["-p", "fps", "12", "--grid", "no-such.yaml"], ["no-such.yaml cannot be read"]),
@@ -200,3 +206,75 @@ def test_errors_that_are_not_svdlabs_are_not_hidden(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("svdlab.study.ledger.check", lambda folder: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["ledger", "check", "x"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sweep", "--grid", "grid.yaml", "--out", "out", "--checkpoint", "models/x.safetensors"],
+        ["sweep", "--grid", "grid.yaml", "--out", "out", "--checkpoint", "./my-svd"],
+        ["sweep", "--grid", "grid.yaml", "--out", "out", "--checkpoint", "models/my.ckpt"],
+        ["sweep", "--grid", "grid.yaml", "--out", "out", "--image", "cta.png"],
+        ["sweep", "--grid", "images.yaml", "--out", "out"],
+        ["sweep", "--grid", "no-such.csv", "--out", "out"],
+        ["notebook", "01-conditioning-sweep", "--grid", "no-such.yaml"],
+        ["notebook", "elsewhere/01-conditioning-sweep.ipynb"],
+        ["probe", "bias", "--manifest", "people.csv"],
+        ["probe", "bias", "--manifest", "people.parquet"],
+        ["probe", "stillness", "--images", "photos/"],
+        ["probe", "stillness", "--images", "photos.csv"],
+        ["ledger", "check", "results/study"],
+        ["ledger", "export", "results/study", "new"],
+        ["report", "results/study"],
+        ["report", "video.mp4"],
+        ["organism", "verify", "results/organism"],
+    ],
+    ids=" ".join,
+)
+def test_a_mistyped_path_is_no_such_file(words: list[str], tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "grid.yaml").write_text("fps: [6]\n")
+    (tmp_path / "images.yaml").write_text("image: [scene-1, cta.png]\n")
+    code, out, err = run(capsys, *words)
+    assert code == 1 and out == "" and len(err.strip().splitlines()) == 1, err
+    assert "no such file" in err.lower() or "no such folder" in err or "is no folder here" in err, err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["grid.yaml", "images.yaml"]  # nothing is made of nothing
+
+
+def test_images_are_given_once(tmp_path: Path, capsys: Any) -> None:
+    sample_image("scene-1").save(tmp_path / "1.png")
+    (tmp_path / "plan.csv").write_text("image;fps\nscene-1;7\n")
+    words = ["--grid", tmp_path / "plan.csv", "--out", tmp_path / "out", "--image", tmp_path, "--checkpoint", "no/such"]
+    code, _, err = run(capsys, "sweep", *words)
+    assert code == 1 and "both by --image" in err and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "changed"),
+    [
+        (["-p", "fps", "8"], {"fps": 8}),
+        (["--quick", "-p", "fps", "8"], {"fps": 8, "num_inference_steps": 8}),
+        (["-p", "guidance_interval", "[0.1, 10]", "-p", "num_inference_steps", "3"], INTERVAL | {"num_inference_steps": 3}),
+    ],
+)
+def test_planted_pairs_keep_their_conditions_but_for_what_is_changed(
+    words: list[str], changed: dict[str, Any], checkpoint: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    """The study that is about to run is looked at, and stopped."""
+    seen: list[bias.Design] = []
+
+    def stop(pipe: Any, design: bias.Design, out: Path) -> None:
+        seen.append(design)
+        raise InputError("stopped")
+
+    monkeypatch.setattr(bias, "run", stop)
+    if "--quick" not in words:
+        monkeypatch.setattr(planted, "SCHEMES", ("hue",))
+    run(capsys, "probe", "bias", *words, "--checkpoint", checkpoint, "--out", tmp_path / "out")
+    assert seen[0].conditions == planted.CONDITIONS.replace(**changed) and seen[0].margins == planted.MARGINS
+
+
+def test_options_of_bias_are_checked_before_its_images_are_drawn(tmp_path: Path, capsys: Any) -> None:
+    for words in (["-p", "alpha", "7"], ["-p", "fps", "0"], ["--seeds", "0"], ["-p", "measures", "[smile]"]):
+        code, _, err = run(capsys, "probe", "bias", *words, "--out", tmp_path / "out")
+        assert code == 1 and words[-1].strip("[]") in err and not (tmp_path / "out").exists(), err

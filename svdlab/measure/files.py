@@ -37,6 +37,8 @@ def write_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     before it replaces the target. Raises OutputError where the disk refuses.
     """
     target = errors.path("path", path)
+    if (target.exists() and not target.is_file()) or target.parent == Path("/dev"):  # os.replace would put a file there
+        raise OutputError(f"{target} cannot be written: it is a folder or a device. Give a file's name.")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=".part-", dir=target.parent))

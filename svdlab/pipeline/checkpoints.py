@@ -54,6 +54,8 @@ PARTS = rf"({'|'.join(CLASSES)}|feature_extractor)"
 SMALL = rf"{PARTS}/(scheduler_|preprocessor_)?config\.json|model_index\.json|{METADATA}|(README|LICENSE|NOTICE)(\.\w+)?"
 FOREIGN = re.compile(r"quantization|auto_map|implementation|adapter|custom")  # settings that bring other code or other weights
 LAYOUT = "svdlab loads safetensors, in diffusers' layout or as Stability's single file, and no pickles"
+HUB_NAME = r"[A-Za-z0-9][\w.-]*"
+WEIGHT_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # endings of files, never of a hub id
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -128,10 +130,11 @@ def locate(checkpoint: str | Path) -> tuple[str, Path | None]:
         folder = _only(files) if files else folder
         if folder.is_dir() or folder.suffix.lower() == ".safetensors":
             return str(folder), folder
-    if there or not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?<!\.safetensors)", name):
-        known = ", ".join((*SHIPPED, *REPOSITORIES))
+    if there or not re.fullmatch(rf"{HUB_NAME}/{HUB_NAME}", name) or Path(name).suffix.lower() in WEIGHT_FILES:
+        known, why = ", ".join((*SHIPPED, *REPOSITORIES)), "it is a file" if there else "no such file or folder"
         raise CheckpointError(
-            f"no checkpoint {shown(name)}: give {known}, a hub id 'owner/name', a folder or a .safetensors file. {LAYOUT}."
+            f"no checkpoint {shown(name)} ({why}): give {known}, a hub id 'owner/name', a folder or a .safetensors file. "
+            f"{LAYOUT}."
         )
     return name, None
 
@@ -190,7 +193,7 @@ def explain(error: Exception, repo_id: str) -> str:
     if isinstance(error, hub.GatedRepoError):
         return f"{repo_id} is gated: accept its licence at {page}, and {login} with that account."
     if isinstance(error, hub.RepositoryNotFoundError):
-        return f"{repo_id} does not exist, or is private: check the name at {page}, or {login}."
+        return f"{repo_id} does not exist, or is private, and is no folder here: check the name at {page}, or {login}."
     words = hide(str(getattr(error, "server_message", None) or str(error).strip().partition("\n")[0]))
     return f"{repo_id} could not be fetched from {here} ({type(error).__name__}: {words}). Load again to go on."
 
@@ -200,7 +203,8 @@ def _fetch(repo_id: str, dtype: torch.dtype, variant: str | None, revision: str 
 
     Errors are raised apart from the client's own, whose frames hold the request and with it the token.
     """
-    told = f"{repo_id} is not in the cache ({constants.HF_HUB_CACHE}), and local_files_only or HF_HUB_OFFLINE is set."
+    told = f"{repo_id} is no folder here, and not in the cache ({constants.HF_HUB_CACHE}); "
+    told += "local_files_only or HF_HUB_OFFLINE is set."
     online = not (local_files_only or constants.is_offline_mode())
     if online:
         try:

@@ -84,7 +84,8 @@ def run_ids(out: str | Path) -> list[str]:
 def existing(out: str | Path) -> Path:
     """The study's path; InputError where there is none."""
     if not Path(out).expanduser().joinpath("runs").is_dir():
-        raise InputError(f"{out} is no study: it has no folder runs/. A sweep makes one.")
+        why = "it has no folder runs/" if Path(out).exists() else "no such file or folder"
+        raise InputError(f"{out} is no study: {why}. A sweep makes one.")
     return Path(out).expanduser()
 
 

@@ -33,13 +33,14 @@ from svdlab import __version__, errors
 from svdlab.errors import InputError, MissingExtraError, RunError, shown, whole
 from svdlab.errors import path as as_path
 from svdlab.measure import video
-from svdlab.measure.files import hash_facts, hash_file, plain, write_whole
+from svdlab.measure.files import hash_facts, hash_file, plain, read_json, write_whole
 from svdlab.show.labels import axis, name, number
 from svdlab.show.page import Folded, Media, page
 from svdlab.study import ledger, plans
 
 NOTEBOOKS = (Path(__file__).parents[2] / "notebooks", Path("notebooks"))
 KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+LARGEST = 2**27  # bytes of a notebook
 CLIPS, ROWS = 36, 200  # of a study's runs that are on its page
 MEASURES = ("camera", "camera_px", "object_px", "flow_px", "drift_ssim_last", "flicker_mae")
 VERSIONS = ("svdlab", "torch", "diffusers", "dtype", "device", "checkpoint", "revision", "weights", "made")
@@ -59,6 +60,7 @@ def run(notebook: str | Path, /, out: str | Path | None = None, *, progress: boo
     path = find(notebook)
     folder = Path("results", path.stem) if out is None else as_path("out", out)
     parameters = check_parameters(path, parameters)
+    _check_kernel(path)
     cell, error = _execute(path, folder, parameters, progress)
     if error:
         raise RunError(f"{path.name}, {cell}: {error} (see {folder / path.name})")
@@ -84,6 +86,7 @@ def run_grid(
     if jobs is not None:
         jobs = whole("jobs", jobs, 1, 64)
     points = [check_parameters(path, point) for point in points]
+    _check_kernel(path)
     root = Path("results", f"{path.stem}-grid") if out is None else as_path("out", out)
     text = hash_file(path)
 
@@ -118,19 +121,48 @@ def find(notebook: str | Path) -> Path:
         return path
     there = {found.stem: found for place in NOTEBOOKS for found in sorted(place.glob("*.ipynb"))}
     stem = path.name.removesuffix(".ipynb")
-    if stem not in there:
-        raise InputError(f"no notebook {str(notebook)!r}: give a path, or {', '.join(sorted(there)) or 'none'}.")
+    if stem not in there or len(Path(notebook).parts) > 1:  # a mistyped path is never another notebook
+        why = "no such file" if not path.exists() else "it is no .ipynb file"
+        raise InputError(f"no notebook {str(notebook)!r} ({why}): give a path, or {', '.join(sorted(there)) or 'none'}.")
     return there[stem]
+
+
+def read_notebook(path: Path) -> Any:
+    """A notebook of format 4, checked by nbformat's schema; InputError for anything else."""
+    try:
+        from nbformat import reader, validate
+    except ImportError as error:
+        raise MissingExtraError("reading notebooks needs nbformat: pip install 'svdlab[notebooks]'.") from error
+    try:
+        content = read_json(path, LARGEST)
+        if not isinstance(content, dict) or content.get("nbformat") != 4:
+            raise ValueError("it is not of format 4: open it in Jupyter and save it.")
+        book = reader.reads(json.dumps(content))
+        validate(book)
+    except Exception as error:  # nbformat has classes of its own for whatever is no notebook
+        words = " ".join(str(getattr(error, "message", error)).split())[:200]
+        raise InputError(f"{path} cannot be read as a notebook: {words}") from error
+    return book
 
 
 def parameters_of(notebook: str | Path) -> dict[str, str]:
     """A notebook's parameters and the types that its parameters cell declares ("None" for none)."""
     path, papermill = find(notebook), _papermill()
+    book = read_notebook(path)
     try:
-        found = papermill.inspect_notebook(str(path))
-    except (OSError, ValueError, AttributeError, LookupError) as error:  # what nbformat and papermill raise for odd files
-        raise InputError(f"{path} cannot be read as a notebook: {' '.join(str(error).split())[:200]}") from error
+        found = papermill.inspect_notebook(book)
+    except Exception as error:  # papermill's translators raise nearly anything for a parameters cell that is none
+        raise InputError(f"{path} has no parameters that can be read: {' '.join(str(error).split())[:200]}") from error
     return {name: facts["inferred_type_name"] for name, facts in found.items()}
+
+
+def _check_kernel(path: Path) -> None:
+    """InputError where the notebook asks for a kernel that is not installed: else Jupyter logs a traceback for it."""
+    from jupyter_client.kernelspec import KernelSpecManager
+
+    known = KernelSpecManager().find_kernel_specs()
+    if (wanted := read_notebook(path).metadata.get("kernelspec", {}).get("name")) not in known:
+        raise InputError(f"{path.name} needs the kernel {shown(wanted)}: there is {', '.join(sorted(known)) or 'none'}.")
 
 
 def check_parameters(path: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,7 +234,8 @@ def _execute(path: Path, folder: Path, parameters: Mapping[str, Any], progress: 
     given = {"out": str(folder), **parameters} if "out" in parameters_of(path) else dict(parameters)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        papermill.execute_notebook(path, folder / path.name, parameters=given, progress_bar=progress, log_output=False)
+        source, target = (str(p).replace("{", "{{").replace("}", "}}") for p in (path, folder / path.name))  # no templates
+        papermill.execute_notebook(source, target, parameters=given, progress_bar=progress, log_output=False)
     except papermill.PapermillExecutionError as error:
         return f"In [{error.exec_count}]", f"{error.ename}: {error.evalue}"
     except Exception as error:  # a folder that is none, a kernel that died or never came up: the next point may fare better
@@ -230,14 +263,13 @@ def report(folder: str | Path, out: str | Path | None = None) -> Path:
     """
     folder = as_path("folder", folder)
     study = next((p for p in (folder, folder / "ledger") if (p / "runs").is_dir() and not (p / "runs").is_symlink()), folder)
-    notebook = next(iter(sorted(p for p in folder.glob("*.ipynb") if not p.is_symlink())), None)
+    notebook = next(iter(_own(folder, "*.ipynb")), None)
     records = [] if (study / "runs").is_symlink() else list(ledger.survey(study))
-    media = [
-        Media(path, path.stem) for kind in ("*.png", "*.mp4") for path in sorted(folder.glob(kind)) if not path.is_symlink()
-    ]
+    media = [Media(path, path.stem) for kind in ("*.png", "*.mp4") for path in _own(folder, kind)]
     body = list(_story(notebook)) if notebook else media
     if not body and not records:
-        raise InputError(f"{folder} holds no notebook, figure, video or run: nothing to report.")
+        why = "holds no notebook, figure, video or run" if folder.is_dir() else "is no folder"
+        raise InputError(f"{folder} {why if folder.exists() else 'is not there, no such folder'}: nothing to report.")
     facts = [_facts(record) for record in records]
     listed = lambda key: "; ".join(sorted({str(f[key]) for f in facts if f.get(key)}))
     head = [f"Report of {datetime.now(UTC):%Y-%m-%d}, by svdlab {__version__}."]
@@ -253,6 +285,11 @@ def report(folder: str | Path, out: str | Path | None = None) -> Path:
     with write_whole(target) as part:
         part.write_text(html, encoding="utf-8")
     return target
+
+
+def _own(folder: Path, pattern: str) -> list[Path]:
+    """The files in a folder that match, sorted; links and pipes are left alone."""
+    return sorted(path for path in folder.glob(pattern) if path.is_file() and not path.is_symlink())
 
 
 def _facts(record: dict[str, Any]) -> dict[str, Any]:
@@ -280,15 +317,7 @@ def _runs(runs: pd.DataFrame) -> dict[str, list[Any]]:
 
 def _story(notebook: Path) -> Iterator[Any]:
     """An executed notebook: its parameters, its words and what its cells showed, without code, progress bars or widgets."""
-    try:
-        import nbformat
-
-        content = nbformat.read(notebook, 4)
-    except ImportError as error:
-        raise MissingExtraError("a notebook's page needs nbformat: pip install 'svdlab[notebooks]'.") from error
-    except Exception as error:  # nbformat has classes of its own for whatever is no notebook
-        raise InputError(f"{notebook} cannot be read as a notebook: {error}") from error
-    for cell in content.cells:
+    for cell in read_notebook(notebook).cells:
         if {"parameters", "injected-parameters"} & set(cell.metadata.get("tags", [])):
             yield Folded(cell.source)
         elif cell.cell_type == "markdown":

@@ -36,7 +36,7 @@ DEFAULTS = {f.name: f.default for f in fields(Conditions)}
 CONDITIONS = tuple(DEFAULTS)
 STARTS = ("flip_noise", "start_latents", "start_noise")
 COLUMNS = (*CONDITIONS, "seed", "image", *STARTS)
-_SEQUENCES = ("guidance_curve", "guidance_interval")  # one value may be a tuple
+SEQUENCES = ("guidance_curve", "guidance_interval")  # one value may be a tuple
 TEXTS = ("image", "flip_noise")
 MOST = 1_000_000  # rows of a plan
 _FLOATS = ("noise_aug_strength", "min_guidance_scale", "max_guidance_scale", "playback_fps")
@@ -72,7 +72,8 @@ def read_plan(path: str | Path) -> pd.DataFrame:
     readers: dict[str, Any] = {".csv": read_csv, ".tsv": read_csv, ".parquet": read_parquet}
     readers |= dict.fromkeys((".yaml", ".yml", ".json"), read_yaml)
     if path.suffix.lower() not in readers or not path.is_file():
-        raise InputError(f"there is no plan {path}: give a .csv, .parquet, .yaml or .json file.")
+        why = "" if path.is_file() else "it is no file; " if path.exists() else "no such file; "
+        raise InputError(f"there is no plan {path}: {why}give a .csv, .parquet, .tsv, .yaml or .json file.")
     content = readers[path.suffix.lower()](path)
     if isinstance(content, pd.DataFrame):
         content = content.astype(object).where(content.notna(), None)
@@ -164,6 +165,8 @@ def parse_yaml(text: str) -> Any:
 
 
 def _content(path: Path, most: int) -> bytes:
+    if not path.is_file():  # a pipe would be waited for
+        raise InputError(f"{path} cannot be read: {'it is no file' if path.exists() else 'no such file'}.")
     try:
         with path.open("rb") as file:
             content = file.read(most + 1)
@@ -256,7 +259,7 @@ def _canonical(name: str, value: Any) -> Any:
         value = default  # an empty cell
     if value is None or (default is None and isinstance(value, float) and math.isnan(value)):
         return None  # pandas writes NaN for None; where None is not allowed, Conditions refuses NaN
-    if name in _SEQUENCES:
+    if name in SEQUENCES:
         try:  # in a CSV file it is a text in brackets
             value = ast.literal_eval(value) if isinstance(value, str) and value[:1] in ("[", "(") else value
             return value if isinstance(value, str) else tuple(float(v) for v in value)
@@ -276,7 +279,7 @@ def _axis(name: str, axis: Any) -> list[Any]:
     if isinstance(axis, io.IOBase):
         raise InputError(f"{name}={shown(axis)}: give a value or a list of values.")
     values = [tuple(value) if isinstance(value, list) else value for value in itertools.islice(axis, MOST + 1)]
-    return [tuple(values)] if values and name in _SEQUENCES and all(isinstance(v, Real) for v in values) else values
+    return [tuple(values)] if values and name in SEQUENCES and all(isinstance(v, Real) for v in values) else values
 
 
 def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
