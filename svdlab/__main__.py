@@ -75,8 +75,7 @@ def notebook(
     given = _values(parameter, [key for key, kind in known.items() if kind == "str"])
     if "out" in given:
         raise InputError("-p out: give the folder as --out.")
-    if out is not None:
-        out = folder("--out", out)
+    out = None if out is None else folder("--out", out)
     if grid is None:
         if jobs is not None:
             raise InputError("--jobs is for --grid: without one, one notebook runs.")
@@ -161,7 +160,6 @@ def probe(
     from svdlab import probes
     from svdlab.pipeline.checkpoints import load_pipeline
     from svdlab.pipeline.conditions import conditions_of
-
     from svdlab.study.plans import CONDITIONS, SEQUENCES
 
     options = _values(parameter)
