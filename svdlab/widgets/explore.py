@@ -28,6 +28,7 @@ from svdlab.widgets.panel import (
     cell,
     checked,
     control,
+    escaped,
     pale,
     put,
     put_figure,
@@ -264,7 +265,7 @@ class Runs:
     def __init__(self, results: Any) -> None:
         table = load_results(path("results", results)) if isinstance(results, (str, os.PathLike)) else results
         table = with_files("results", table)
-        self.hold(errors.columns("results", table, *(n for n in AXES if n in table)))
+        self.hold(errors.columns("results", table, *table.columns))
         places = {n: values.index for n, values in self.axes.items()}
         order = sorted(range(len(table)), key=lambda i: [places[n](v) for n, v in self.point(i).items()])
         self.hold(table.iloc[order])
@@ -332,8 +333,9 @@ def _ranks(table: pd.DataFrame, measures: Sequence[str], places: Sequence[int | 
         bars.append("percentile" if len(places) == 1 else f"{which}, percentile")
         for column, of in ((which, values), (bars[-1], shares)):
             columns[column] = np.nan if place is None else of.iloc[place]
-    shown = pd.DataFrame({**columns, "least": values.min(), "greatest": values.max()}, index=list(measures)).rename(index=axis)
+    shown = pd.DataFrame({**columns, "least": values.min(), "greatest": values.max()}, index=list(measures))
     style: Any = shown.style
-    style = style.format(number, na_rep="-").format("{:.0%}", subset=bars, na_rep="-").format_index(escape="html")
+    style = style.format(number, na_rep="-").format("{:.0%}", subset=bars, na_rep="-")
+    style = style.format_index(lambda column: escaped(axis(column)))
     style = style.bar(subset=bars, vmin=0, vmax=1, color="var(--svdlab-bar)", height=80)
     return style.set_caption("Measures of what is on screen, among all runs of the sweep").to_html()

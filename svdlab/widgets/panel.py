@@ -306,10 +306,19 @@ def visible(widget: ipywidgets.Widget, there: bool) -> None:
     widget.layout.display = "" if there else "none"
 
 
+def escaped(text: object) -> str:
+    """Text for an `ipywidgets.HTML`, the one kind of widget that reads markup: whatever was recorded goes through here.
+
+    >>> escaped("<img src=x onerror=alert(1)>")
+    '&lt;img src=x onerror=alert(1)&gt;'
+    """
+    return html.escape(str(text))
+
+
 def status(text: str) -> str:
     """Text as HTML that screen readers announce when it changes."""
-    return f'<span role="status" aria-live="polite">{html.escape(text)}</span>'
+    return f'<span role="status" aria-live="polite">{escaped(text)}</span>'
 
 
 def warning(error: object) -> str:
-    return f'<span role="alert"><b>Could not: </b>{html.escape(str(error))}</span>'
+    return f'<span role="alert"><b>Could not: </b>{escaped(error)}</span>'

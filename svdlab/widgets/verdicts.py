@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import ipywidgets
 from svdlab.errors import InputError, path, several, shown, takes
 from svdlab.probes import Result
 from svdlab.show.figure import Figure
-from svdlab.widgets.panel import ImageView, Panel, pale, put_figure
+from svdlab.widgets.panel import ImageView, Panel, escaped, pale, put_figure
 
 
 def _result(name: str, value: Any) -> Result:
@@ -60,6 +59,6 @@ class Verdicts(Panel):
 
 
 def _text(result: Any) -> str:
-    question, verdict = html.escape(result.probe.question), html.escape(result.verdict)
-    lines = [html.escape(str(s)) for s in result.findings.get("sentence", ())] or ["no findings"]
+    question, verdict = escaped(result.probe.question), escaped(result.verdict)
+    lines = [escaped(sentence) for sentence in result.findings.get("sentence", ())] or ["no findings"]
     return f"<p><b>{question}</b></p><p>{verdict}</p><ul><li>{'</li><li>'.join(lines)}</li></ul>"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import io
-import json
 from pathlib import Path
 from typing import Any
 
+import ipywidgets
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,8 +16,9 @@ from ipywidgets import HTML
 from PIL import Image
 
 import svdlab
-from svdlab import errors, widgets
+from svdlab import errors, probes, widgets
 from svdlab.measure.video import as_bytes, read_frames
+from svdlab.probes import Result
 from svdlab.study.plans import read_plan
 from svdlab.widgets.panel import Panel, webp
 
@@ -80,7 +82,39 @@ def test_an_export_that_fails_says_so_on_screen(results: pd.DataFrame, tmp_path:
     assert "Could not" in panel.message.value and "written" in panel.message.value
 
 
-def test_labels_cannot_smuggle_markup() -> None:
-    panel = widgets.compare({"<img src=x onerror=alert(1)>": np.zeros((2, 32, 32, 3), np.uint8)})
-    text = json.dumps([widget.value for widget in inside(panel) if isinstance(widget, HTML)])
-    assert "<img" not in text and "&lt;img" in text
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+@pytest.mark.parametrize("kind", ["explore", "step_through", "live", "compare", "verdicts"])
+def test_recorded_text_is_text(kind: str, pipe: Any, results: pd.DataFrame, traced: Any, tmp_path: Path) -> None:
+    """Whatever a record, a label or an error says: it reaches the screen as text. Only ipywidgets.HTML reads markup."""
+    texts = dict.fromkeys(("image", "checkpoint", "label", "licence", "intervention", "status", "reason"), HOSTILE)
+    table = results.assign(**texts, preview="", object_px=[0.1, 0.2, 0.3])
+    table.loc[0, "image"] = "other"
+    table = table.rename(columns={"flow_px": HOSTILE}) if "flow_px" in table else table.assign(**{HOSTILE: [1.0, 2.0, 3.0]})
+    clip, source = traced[1], dataclasses.replace(traced[1].call.source, checkpoint=HOSTILE, label=HOSTILE)
+    clip = dataclasses.replace(clip, call=dataclasses.replace(clip.call, source=source))
+    found = Result(probes.find("stillness"), HOSTILE, HOSTILE, source=source, notes=(HOSTILE,))
+    tr = dataclasses.replace(traced[0], calls=(clip.call,))
+    make = {
+        "explore": lambda: widgets.explore(table),
+        "step_through": lambda: widgets.step_through(tr),
+        "live": lambda: widgets.live(pipe, "scene-27", svdlab.Conditions(num_inference_steps=1)),
+        "compare": lambda: widgets.compare({HOSTILE: clip}),
+        "verdicts": lambda: widgets.verdicts({HOSTILE: found}),
+    }
+    panel = make[kind]()
+    if kind == "live":
+        with svdlab.edit(pipe, "denoised", lambda value, step: exec("raise ValueError(HOSTILE)", {"HOSTILE": HOSTILE})):
+            panel.generate()
+            assert panel.job.join(60)
+    if kind == "verdicts":
+        panel.lines.selected_index = 0
+    panel._attempt(lambda: Path(tmp_path / HOSTILE / "none").read_text())  # an error names a file
+    assert panel.settled()
+    shown = inside(panel)
+    markup = [widget.value for widget in shown if isinstance(widget, HTML)]
+    assert "<img" not in "".join(markup) and "&lt;img" in "".join(markup)
+    assert not any(isinstance(widget, (ipywidgets.HTMLMath, ipywidgets.Output)) for widget in shown)
+    allows = [name for widget in shown for name in widget.trait_names() if name.endswith("_allow_html")]
+    assert allows and not any(getattr(widget, name) for widget in shown for name in set(allows) & set(widget.trait_names()))
