@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -79,6 +80,7 @@ class Explorer(Panel):
         self.runs, self.pipe = Runs(results), pipe
         self.measures = list(measures or self.runs.measures())
         errors.columns("results", self.runs.table, "run_id", "fps", *self.measures)
+        self.turn = threading.RLock()  # JupyterLab hands over each control's moves on threads of their own
         self.panes = [Pane(self), Pane(self)]
         self.jobs = tuple(pane.job for pane in self.panes)
         again = lambda: self.refresh(restart=True)
@@ -185,7 +187,7 @@ class Pane(ipywidgets.VBox):
         for n, values in panel.runs.axes.items():  # a slider where values have an order, a list where they are names
             kind = ipywidgets.SelectionSlider if all(isinstance(v, (int, float)) for v in values) else ipywidgets.Dropdown
             options = [(_label(v), v) for v in values]
-            self.controls[n] = control(kind, name(n), lambda: self.show(self.point()), options=options, value=values[0])
+            self.controls[n] = control(kind, name(n), self._moved, options=options, value=values[0])
         self.walk = control(ipywidgets.IntSlider, "run", lambda: self.go(self.walk.value), max=len(panel.runs.table) - 1)
         self.video = VideoView(format="mp4", width=str(PANE), autoplay=True, loop=True)
         self.caption = ipywidgets.HTML()
@@ -203,12 +205,23 @@ class Pane(ipywidgets.VBox):
 
     def show(self, point: dict[str, Any], place: int | None = None) -> None:
         """Show the run at a point, or that there is none. The video comes first, read as it lies on disk."""
-        if self._following:
-            return
+        with self.panel.turn:
+            if not self._following:
+                self._following = True
+                for n, value in point.items():
+                    self.controls[n].value = value
+                self._following = False
+                self._show(point, place)
+
+    def _moved(self) -> None:
+        """The run that the controls say. They are not set: another one may be moving now."""
+        with self.panel.turn:
+            if not self._following:
+                self._show(self.point())
+
+    def _show(self, point: dict[str, Any], place: int | None = None) -> None:
         self.place = self.panel.runs.at(point) if place is None else place
         self._following = True
-        for n, value in point.items():
-            self.controls[n].value = value
         if self.place is not None:
             self.walk.value = self.place
         self._following = False

@@ -105,7 +105,7 @@ def test_explore(browser: Any, lab: labs.Lab, ledger: Path) -> None:
         assert len(svdlab.load_results(ledger)) == 12
 
         page.get_by_role("button", name="Export").click()
-        sheet.wait(lambda: plans_in(lab.root / "exports"), 30, "nothing was exported")
+        sheet.wait(lambda: page.get_by_text("exports/: ").count(), 60, "nothing was exported")  # said when all is written
         assert {p.suffix for p in (lab.root / "exports").iterdir()} == {".png", ".pdf", ".csv", ".mp4", ".json"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,16 @@ def test_explore_follows_its_controls(results: pd.DataFrame) -> None:
     assert pane.place is None and "not run" in pane.caption.value and panel.current.empty
     with pytest.raises(errors.InputError, match="no point of this sweep"):
         panel.select(motion_bucket_id=7)
+
+
+def test_controls_that_are_moved_at_once_are_all_followed(results: pd.DataFrame) -> None:
+    """JupyterLab's messages come on several threads: a move that comes while another is followed is not lost."""
+    pane = widgets.explore(results).panes[0]
+    other = threading.Thread(target=lambda: pane.controls["seed"].set_trait("value", 1))
+    pane.walk.observe(lambda _: (other.start(), other.join(0.3)), "value")  # in the middle of the first move
+    pane.controls["motion_bucket_id"].value = 200
+    other.join(10)
+    assert pane.point() == {"motion_bucket_id": 200, "seed": 1} and "not run" in pane.caption.value and pane.place is None
 
 
 def test_two_panes_start_again_together(results: pd.DataFrame) -> None:
