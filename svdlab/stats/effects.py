@@ -46,7 +46,8 @@ class Effect:
 
     what: in words; "{}" stands where the sentence puts the number. low, high: of confidence 1 - alpha. n: independent units
     (`of`: images or pairs). seeds: of each. margin: what counts as no effect, in `unit`. p: two-sided, of `null` (or of the
-    margin where that is a `threshold`); p_equivalent: of equivalence (TOST). q, q_equivalent: these after the correction for
+    margin where that is a `threshold`); p_equivalent: of equivalence (twice that of TOST: the alpha at which
+    the interval reaches the margin). q, q_equivalent: these after the correction for
     all effects of a report, by `corrected`. sd: of the units' values. method: of the interval or test. NaN: none.
     """
 
@@ -283,7 +284,7 @@ def paired(
     alpha: float = 0.05,
     of: str = "pair",
 ) -> Effect:
-    """The mean of paired differences: p, t interval, and TOST where a margin is set.
+    """The mean of paired differences: p, t interval, and equivalence where a margin is set.
 
     >>> paired("speed", "speed, a minus b", [2, 2, 1, 2, 2, 1], unit="px/frame").p
     0.03125
@@ -291,7 +292,7 @@ def paired(
     differences: a list with one per pair; or, where pairs share their seeds, a DataFrame with a row per pair and a column per
     seed, whose part in the error is then counted. NaN is left out. p: the larger of the permutation test's, which is exact for
     symmetrical differences, and Hall's t test's, which holds for skewed ones (`stats.crossed`). Where differences of shares
-    (unit="share") are all 0, TOST's p is the chance that so many pairs show none although a share `margin` of all pairs
+    (unit="share") are all 0, p_equivalent is the chance that so many pairs show none although a share `margin` of all pairs
     differs. Pass the effects of one study to `corrected` together.
     """
     if isinstance(differences, pd.DataFrame):

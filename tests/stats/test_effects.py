@@ -75,7 +75,9 @@ def test_a_mean_is_equivalent_where_both_one_sided_tests_reject_at_a_fortieth() 
     samples = [rng.normal(0.1, 0.4, 12) for _ in range(200)]
     found = [mean(x, margin=0.4).verdict == ef.EQUIVALENT for x in samples]
     both = [tost(x, 0.4) < 0.025 for x in samples]
-    assert not any(f and not b for f, b in zip(found, both, strict=True)) and sum(found) > 0.8 * sum(both) > 20
+    assert (
+        not any(f and not b for f, b in zip(found, both, strict=True)) and sum(found) > 0.7 * sum(both) > 20
+    )  # what skewness costs
 
 
 @pytest.mark.parametrize(("count", "verdict"), [(0, ef.EQUIVALENT), (3, ef.INCONCLUSIVE), (12, ef.EFFECT)])
@@ -161,7 +163,7 @@ def test_symmetrical_pairs_have_a_permutation_p_a_t_interval_and_tost(n: int) ->
     want = sps.permutation_test((x,), lambda v, axis: v.mean(axis), permutation_type="samples", vectorized=True)
     found, limits = ef.paired("x", "x", x, unit="", margin=0.8), sps.ttest_1samp(x, 0).confidence_interval(0.95)
     p = max(want.pvalue, sps.ttest_1samp(x, 0).pvalue)
-    expected = (p, limits.low, limits.high, tost(x, 0.8))
+    expected = (p, limits.low, limits.high, min(1.0, 2 * tost(x, 0.8)))
     assert (found.p, found.low, found.high, found.p_equivalent) == pytest.approx(expected)
 
 
