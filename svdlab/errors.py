@@ -215,7 +215,8 @@ def several(
 
     distinct: none of them may stand there twice.
     """
-    if isinstance(values, (str, bytes, Mapping, io.IOBase)) or not isinstance(values, Iterable):
+    single = isinstance(values, (str, bytes, Mapping, io.IOBase)) or getattr(values, "ndim", 1) == 0  # np.array(3)
+    if single or not isinstance(values, Iterable):
         raise InputError(f"{name}={shown(values)}: give a list.")
     try:
         given = tuple(values)

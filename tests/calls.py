@@ -20,6 +20,7 @@ from svdlab.pipeline import images, single_file
 from svdlab.probes import bias, stimuli, verify
 from svdlab.probes import probe as probe_
 from svdlab.probes.bias import planted, symmetry
+from svdlab.show import figure, labels, page
 from svdlab.stats import effects
 from svdlab.study import notebooks, pairs, plans, sweep
 from svdlab.widgets import panel
@@ -380,24 +381,46 @@ def of_organism(m: SimpleNamespace) -> dict[str, Target]:
 
 
 def of_show(m: SimpleNamespace) -> dict[str, Target]:
-    clip, tr, results = m.clip, m.tr, m.results
-    sheet: dict[str, Any] = dict(rows="motion_bucket_id", columns="fps", frame=-1, note="motion_flow_px", title="")
+    clip, tr, results, field = m.clip, m.tr, m.results, np.ones((3, 16, 16, 2), np.float32)
+    sheet: dict[str, Any] = dict(rows="motion_bucket_id", columns="fps", frame=-1, note="motion_flow_px", clips=[clip] * 4)
     curve: dict[str, Any] = dict(x="motion_bucket_id", y="motion_flow_px", by="fps", title="")
-    saved: dict[str, Any] = dict(path=m.folder / "f", formats=("png",), width=3.3, title=True, footer=True)
+    fig = show.heat(m.table[["x", "fps"]], title="a", key="x")
+    saved: dict[str, Any] = dict(path=m.folder / "f", formats=("csv",), width=3.3, title=True, footer=True)
+    grid: dict[str, Any] = dict(size=(16, 16), of=clip, row_labels=["a"], column_labels=["b"], row_title="", column_title="")
+    heat: dict[str, Any] = dict(table=m.table[["x", "fps"]], title="", key="x", rows="r", columns="c", centre=0.0)
+    sections: dict[str, Any] = dict(title="a", sections={"b": ["c"]}, label="", footer="")
+    movie = show.video(clip)
     return {
+        "show.about": (lambda things: show.about(things), dict(things=clip)),
         "show.video": (show.video, dict(clips=[clip], labels=["a"], fps=7, columns=1, title="")),
+        "show.Video": (show.Video, dict(frames=movie.frames[:2], fps=7, alt="a", facts={})),
+        "Video.save": (movie.save, dict(path=m.folder / "v.mp4")),
         "show.filmstrip": (show.filmstrip, dict(clips=clip, labels=["a"], frames=[0], given=False, title="")),
-        "show.sheet": (show.sheet, dict(results=results, **sheet)),
+        "show.sheet": (show.sheet, dict(results=results, **sheet, title="")),
         "show.dose_response": (show.dose_response, dict(results=results, **curve)),
-        "show.denoising": (show.denoising, dict(tr=tr, frame=0, steps=[0], title="")),
+        "show.denoising": (show.denoising, dict(tr=tr, frame=0, steps=[0], decoded=None, title="")),
         "show.latents": (show.latents, dict(tr=tr, frame=0, steps=[0], mode="channels", name="latents", title="")),
-        "show.flow": (show.flow, dict(clip=clip, pairs=[0], title="")),
+        "show.flow": (show.flow, dict(clip=field, pairs=[0], title="")),
+        "show.flow_colours": (show.flow_colours, dict(field=field, fastest=1.0)),
         "show.camera_path": (show.camera_path, dict(clip=clip, title="")),
         "show.stepwise": (show.stepwise, dict(clip=clip, playback_fps=7, title="")),
         "show.trajectories": (show.trajectories, dict(clip=clip, title="")),
         "show.xt_slice": (show.xt_slice, dict(clip=clip, row=3, title="")),
-        "show.forest": (show.forest, dict(effects=[m.effect], by="unit", standardised=False, title="")),
-        "show.save": (show.save, dict(fig=show.filmstrip(clip), **saved)),
+        "show.heat": (show.heat, heat),
+        "show.forest": (show.forest, dict(effects=[m.effect], by="unit", standardised=False, of=clip, title="")),
+        "show.save": (show.save, dict(fig=fig, **saved)),
+        "figure.figure": (figure.figure, dict(width=300.0, height=200.0, of=clip, title="")),
+        "figure.graphs": (figure.graphs, dict(size=(300, 200), rows=1, columns=1, of=clip, title="", share=True)),
+        "figure.images": (figure.images, dict(**grid, title="")),
+        "figure.chosen": (lambda asked: figure.chosen(asked, 3, 2, "frame"), dict(asked=[0])),
+        "labels.name": (labels.name, dict(column="object_px")),
+        "labels.unit": (labels.unit, dict(column="object_px")),
+        "labels.axis": (labels.axis, dict(column="object_px")),
+        "labels.ordered": (labels.ordered, dict(values=[1, "a"])),
+        "labels.caption": (labels.caption, dict(clip=clip)),
+        "labels.sources": (lambda things: labels.sources(things), dict(things=clip)),
+        "page.page": (page.page, dict(**sections, folder=m.folder)),
+        "page.markdown": (page.markdown, dict(**sections, folder=m.folder)),
     }
 
 
@@ -434,4 +457,4 @@ def of_widgets(m: SimpleNamespace) -> dict[str, Target]:
     }
 
 
-GROUPS = (of_pipeline, of_study, of_measure, of_stats, of_probes, of_bias, of_organism, of_widgets)  # of_show: not yet clean
+GROUPS = (of_pipeline, of_study, of_measure, of_stats, of_probes, of_bias, of_organism, of_show, of_widgets)

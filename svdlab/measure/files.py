@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,15 @@ import pandas as pd
 
 from svdlab import errors
 from svdlab.errors import OutputError, takes
+
+# What a terminal obeys (ECMA-48): control sequences; strings such as titles and links, up to their end; other escapes.
+ANSI = re.compile(
+    "(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]"
+    "|(?:\x1b[]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x80-\x9f]*(?:\x07|\x1b\\\\|\x9c)"
+    "|\x1b[ -/]*[0-~]?"
+)
+FOLDERS = re.compile(r"(?:file:/*)?(?:~[\w.-]*|(?:[A-Za-z]:)?[\\/]+[^\\/]+)[\\/]+[^\\/]")  # how an absolute path begins
+HIDDEN = re.compile("[\0-\x08\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")  # controls, direction marks
 
 
 @contextmanager
@@ -121,6 +131,32 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(item) for item in value]
     return str(getattr(value, "__qualname__", value))  # a function's name
+
+
+def printable(text: Any, *, lines: bool = False) -> str:
+    """A recorded text as it may be drawn, written or printed: without control characters and what steers a terminal.
+
+    >>> printable("a \\x1b[31mred\\x1b[0m label\\n\\x07of two lines")
+    'a red label of two lines'
+
+    One line; `lines` keeps line breaks and tabs. Marks that turn the direction of reading go too: with them a text looks like
+    another one. What is no character (half a surrogate pair, from a file's name in another encoding) becomes U+FFFD.
+    """
+    text = ANSI.sub("", str(text))
+    text = "\n".join(text.splitlines()) if lines else " ".join(text.split())
+    return HIDDEN.sub("", text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def file_name(value: Any) -> Any:
+    """Of an absolute path in a folder its name, as what is exported gives it: the folders say who and where. Else the value.
+
+    >>> file_name("/home/ada/photos/cat.png"), file_name("owner/model")
+    ('cat.png', 'owner/model')
+    """
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(text, str) or not FOLDERS.match(text):
+        return value
+    return re.split(r"[\\/]", text.rstrip("\\/"))[-1]
 
 
 def csv_text(table: Any) -> str:

@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
 
 from svdlab import errors
-from svdlab.errors import InputError, TraceError
+from svdlab.errors import COUNT, InputError, TraceError, flag, takes, text
 from svdlab.measure import video as files
-from svdlab.measure.files import write_whole
-from svdlab.show.figure import GREY, INK, LABEL, SMALL, WIDTH, Figure, broken, chosen, draw, facts_of, fitted, images, scaled
-from svdlab.show.labels import axis, caption, name, number, ordered
+from svdlab.measure.files import printable, write_whole
+from svdlab.show.figure import (
+    BESIDE,
+    GREY,
+    INDEX,
+    INDICES,
+    INK,
+    LABEL,
+    SMALL,
+    TEXTS,
+    WIDTH,
+    Figure,
+    broken,
+    chosen,
+    draw,
+    facts_of,
+    fitted,
+    images,
+    scaled,
+)
+from svdlab.show.labels import WORDS, axis, caption, name, number, ordered
 
 CRF = 16  # of H.264: no visible loss
 MODES = ("channels", "pca", "colours")
@@ -30,7 +51,7 @@ class Video:
     """A video that a notebook shows, looping; `save` writes it as MP4 (H.264, yuv420p, plays in every browser).
 
     frames: uint8 "f h w 3", labels included. fps: of the player. alt: what is to be seen, for those who cannot. facts: what
-    its file says about itself, where a model made what it shows (see `svdlab.measure.video`).
+    its file says about itself, where a model made what it shows (see `svdlab.measure.video`). Raises InputError for others.
     """
 
     frames: np.ndarray
@@ -38,16 +59,24 @@ class Video:
     alt: str
     facts: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.frames = files.as_bytes(self.frames)
+        self.fps = files.FPS("fps", self.fps)
+        self.alt = WORDS("alt", self.alt)
+        errors.kind(Mapping)("facts", self.facts)
+
     def mp4(self) -> bytes:
         """The bytes of an MP4 file."""
         return files.h264(self.frames, self.fps, crf=CRF, facts=self.facts)
 
+    @takes(path=errors.path)
     def save(self, path: str | Path) -> Path:
         """Write the MP4, whole or not at all, and beside it a .json of what it says about itself; returns its path.
 
-        Raises OutputError where the folder cannot be written.
+        path: with or without the ending .mp4. Raises OutputError where the folder cannot be written.
         """
-        path = Path(path).with_suffix(".mp4")
+        path = Path(path)
+        path = path if path.suffix.lower() == ".mp4" else Path(f"{path}.mp4")
         with write_whole(path) as part:
             part.write_bytes(self.mp4())
         if self.facts:
@@ -60,14 +89,16 @@ class Video:
         height, width = self.frames.shape[1:3]
         player = mediapy.html_from_compressed_video(self.mp4(), width, height)
         still = base64.b64encode(mediapy.compress_image(self.frames[-1])).decode()  # for viewers that show no videos
+        label = Markup('<video aria-label="{}"').format(self.alt)
         bundle = {
-            "text/html": player.replace("<video", f'<video aria-label="{escape(self.alt, quote=True)}"', 1),
+            "text/html": player.replace("<video", label, 1),
             "image/png": still,
             "text/plain": f"<Video: {self.alt}, {len(self.frames)} frames at {self.fps:g} frames/s>",
         }
         return bundle, {"image/png": {"width": width, "height": height, "alt": self.alt}}
 
 
+@takes(labels=TEXTS, fps=files.FPS, columns=COUNT, title=WORDS)
 def video(
     clips: Any, *, labels: Sequence[str] | None = None, fps: float | None = None, columns: int = 4, title: str = ""
 ) -> Video:
@@ -76,17 +107,17 @@ def video(
     >>> show.video(clip)
     >>> show.video({"slow": clip, "fast": clip.frames[::2]}, fps=7).save("results/compare.mp4")
 
-    clips: a Clip, frames "f h w c" in [0, 1] or uint8, a list of either, a dict from label to either, or rows of the table
-    that `svdlab.sweep` returns. labels: by default the conditions of each. fps: of the player; default that of the first
-    clip, 7 for frames. A shorter clip waits on its last frame for the longest. Raises InputError for no clips, frames of
-    different sizes, or labels of another number.
+    clips: a Clip, frames "f h w c" in [0, 1] or uint8 or a list of images, a video file, a list of these, a dict from label
+    to these, or rows of the table that `svdlab.sweep` returns. labels: by default the conditions of each. fps: of the
+    player; default that of the first clip, 7 for frames. A shorter clip waits on its last frame for the longest. Raises
+    InputError for no clips, frames of different sizes, or labels of another number.
     """
     arrays, texts, given = named(clips, labels)
-    rate = errors.number("fps", fps or rate_of(given[0]), above=0)
+    rate = files.FPS("fps", rate_of(given[0])) if fps is None else fps
     columns = min(columns, len(arrays))
     size = fitted(arrays[0].shape[1:], columns=columns, most=640 if columns == 1 else 320)
     rows = -(-len(arrays) // columns)
-    fig, axes = images(size=size, of=clips, title=title, row_labels=[""] * rows, column_labels=[""] * columns)
+    fig, axes = images(size=size, of=given, title=title, row_labels=[""] * rows, column_labels=[""] * columns)
     for i, ax in enumerate(axes.flat):
         ax.set_visible(i < len(arrays))
         ax.set_title(broken(texts[i], LABEL, size[1]) if i < len(arrays) else "", fontsize=LABEL, color=INK, pad=3)
@@ -105,6 +136,7 @@ def video(
     return Video(np.pad(movie, even, constant_values=255), rate, title or "; ".join(texts) or "clip", facts)
 
 
+@takes(labels=TEXTS, given=flag, title=WORDS)
 def filmstrip(
     clips: Any,
     *,
@@ -127,9 +159,10 @@ def filmstrip(
     shown = chosen(frames, min(map(len, arrays)), 8, "frame")
     alone = len(arrays) == 1
     columns = ["input"] * given + [f"frame {i}" for i in shown]
-    size = fitted(arrays[0].shape[1:], columns=len(columns), width=WIDTH - (0 if alone else 6 * max(map(len, texts))))
+    beside = 0 if alone else min(BESIDE, 6 * max(map(len, texts)))
+    size = fitted(arrays[0].shape[1:], columns=len(columns), width=WIDTH - beside)
     title = title or f"Frames {shown[0]} to {shown[-1]}" + (f": {texts[0]}" if alone and texts[0] else "")
-    fig, axes = images(size=size, of=clips, title=title, row_labels=[""] if alone else texts, column_labels=columns)
+    fig, axes = images(size=size, of=clips_given, title=title, row_labels=[""] if alone else texts, column_labels=columns)
     for row, clip, array in zip(axes, clips_given, arrays, strict=True):
         inputs = [np.asarray(clip.image) / np.float32(255)] if given else []
         for ax, image in zip(row, [*inputs, *array[shown]], strict=True):
@@ -138,6 +171,7 @@ def filmstrip(
     return fig.finish(pd.DataFrame(rows))
 
 
+@takes(rows=text, columns=text, frame=INDEX, note=text, title=WORDS)
 def sheet(
     results: pd.DataFrame,
     *,
@@ -158,14 +192,17 @@ def sheet(
     clips: in the table's order, instead of the ones on disk. A condition that was not run, or failed, is a blank cell
     that says so. Raises InputError for a column that the table lacks, or where no run has frames.
     """
-    errors.columns("results", results, *filter(None, (rows, columns, note)))
+    errors.columns("results", results, rows, columns, *filter(None, (note, "frames" if clips is None else None)))
+    down, across = ordered(results[rows]), ordered(results[columns])
     table = results.assign(_at=range(len(results))).drop_duplicates([rows, columns])
-    sources = list(results["frames"] if clips is None else clips)
-    arrays = {i: frames_of(sources[i]) if hasattr(sources[i], "frames") or len(sources[i]) else None for i in table["_at"]}
+    sources = errors.several("clips", results["frames"] if clips is None else clips, lambda _, clip: clip)
+    if len(sources) != len(results):
+        raise InputError(f"{len(sources)} clips for {len(results)} rows: give one for each, in the table's order.")
+    arrays = {i: None if _absent(sources[i]) else frames_of(sources[i]) for i in table["_at"]}
     shape = next((a.shape[1:] for a in arrays.values() if a is not None), None)
     if shape is None:
-        raise InputError(f"none of the {len(table)} runs has frames: their status is {', '.join(table['status'].unique())}.")
-    down, across = ordered(table[rows]), ordered(table[columns])
+        said = f": their status is {', '.join(map(str, table['status'].unique()))}" if "status" in table else ""
+        raise InputError(f"none of the {len(table)} runs has frames{said}.")
     size = fitted(shape, columns=len(across), width=860, most=240)
     which = {-1: "Last frame", 0: "First frame"}.get(frame, f"Frame {frame}")
     fig, axes = images(
@@ -195,27 +232,45 @@ def sheet(
 
 
 def named(clips: Any, labels: Sequence[str] | None = None) -> tuple[list[np.ndarray], list[str], list[Any]]:
-    """Whatever names one clip or several, as frames "f h w 3" in [0, 1] of one size, labels, and a list of the clips."""
+    """Whatever names one clip or several, as frames "f h w 3" in [0, 1] of one size, labels, and a list of what made them."""
+    made: list[Any]
     if isinstance(clips, pd.DataFrame):
-        rows = [clips.iloc[i : i + 1] for i, path in enumerate(clips["frames"]) if path]
-        labels, clips = labels or [caption(row) for row in rows], [row["frames"].iloc[0] for row in rows]
-    if isinstance(clips, dict):
-        labels, clips = labels or [str(k) for k in clips], list(clips.values())
-    clips = [clips] if hasattr(clips, "frames") or isinstance(clips, np.ndarray) else list(clips)
+        errors.columns("clips", clips, "frames")
+        rows = [clips.iloc[i : i + 1] for i, path in enumerate(clips["frames"]) if not _absent(path)]
+        made, clips = rows, [row["frames"].iloc[0] for row in rows]
+        labels = labels or [caption(row) for row in rows]
+    else:
+        if isinstance(clips, Mapping):
+            labels, clips = labels or [str(k) for k in clips], list(clips.values())
+        clips = [clips] if _is_one(clips) else list(errors.several("clips", clips, lambda _, clip: clip, least=0))
+        made = [np.empty(0) if isinstance(clip, (str, os.PathLike)) else clip for clip in clips]  # a path is no source
     if not clips:
         raise InputError("got no clip: give at least one.")
-    texts = list(labels) if labels is not None else [caption(c) for c in clips]
+    texts = [printable(label) for label in labels] if labels is not None else [caption(c) for c in made]
     if len(texts) != len(clips):
         raise InputError(f"{len(texts)} labels for {len(clips)} clips: give one for each.")
     arrays = [frames_of(c) for c in clips]
     if len(sizes := {a.shape[1:3] for a in arrays}) > 1:
         raise InputError(f"the clips have sizes {sorted(sizes)}: side by side they need one size.")
-    return arrays, texts, clips
+    return arrays, texts, made
 
 
 def frames_of(clip: Any) -> np.ndarray:
-    """Frames "f h w 3" in [0, 1] of a Clip, of an array, or of the video file that a run's row names."""
-    return files.as_frames(files.read_frames(clip) if isinstance(clip, str) else getattr(clip, "frames", clip))
+    """Frames "f h w 3" in [0, 1] of a Clip, an array or a list of images, or of a video file, such as a run's row names."""
+    return files.as_frames(clip)
+
+
+def _is_one(clips: Any) -> bool:
+    """Whether this is one clip, not several: a Clip, a file, an array, or a list of images."""
+    if hasattr(clips, "frames") or isinstance(clips, (str, os.PathLike)) or len(getattr(clips, "shape", ())) in (3, 4):
+        return True
+    several = isinstance(clips, (list, tuple)) and len(clips) > 0
+    return several and all(isinstance(c, Image.Image) or len(getattr(c, "shape", ())) in (2, 3) for c in clips)
+
+
+def _absent(source: Any) -> bool:
+    """Whether a row names no frames: nothing, or an empty path."""
+    return bool(pd.api.types.is_scalar(source) and (pd.isna(source) or source == ""))
 
 
 def rate_of(clip: Any) -> float:
@@ -231,6 +286,7 @@ def _mean_colour(image: np.ndarray) -> dict[str, float]:
 # --- the denoising ----------------------------------------------------------------------------------------------------
 
 
+@takes(frame=INDICES, title=WORDS)
 def denoising(
     tr: Any,
     *,
@@ -253,18 +309,20 @@ def denoising(
     """
     values, picked, rows = kept(tr, "denoised", frame, steps)
     if decoded is None:
-        shown, how = as_colours(tr, values)
+        board, how = as_colours(tr, values)
     else:
-        shown, how = np.asarray(decoded), "decoded by the VAE"
-        if shown.shape[:2] == tr.denoised.shape[:2]:
-            shown = shown[np.ix_(picked, rows)]
-        if shown.ndim != 5 or shown.shape[:2] != values.shape[:2]:
+        board, how = np.asarray(decoded), "decoded by the VAE"
+        if board.ndim == 5 and board.shape[:2] == tr.denoised.shape[:2]:
+            board = board[np.ix_(picked, rows)]
+        if board.ndim != 5 or board.shape[:2] != values.shape[:2]:
             call = f"tr.decode(pipe, steps={picked}, frames={rows})"
-            raise InputError(f'decoded has shape {shown.shape}: "s f h w 3" is needed, as from {call}.')
+            raise InputError(f'decoded={errors.shown(decoded)}: "s f h w 3" is needed, as from {call}.')
+        board = np.stack([files.as_frames(one, least=1, name="decoded") for one in board])
     which = f"frame {rows[0]}" if len(rows) == 1 else f"frames {', '.join(map(str, rows[:-1]))} and {rows[-1]}"
-    return _by_frame(tr, shown, picked, rows, title or f"Denoised estimate of {which}, {how}")
+    return _by_frame(tr, board, picked, rows, title or f"Denoised estimate of {which}, {how}")
 
 
+@takes(frame=INDEX, mode=partial(errors.one_of, options=MODES), name=text, title=WORDS)
 def latents(
     tr: Any,
     *,
@@ -283,12 +341,11 @@ def latents(
     latent that was kept. mode: channels, pca (components over all shown steps), colours (the checkpoint's linear
     map). Raises as `denoising`.
     """
-    errors.one_of("mode", mode, MODES)
     values, picked, rows = kept(tr, name, frame, steps)
     what = f"{LATENTS.get(name, name)} of frame {frame}"
     if mode != "channels":
-        shown, how = as_colours(tr, values, pca=mode == "pca")
-        return _by_frame(tr, shown, picked, rows, title or f"{what}, {how}")
+        board, how = as_colours(tr, values, pca=mode == "pca")
+        return _by_frame(tr, board, picked, rows, title or f"{what}, {how}")
     maps, limit = values[:, 0], float(np.percentile(np.abs(values), 99.5)) or 1.0  # "s c h w", one scale around zero
     names, look = [f"channel {c}" for c in range(maps.shape[1])], dict(cmap="RdBu_r", vmin=-limit, vmax=limit)
     fig, axes = _board(tr, maps, picked, names, title or f"{what} by channel, in standard units", **look)
@@ -318,6 +375,8 @@ def as_colours(tr: Any, values: np.ndarray, *, pca: bool = False) -> tuple[np.nd
 
 def kept(tr: Any, name: str, frame: Any, steps: Any) -> tuple[np.ndarray, list[int], list[int]]:
     """What was kept under a name, float32 "s f c h w" at the chosen steps and frames, and those."""
+    if not hasattr(tr, "batch") or not hasattr(tr, "steps"):
+        raise InputError(f"tr={errors.shown(tr)}: give a Trace, as from `with svdlab.trace(pipe) as tr`.")
     if tr.batch != 1:
         raise TraceError(f"this trace holds {tr.batch} samples: show one, as in show.denoising(tr[0]).")
     found = tr[name]

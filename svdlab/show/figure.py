@@ -15,6 +15,8 @@ import io
 import json
 import textwrap
 from collections.abc import Sequence
+from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MatplotlibFigure
+from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter
 
-from svdlab.errors import InputError
+from svdlab import errors
+from svdlab.errors import COUNT, InputError, flag, kind, number, several, shown, takes
 from svdlab.measure import video
-from svdlab.measure.files import csv_text, write_whole
-from svdlab.show.labels import about, sources
+from svdlab.measure.files import csv_text, file_name, printable, write_whole
+from svdlab.show.labels import WORDS, about, sources
 
 DPI = 100  # px of the layout per inch
 SHARPER = 2  # files and notebooks get that many px for one: a whole factor, so that no pixel is smeared
@@ -42,6 +47,23 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 MARKERS = ("o", "s", "^", "D")
 TITLE, LABEL, SMALL = 10.5, 8.5, 6.5  # pt
 FORMATS = ("png", "pdf", "csv")
+BESIDE = 260  # px that the label of a row may take
+PX = partial(number, above=0, most=20_000)  # of a figure's side: what matplotlib draws
+TEXTS = partial(several, check=WORDS)
+
+
+def INDEX(name: str, value: Any) -> int:
+    """The kind of a position, which counts from the end where it is negative; `chosen` knows how many there are."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise InputError(f"{name}={shown(value)}: give a whole number; a negative one counts from the end.")
+    return int(value)
+
+
+def INDICES(name: str, value: Any) -> Any:
+    """The kind of one position or several."""
+    if getattr(value, "ndim", 1) == 0:  # np.array(3)
+        value = value.item()
+    return INDEX(name, value) if isinstance(value, Integral) else several(name, value, INDEX)
 
 
 class Figure(MatplotlibFigure):
@@ -64,7 +86,7 @@ class Figure(MatplotlibFigure):
 
         notes: what the marks mean. Name only what was drawn ("band: 95 % interval" where there is a band).
         """
-        self.data, self.footer = data, " · ".join(filter(None, (self.footer, *notes)))
+        self.data, self.footer = data, printable(" · ".join(filter(None, (self.footer, *notes))))
         self.lay_out()
         return self
 
@@ -96,6 +118,15 @@ class Figure(MatplotlibFigure):
             ax.set_position((*corner / whole, *image / whole))
             ax.set_in_layout(True)  # which set_position takes away
 
+    def draw(self, renderer: Any) -> None:
+        """Draw everything; texts are drawn as they stand, because a `$` in a recorded label is no formula."""
+        axes = [axis for ax in self.axes for axis in (ax.xaxis, ax.yaxis)]
+        powers = {t for a in axes if isinstance(a.get_major_formatter(), LogFormatter) for t in a.get_ticklabels(which="both")}
+        for text in set(self.findobj(Text)) - powers:
+            text.set_parse_math(False)
+            text.set_text(printable(text.get_text(), lines=True))
+        super().draw(renderer)
+
     def _write(self, head: str, foot: str, across: float) -> float:
         """Title and footer in lines that fit; returns the height in px that they need."""
         head, foot = broken(head, TITLE, across - 2 * EDGE, bold=True), broken(foot, SMALL, across - 2 * EDGE)
@@ -115,6 +146,7 @@ class Figure(MatplotlibFigure):
         return bundle, {"image/png": {"width": width, "height": height, "alt": alt}}
 
 
+@takes(width=PX, height=PX, title=WORDS)
 def figure(width: float, height: float, *, of: Any = (), title: str = "") -> Figure:
     """An empty figure of things, `width` by `height` px without its title and footer, with matplotlib's constrained layout.
 
@@ -126,6 +158,7 @@ def figure(width: float, height: float, *, of: Any = (), title: str = "") -> Fig
     return fig
 
 
+@takes(size=partial(several, check=PX, least=2), rows=COUNT, columns=COUNT, title=WORDS, share=flag)
 def graphs(
     *, size: tuple[float, float], rows: int = 1, columns: int = 1, of: Any = (), title: str = "", share: bool = True
 ) -> tuple[Figure, np.ndarray]:
@@ -137,6 +170,14 @@ def graphs(
     return fig, axes
 
 
+@takes(
+    size=video.SIZE,
+    title=WORDS,
+    row_labels=TEXTS,
+    column_labels=TEXTS,
+    row_title=WORDS,
+    column_title=WORDS,
+)
 def images(
     *,
     size: tuple[int, int],
@@ -158,9 +199,10 @@ def images(
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
     for ax, label in zip(fig.grid[0], column_labels, strict=True):
-        ax.set_title("\n" * bool(column_title) + label, fontsize=LABEL, color=INK, pad=3)
+        above = broken(label, LABEL, size[1] + GAP)
+        ax.set_title("\n" * bool(column_title) + above, fontsize=LABEL, color=INK, pad=3)
     for ax, label in zip(fig.grid[:, 0], row_labels, strict=True):
-        ax.set_ylabel(label, fontsize=LABEL, color=INK, rotation=0, ha="right", va="center")
+        ax.set_ylabel(broken(label, LABEL, BESIDE), fontsize=LABEL, color=INK, rotation=0, ha="right", va="center")
     words = dict(xycoords="axes fraction", textcoords="offset points", fontsize=LABEL, color=INK, annotation_clip=False)
     fig.grid[0, 0].annotate(row_title, (0, 1), xytext=(-4, 3), ha="right", **words)
     middle = 0.5 if len(column_labels) % 2 else 1 + GAP / size[1] / 2
@@ -210,22 +252,31 @@ def scaled(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def chosen(asked: Any, count: int, most: int, what: str) -> list[int]:
     """Positions to show: the asked ones (negative from the end), else `most` of them evenly spread, first and last included.
 
-    Raises InputError for none, or one that is not there.
+    Raises InputError for none, one that is not there, or one that is no whole number.
     """
-    even = np.linspace(0, count - 1, min(most, count)).round()
-    picked = [int(i) for i in (even if asked is None else np.atleast_1d(asked))]
+    if asked is None:
+        return [int(i) for i in np.linspace(0, count - 1, min(most, count)).round()]
+    picked = np.atleast_1d(INDICES(what, asked)).tolist()
     wrong = [i for i in picked if not -count <= i < count]
-    if wrong or not picked:
-        raise InputError(f"{what} {wrong[0] if wrong else picked}: there are {what}s 0 to {count - 1}.")
+    if wrong:
+        raise InputError(f"{what} {wrong[0]}: there are {what}s 0 to {count - 1}.")
     return [i % count for i in picked]
 
 
 def broken(text: str, size: float, width: float, *, bold: bool = False) -> str:
     """Text of `size` pt in lines of at most `width` px, by the mean width of a letter; the same at every resolution."""
     letters = max(12, int(width / (size * DPI / 72 * (0.62 if bold else 0.55))))
-    return textwrap.fill(text, letters, break_on_hyphens=False)
+    return textwrap.fill(printable(text), letters, break_on_hyphens=False)
 
 
+@takes(
+    fig=kind(Figure),
+    path=errors.path,
+    formats=partial(several, check=partial(errors.one_of, options=FORMATS)),
+    width=partial(number, least=1, most=100),
+    title=flag,
+    footer=flag,
+)
 def save(
     fig: Figure,
     path: str | Path,
@@ -241,31 +292,35 @@ def save(
     >>> fig = show.save(fig, "paper/figure-2", formats=("pdf",), width=3.3, title=False, footer=False)  # a journal
 
     path: without ending. formats: of png, pdf, csv; a figure without a table has no CSV. width: in inches. The file of a
-    figure that a model's output is in says so in IPTC's terms, with checkpoint and licence. Raises InputError for an unknown
-    format, OutputError where the folder cannot be written.
+    figure that a model's output is in says so in IPTC's terms, with checkpoint and licence. In the CSV a path is its file's
+    name, and no cell is a formula. Raises InputError for an unknown format, OutputError where the folder cannot be written.
     """
-    if not set(formats) <= set(FORMATS):
-        raise InputError(f"formats={formats!r}: give a tuple of {', '.join(FORMATS)}.")
     stem = Path(path)
     stem = stem.with_suffix("") if stem.suffix[1:] in FORMATS else stem
+    if not stem.name:
+        raise InputError(f"path={shown(str(path))}: give a file's name without its ending.")
     facts = facts_of(fig.sources, fig.footer, images=any(ax.images for ax in fig.axes))
     said: dict[str, Any] = {
         "png": {"pil_kwargs": {"pnginfo": video.png_info(facts)}} if facts else {},
         "pdf": {"metadata": {"Subject": fig.footer, "Keywords": json.dumps(facts), "CreationDate": None}},
     }
     changed = width is not None or not title or not footer
-    if changed:
-        fig.lay_out(width, title=title, footer=footer)
-    for form in formats:
-        if form == "csv" and fig.data.empty:
-            continue
-        with write_whole(stem.with_name(f"{stem.name}.{form}")) as part, matplotlib.rc_context({"pdf.fonttype": 42}):
-            if form == "csv":
-                part.write_text(csv_text(fig.data))
-            else:  # fonts as TrueType, which publishers take
-                fig.savefig(part, format=form, dpi=DPI * SHARPER, **said[form])
-    if changed:
-        fig.lay_out()
+    try:
+        if changed:
+            fig.lay_out(width, title=title, footer=footer)
+        for form in dict.fromkeys(formats):
+            if form == "csv" and fig.data.empty:
+                continue
+            with write_whole(f"{stem}.{form}") as part, matplotlib.rc_context({"pdf.fonttype": 42}):
+                if form == "csv":
+                    part.write_text(
+                        csv_text(fig.data.map(file_name).rename(columns=file_name)), encoding="utf-8", errors="replace"
+                    )
+                else:  # fonts as TrueType, which publishers take
+                    fig.savefig(part, format=form, dpi=DPI * SHARPER, **said[form])
+    finally:
+        if changed:
+            fig.lay_out()
     return fig
 
 

@@ -8,11 +8,17 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Real
+from itertools import pairwise
+from numbers import Integral, Real
 from typing import Any
 
 import pandas as pd
+
+from svdlab.errors import InputError, several, shown, takes, text
+from svdlab.measure.files import file_name, printable
 
 SHORT = {"fps": "fps", "motion_bucket_id": "motion bucket", "noise_aug_strength": "noise"}  # conditions, as footers name them
 NAMES = {  # column -> its name in a figure, where that is not the column's with spaces
@@ -36,19 +42,31 @@ STEMS = {"object": "subject speed", "camera": "camera speed", "flow": "mean flow
 SOURCE = ("checkpoint", "label", "licence")
 RUN = (*SHORT, "min_guidance_scale", "max_guidance_scale", "num_inference_steps", "seed", *SOURCE)
 DONE = ("edited", "intervention", "started from")
+SILENT = ("__array__", "__array_interface__", "frames")  # arrays, tensors, images, videos: what they show has no source
+LONGEST = 80  # characters of a label
 
 
+def WORDS(name: str, value: Any) -> str:
+    """The kind of a title or a label, which may hold recorded text: it is drawn as one line without control characters."""
+    if not isinstance(value, str):
+        raise InputError(f"{name}={shown(value)}: give a text.")
+    return printable(value)
+
+
+@takes(column=text)
 def name(column: str) -> str:
     """A condition or measure in words, without its unit."""
     stem = column.removesuffix(_ending(column))
-    return NAMES.get(column) or STEMS.get(stem, stem.replace("_", " "))
+    return NAMES.get(column) or STEMS.get(stem) or cut(stem.replace("_", " "))
 
 
+@takes(column=text)
 def unit(column: str) -> str:
     """A measure's unit, or nothing."""
     return UNITS[_ending(column)]
 
 
+@takes(column=text)
 def axis(column: str) -> str:
     """A condition or measure in words with its unit, for an axis."""
     return f"{name(column)} ({unit(column)})" if unit(column) else name(column)
@@ -59,13 +77,33 @@ def _ending(column: str) -> str:
 
 
 def number(value: Any) -> str:
-    """A value as a label: 4 digits at most, no trailing zeros."""
-    return f"{float(value):.4g}" if _numeric(value) else str(value)
+    """A value as a label: 4 digits at most, no trailing zeros; seeds and counts whole; of a path its name, of a text one line.
+
+    >>> number(0.0254321), number(123456), number("/home/ada/photos/cat.png")
+    ('0.02543', '123456', 'cat.png')
+    """
+    if _numeric(value) and (isinstance(value, Integral) or (abs(value) < 1e6 and value % 1 == 0)):
+        return shown(int(value))
+    return f"{float(value):.4g}" if _numeric(value) else cut(file_name(value))
+
+
+def cut(words: Any) -> str:
+    """Recorded words as a label: one line, of LONGEST characters at most."""
+    line = printable(words)
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 4]} ..."
 
 
 def ordered(values: Iterable[Any]) -> list[Any]:
-    """Every value once: numbers by size, then the rest by name."""
-    return sorted(dict.fromkeys(values), key=lambda v: (0, v) if _numeric(v) else (1, str(v)))
+    """Every value once: numbers by size, then the rest by name. Raises InputError for values that are lists."""
+    return sorted(
+        dict.fromkeys(several("values", values, _cell, least=0)), key=lambda v: (0, v) if _numeric(v) else (1, str(v))
+    )
+
+
+def _cell(name: str, value: Any) -> Any:
+    if not pd.api.types.is_scalar(value) and not isinstance(value, tuple):
+        raise InputError(f"{name}={shown(value)}: give numbers or texts, such as a column that holds no lists.")
+    return value
 
 
 def _numeric(value: Any) -> bool:
@@ -73,7 +111,9 @@ def _numeric(value: Any) -> bool:
 
 
 def _range(values: Sequence[Any]) -> str:
-    counting = len(values) > 2 and list(values) == list(range(int(values[0]), int(values[0]) + len(values)))
+    counting = (
+        len(values) > 2 and all(map(_numeric, values)) and all(b - a == 1 for a, b in pairwise(values)) and not values[0] % 1
+    )
     return f"{number(values[0])} to {number(values[-1])}" if len(values) > 4 or counting else ", ".join(map(number, values))
 
 
@@ -86,26 +126,27 @@ def caption(clip: Any) -> str:
 def about(*things: Any) -> str:
     """The line for clips, traces, tables of results or sequences of them; what varies is given as a range.
 
-    Arrays say nothing about where they come from: their line is empty.
+    Arrays and files say nothing about where they come from: their line is empty. Raises InputError for anything else.
     """
     runs = records(*things)
     seen = {key: ordered(r[key] for r in runs if not pd.isna(r.get(key)) and r[key] != "") for key in (*RUN, *DONE)}
     seen = {key: values for key, values in seen.items() if values}
     conditions = [f"{word} {_range(seen[key])}" for key, word in SHORT.items() if key in seen]
-    if "min_guidance_scale" in seen and "max_guidance_scale" in seen:
-        least, most = seen["min_guidance_scale"][0], seen["max_guidance_scale"][-1]
+    scales = [*seen.get("min_guidance_scale", [])[:1], *seen.get("max_guidance_scale", [])[-1:]]
+    if len(scales) == 2 and all(map(_numeric, scales)):
+        least, most = scales
         conditions.append(f"guidance {' to '.join(map(number, ordered([least, most])))}" if most > 1 else "no guidance")
     if steps := seen.get("num_inference_steps"):
         conditions.append(f"{_range(steps)} step{'s' * (steps != [1])}")
     seeds = seen.get("seed", [])
     parts = [
-        ", ".join(c.rstrip("/").split("/")[-1] for c in seen.get("checkpoint", [])),
+        ", ".join(re.split(r"[\\/]", str(c).rstrip("\\/"))[-1] for c in seen.get("checkpoint", [])),
         ", ".join(conditions),
         f"seed{'s' * (len(seeds) > 1)} {_range(seeds)}" if seeds else "",
-        *(f"{what}: {', '.join(seen[what])}" for what in DONE if what in seen),
-        "; ".join(seen.get("label", [])),
+        *(f"{what}: {', '.join(map(str, seen[what]))}" for what in DONE if what in seen),
+        "; ".join(str(file_name(label)) for label in seen.get("label", [])),
     ]
-    return " · ".join(filter(None, parts))
+    return printable(" · ".join(filter(None, parts)))
 
 
 def records(*things: Any) -> list[dict[str, Any]]:
@@ -119,7 +160,8 @@ def records(*things: Any) -> list[dict[str, Any]]:
         if isinstance(thing, str):
             found.append({"label": thing})
         elif isinstance(thing, pd.DataFrame):
-            rows = thing[[c for c in (*RUN, *DONE) if c in thing]].drop_duplicates().to_dict("records")
+            cells = thing[[c for c in (*RUN, *DONE) if c in thing]]
+            rows = cells.map(lambda v: v if pd.api.types.is_scalar(v) else str(v)).drop_duplicates().to_dict("records")
             found += [{str(key): value for key, value in row.items()} for row in rows]
         elif hasattr(thing, "call") or hasattr(thing, "calls"):  # a clip, a trace
             found += [_flat(call.asdict()) for call in (thing.calls if hasattr(thing, "calls") else [thing.call])]
@@ -127,6 +169,8 @@ def records(*things: Any) -> list[dict[str, Any]]:
             found.append({key: getattr(thing, key, "") for key in SOURCE})
         elif isinstance(thing, Mapping | Sequence):
             found += records(*(thing.values() if isinstance(thing, Mapping) else thing))
+        elif not isinstance(thing, os.PathLike) and not any(hasattr(thing, word) for word in SILENT):
+            raise InputError(f"{shown(thing)} is no clip, trace, table of results or text: nothing says what made it.")
     return found
 
 
@@ -139,5 +183,5 @@ def _flat(call: dict[str, Any]) -> dict[str, Any]:
 
 def sources(*things: Any) -> tuple[dict[str, str], ...]:
     """Checkpoint, label and licence of each model that made what the things show, every model once."""
-    made = [tuple(str(run.get(key) or "") for key in SOURCE) for run in records(*things) if run.get("checkpoint")]
+    made = [tuple(printable(run.get(key) or "") for key in SOURCE) for run in records(*things) if run.get("checkpoint")]
     return tuple(dict(zip(SOURCE, values, strict=True)) for values in dict.fromkeys(made))

@@ -11,16 +11,42 @@ from matplotlib import patheffects
 from matplotlib.axes import Axes
 from skimage.color import lab2rgb
 
+from svdlab.errors import POSITIVE, InputError, shown, takes
 from svdlab.measure import motion
+from svdlab.measure.video import FPS
 from svdlab.show.clips import frames_of
-from svdlab.show.figure import COLOURS, INK, LABEL, MARKERS, PALE, SMALL, Figure, chosen, draw, fitted, graphs, images, scaled
-from svdlab.show.labels import number
+from svdlab.show.figure import (
+    COLOURS,
+    INDEX,
+    INK,
+    LABEL,
+    MARKERS,
+    PALE,
+    SMALL,
+    Figure,
+    chosen,
+    draw,
+    fitted,
+    graphs,
+    images,
+    scaled,
+)
+from svdlab.show.labels import WORDS, number
 
 HALO = [patheffects.withStroke(linewidth=2.4, foreground="white", alpha=0.85)]
 ARROWS = 7  # across the shorter side
 KEY = 64  # px of the disc of directions
 
 
+def FLOW(name: str, value: Any) -> np.ndarray:
+    """The kind of a flow "... h w 2" in px."""
+    field = np.asarray(value)
+    if field.dtype.kind not in "fiu" or field.shape[-1:] != (2,) or field.size == 0 or not np.isfinite(field).all():
+        raise InputError(f'{name}={shown(value)}: give a flow "... h w 2" of finite numbers, in px.')
+    return field if field.dtype.kind == "f" else field.astype(np.float32)
+
+
+@takes(title=WORDS)
 def flow(clip: Any, *, pairs: Sequence[int] | None = None, title: str = "") -> Figure:
     """Optical flow of frame pairs: hue is the direction, paler is slower; arrows show the same without colour.
 
@@ -30,15 +56,15 @@ def flow(clip: Any, *, pairs: Sequence[int] | None = None, title: str = "") -> F
     clip: a Clip, frames "f h w c", or a flow "t h w 2" in px (x right, y down). pairs: which, default 5 evenly spread. All
     pairs share one key, whose rim is the 99.5th percentile of their speeds.
     """
-    known = isinstance(clip, np.ndarray) and clip.shape[-1] == 2
-    field = clip if known else motion.flow(frames_of(clip))
+    known = getattr(clip, "ndim", 0) == 4 and clip.shape[-1] == 2
+    field = FLOW("clip", clip) if known else motion.flow(frames_of(clip))
     picked = chosen(pairs, len(field), 5, "frame pair")
     field = field[picked]
     speed = np.linalg.norm(field, axis=-1)
     full = max(0.5, float(np.percentile(speed, 99.5)))
     size = fitted(field.shape[1:3], columns=len(picked), width=760)
     labels = dict(title=title or "Optical flow (px/frame)", column_title="from frame to frame")
-    fig, axes = images(size=size, of=clip, column_labels=[_pair(i) for i in picked], **labels)
+    fig, axes = images(size=size, of=_made(clip), column_labels=[_pair(i) for i in picked], **labels)
     for ax, one in zip(axes[0], field, strict=True):
         draw(ax, scaled(flow_colours(one, full), size))
         _arrows(ax, one, size, threshold=0.15 * full)
@@ -47,6 +73,7 @@ def flow(clip: Any, *, pairs: Sequence[int] | None = None, title: str = "") -> F
     return fig.finish(pd.DataFrame({"pair": picked} | {key: list(map(np.mean, v)) for key, v in means.items()}))
 
 
+@takes(title=WORDS)
 def trajectories(clip: Any, *, title: str = "") -> Figure:
     """Where a grid of points of the first frame travels until the last, drawn over the first frame; a dot is where each ends.
 
@@ -58,7 +85,7 @@ def trajectories(clip: Any, *, title: str = "") -> Figure:
     h, w = frames.shape[1:3]
     tracks = motion.points(motion.flow(frames), _grid(h, w, min(h, w) / (ARROWS + 1)).T.astype(np.float32))  # "f n 2"
     size = fitted(frames.shape[1:], columns=1, width=520, most=512)
-    fig, axes = images(size=size, of=clip, title=title or f"Tracks of points through frames 0 to {len(frames) - 1}")
+    fig, axes = images(size=size, of=_made(clip), title=title or f"Tracks of points through frames 0 to {len(frames) - 1}")
     ax = axes[0, 0]
     draw(ax, scaled(frames[0], size))
     k = size[1] / w
@@ -72,6 +99,7 @@ def trajectories(clip: Any, *, title: str = "") -> Figure:
     return fig.finish(table.reset_index(), "dot: end of a track")
 
 
+@takes(row=INDEX, title=WORDS)
 def xt_slice(clip: Any, *, row: int | None = None, title: str = "") -> Figure:
     """One row of the image over time, later downwards: upright lines stand still, slanted ones move.
 
@@ -85,11 +113,12 @@ def xt_slice(clip: Any, *, row: int | None = None, title: str = "") -> Figure:
     table = pd.DataFrame(cut.mean(-1)).rename_axis("frame").reset_index()
     k = max(1, 480 // cut.shape[1])
     cut = cut.repeat(max(k, 160 // len(cut)), 0).repeat(k, 1)  # so that few frames make more than a line
-    fig, axes = images(size=cut.shape[:2], of=clip, title=title or f"Row {which} of the image, time downwards")
+    fig, axes = images(size=cut.shape[:2], of=_made(clip), title=title or f"Row {which} of the image, time downwards")
     draw(axes[0, 0], cut)
     return fig.finish(table)
 
 
+@takes(playback_fps=FPS, title=WORDS)
 def stepwise(clip: Any, *, playback_fps: float | None = None, title: str = "") -> Figure:
     """How fast things move from each frame to the next: the camera, and the subject against the background.
 
@@ -99,7 +128,7 @@ def stepwise(clip: Any, *, playback_fps: float | None = None, title: str = "") -
     """
     table = motion.measure(frames_of(clip), playback_fps=playback_fps)
     suffix, unit = ("_px", "px/frame") if playback_fps is None else ("_px_s", "px/s")
-    fig, axes = graphs(size=(520, 280), of=clip, title=title or "Speed from frame to frame")
+    fig, axes = graphs(size=(520, 280), of=_made(clip), title=title or "Speed from frame to frame")
     ax, speeds = axes[0, 0], table[["camera" + suffix, "object" + suffix]]
     for label, column, colour, marker in zip(("camera", "subject"), speeds, COLOURS, MARKERS, strict=False):
         ax.plot(table["pair"], table[column], color=colour, marker=marker, markersize=4, linewidth=1.5, label=label)
@@ -113,6 +142,7 @@ def stepwise(clip: Any, *, playback_fps: float | None = None, title: str = "") -
     return fig.finish(table, "grey: could not be measured" if table["abstained"].any() else "")
 
 
+@takes(title=WORDS)
 def camera_path(clip: Any, *, title: str = "") -> Figure:
     """Where the camera goes: its path to the side and up on the left, zoom and roll over the frames on the right.
 
@@ -121,7 +151,7 @@ def camera_path(clip: Any, *, title: str = "") -> Figure:
     The camera's own motion: it goes right where the image goes left.
     """
     path = motion.camera_path(motion.measure(frames_of(clip)))
-    fig, axes = graphs(columns=3, size=(280, 280), of=clip, title=title or "Path of the camera", share=False)
+    fig, axes = graphs(columns=3, size=(280, 280), of=_made(clip), title=title or "Path of the camera", share=False)
     reach = max(1.0, 1.25 * float(path[["pan_px", "tilt_px"]].abs().to_numpy().max()))
     turned = max(2.0, 1.1 * float(path["roll_deg"].abs().max()))
     zoomed = min(0.9, path["zoom"].min()), max(1.1, path["zoom"].max())
@@ -142,6 +172,7 @@ def camera_path(clip: Any, *, title: str = "") -> Figure:
     return fig.finish(path.reset_index())
 
 
+@takes(field=FLOW, fastest=POSITIVE)
 def flow_colours(field: np.ndarray, fastest: float) -> np.ndarray:
     """Flow "... h w 2" as colours "... h w 3": hue by direction at even lightness, darker and stronger with speed.
 
@@ -151,6 +182,11 @@ def flow_colours(field: np.ndarray, fastest: float) -> np.ndarray:
     angle = np.arctan2(-field[..., 1], field[..., 0])
     lab = np.stack([97 - 37 * speed, 62 * speed * np.cos(angle), 62 * speed * np.sin(angle)], axis=-1)
     return np.clip(lab2rgb(lab), 0, 1).astype(np.float32)
+
+
+def _made(clip: Any) -> Any:
+    """What the footer is about: a file's path is no source."""
+    return clip if hasattr(clip, "frames") else ()
 
 
 def _pair(i: int) -> str:

@@ -6,7 +6,8 @@
 **Nothing moves.**
 
 Sections map a heading ("" for none) to blocks: a str (a paragraph; also Strong and Quote), a list of str (bullets), a
-DataFrame (a first cell that is a heading links to it) or Media; in HTML also Folded and markupsafe's Markup. Text is escaped.
+DataFrame (a first cell that is a heading links to it) or Media; in HTML also Folded and markupsafe's Markup. Text is escaped,
+and has lost its control characters and colours of terminals. A file is embedded only if it is one, not a link to one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +27,14 @@ import pandas as pd
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from svdlab.errors import InputError
+from svdlab import errors
+from svdlab.errors import InputError, OutputError, shown, takes
+from svdlab.measure.files import printable
+from svdlab.show.labels import WORDS
 
 Sections = Mapping[str, Iterable[Any]]
 MAGIC = {rb"\x89PNG\r\n\x1a\n": "image/png", rb"\xff\xd8\xff": "image/jpeg", rb"....ftyp": "video/mp4"}  # the first bytes
+LARGEST = 1 << 28  # bytes of a file that is embedded
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <meta http-equiv="Content-Security-Policy"
@@ -72,12 +78,33 @@ class Media:
     alt: str
 
 
-def page(title: str, sections: Sections, *, label: str = "", footer: str = "") -> str:
-    """One HTML file that fetches nothing; label stands below the title. Raises InputError for Media of another kind."""
-    html = lambda block: _html(block, sections)
-    return TEMPLATE.render(title=title, sections=sections, label=label, footer=footer, html=html)
+def SECTIONS(name: str, value: Any) -> dict[str, tuple[Any, ...]]:
+    """The kind of a page's sections."""
+    if not isinstance(value, Mapping) or not all(isinstance(heading, str) for heading in value):
+        raise InputError(f"{name}={shown(value)}: give a dict from each heading to its blocks.")
+    return {h: errors.several(f"{name}[{shown(h)}]", blocks, _block, least=0) for h, blocks in value.items()}
 
 
+def _block(name: str, value: Any) -> Any:
+    """One of the blocks that the module's docstring lists."""
+    if not isinstance(value, (str, list, pd.DataFrame, Media)):
+        raise InputError(f"{name} holds {shown(value)}: give texts, lists of texts, DataFrames and Media.")
+    return value
+
+
+@takes(title=WORDS, sections=SECTIONS, label=WORDS, footer=WORDS, folder=errors.path)
+def page(title: str, sections: Sections, *, label: str = "", footer: str = "", folder: str | Path | None = None) -> str:
+    """One HTML file that fetches nothing; label stands below the title.
+
+    folder: where all media lie, whatever links there are; None for any place. Raises InputError for Media of another kind or
+    from another place, OutputError for a file that cannot be read.
+    """
+    html = lambda block: _html(block, sections, folder)
+    headings = {printable(heading): blocks for heading, blocks in sections.items()}
+    return TEMPLATE.render(title=title, sections=headings, label=label, footer=footer, html=html)
+
+
+@takes(title=WORDS, sections=SECTIONS, label=WORDS, footer=WORDS, folder=errors.path)
 def markdown(title: str, sections: Sections, *, label: str = "", footer: str = "", folder: str | Path = ".") -> str:
     """The same as Markdown that lies in `folder`, with links to media."""
     parts = [f"# {_flat(title)}", f"**{_flat(label)}**" if label else ""]
@@ -86,14 +113,35 @@ def markdown(title: str, sections: Sections, *, label: str = "", footer: str = "
     return "\n\n".join(filter(None, [*parts, _flat(footer)])) + "\n"
 
 
-def _html(block: Any, headings: Iterable[str]) -> Markup:
+def _read(path: str | Path, alt: str, folder: str | Path | None) -> bytes:
+    """The bytes of a file that is no link, and that lies in the folder, if one is given."""
+    path = errors.path(alt, path)
+    if folder is not None and not path.parent.resolve().is_relative_to(Path(folder).resolve()):
+        raise InputError(
+            f"{alt}: {path.name} lies outside {Path(folder).name}, or a link leads out of it: it is not embedded."
+        )
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe would wait for a writer
+        with os.fdopen(handle, "rb") as file:
+            about = os.fstat(handle)
+            if not stat.S_ISREG(about.st_mode) or about.st_size > LARGEST:
+                raise InputError(f"{alt}: {path.name} is no file of at most {LARGEST >> 20} MiB: it is not embedded.")
+            return file.read()
+    except OSError as error:
+        if path.is_symlink():
+            raise InputError(f"{alt}: {path.name} is a link: only files are embedded.") from error
+        raise OutputError(f"{alt}: {path.name} cannot be read: {error.strerror or error}.") from error
+
+
+def _html(block: Any, headings: Iterable[str], folder: str | Path | None) -> Markup:
     match block:
         case Markup():
             return block
         case Folded():
-            return Markup("<details><summary>details</summary><pre>{}</pre></details>").format(block)
+            return Markup("<details><summary>details</summary><pre>{}</pre></details>").format(printable(block, lines=True))
         case Media(data, alt):
-            content = data if isinstance(data, bytes) else Path(data).read_bytes()
+            alt = printable(alt)
+            content = data if isinstance(data, bytes) else _read(data, alt, folder)
             kind = next((kind for magic, kind in MAGIC.items() if re.match(magic, content, re.DOTALL)), None)
             if kind is None:
                 raise InputError(f"{alt}: no PNG, JPEG or MP4, whatever its name says.")
@@ -113,6 +161,8 @@ def _markdown(block: Any, headings: Iterable[str], folder: str | Path = ".") -> 
             rows = [[f"[{row[0]}](#{quote(row[0])})" if row[0] in headings else row[0], *row[1:]] for row in rows]
             lines = [map(_flat, block.columns), ["---"] * block.shape[1], *rows]
             return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        case Media(bytes(), alt):
+            raise InputError(f"{printable(alt)}: Markdown links to files: give a path, not bytes.")
         case Media(data, alt):
             return f"![{_flat(alt)}]({quote(Path(os.path.relpath(str(data), str(folder))).as_posix())})"
     form = "**{}**" if isinstance(block, Strong) else "> {}" if isinstance(block, Quote) else "{}"
@@ -127,5 +177,5 @@ def _cell(value: Any) -> str:
 
 def _flat(text: Any) -> str:
     """One line in which nothing is Markdown or HTML."""
-    line = ACTIVE.sub(r"\\\g<0>", " ".join(str(text).split()))
+    line = ACTIVE.sub(r"\\\g<0>", printable(text))
     return re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", line)

@@ -11,17 +11,19 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from svdlab import errors
-from svdlab.errors import InputError
+from svdlab.errors import InputError, flag, takes, text
 from svdlab.show.figure import COLOURS, GREY, INK, LABEL, PALE, SMALL, WIDTH, Figure, figure, graphs, plain
-from svdlab.show.labels import axis, name, number, ordered
+from svdlab.show.labels import WORDS, axis, cut, name, number, ordered
 from svdlab.stats.effects import DESCRIPTIVE, EFFECT, EQUIVALENT, INCONCLUSIVE, TOO_FEW, Effect, as_table, quantity
-from svdlab.stats.intervals import mean_interval
+from svdlab.stats.intervals import mean_interval, numbers
 
 WRITTEN = 60  # cells: with more of them, their numbers are left out
 TICKS = 13  # labels along a side
 FEWEST = 3  # units: with fewer of them no interval is drawn
 ROW, HEAD = 20, 56  # px of an effect, and of a panel's title and axis
+MOST = 1e300  # beyond it a number is none: the limits of an axis are sums of what is drawn
 REACH = 6.0  # standard deviations drawn at most: what lies beyond is an arrow
+NUMBERS = ("value", "low", "high", "margin", "sd", "null", "q")  # of an effect
 LOOKS = {  # verdict -> colour, marker, filled and its name; what has no claim is grey
     EFFECT: (COLOURS[1], "s", COLOURS[1], "square"),
     EQUIVALENT: (COLOURS[2], "^", COLOURS[2], "triangle"),
@@ -31,6 +33,7 @@ LOOKS = {  # verdict -> colour, marker, filled and its name; what has no claim i
 }
 
 
+@takes(x=text, y=text, by=text, title=WORDS)
 def dose_response(results: pd.DataFrame, *, x: str, y: str, by: str | None = None, title: str = "") -> Figure:
     """A measure against a condition: each run a point, runs of one seed joined, the mean with its interval.
 
@@ -42,14 +45,20 @@ def dose_response(results: pd.DataFrame, *, x: str, y: str, by: str | None = Non
     number in it.
     """
     errors.columns("results", results, *filter(None, (x, y, by)))
-    numeric = pd.api.types.is_numeric_dtype(results[x])
-    places = {v: float(v if numeric else i) for i, v in enumerate(ordered(results[x]))}  # others stand side by side
-    table = results.assign(_x=results[x].map(places), _y=pd.to_numeric(results[y], errors="coerce"))
+    for column in {x, by, "seed", "image"} & set(results):
+        ordered(results[column])  # refuses a column of lists
+    numeric = pd.api.types.is_numeric_dtype(results[x]) and not pd.api.types.is_complex_dtype(results[x])
+    values = [v for v in ordered(results[x].dropna()) if not numeric or abs(v) < MOST]
+    places = {v: float(v if numeric else i) for i, v in enumerate(values)}  # others stand side by side
+    table = results.assign(_x=results[x].map(places), _y=numbers(results[y]))
+    table["_y"] = table["_y"].where(table["_x"].notna() & (table["_y"].abs() < MOST))
     missing = int(table["_y"].isna().sum())
     if missing == len(table):
         raise InputError(f"the column {y!r} holds no number in {len(table)} rows.")
     unit = "image" if x != "image" and "image" in table and table["image"].nunique() > 1 else "seed"
-    groups = list(table.groupby(by, sort=True)) if by else [(None, table)]
+    groups: list[Any] = [(v, table[table[by] == v]) for v in ordered(results[by].dropna())] if by else [(None, table)]
+    if not groups:
+        raise InputError(f"the column {by!r} is empty in {len(table)} rows: leave by= out.")
     columns = min(4, len(groups))
     fig, axes = graphs(
         size=(max(220, min(360, WIDTH / columns)), 240) if by else (520, 320),
@@ -110,6 +119,7 @@ def _curve(ax: Axes, group: pd.DataFrame, means: pd.DataFrame, *, numeric: bool)
         ax.margins(x=0.15)
 
 
+@takes(title=WORDS, key=WORDS, rows=WORDS, columns=WORDS, centre=errors.number)
 def heat(
     table: pd.DataFrame, *things: Any, title: str, key: str, rows: str = "", columns: str = "", centre: float | None = None
 ) -> Figure:
@@ -122,7 +132,13 @@ def heat(
     index and columns are. centre: this value is white, and both sides get a colour each; without it viridis runs from the
     least to the greatest. NaN is left blank. Raises InputError for a table without numbers.
     """
-    values = table.to_numpy(dtype=float)
+    if not isinstance(table, pd.DataFrame):
+        raise InputError(f"table={errors.shown(table)}: give a DataFrame.")
+    try:
+        values = table.to_numpy(dtype=float)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"table={errors.shown(table)}: give a DataFrame of numbers alone.") from error
+    values = np.where(np.abs(values) < MOST, values, np.nan)
     if not np.isfinite(values).any():
         raise InputError(f"the table of shape {table.shape} holds no number to draw.")
     down, across = values.shape
@@ -151,9 +167,12 @@ def heat(
     bar.set_label(key, fontsize=LABEL, color=INK)
     bar.ax.tick_params(labelsize=LABEL - 1, length=2)
     bar.outline.set_visible(False)
-    return fig.finish(table.rename_axis(index=rows or None).reset_index())
+    data = table.copy()
+    data.insert(0, rows or table.index.name or "index", list(table.index), allow_duplicates=True)
+    return fig.finish(data.reset_index(drop=True))
 
 
+@takes(by=text, standardised=flag, title=WORDS)
 def forest(
     effects: Iterable[Effect] | pd.DataFrame,
     *,
@@ -172,13 +191,19 @@ def forest(
     words that the footer names as the source. Raises InputError for any other table.
     """
     table = effects if isinstance(effects, pd.DataFrame) else as_table(effects)
-    errors.columns("effects", table, by, "label", "value", "low", "high", "unit", "verdict", "margin", "sd")
+    errors.columns("effects", table, by, *("label", "unit", "verdict", "threshold", "alpha"), *NUMBERS)
+    for verdict in ordered(table["verdict"]):
+        errors.one_of("verdict", verdict, LOOKS)
+    if len(ordered(table[by].dropna())) == 0:
+        raise InputError(f"the column {by!r} is empty in {len(table)} rows: give another by=.")
     fig = figure(WIDTH, ROW * len(table) + HEAD * table[by].nunique(), of=of, title=title)
     return fig.finish(table, *forest_on(fig, table, by=by, standardised=standardised))
 
 
 def forest_on(fig: Any, table: pd.DataFrame, *, by: str = "unit", standardised: bool = False) -> list[str]:
     """`forest` in a figure or subfigure that is there; returns the notes on what was drawn."""
+    found = {column: numbers(table[column]) for column in NUMBERS}
+    table = table.assign(**{column: v.where(v.abs() < MOST) for column, v in found.items()}, label=table["label"].map(cut))
     groups, ends = list(table.groupby(by, sort=False)), _ends(table, standardised)
     axes = fig.subplots(len(groups), squeeze=False, height_ratios=[HEAD + ROW * len(part) for _, part in groups])
     for ax, (which, part) in zip(axes.flat, groups, strict=True):
@@ -197,8 +222,10 @@ def forest_on(fig: Any, table: pd.DataFrame, *, by: str = "unit", standardised: 
         units = set(part["unit"])
         if units == {"share"} and not standardised:
             ax.xaxis.set_major_formatter(lambda v, _: f"{100 * v:g}")
-        ax.set_xlabel("standard deviations" if standardised else ", ".join(sorted("%" if u == "share" else u for u in units)))
-        ax.set_title("" if by == "unit" else str(which), fontsize=LABEL, loc="left", color=INK)
+        ax.set_xlabel(
+            "standard deviations" if standardised else ", ".join(sorted("%" if u == "share" else cut(u) for u in units))
+        )
+        ax.set_title("" if by == "unit" else number(which), fontsize=LABEL, loc="left", color=INK)
     notes = [f"{look[3]}: {verdict}" for verdict, look in LOOKS.items() if verdict in set(table["verdict"])]
     if np.isfinite(table["low"]).any():
         notes.insert(0, f"line: {', '.join(f'{100 * (1 - a):g}' for a in table['alpha'].unique())} % interval")
