@@ -75,9 +75,7 @@ def test_no_recorded_text_stops_a_figure_or_bursts_it(recorded: str) -> None:
 
 
 def test_a_file_name_of_another_encoding_is_drawn(tmp_path: Path) -> None:
-    fig = show.filmstrip(
-        {"caf\udce9": FLAT, "b": FLAT}, title="caf\udce9"
-    )  # pandas takes no half of a pair, labels may be one
+    fig = show.filmstrip({"caf\udce9": FLAT, "b": FLAT}, title="caf\udce9")
     show.save(fig, tmp_path / "a")
     assert "caf\ufffd" in texts(fig) and pd.read_csv(tmp_path / "a.csv")["clip"][0] == "caf\ufffd"
     assert show.video(FLAT, labels=["caf\udce9"]).alt == "caf\ufffd" and "caf\ufffd" in page("caf\udce9", {"": ["caf\udce9"]})
