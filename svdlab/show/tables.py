@@ -14,8 +14,9 @@ from svdlab import errors
 from svdlab.errors import InputError, flag, takes, text
 from svdlab.show.figure import COLOURS, GREY, INK, LABEL, PALE, SMALL, WIDTH, Figure, figure, graphs, plain
 from svdlab.show.labels import WORDS, axis, cut, name, number, ordered
+from svdlab.stats.crossed import numbers
 from svdlab.stats.effects import DESCRIPTIVE, EFFECT, EQUIVALENT, INCONCLUSIVE, TOO_FEW, Effect, as_table, quantity
-from svdlab.stats.intervals import mean_interval, numbers
+from svdlab.stats.intervals import mean_interval
 
 WRITTEN = 60  # cells: with more of them, their numbers are left out
 TICKS = 13  # labels along a side

@@ -47,7 +47,9 @@ def table_of(recorded: str) -> pd.DataFrame:
 FIGURES: dict[str, Any] = {  # of a recorded text
     "dose_response": lambda t: show.dose_response(table_of(t), x="fps", y="x", by="image", title=t),
     "categories": lambda t: show.dose_response(table_of(t), x="image", y="x"),
-    "forest": lambda t: show.forest([mean(t, t, table_of(t), "x", unit=t)], by="what", of=made(t), title=t),
+    "forest": lambda t: show.forest(
+        [mean("k", t.replace("\0", ""), table_of(t), "x", unit="px")], by="what", of=made(t), title=t
+    ),
     "heat": lambda t: show.heat(pd.DataFrame([[1.0, 2.0]], index=[t], columns=[t, "b"]), made(t), title=t, key=t, rows=t),
     "sheet": lambda t: show.sheet(table_of(t), rows="image", columns="fps", note="licence", clips=[FLAT] * 8, title=t),
     "filmstrip": lambda t: show.filmstrip({t: FLAT, "b": FLAT}, title=t),
