@@ -8,12 +8,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -98,19 +100,33 @@ def hash_facts(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-def read_json(path: str | os.PathLike[str], most: int = 2**24) -> Any:
-    """What a JSON file holds; ValueError where it is none, too deep, or larger than `most` bytes, of which no more are read.
+def read_file(path: str | os.PathLike[str], most: int, *, follow: bool = True) -> bytes:
+    """The bytes of a file; ValueError where it has more than `most`, of which no more are read.
+
+    >>> _ = Path("facts.json").write_text('{"fps": 7}')
+    >>> read_file("facts.json", 100)
+    b'{"fps": 7}'
+
+    Raises OSError for a pipe or a device, which may have no end, and for a link unless `follow`.
+    """
+    if not stat.S_ISREG(os.stat(path, follow_symlinks=follow).st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    with open(path, "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"{Path(path).name} is larger than {most} bytes")
+    return data
+
+
+def read_json(path: str | os.PathLike[str], most: int = 2**24, *, follow: bool = True) -> Any:
+    """What a JSON file holds, read by `read_file`; ValueError where it is none, or too deep.
 
     >>> _ = Path("facts.json").write_text('{"fps": 7}')
     >>> read_json("facts.json")
     {'fps': 7}
     """
-    with open(path, "rb") as file:
-        data = file.read(most + 1)
-    if len(data) > most:
-        raise ValueError(f"{Path(path).name} is larger than {most} bytes")
     try:
-        return json.loads(data)
+        return json.loads(read_file(path, most, follow=follow))
     except RecursionError:
         raise ValueError(f"{Path(path).name} is nested too deep") from None
 

@@ -32,7 +32,7 @@ from transformers import CLIPImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
 from svdlab.errors import CheckpointError, InputError, flag, kind, one_of, path, shown, takes, text
-from svdlab.measure.files import hash_file, read_json
+from svdlab.measure.files import hash_file, read_file, read_json
 from svdlab.measure.video import licence_line, show_licence
 from svdlab.pipeline.conditions import REPOSITORIES, file_preset, line
 from svdlab.pipeline.generate import ProbePipeline, Source
@@ -147,6 +147,8 @@ def _only(files: list[Path]) -> Path:
         raise CheckpointError(
             f"{chosen[0].parent} holds {', '.join(f.name for f in chosen[:5])}: give the file that is meant."
         )
+    if not chosen[0].resolve().is_relative_to(chosen[0].parent.resolve()):
+        raise CheckpointError(f"{chosen[0]} is a link to another folder, which is not followed: give the file itself.")
     return chosen[0]
 
 
@@ -282,15 +284,24 @@ def _read_file(name: str, file: Path, dtype: torch.dtype, num_frames: int | None
 
 def _read(name: str, folder: Path, dtype: torch.dtype, variant: str | None) -> ProbePipeline:
     """diffusers' own loading, of SVD's own classes only, without its bars."""
-    found = [p.relative_to(folder).as_posix() for pattern in ("*", "*/*") for p in folder.glob(pattern) if p.is_file()]
+    parts = (*CLASSES, "feature_extractor")
+    try:
+        _inside(folder, list(parts))
+    except ValueError as error:
+        raise CheckpointError(f"{folder} could not be loaded: {error}") from error
+    there = [p for pattern in ("*", *(f"{part}/*" for part in parts)) for p in folder.glob(pattern)]
+    found = [p.relative_to(folder).as_posix() for p in there if p.is_file()]
     variant, files = choose_files(found, dtype, variant, name)
     bars = [lib for lib in (diffusers_logging, transformers_logging) if lib.is_progress_bar_enabled()]
     card: dict[str, Any] = {}
     with suppress(Exception):  # a card that nobody can read says nothing; the hub's YAML loader is a safe one
         _inside(folder, ["README.md"])
+        read_file(folder / "README.md", LARGEST)
         entries = dict(metadata_load(folder / "README.md") or {}).items()
         card = {key: line(key, value) for key, value in entries if key in ("license", "license_name") and value}
     try:
+        if odd := [p for p in there if p.exists() and not (p.is_file() or p.is_dir())]:  # which may have no end
+            raise ValueError(f"{odd[0]} is a pipe or a device.")
         _inside(folder, files)
         index = read_json(folder / "model_index.json", LARGEST)
         for part, wanted in CLASSES.items():

@@ -167,8 +167,11 @@ def conditions_of(checkpoint: str | Path) -> Conditions:
             return PRESETS[preset]
     if named := file_preset(checkpoint):
         return PRESETS[named]
+    folder = Path(checkpoint)
+    home = folder.parents[1] if folder.parent.name == "snapshots" else folder  # the hub's cache has links to its blobs
     try:
-        unet = read_json(Path(checkpoint, "unet", "config.json"))
+        file = Path(os.path.realpath(folder / "unet" / "config.json"))
+        unet = read_json(file) if file.is_relative_to(os.path.realpath(home)) else {}
         preset = {14: "SVD", 25: "SVD_XT"}[unet["num_frames"]]
         return PRESETS[preset if unet["block_out_channels"] == [320, 640, 1280, 1280] else "DIFFUSERS"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -25,7 +25,7 @@ import torch
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from packaging.requirements import Requirement
 
-from svdlab.errors import CheckpointError, flag, kind, takes
+from svdlab.errors import CheckpointError, flag, kind, shown, takes
 from svdlab.pipeline.checkpoints import explain, locate
 from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.edits import branch
@@ -83,7 +83,7 @@ def _checkpoint(checkpoint: str, online: bool) -> tuple[str, str]:
     try:
         name, folder = locate(checkpoint)
     except CheckpointError as error:
-        return checkpoint, str(error)
+        return shown(checkpoint), str(error)
     if folder is not None and folder.is_file():
         return f"{name}, a single file", ""
     index = folder / "model_index.json" if folder else try_to_load_from_cache(name, "model_index.json")

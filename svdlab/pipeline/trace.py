@@ -150,6 +150,8 @@ class Trace:
     def load(cls, path: str | Path) -> Trace:
         """Read what `save` wrote; raises OutputError where the file is missing, cut off or something else."""
         try:
+            if Path(path).exists() and not Path(path).is_file():
+                raise ValueError("it is no file")
             with safe_open(str(path), "pt") as file:
                 header = json.loads((file.metadata() or {}).get("svdlab", "null"))
                 tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict

@@ -188,8 +188,8 @@ def _manifest(path: Path) -> pd.DataFrame:
     Its images lie beside it: a manifest that somebody else wrote cannot make svdlab read other files.
     """
     try:
-        if path.stat().st_size > LARGEST:
-            raise ValueError(f"more than {LARGEST} bytes")
+        if not path.is_file() or path.stat().st_size > LARGEST:
+            raise ValueError(f"it is no file, or has more than {LARGEST} bytes")
         if path.suffix.lower() == ".csv":
             with open(path, encoding="utf-8-sig") as file:
                 head = file.readline()

@@ -124,6 +124,8 @@ def _side_by_side(tables: Mapping[str, pd.DataFrame], measures: list[str], by: l
     names = list(tables)
     shared = [c for c in CONDITIONS if all(c in t for t in tables.values()) and c not in FILLED_BY_CHECKPOINT]
     keys, parts = ["image", "seed", *shared], []
+    if taken := [measure for measure in measures if measure in keys]:
+        raise InputError(f"{taken[0]!r} is no measure: runs are paired by it.")
     for side, (label, table) in enumerate(tables.items(), 1):
         columns("table", table, "image", "seed", *measures, *by)
         part = table[keys].map(_cell).assign(**{f"{m}_{side}": numbers(table[m]) for m in measures})

@@ -34,7 +34,7 @@ from PIL import Image
 
 from svdlab.errors import InputError
 from svdlab.measure import fidelity, motion, published, video
-from svdlab.measure.files import hash_facts, plain, write_whole
+from svdlab.measure.files import hash_facts, plain, read_json, write_whole
 from svdlab.study import ledger
 from svdlab.study.plans import COLUMNS
 
@@ -192,7 +192,7 @@ def check(pipe: Any, out: Path, model: dict[str, Any]) -> dict[str, list[float]]
     """
     path, own = out / "models" / f"{hash_facts(model)}.json", fingerprint(pipe)
     try:
-        modules = different(json.loads(path.read_text())["fingerprint"], own, model["dtype"])
+        modules = different(read_json(path, follow=False)["fingerprint"], own, model["dtype"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or damaged
         with ledger.disk_errors(path), write_whole(path) as part:
             part.write_text(json.dumps({"model": model, "parts": describe(pipe), "fingerprint": own}) + "\n")

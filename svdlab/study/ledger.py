@@ -32,9 +32,9 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from svdlab.errors import InputError, OutputError, path, takes
+from svdlab.errors import InputError, OutputError, path, shown, takes
 from svdlab.measure import video
-from svdlab.measure.files import csv_text, hash_file, sync, write_whole
+from svdlab.measure.files import csv_text, hash_file, read_file, sync, write_whole
 from svdlab.pipeline.conditions import Conditions
 
 RECORD = "run.json"
@@ -86,12 +86,20 @@ def existing(out: str | Path) -> Path:
     if not Path(out).expanduser().joinpath("runs").is_dir():
         why = "it has no folder runs/" if Path(out).exists() else "no such file or folder"
         raise InputError(f"{out} is no study: {why}. A sweep makes one.")
-    return Path(out).expanduser()
+    return closed(Path(out).expanduser())
+
+
+def closed(out: Path) -> Path:
+    """The study's path; InputError where one of its folders is a link to elsewhere."""
+    for folder in (out / name for name in ("runs", "models", "damaged")):
+        if not Path(target := os.path.realpath(folder)).is_relative_to(os.path.realpath(out)):
+            raise InputError(f"{folder} leads out of {out}, to {target}: refused.")
+    return out
 
 
 def prepare(out: str | Path) -> Path:
     """Make the study's folders, see that they can be written to, and remove what killed processes left behind."""
-    out = Path(out).expanduser()
+    out = closed(Path(out).expanduser())
     runs = out / "runs"
     try:
         runs.mkdir(parents=True, exist_ok=True)
@@ -100,8 +108,6 @@ def prepare(out: str | Path) -> Path:
         probe.unlink()
     except OSError as error:
         raise OutputError(f"{out} cannot be written to: {error}. Give a folder that can, as out=.") from error
-    if not runs.resolve().is_relative_to(out.resolve()):
-        raise InputError(f"{runs} leads out of {out}, to {runs.resolve()}: refused.")
     for run_id in {p.name.split(".")[1] for kind in ("lock", "tmp", "old") for p in runs.glob(f".*.{kind}")}:
         if lock := claim(out, run_id):  # nobody is making it
             for remains in [*runs.glob(f".{run_id}.*.tmp"), *runs.glob(f".{run_id}.*.old")]:
@@ -210,8 +216,7 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     """A run's record, checked against its own hash and SCHEMA. Raises OutputError where it is missing, cut off or altered."""
     file_path = os.path.join(folder, RECORD)
     try:
-        with open(file_path, "rb") as file:
-            text, _, end = file.read(LARGEST_RECORD).rpartition(b',\n "sha256": "')
+        text, _, end = read_file(file_path, LARGEST_RECORD, follow=False).rpartition(b',\n "sha256": "')
         record = dict(json.loads(text + b"\n}"))
         parts = [("", record), ("call", record["call"]), ("model", record["model"])]
         parts += [(kind, entry) for kind in ("measure", "file") for entry in record[f"{kind}s"].values()]
@@ -224,7 +229,7 @@ def read_record(folder: str | Path) -> dict[str, Any]:
             if not isinstance(held, dict) or not isinstance(held.get(name), kind):
                 raise OutputError(f"{file_path} has no usable {part} {name}: another version of svdlab wrote it.")
     if odd := record["files"].keys() - set(FILES.values()):
-        raise OutputError(f"{file_path} names files that no run has: {', '.join(odd)}.")
+        raise OutputError(f"{file_path} names files that no run has: {shown(sorted(odd))}.")
     return record
 
 

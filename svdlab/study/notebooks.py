@@ -93,8 +93,8 @@ def run_grid(
     def row(point: dict[str, Any]) -> dict[str, Any]:
         folder = root / hash_facts({"notebook": text, "parameters": point})
         with suppress(OSError, ValueError):  # not run yet, or interrupted
-            done: dict[str, Any] = json.loads((folder / "point.json").read_text())
-            if done["status"] == "done":
+            done = read_json(folder / "point.json", follow=False)
+            if isinstance(done, dict) and done.get("status") == "done":
                 return done
         cell, error = _execute(path, folder, point, progress=False)
         cells = {k: v if isinstance(v, (int, float, str, bool)) else json.dumps(plain(v)) for k, v in point.items()}
@@ -323,7 +323,11 @@ def _story(notebook: Path) -> Iterator[Any]:
         elif cell.cell_type == "markdown":
             yield _prose(cell.source)
         for output in cell.get("outputs", []):
-            yield from _shown(output)
+            try:
+                yield from _shown(output)
+            except (ValueError, TypeError, AttributeError) as error:
+                words = f"{notebook} has an output that cannot be read: {type(error).__name__}: {error}"
+                raise InputError(words) from error
 
 
 def _shown(output: Any) -> Iterator[Any]:

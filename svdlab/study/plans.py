@@ -30,6 +30,7 @@ import pandas as pd
 
 from svdlab.errors import InputError, seed, shown
 from svdlab.errors import path as kind_of_path
+from svdlab.measure.files import read_file
 from svdlab.pipeline.conditions import Conditions
 
 DEFAULTS = {f.name: f.default for f in fields(Conditions)}
@@ -108,6 +109,8 @@ def read_parquet(path: Path) -> pd.DataFrame:
     import pyarrow.parquet as pq
 
     try:
+        if not path.is_file():
+            raise OSError("it is no file")
         facts = pq.ParquetFile(path).metadata
         size = sum(facts.row_group(n).total_byte_size for n in range(facts.num_row_groups))
         if facts.num_rows > MOST or size > 2**28:
@@ -168,13 +171,9 @@ def _content(path: Path, most: int) -> bytes:
     if not path.is_file():  # a pipe would be waited for
         raise InputError(f"{path} cannot be read: {'it is no file' if path.exists() else 'no such file'}.")
     try:
-        with path.open("rb") as file:
-            content = file.read(most + 1)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
-    if len(content) > most:
-        raise InputError(f"{path} cannot be read: it has more than {most} bytes.")
-    return content
+        return read_file(path, most)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
 
 
 def _csv_value(cell: str) -> Any:

@@ -154,7 +154,7 @@ def missing(pipe: ProbePipeline, plan: Any, out: str | Path, *, image: Any = Non
     """
     jobs, _ = _jobs(pipe, plans.as_plan(plan), image, identity.facts(pipe, intervention))
     ids = {job.run_id for job in jobs}
-    return len(ids) - sum(1 for _ in ledger.survey(Path(out).expanduser(), ids))
+    return len(ids) - sum(1 for _ in ledger.survey(ledger.closed(Path(out).expanduser()), ids))
 
 
 # --- from rows to jobs ------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from filelock import FileLock
+from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 
 from svdlab import __version__
@@ -225,12 +226,15 @@ class Making:
             lack = "clip" if wrong else self.how.lack(record)
             if lack == "measures" and not ledger.inspect(folder)[1]:
                 self.room.acquire()
-                self._hand_over(job, batch, self._measure_again, job, folder)
-            elif not lack:
+                if (clip := self._read(job, folder, record)) is not None:
+                    self._hand_over(job, batch, self._measure_again, folder, record, clip)
+                    continue
+                self.room.release()
+            if not lack:
                 batch.remove(job)
                 self._finished(job)
-            elif data := b"" if self.how.kept else ledger.stored_latents(self.out, job.run_id):  # they give no trace
-                self._decode(job, batch, self._clip(job, load(data)["latents"]))
+            elif (latents := None if self.how.kept else self._stored(job)) is not None:  # they give no trace
+                self._decode(job, batch, self._clip(job, latents))
             else:
                 jobs.append(job)
         try:
@@ -239,13 +243,32 @@ class Making:
             if len(jobs) > 1:
                 raise
             self.room.acquire()
-            clip = self._clip(jobs[0], torch.zeros(0))
-            self._hand_over(jobs[0], batch, self._write, self._record(jobs[0], clip, str(error)), clip)
+            broken = self._clip(jobs[0], torch.zeros(0))
+            self._hand_over(jobs[0], batch, self._write, self._record(jobs[0], broken, str(error)), broken)
             return
-        for job, (clip, _) in zip(jobs, made, strict=True):
-            ledger.store_latents(self.out, job.run_id, save({"latents": clip.latents.contiguous()}))
-        for job, (clip, tr) in zip(jobs, made, strict=True):
-            self._decode(job, batch, clip, tr, len(jobs))
+        for job, (new, _) in zip(jobs, made, strict=True):
+            ledger.store_latents(self.out, job.run_id, save({"latents": new.latents.contiguous()}))
+        for job, (new, tr) in zip(jobs, made, strict=True):
+            self._decode(job, batch, new, tr, len(jobs))
+
+    def _stored(self, job: Job) -> torch.Tensor | None:
+        """Latents that were denoised and not decoded; None where there are none of this job's shape."""
+        c, side = job.conditions, self.pipe.vae_scale_factor
+        shape = (c.num_frames, self.pipe.unet.config.in_channels // 2, (c.height or 0) // side, (c.width or 0) // side)
+        with suppress(SafetensorError, KeyError):
+            latents = load(ledger.stored_latents(self.out, job.run_id))["latents"]
+            return latents if tuple(latents.shape) == shape and latents.is_floating_point() else None
+        return None
+
+    def _read(self, job: Job, folder: Path, record: dict[str, Any]) -> Clip | None:
+        """A run's clip; None where its files are none, whatever the record says: it is then made again."""
+        try:
+            frames = video.read_frames(folder / ledger.FRAMES).astype(np.float32) / 255
+            latents = load_file(folder / ledger.LATENTS)["latents"]
+            return Clip(frames, Call.read(record["call"]), self.inputs[job.image], latents, record["seconds"])
+        except (SafetensorError, SvdlabError, KeyError, OSError) as error:
+            warnings.warn(f"{folder} cannot be read, and is made again: {error}", ledger.DamagedRunWarning, stacklevel=2)
+            return None
 
     def _clip(self, job: Job, latents: torch.Tensor) -> Clip:
         """A clip that is not decoded."""
@@ -338,11 +361,8 @@ class Making:
         with suppress(OSError):
             Path(self.out, "runs", f".{record['run_id']}.latents").unlink()
 
-    def _measure_again(self, job: Job, folder: Path) -> None:
-        record = ledger.read_record(folder)
-        frames = video.read_frames(folder / ledger.FRAMES).astype(np.float32) / 255
-        latents = load_file(folder / ledger.LATENTS)["latents"]
-        self._measure(record, Clip(frames, Call.read(record["call"]), self.inputs[job.image], latents, record["seconds"]))
+    def _measure_again(self, folder: Path, record: dict[str, Any], clip: Clip) -> None:
+        self._measure(record, clip)
         ledger.write_record(folder, record)
 
     def _measure(self, record: dict[str, Any], clip: Clip) -> None:
