@@ -11,15 +11,18 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import svdlab
 from svdlab.study import ledger
-from tests.small import save_checkpoint
+from tests.small import FRAMES, save_checkpoint
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::svdlab.pipeline.images.CropWarning")]
@@ -114,6 +117,65 @@ def test_thirty_kills_cost_no_published_run(checkpoint: Path, tmp_path: Path) ->
     assert ledger.check(out).empty
     assert sorted(p.name for p in (out / "runs").iterdir()) == sorted(now)  # no temporary folder, no lock
     assert len(svdlab.load_results(out)) == len(plan)
+
+
+@contextmanager
+def denoised(pipe: Any) -> Iterator[list[int]]:
+    """Clips in each call of the UNet inside the block, without the fingerprint's, which is of two frames."""
+    calls: list[int] = []
+
+    def note(module: Any, args: tuple[Any, ...]) -> None:
+        if args[0].shape[1] == FRAMES:
+            calls.append(len(args[0]))
+
+    handle = pipe.unet.register_forward_pre_hook(note)
+    yield calls
+    handle.remove()
+
+
+def test_what_was_denoised_before_a_kill_is_only_decoded(checkpoint: Path, tmp_path: Path) -> None:
+    """The kill comes when all latents are stored, while the last clips wait to be decoded."""
+    out, plan = tmp_path / "study", rows(8, height=128, width=128)
+    seen = lambda: {
+        p.name.strip(".").removesuffix(".latents") for p in (out / "runs").glob("*") if not p.name.endswith(".lock")
+    }
+    with start(checkpoint, out, plan, batch=4) as process:
+        until = time.monotonic() + 250
+        while len({name for name in seen() if len(name) == 24}) < len(plan) and time.monotonic() < until:
+            time.sleep(0.001)
+        process.kill()
+    published = ledger.run_ids(out)
+    waiting = [p.name for p in (out / "runs").glob(".*.latents") if p.name.split(".")[1] not in published]
+    assert len(waiting) >= 1 and len(waiting) + len(published) == len(plan)
+    pipe = svdlab.load_pipeline(checkpoint, device="cpu")
+    how: dict[str, Any] = dict(image="cat", measure=(), progress=False)
+    with denoised(pipe) as calls:
+        table = svdlab.sweep(pipe, plan, out, **how)
+    assert set(table.status) == {"done"} and calls == [] and ledger.check(out).empty
+    whole = svdlab.sweep(pipe, plan, tmp_path / "whole", **how)
+    for one, other in zip(table.latents, whole.latents, strict=True):
+        assert (load_file(one)["latents"] - load_file(other)["latents"]).abs().max() < 1e-3
+
+
+def test_what_was_denoised_before_a_decoding_failed_is_only_decoded(checkpoint: Path, tmp_path: Path) -> None:
+    pipe, plan = svdlab.load_pipeline(checkpoint, device="cpu"), rows(4)
+    how: dict[str, Any] = dict(image="cat", measure=(), batch_size=4, threads=1, progress=False)
+    decoded: list[int] = []
+
+    def fail(module: Any, args: tuple[Any, ...]) -> None:
+        decoded.append(len(args[0]))
+        if len(decoded) == 3:  # the fingerprint's, the first clip's, and now
+            raise ValueError("the decoder broke")
+
+    handle = pipe.vae.decoder.register_forward_pre_hook(fail)
+    with pytest.raises(ValueError, match="the decoder broke"):
+        svdlab.sweep(pipe, plan, tmp_path / "study", **how)
+    handle.remove()
+    assert len(ledger.run_ids(tmp_path / "study")) == 1
+    with denoised(pipe) as calls:
+        table = svdlab.sweep(pipe, plan, tmp_path / "study", **how)
+    assert set(table.status) == {"done"} and calls == [] and ledger.check(tmp_path / "study").empty
+    assert sorted(p.name for p in (tmp_path / "study" / "runs").iterdir()) == sorted(table.run_id)
 
 
 def test_two_sweeps_of_one_plan_share_the_work(checkpoint: Path, tmp_path: Path) -> None:
