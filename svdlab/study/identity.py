@@ -240,7 +240,8 @@ def _fidelity(clip: Any) -> dict[str, Any]:
 
 
 def _published(clip: Any) -> dict[str, Any]:
-    return published.summary(clip.frames, clip.image, playback_fps=clip.playback_fps or video.PLAYBACK_FPS)
+    found = published.summary(clip.frames, clip.image, playback_fps=clip.playback_fps or video.PLAYBACK_FPS)
+    return {f"published_{name}": value for name, value in found.items()}
 
 
 OWN = {f.__name__[1:]: Measure(f, f.__name__[1:], own=True) for f in (_motion, _fidelity, _published)}

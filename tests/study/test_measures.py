@@ -165,3 +165,11 @@ def test_what_a_run_lacks() -> None:
     record = {"measures": held}
     assert [m.name for m in missing_measures(record, asked)] == ["mean_of"]
     assert [m.name for m in missing_measures(record, asked, retry_failed=True)] == ["mean_of", "odd"]
+
+
+def test_a_sweep_has_the_published_measures_as_columns(pipe: Any, tmp_path: Path) -> None:
+    plan = svdlab.grid(image=["scene-27"], seed=[0], num_inference_steps=1, max_guidance_scale=1.0)
+    names = ("motion", "fidelity", "published")
+    row = svdlab.sweep(pipe, plan, tmp_path / "study", measure=names, progress=False).iloc[0]
+    assert row.status == "done" and 0 < row.published_vbench_flicker <= 1 and row.published_evalcrafter_warp > 0
+    assert isinstance(row.published_vbench_camera, str) and row.published_aigcbench_ssim <= 1 and row.warp_error > 0
