@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 
 from svdlab.errors import InputError, shown, takes, whole
+from svdlab.measure import shots
 from svdlab.measure.video import CLIP
 
 T = TypeVar("T")
@@ -79,8 +80,8 @@ def flow(frames: Any, *, longest_baseline: int = LONGEST_BASELINE) -> np.ndarray
     frames: what `svdlab.measure.video.as_frames` takes, whose InputError this raises. longest_baseline: frames over which slow
     motion may be averaged; 1 takes each pair on its own.
     """
-    estimate, (start, baseline) = estimator(frames), _baselines(frames, longest_baseline)
-    return np.stack(together(lambda first, length: estimate(first, first + length) / np.float32(length), start, baseline))
+    estimate = estimator(frames)
+    return _each_window(frames, longest_baseline, lambda a, n: (estimate(a, a + n) / np.float32(n),))[0][0]
 
 
 @takes(frames=CLIP, longest_baseline=BASELINE)
@@ -89,14 +90,14 @@ def both_ways(frames: Any, *, longest_baseline: int = LONGEST_BASELINE) -> BothW
 
     >>> both_ways(clip.frames).visible.mean()            # share of pixels whose motion can be trusted
     """
-    estimate, (start, baseline) = estimator(frames), _baselines(frames, longest_baseline)
+    estimate = estimator(frames)
 
     def there_and_back(first: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         there, back = estimate(first, first + length), estimate(first + length, first)
         return there / np.float32(length), back / np.float32(length), consistent(there, back)
 
-    forward, backward, visible = map(np.stack, zip(*together(there_and_back, start, baseline), strict=True))
-    return BothWays(forward, backward, visible, start, baseline)
+    fields, start, baseline = _each_window(frames, longest_baseline, there_and_back)
+    return BothWays(*fields, start, baseline)
 
 
 def consistent(there: np.ndarray, back: np.ndarray) -> np.ndarray:
@@ -139,14 +140,14 @@ def working_factor(shape: tuple[int, ...]) -> int:
     return max(1, -(-WORKING_SIDE // min(shape[:2])))
 
 
-def working_grey(images: Iterable[np.ndarray]) -> list[np.ndarray]:
-    """Images "h w 3" as uint8 grey at working size, stretched together to their common 0.5 to 99.5 percentile: dark images use
-    all of DIS's eight bits, and flat ones stay flat (32-fold at most).
+def working_grey(images: Iterable[np.ndarray], factor: int | None = None) -> list[np.ndarray]:
+    """Images "h w 3" as uint8 grey at working size (or enlarged by `factor`), stretched together to their common 0.5 to 99.5
+    percentile: dark images use all of DIS's eight bits, and flat ones stay flat (32-fold at most).
     """
     greys = [cv2.cvtColor(p, cv2.COLOR_RGB2GRAY) for p in images]
     low, high = np.percentile(np.concatenate([g[::3, ::3].ravel() for g in greys]), (0.5, 99.5))
     gain = 255 / max(high - low, 8 / 255)
-    factor = working_factor(greys[0].shape)
+    factor = working_factor(greys[0].shape) if factor is None else factor
     if factor > 1:
         greys = [cv2.resize(g, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC) for g in greys]
     return [cv2.convertScaleAbs(np.maximum(g - low, 0), alpha=gain) for g in greys]
@@ -214,11 +215,22 @@ def estimator(clip: np.ndarray) -> Callable[[int, int], np.ndarray]:
     return estimate
 
 
+def _each_window(
+    clip: np.ndarray, longest: int, work: Callable[[int, int], tuple[np.ndarray, ...]]
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """What work(start, baseline) gives, stacked over the pairs, with their windows. Pairs that share one share its result."""
+    start, baseline = _baselines(clip, longest)
+    windows = list(zip(start.tolist(), baseline.tolist(), strict=True))
+    once = list(dict.fromkeys(windows))
+    done = dict(zip(once, together(work, *zip(*once, strict=True)), strict=True))
+    return [np.stack(parts) for parts in zip(*(done[window] for window in windows), strict=True)], start, baseline
+
+
 def _baselines(clip: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
     """For each pair the window of frames to measure it over: (start, baseline), int "t".
 
     A window grows around its pair, later and earlier in turn, while things travel less than BASELINE_PATH in all: by the 98th
-    percentiles of a quick look at small images, so that a small fast object keeps the window short.
+    percentiles of a quick look at small images, so that a small fast object keeps the window short. None spans a cut or a fade.
     """
     pairs = len(clip) - 1
     start, end = np.arange(pairs), np.arange(pairs) + 1
@@ -226,13 +238,16 @@ def _baselines(clip: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
         return start, end - start
     limit = BASELINE_PATH / working_factor(clip.shape[1:3])
     shrink = min(1.0, QUICK_SIDE / max(clip.shape[1:3]))
-    small = working_grey([cv2.resize(f, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_LINEAR) for f in clip])
+    few = [cv2.resize(f, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_LINEAR) for f in clip]
+    small = working_grey(few, working_factor(clip.shape[1:3]))
 
     def quick_speed(t: int) -> float:  # px of the clip's own frames
         f = _engine().calc(small[t], small[t + 1], None)  # type: ignore[call-overload]
         return float(np.percentile(speed(f), 98)) * max(clip.shape[1:3]) / max(small[0].shape)
 
     speeds = np.array(together(quick_speed, range(pairs)))
+    thumbs = shots.thumbnails(clip)
+    speeds[shots.jumps(thumbs) | shots.in_fades(shots.fades(thumbs), pairs)] = np.inf
     for t in range(pairs):
         for turn in range(2 * longest):  # later and earlier in turn; a side that cannot grow now may never again
             a, b = start[t] - turn % 2, end[t] + 1 - turn % 2
