@@ -176,9 +176,10 @@ def of_measure(m: SimpleNamespace) -> dict[str, Target]:
     tracked = tracked.assign(**dict.fromkeys(faces.POINTS, 1.0))
     mkv, mp4, facts = folder / "v.mkv", folder / "v.mp4", {"seed": 3}
     return {
-        "motion.measure": (motion.measure, dict(frames=frames, playback_fps=7)),
-        "motion.summary": (motion.summary, dict(frames=frames, playback_fps=7)),
-        "motion.camera_class": (motion.camera_class, dict(table=rows, shape=(64, 64))),
+        "motion.measure": (motion.measure, dict(frames=frames, playback_fps=7, floor=0.07)),
+        "motion.summary": (motion.summary, dict(frames=frames, playback_fps=7, floor=0.07)),
+        "motion.camera_class": (motion.camera_class, dict(table=rows, shape=(64, 64), floor=0.07)),
+        "motion.noise_floor": (motion.noise_floor, dict(frames=frames)),
         "motion.camera_path": (motion.camera_path, dict(table=rows)),
         "motion.mean_radius": (motion.mean_radius, dict(shape=(64, 64))),
         "fidelity.summary": (fidelity.summary, dict(frames=frames, image=still)),

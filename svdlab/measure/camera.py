@@ -1,14 +1,16 @@
 """The camera between two frames: the similarity that most of the frame follows, its error, and whether depth shows.
 
-    >>> sites = Sites.of(travel, usable, (192, 320))     # flow "h w 2" in px, where it can be followed, the frame's "h w"
-    >>> fit(sites)                                       # a Camera, or None
-    >>> decide(net, se, path, shape=(192, 320), floor=0.07)
+    >>> travel, usable = np.full((192, 320, 2), 2.0, np.float32), np.ones((192, 320), bool)
+    >>> fit(Sites.of(travel, usable, (192, 320))).d              # px over the baseline, x right, y down
+    (2+2j)
+    >>> decide((1.0, 0.0, 0.0, 0.0), 0.01, 1.0, shape=(192, 320), floor=0.07)
+    ('pan_right', 1.0)
 
-A point z = x + iy (about the frame's centre, px, y down) goes to z + m z + d: one complex number m for zoom and turn, one, d, for
-the shift. The fixed point of a zoom or turn is -d / m: a zoom about a face off centre is a zoom.
+A point z = x + iy (about the frame's centre, px, y down) goes to z + m z + d: m is complex, for zoom and turn, and d is the
+shift. The fixed point of a zoom or turn is -d / m: a zoom about a face off centre is a zoom.
 
-A travelling camera sees depth as parallax: all flow then runs along lines through one point e (the epipole; at infinity
-for a sideways move), fast where things are near. Where one similarity leaves much of the frame unexplained and such lines do not,
+A travelling camera sees depth as parallax: all flow then runs along lines through one point e (the epipole; at infinity for a
+sideways move), fast where things are near. Where one similarity leaves much of the frame unexplained and such lines do not,
 the camera is the median move along them (Hartley and Zisserman 2004, section 11.7: pure translation).
 """
 
@@ -167,7 +169,7 @@ def _with_depth(sites: Sites, camera: Camera) -> Camera | None:
     towards, finite = (points[:, 0] + 1j * points[:, 1]) * unit, points[:, 2]
     few = slice(None, None, -(-len(z) // TRIED))
 
-    def fits(at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # off the line, and along it
+    def fits(at: slice) -> tuple[np.ndarray, np.ndarray]:  # off the line, and along it
         g = towards[:, None] - finite[:, None] * z[at]
         size = np.maximum(np.abs(g), 1e-9)
         turned = v[at] * g.conj() / size
@@ -231,10 +233,10 @@ def decide(
     >>> decide((1.0, 0.0, 0.0, 0.0), 0.01, 1.0, shape=(192, 320), floor=0.07)
     ('pan_right', 1.0)
 
-    net: pan, tilt, zoom and roll, as the px/frame by which each moves the mean pixel (right, up, in, clockwise), in the mean over
-    the clip. se: standard error of each, px/frame. path: the mean speed on the way, whatever its net. floor: px/frame, below
-    which nothing is seen to move. The probability is the share of cameras within that error (normal, and MODEL of the speed) that
-    fall into the class; below SURE the class is "abstained".
+    net: pan, tilt, zoom and roll, as the px/frame by which each moves the mean pixel (right, up, in, clockwise), in the mean
+    over the clip. se: standard error of each, px/frame. path: the mean speed on the way, whatever its net. floor: px/frame,
+    below which nothing is seen to move. The probability is the share of cameras within that error (normal, and MODEL of the
+    speed) that fall into the class; below SURE the class is "abstained".
     """
     if not math.isfinite(se):
         return "abstained", 0.0
@@ -262,7 +264,9 @@ def _classes(camera: np.ndarray, path: float, shape: tuple[int, ...], floor: flo
 
     turns = stronger(zoom, roll, ("zoom_out", "zoom_in", "roll", "roll"))
     shifts = np.where(
-        turn > np.maximum(SECOND * shift, floor), "mixed", stronger(pan, tilt, ("pan_left", "pan_right", "tilt_down", "tilt_up"))
+        turn > np.maximum(SECOND * shift, floor),
+        "mixed",
+        stronger(pan, tilt, ("pan_left", "pan_right", "tilt_down", "tilt_up")),
     )
     found = np.where(inside & (turn >= floor), turns, shifts)
     found = np.where(net < RETURNED * path, "mixed", found)

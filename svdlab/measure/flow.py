@@ -96,8 +96,8 @@ def both_ways(frames: Any, *, longest_baseline: int = LONGEST_BASELINE) -> BothW
         there, back = estimate(first, first + length), estimate(first + length, first)
         return there / np.float32(length), back / np.float32(length), consistent(there, back)
 
-    fields, start, baseline = _each_window(frames, longest_baseline, there_and_back)
-    return BothWays(*fields, start, baseline)
+    (forward, backward, visible), start, baseline = _each_window(frames, longest_baseline, there_and_back)
+    return BothWays(forward, backward, visible, start, baseline)
 
 
 def consistent(there: np.ndarray, back: np.ndarray) -> np.ndarray:
@@ -230,7 +230,8 @@ def _baselines(clip: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
     """For each pair the window of frames to measure it over: (start, baseline), int "t".
 
     A window grows around its pair, later and earlier in turn, while things travel less than BASELINE_PATH in all: by the 98th
-    percentiles of a quick look at small images, so that a small fast object keeps the window short. None spans a cut or a fade.
+    percentiles of a quick look at small images, so that a small fast object keeps the window short. None spans a cut or a
+    fade.
     """
     pairs = len(clip) - 1
     start, end = np.arange(pairs), np.arange(pairs) + 1

@@ -29,10 +29,8 @@ from svdlab.measure.camera import CAMERAS, FLOOR, Camera, Sites, decide, fit, me
 from svdlab.measure.flow import BothWays, both_ways, flow, points, speed, stride, together, working_factor, working_grey
 from svdlab.measure.video import CLIP, FPS, SIZE
 
-__all__ = [
-    *("CAMERAS", "FLOOR", "both_ways", "camera_class", "camera_path", "flow", "mean_radius", "measure", "noise_floor"),
-    *("points", "summary"),
-]
+__all__ = ["CAMERAS", "FLOOR", "both_ways", "camera_class", "camera_path", "flow", "mean_radius", "measure"]
+__all__ += ["noise_floor", "points", "summary"]
 
 COLUMNS = (
     *("pair", "start", "baseline", "flow_px", "camera_px", "camera_se_px", "pan_px", "tilt_px", "zoom_pct", "roll_deg"),
@@ -59,16 +57,17 @@ def measure(frames: Any, *, playback_fps: float | None = None, floor: float = FL
 
     >>> measure(clip.frames, playback_fps=7)[["pan_px", "object_px", "object_area"]]
 
-    Columns, per frame: `flow_px` mean speed of visible pixels; `pan_px` camera to the right, `tilt_px` camera upwards, `zoom_pct`
-    growth of the content in percent, `roll_deg` camera clockwise in degrees, `camera_px` mean speed that the camera gives to the
-    frame, `camera_se_px` standard error of each of its components as px of the mean pixel; `object_px`, `object_dx`, `object_dy`
-    the moving body against the background (x right, y down), `object_direction` in degrees (0 right, 90 up; NaN where nothing
-    moves), `object_area` its share of the frame (0 to 1); `residual_px` mean speed of what the camera does not explain;
-    `activity` share of the frame that is confirmed to move by itself, `parallax` mean speed that depth adds, px, `hidden` share of
-    the frame that flow finds in one frame only, `photometric` change of brightness that is no motion (mean over blocks of CELL px,
-    on a scale of 1); `cut`, `fade` the shot changes here; `frozen` nothing moves, by more than `floor` px per frame; `abstained`
-    nothing can be told, `why`, and all numbers are NaN; the pair was measured from frame `start` over `baseline` frames. With
-    `playback_fps` also `*_px_s` (px per second) and `*_pct_s` (percent of the frame width per second).
+    Columns, per frame: `flow_px` mean speed of visible pixels; `pan_px` camera to the right, `tilt_px` camera upwards,
+    `zoom_pct` growth of the content in percent, `roll_deg` camera clockwise in degrees, `camera_px` mean speed that the camera
+    gives to the frame, `camera_se_px` standard error of each of its components as px of the mean pixel; `object_px`,
+    `object_dx`, `object_dy` the moving body against the background (x right, y down), `object_direction` in degrees (0 right,
+    90 up; NaN where nothing moves), `object_area` its share of the frame (0 to 1); `residual_px` mean speed of what the camera
+    does not explain; `activity` share of the frame that is confirmed to move by itself, `parallax` mean speed that depth adds,
+    px, `hidden` share of the frame that flow finds in one frame only, `photometric` change of brightness that is no motion
+    (mean over blocks of CELL px, on a scale of 1); `cut`, `fade` the shot changes here; `frozen` nothing moves, by more than
+    `floor` px per frame; `abstained` nothing can be told, `why`, and all numbers are NaN; the pair was measured from frame
+    `start` over `baseline` frames. With `playback_fps` also `*_px_s` (px per second) and `*_pct_s` (percent of the frame width
+    per second).
     """
     both, thumbs = both_ways(frames), shots.thumbnails(frames)
     k = 1 / stride(frames.shape[1:3])
@@ -90,9 +89,7 @@ def measure(frames: Any, *, playback_fps: float | None = None, floor: float = FL
         why = "cross-fade" if fade[t] else why
         if why:
             return {**found, "frozen": False, "abstained": True, "why": why}
-        pair = residual.Pair(
-            frames.shape[1:3], greys[start], greys[end], (fine[start], fine[end]), forward, visible, baseline
-        )
+        pair = residual.Pair(frames.shape[1:3], greys[start], greys[end], (fine[start], fine[end]), forward, visible, baseline)
         evidence = residual.Evidence.of(pair)
         trusted, told = evidence.trusted(pair)
         sites = Sites.of(trusted * baseline, texture & visible & told, frames.shape[1:3])
@@ -100,7 +97,14 @@ def measure(frames: Any, *, playback_fps: float | None = None, floor: float = FL
         if camera is None:
             return {**found, "frozen": False, "abstained": True, "why": "no fit"}
         change = _photometric(plain[t], plain[t + 1], pair)
-        return {**found, **_split(pair, evidence, camera, floor), "hidden": 1 - seen, "photometric": change, "abstained": False, "why": ""}
+        return {
+            **found,
+            **_split(pair, evidence, camera, floor),
+            "hidden": 1 - seen,
+            "photometric": change,
+            "abstained": False,
+            "why": "",
+        }
 
     table = pd.DataFrame(together(row, range(len(both.start)))).reindex(columns=COLUMNS)
     if playback_fps:
@@ -116,13 +120,13 @@ def summary(frames: Any, *, playback_fps: float | None = None, floor: float = FL
 
     >>> summary(clip.frames, playback_fps=clip.playback_fps)["camera"]
 
-    Keys: `camera` (one of CAMERAS) and `camera_p`, its probability; `net_pan_px`, `net_tilt_px`, `net_zoom_pct`, `net_roll_deg`
-    of the camera over the whole clip, `net_px` by which that moves the mean pixel, with its standard error `net_se_px`;
-    `abstained` (half of the pairs or more), `frozen` (no camera, subject, activity, cut or fade), `frozen_share` and
-    `abstained_share` of the pairs; all numbers of `measure` as means (object_direction: of the mean vector); `travel` (px, net, of
-    the subject over the clip), `cuts` and `fades` (numbers), `onset` (first pair that moves), `decay` (mean speed of the last
-    third over the first third). Numbers that cannot be told are NaN. floor: px per frame; a camera below it is static. It
-    holds for real video; `noise_floor` measures that of a checkpoint's autoencoder.
+    Keys: `camera` (one of CAMERAS) and `camera_p`, its probability; `net_pan_px`, `net_tilt_px`, `net_zoom_pct`,
+    `net_roll_deg` of the camera over the whole clip, `net_px` by which that moves the mean pixel, with its standard error
+    `net_se_px`; `abstained` (half of the pairs or more), `frozen` (no camera, subject, activity, cut or fade), `frozen_share`
+    and `abstained_share` of the pairs; all numbers of `measure` as means (object_direction: of the mean vector); `travel` (px,
+    net, of the subject over the clip), `cuts` and `fades` (numbers), `onset` (first pair that moves), `decay` (mean speed of
+    the last third over the first third). Numbers that cannot be told are NaN. floor: px per frame; a camera below it is
+    static. It holds for real video; `noise_floor` measures that of a checkpoint's autoencoder.
     """
     table = measure(frames, playback_fps=playback_fps, floor=floor)
     seen = table[~table.abstained]
@@ -158,9 +162,9 @@ def camera_class(table: pd.DataFrame, shape: tuple[int, ...], *, floor: float = 
 
     >>> camera_class(measure(clip.frames), clip.frames.shape[1:3])
 
-    By its net motion: below `floor` px/frame it is static. A zoom or roll has its fixed point inside the frame, wherever; a pan or
-    tilt has not. "mixed" are components within SECOND of each other, and a camera that came back on its path. "abstained": half of
-    the pairs or more, or a class that the error of the fit leaves less than SURE.
+    By its net motion: below `floor` px/frame it is static. A zoom or roll has its fixed point inside the frame, wherever; a
+    pan or tilt has not. "mixed" are components within SECOND of each other, and a camera that came back on its path.
+    "abstained": half of the pairs or more, or a class that the error of the fit leaves less than SURE.
     """
     return _class(table, tuple(shape), floor)[0]
 
@@ -221,7 +225,9 @@ def _net(judged: pd.DataFrame, pairs: int, shape: tuple[int, ...]) -> dict[str, 
     moved = np.abs((zoom * np.exp(-1j * math.radians(roll)) - 1) * z + shift) if len(steps) else np.array(math.nan)
     error = math.sqrt(float(np.square(judged.camera_se_px).mean())) if len(steps) else math.nan
     numbers = (-shift.real, shift.imag, (zoom - 1) * 100, roll, float(moved.mean()), error * pairs)
-    return dict(zip(("net_pan_px", "net_tilt_px", "net_zoom_pct", "net_roll_deg", "net_px", "net_se_px"), numbers, strict=True))
+    return dict(
+        zip(("net_pan_px", "net_tilt_px", "net_zoom_pct", "net_roll_deg", "net_px", "net_se_px"), numbers, strict=True)
+    )
 
 
 def _direction(dx: float, dy: float) -> float:

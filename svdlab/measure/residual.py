@@ -1,11 +1,12 @@
 """What moves against the camera: residual flow that the images confirm, and what changes without moving.
 
-    >>> found = look(pair, camera)            # a Residual: subject, activity, parallax, photometric
+    evidence = Evidence.of(pair)             # what the images say about the pair's flow
+    look(pair, evidence, camera, ours)       # a Residual: subject, activity, parallax
 
-Flow answers everywhere: without texture, at borders, and where brightness boils. So a block of the image moves by itself only if
-the later image, brought back by its own flow, resembles the earlier one clearly better than brought back by the camera, after a
-gain is allowed and slow changes of brightness are taken off both (high-pass). A subject is a connected piece of residual flow most
-of whose blocks are confirmed.
+Flow answers everywhere: without texture, at borders, and where brightness boils. So a block of the image moves by itself only
+if the later image, brought back by its own flow, resembles the earlier one clearly better than brought back by the camera,
+after a gain is allowed and slow changes of brightness are taken off both (high-pass). A subject is a connected piece of
+residual flow most of whose blocks are confirmed.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ class Pair:
 
 @dataclass(frozen=True)
 class Residual:
-    """dx, dy, speed: of the subject against the camera, px per frame. area: its share of the frame. activity: share of the frame
-    that moves by itself, whatever its net. parallax: mean speed that depth adds, px per frame.
+    """dx, dy, speed: of the subject against the camera, px per frame. area: its share of the frame. activity: share of the
+    frame that moves by itself, whatever its net. parallax: mean speed that depth adds, px per frame.
     """
 
     dx: float = 0.0
@@ -88,8 +89,8 @@ def fine_part(grey: np.ndarray, factor: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the images say about a pair, by blocks, as mean squares of the fine part in grey levels: energy of the earlier one, and
-    what remains of it after the best gain of the later one in place (still) and brought back by its own flow (moved).
+    """What the images say about a pair, by blocks, as mean squares of the fine part in grey levels: energy of the earlier one,
+    and what remains of it after the best gain of the later one in place (still) and brought back by its own flow (moved).
     """
 
     energy: np.ndarray
@@ -181,15 +182,15 @@ def _confirmed(pair: Pair, evidence: Evidence, ours: np.ndarray, moving: np.ndar
 def brought(later: np.ndarray, flow: np.ndarray, pair: Pair) -> np.ndarray:
     """The later grey image at the places to which a flow at the sites (px per frame) takes the earlier one's pixels."""
     h, w = later.shape[:2]
-    travel = flow * np.float32(pair.baseline * pair.per_px)
+    travel: Any = flow * np.float32(pair.baseline * pair.per_px)
     if travel.shape[:2] != (h, w):
         travel = cv2.resize(travel, (w, h), interpolation=cv2.INTER_LINEAR)
-    x, y = np.arange(w, dtype=np.float32)[None, :], np.arange(h, dtype=np.float32)[:, None]
-    return sample(later, travel[..., 0] + x, travel[..., 1] + y)
+    columns, rows = np.arange(w, dtype=np.float32)[None, :], np.arange(h, dtype=np.float32)[:, None]
+    return sample(later, travel[..., 0] + columns, travel[..., 1] + rows)
 
 
 def _is_depth(pair: Pair, camera: Camera, piece: np.ndarray, residual: np.ndarray, ours: np.ndarray) -> bool:
-    """Whether a piece moves as still things at another depth would: along the camera's own lines, the same way or not at all."""
+    """Whether a piece moves as still things at another depth would: along the camera's own lines, forwards."""
     rows, columns = np.nonzero(piece)
     few = slice(None, None, max(1, len(rows) // 1000))
     rows, columns = rows[few], columns[few]
@@ -201,9 +202,8 @@ def _is_depth(pair: Pair, camera: Camera, piece: np.ndarray, residual: np.ndarra
     across, along = (rest * lines.conj()).imag, ((rest + base) * lines.conj()).real
     if np.median(np.abs(across)) > ACROSS * np.median(np.abs(rest)):
         return False
-    way = float(np.median(along))
     edge = piece[[0, -1]].any() or piece[:, [0, -1]].any()
-    return way > (-0.1 if edge else FARTHER) * slow
+    return float(np.median(along)) > (-0.1 if edge else FARTHER) * slow
 
 
 def _pieces(moving: np.ndarray, fast: np.ndarray) -> list[np.ndarray]:

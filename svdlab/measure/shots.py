@@ -5,8 +5,8 @@
     >>> fades(small)                         # [(first, last)]: between these frames one view dissolves into another
 
 A frame of a cross-fade is a weighted sum of the frames at its two ends, with weights that rise steadily; a moving camera's
-frames are not, once its ends look different. Two views of one scene whose thumbnails correlate by ALIKE or more are no change of
-shot, and neither is a change of brightness, nor a fade to one colour.
+frames are not, once its ends look different. Two views of one scene whose thumbnails correlate by ALIKE or more are no change
+of shot, and neither is a change of brightness, nor a fade to one colour.
 """
 
 from __future__ import annotations
