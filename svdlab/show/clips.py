@@ -117,7 +117,7 @@ def video(
     columns = min(columns, len(arrays))
     size = fitted(arrays[0].shape[1:], columns=columns, most=640 if columns == 1 else 320)
     rows = -(-len(arrays) // columns)
-    fig, axes = images(size=size, of=given, title=title, row_labels=[""] * rows, column_labels=[""] * columns)
+    fig, axes = images(size=size, of=made_by(clips), title=title, row_labels=[""] * rows, column_labels=[""] * columns)
     for i, ax in enumerate(axes.flat):
         ax.set_visible(i < len(arrays))
         ax.set_title(broken(texts[i], LABEL, size[1]) if i < len(arrays) else "", fontsize=LABEL, color=INK, pad=3)
@@ -162,7 +162,7 @@ def filmstrip(
     beside = 0 if alone else min(BESIDE, 6 * max(map(len, texts)))
     size = fitted(arrays[0].shape[1:], columns=len(columns), width=WIDTH - beside)
     title = title or f"Frames {shown[0]} to {shown[-1]}" + (f": {texts[0]}" if alone and texts[0] else "")
-    fig, axes = images(size=size, of=clips_given, title=title, row_labels=[""] if alone else texts, column_labels=columns)
+    fig, axes = images(size=size, of=made_by(clips), title=title, row_labels=[""] if alone else texts, column_labels=columns)
     for row, clip, array in zip(axes, clips_given, arrays, strict=True):
         inputs = [np.asarray(clip.image) / np.float32(255)] if given else []
         for ax, image in zip(row, [*inputs, *array[shown]], strict=True):
@@ -232,27 +232,30 @@ def sheet(
 
 
 def named(clips: Any, labels: Sequence[str] | None = None) -> tuple[list[np.ndarray], list[str], list[Any]]:
-    """Whatever names one clip or several, as frames "f h w 3" in [0, 1] of one size, labels, and a list of what made them."""
-    made: list[Any]
+    """Whatever names one clip or several, as frames "f h w 3" in [0, 1] of one size, labels, and a list of the clips."""
     if isinstance(clips, pd.DataFrame):
         errors.columns("clips", clips, "frames")
         rows = [clips.iloc[i : i + 1] for i, path in enumerate(clips["frames"]) if not _absent(path)]
-        made, clips = rows, [row["frames"].iloc[0] for row in rows]
-        labels = labels or [caption(row) for row in rows]
-    else:
-        if isinstance(clips, Mapping):
-            labels, clips = labels or [str(k) for k in clips], list(clips.values())
-        clips = [clips] if _is_one(clips) else list(errors.several("clips", clips, lambda _, clip: clip, least=0))
-        made = [np.empty(0) if isinstance(clip, (str, os.PathLike)) else clip for clip in clips]  # a path is no source
+        labels, clips = labels or [caption(row) for row in rows], [row["frames"].iloc[0] for row in rows]
+    elif isinstance(clips, Mapping):
+        labels, clips = labels or [str(k) for k in clips], list(clips.values())
+    clips = [clips] if _is_one(clips) else list(errors.several("clips", clips, lambda _, clip: clip, least=0))
     if not clips:
         raise InputError("got no clip: give at least one.")
-    texts = [printable(label) for label in labels] if labels is not None else [caption(c) for c in made]
+    texts = [printable(label) for label in labels] if labels is not None else [caption(made_by(c)) for c in clips]
     if len(texts) != len(clips):
         raise InputError(f"{len(texts)} labels for {len(clips)} clips: give one for each.")
     arrays = [frames_of(c) for c in clips]
     if len(sizes := {a.shape[1:3] for a in arrays}) > 1:
         raise InputError(f"the clips have sizes {sorted(sizes)}: side by side they need one size.")
-    return arrays, texts, made
+    return arrays, texts, clips
+
+
+def made_by(clips: Any) -> Any:
+    """What a footer names as the source: all but paths, which are none, and would be taken for labels."""
+    if isinstance(clips, Mapping | list | tuple):
+        return [made_by(clip) for clip in (clips.values() if isinstance(clips, Mapping) else clips)]
+    return () if isinstance(clips, (str, os.PathLike)) else clips
 
 
 def frames_of(clip: Any) -> np.ndarray:

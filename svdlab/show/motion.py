@@ -14,7 +14,7 @@ from skimage.color import lab2rgb
 from svdlab.errors import POSITIVE, InputError, shown, takes
 from svdlab.measure import motion
 from svdlab.measure.video import FPS
-from svdlab.show.clips import frames_of
+from svdlab.show.clips import frames_of, made_by
 from svdlab.show.figure import (
     COLOURS,
     INDEX,
@@ -64,7 +64,7 @@ def flow(clip: Any, *, pairs: Sequence[int] | None = None, title: str = "") -> F
     full = max(0.5, float(np.percentile(speed, 99.5)))
     size = fitted(field.shape[1:3], columns=len(picked), width=760)
     labels = dict(title=title or "Optical flow (px/frame)", column_title="from frame to frame")
-    fig, axes = images(size=size, of=_made(clip), column_labels=[_pair(i) for i in picked], **labels)
+    fig, axes = images(size=size, of=made_by(clip), column_labels=[_pair(i) for i in picked], **labels)
     for ax, one in zip(axes[0], field, strict=True):
         draw(ax, scaled(flow_colours(one, full), size))
         _arrows(ax, one, size, threshold=0.15 * full)
@@ -85,7 +85,7 @@ def trajectories(clip: Any, *, title: str = "") -> Figure:
     h, w = frames.shape[1:3]
     tracks = motion.points(motion.flow(frames), _grid(h, w, min(h, w) / (ARROWS + 1)).T.astype(np.float32))  # "f n 2"
     size = fitted(frames.shape[1:], columns=1, width=520, most=512)
-    fig, axes = images(size=size, of=_made(clip), title=title or f"Tracks of points through frames 0 to {len(frames) - 1}")
+    fig, axes = images(size=size, of=made_by(clip), title=title or f"Tracks of points through frames 0 to {len(frames) - 1}")
     ax = axes[0, 0]
     draw(ax, scaled(frames[0], size))
     k = size[1] / w
@@ -113,7 +113,7 @@ def xt_slice(clip: Any, *, row: int | None = None, title: str = "") -> Figure:
     table = pd.DataFrame(cut.mean(-1)).rename_axis("frame").reset_index()
     k = max(1, 480 // cut.shape[1])
     cut = cut.repeat(max(k, 160 // len(cut)), 0).repeat(k, 1)  # so that few frames make more than a line
-    fig, axes = images(size=cut.shape[:2], of=_made(clip), title=title or f"Row {which} of the image, time downwards")
+    fig, axes = images(size=cut.shape[:2], of=made_by(clip), title=title or f"Row {which} of the image, time downwards")
     draw(axes[0, 0], cut)
     return fig.finish(table)
 
@@ -128,7 +128,7 @@ def stepwise(clip: Any, *, playback_fps: float | None = None, title: str = "") -
     """
     table = motion.measure(frames_of(clip), playback_fps=playback_fps)
     suffix, unit = ("_px", "px/frame") if playback_fps is None else ("_px_s", "px/s")
-    fig, axes = graphs(size=(520, 280), of=_made(clip), title=title or "Speed from frame to frame")
+    fig, axes = graphs(size=(520, 280), of=made_by(clip), title=title or "Speed from frame to frame")
     ax, speeds = axes[0, 0], table[["camera" + suffix, "object" + suffix]]
     for label, column, colour, marker in zip(("camera", "subject"), speeds, COLOURS, MARKERS, strict=False):
         ax.plot(table["pair"], table[column], color=colour, marker=marker, markersize=4, linewidth=1.5, label=label)
@@ -151,7 +151,7 @@ def camera_path(clip: Any, *, title: str = "") -> Figure:
     The camera's own motion: it goes right where the image goes left.
     """
     path = motion.camera_path(motion.measure(frames_of(clip)))
-    fig, axes = graphs(columns=3, size=(280, 280), of=_made(clip), title=title or "Path of the camera", share=False)
+    fig, axes = graphs(columns=3, size=(280, 280), of=made_by(clip), title=title or "Path of the camera", share=False)
     reach = max(1.0, 1.25 * float(path[["pan_px", "tilt_px"]].abs().to_numpy().max()))
     turned = max(2.0, 1.1 * float(path["roll_deg"].abs().max()))
     zoomed = min(0.9, path["zoom"].min()), max(1.1, path["zoom"].max())
@@ -182,11 +182,6 @@ def flow_colours(field: np.ndarray, fastest: float) -> np.ndarray:
     angle = np.arctan2(-field[..., 1], field[..., 0])
     lab = np.stack([97 - 37 * speed, 62 * speed * np.cos(angle), 62 * speed * np.sin(angle)], axis=-1)
     return np.clip(lab2rgb(lab), 0, 1).astype(np.float32)
-
-
-def _made(clip: Any) -> Any:
-    """What the footer is about: a file's path is no source."""
-    return clip if hasattr(clip, "frames") else ()
 
 
 def _pair(i: int) -> str:

@@ -20,6 +20,7 @@ from PIL import Image
 from svdlab import show
 from svdlab.errors import InputError
 from svdlab.measure.files import file_name, printable
+from svdlab.show.clips import named
 from svdlab.show.figure import Figure, chosen, graphs, images
 from svdlab.show.labels import number
 from svdlab.show.page import Folded, Media, markdown, page
@@ -281,4 +282,8 @@ def test_any_kind_of_clip_is_shown(tmp_path: Path) -> None:
         assert len(show.video(clip).frames) == count and isinstance(show.filmstrip(clip), Figure)
         assert isinstance(show.xt_slice(clip), Figure)
     assert len(show.filmstrip([film, tensor, pictures]).data) == 6
+    rows = table_of("t").assign(frames=str(film), image="a")[:2]
+    assert named(rows)[2] == named({"a": str(film), "b": film})[2][:1] * 2  # paths stay what they are for who draws them again
+    with pytest.raises(InputError, match="Clips"):
+        show.filmstrip(rows, given=True)
     assert json.loads(show.filmstrip(film).data.to_json()) and show.filmstrip(film).footer == ""
