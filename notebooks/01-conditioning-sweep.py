@@ -60,7 +60,8 @@ executor = None
 if dask:
     from dask.distributed import Client, LocalCluster
 
-    where = LocalCluster(n_workers=int(dask), threads_per_worker=1) if dask.isdigit() else dask
+    here = dict(threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0")
+    where = LocalCluster(n_workers=int(dask), **here) if dask.isdigit() else dask
     executor = Client(where).get_executor()
 
 # %%

@@ -240,7 +240,26 @@ def _execute(path: Path, folder: Path, parameters: Mapping[str, Any], progress: 
         return f"In [{error.exec_count}]", f"{error.ename}: {error.evalue}"
     except Exception as error:  # a folder that is none, a kernel that died or never came up: the next point may fare better
         return "between cells", f"{type(error).__name__}: {error}"
+    finally:
+        _hide_paths(folder / path.name)
     return "", ""
+
+
+def _hide_paths(executed: Path) -> None:
+    """Take this machine's folders out of an executed notebook: papermill writes both paths into it, cells print others."""
+    with suppress(OSError, ValueError, KeyError, TypeError):  # none was written
+        book = read_json(executed, LARGEST)
+        facts = book["metadata"]["papermill"]
+        facts |= {key: Path(facts[key]).name for key in ("input_path", "output_path") if facts.get(key)}
+        text = json.dumps(book, indent=1, ensure_ascii=False)
+        with write_whole(executed) as part:
+            part.write_text(without_home(text) + "\n", encoding="utf-8")
+
+
+def without_home(text: str) -> str:
+    """Text in which the home folder is ~, so that it names no user; base64 stays as it is."""
+    home = str(Path.home())
+    return text if len(home) < 2 else re.sub(rf"(?<![\w+=]){re.escape(home)}(?![\w+=.-])", "~", text)
 
 
 def _papermill() -> Any:
@@ -283,7 +302,7 @@ def report(folder: str | Path, out: str | Path | None = None) -> Path:
     target = as_path("out", out) if out is not None else folder / "report.html"
     html = page(folder.resolve().name, sections, label=listed("label"), footer=licence if records else "")
     with write_whole(target) as part:
-        part.write_text(html, encoding="utf-8")
+        part.write_text(without_home(html), encoding="utf-8")
     return target
 
 
@@ -295,7 +314,14 @@ def _own(folder: Path, pattern: str) -> list[Path]:
 def _facts(record: dict[str, Any]) -> dict[str, Any]:
     """What a run recorded of its model and machine, flat."""
     model, own = record["model"], dict(svdlab=record["svdlab"], device=record["device"], made=record["made"][:10])
-    return {**record["call"]["source"], **model["versions"], "dtype": model["dtype"], "weights": model["weights"], **own}
+    source = record["call"]["source"]
+    source = {**source, "checkpoint": _name(source["checkpoint"])}
+    return {**source, **model["versions"], "dtype": model["dtype"], "weights": model["weights"], **own}
+
+
+def _name(text: Any) -> Any:
+    """The name alone of an absolute path, which says who and where."""
+    return Path(text).name if isinstance(text, str) and os.path.isabs(text) else text
 
 
 def _runs(runs: pd.DataFrame) -> dict[str, list[Any]]:
@@ -303,6 +329,8 @@ def _runs(runs: pd.DataFrame) -> dict[str, list[Any]]:
     columns = [c for c in ("image", *plans.CONDITIONS, "seed") if c in runs and runs[c].notna().any()]
     varied = [c for c in columns if runs[c].astype(str).nunique() > 1]
     constant = ", ".join(f"{name(c)} {number(runs[c].iloc[0])}" for c in columns if c not in varied)
+    if "image" in runs:
+        runs = runs.assign(image=runs["image"].map(_name))
     runs = runs.sort_values(varied) if varied else runs
     table = runs[[*varied, *(c for c in MEASURES if c in runs), "status"]].head(ROWS)
     there = runs[runs["preview"].astype(bool)]
@@ -338,7 +366,11 @@ def _shown(output: Any) -> Iterator[Any]:
     elif "text/html" in data:
         yield _cleaned(data["text/html"])
     elif "image/png" in data:
-        yield Media(base64.b64decode(data["image/png"]), output.metadata.get("image/png", {}).get("alt", "figure"))
+        try:
+            content = base64.b64decode(data["image/png"])
+        except ValueError as error:
+            raise InputError(f"an image of the notebook is no base64: {error}.") from error
+        yield Media(content, output.metadata.get("image/png", {}).get("alt", "figure"))
     elif "text/markdown" in data:
         yield _prose(data["text/markdown"])
     elif "text/plain" in data and "application/vnd.jupyter.widget-view+json" not in data:

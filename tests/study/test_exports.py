@@ -1,0 +1,91 @@
+"""What a report, an executed notebook and a notebook's cluster let others see (cases E5, E7), and notebooks that are none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import psutil
+import pytest
+from nbformat import v4
+
+import svdlab
+from svdlab.errors import InputError
+from svdlab.study import notebooks
+
+KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HOME", str(tmp_path / "marker"))
+    (tmp_path / "marker").mkdir()
+    return tmp_path / "marker"
+
+
+def test_a_report_names_no_folder(pipe: Any, home: Path) -> None:
+    svdlab.sample_image("scene-27").save(home / "mine.png")
+    plan = svdlab.grid(image=[str(home / "mine.png"), "scene-3"], num_inference_steps=1, num_frames=2)
+    svdlab.sweep(pipe, plan, home / "study", measure=(), progress=False)
+    text = notebooks.report(home / "study").read_text()
+    assert "mine.png" in text and "marker" not in text
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_executed_notebook_names_no_folder(home: Path, fails: bool) -> None:
+    work = "print(out)" + "\nopen(out + '/no-such')" * fails
+    cells = [v4.new_code_cell("out: str = '.'", metadata={"tags": ["parameters"]}), v4.new_code_cell(work)]
+    nbformat.write(v4.new_notebook(cells=cells, metadata=KERNEL), home / "own.ipynb")
+    try:
+        notebooks.run(home / "own.ipynb", home / "results", progress=False)
+    except svdlab.errors.RunError:
+        assert fails
+    book = nbformat.read(home / "results" / "own.ipynb", 4)
+    assert "marker" not in json.dumps(book) and book.metadata.papermill.input_path == "own.ipynb"
+    assert "marker" not in notebooks.report(home / "results").read_text()
+
+
+SPOILT = {
+    "outputs": {"cells": [{"cell_type": "code", "metadata": {}, "source": "", "execution_count": None, "outputs": "x"}]},
+    "cells": {"cells": {"a": 1}},
+    "source": {"cells": [{"cell_type": "markdown", "metadata": {}, "source": 7}]},
+    "format 3": {"nbformat": 3, "worksheets": []},
+    "metadata": {"metadata": []},
+    "minor": {"nbformat_minor": "x"},
+}
+
+
+@pytest.mark.parametrize("name", [*SPOILT, "deep", "list", "empty"])
+def test_what_is_no_notebook_is_refused(name: str, tmp_path: Path) -> None:
+    book = {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 4} | SPOILT.get(name, {})
+    odd = {"deep": "[" * 100_000, "list": "[]", "empty": ""}
+    (tmp_path / "x.ipynb").write_text(odd.get(name) if name in odd else json.dumps(book))
+    for call in (notebooks.report, lambda folder: notebooks.run(folder / "x.ipynb", folder / "out")):
+        with pytest.raises(InputError, match="cannot be read as a notebook") as raised:
+            call(tmp_path)
+        assert len(str(raised.value).splitlines()) == 1 and not (tmp_path / "out").exists()
+
+
+def test_an_image_that_is_none_is_refused(tmp_path: Path) -> None:
+    for content in ("x", "AAAA"):
+        output = v4.new_output("display_data", {"image/png": content})
+        nbformat.write(v4.new_notebook(cells=[v4.new_code_cell("", outputs=[output])]), tmp_path / "x.ipynb")
+        with pytest.raises(InputError, match=r"base64|no PNG"):
+            notebooks.report(tmp_path)
+
+
+def test_a_notebooks_cluster_listens_on_loopback_only() -> None:
+    pytest.importorskip("distributed")
+    book = nbformat.read(notebooks.find("01-conditioning-sweep"), 4)
+    (source,) = (cell.source for cell in book.cells if "LocalCluster(n" in cell.source)
+    held: dict[str, Any] = {"dask": "1"}
+    exec(source, held)
+    try:
+        processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
+        found = [c.laddr.ip for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+        assert len(found) > 2 and set(found) <= {"127.0.0.1", "::1"}
+    finally:
+        held["executor"].shutdown()
+        held["where"].close()
