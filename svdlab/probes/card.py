@@ -81,7 +81,7 @@ def write(results: Mapping[str, Result], folder: str | Path) -> dict[str, Path]:
     sections = _sections(results, source, figures)
     texts = {
         "limitations.md": markdown(title, sections, label=source.label, folder=place),
-        "limitations.html": page(title, sections, label=source.label),
+        "limitations.html": page(title, sections, label=source.label, folder=place),
         "limitations.json": json.dumps(facts, indent=1) + "\n",
         "NOTICE": video.notice(),
     }

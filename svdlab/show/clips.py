@@ -117,7 +117,7 @@ def video(
     columns = min(columns, len(arrays))
     size = fitted(arrays[0].shape[1:], columns=columns, most=640 if columns == 1 else 320)
     rows = -(-len(arrays) // columns)
-    fig, axes = images(size=size, of=made_by(clips), title=title, row_labels=[""] * rows, column_labels=[""] * columns)
+    fig, axes = images(size=size, of=made_by(clips, given), title=title, row_labels=[""] * rows, column_labels=[""] * columns)
     for i, ax in enumerate(axes.flat):
         ax.set_visible(i < len(arrays))
         ax.set_title(broken(texts[i], LABEL, size[1]) if i < len(arrays) else "", fontsize=LABEL, color=INK, pad=3)
@@ -162,7 +162,9 @@ def filmstrip(
     beside = 0 if alone else min(BESIDE, 6 * max(map(len, texts)))
     size = fitted(arrays[0].shape[1:], columns=len(columns), width=WIDTH - beside)
     title = title or f"Frames {shown[0]} to {shown[-1]}" + (f": {texts[0]}" if alone and texts[0] else "")
-    fig, axes = images(size=size, of=made_by(clips), title=title, row_labels=[""] if alone else texts, column_labels=columns)
+    fig, axes = images(
+        size=size, of=made_by(clips, clips_given), title=title, row_labels=[""] if alone else texts, column_labels=columns
+    )
     for row, clip, array in zip(axes, clips_given, arrays, strict=True):
         inputs = [np.asarray(clip.image) / np.float32(255)] if given else []
         for ax, image in zip(row, [*inputs, *array[shown]], strict=True):
@@ -251,11 +253,12 @@ def named(clips: Any, labels: Sequence[str] | None = None) -> tuple[list[np.ndar
     return arrays, texts, clips
 
 
-def made_by(clips: Any) -> Any:
-    """What a footer names as the source: all but paths, which are none, and would be taken for labels."""
-    if isinstance(clips, Mapping | list | tuple):
-        return [made_by(clip) for clip in (clips.values() if isinstance(clips, Mapping) else clips)]
-    return () if isinstance(clips, (str, os.PathLike)) else clips
+def made_by(clips: Any, given: Any = None) -> Any:
+    """What a footer names as the source: a table, else the clips, but no paths, which are none, and would be taken for labels."""
+    shown = clips if isinstance(clips, pd.DataFrame) or given is None else given
+    if isinstance(shown, list):
+        return [clip for clip in shown if not isinstance(clip, (str, os.PathLike))]
+    return () if isinstance(shown, (str, os.PathLike)) else shown
 
 
 def frames_of(clip: Any) -> np.ndarray:
