@@ -254,7 +254,7 @@ def named(clips: Any, labels: Sequence[str] | None = None) -> tuple[list[np.ndar
 
 
 def made_by(clips: Any, given: Any = None) -> Any:
-    """What a footer names as the source: a table, else the clips, but no paths, which are none, and would be taken for labels."""
+    """What a footer names as the source: a table, else the clips, but no paths, which would be taken for labels."""
     shown = clips if isinstance(clips, pd.DataFrame) or given is None else given
     if isinstance(shown, list):
         return [clip for clip in shown if not isinstance(clip, (str, os.PathLike))]
