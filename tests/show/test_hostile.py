@@ -284,7 +284,6 @@ def test_any_kind_of_clip_is_shown(tmp_path: Path) -> None:
         (str(film), 2),
         (film, 2),
         (list(FLAT / 255), 2),
-        ({"a": FLAT}.values(), 2),
     ):
         assert len(show.video(clip).frames) == count and isinstance(show.filmstrip(clip), Figure)
         assert isinstance(show.xt_slice(clip), Figure)
