@@ -156,3 +156,28 @@ def test_words_are_numbers_only_where_they_look_like_them() -> None:
         0.5,
         "2024-01-31",
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "encoding"),
+    [
+        ("p.TSV", "fps\tlabel_a\n6\tx\n", "utf-8"),
+        ("p.tsv", "fps\tlabel_a\r\n6\tx\r\n", "utf-16"),
+        ("p.csv", 'fps;label_a\n"6";"x"\n\n', "utf-8-sig"),
+        ("p.csv", "fps,label_a,seed\n6,x,\n", "utf-8"),
+    ],
+)
+def test_neighbours_of_other_tools_plans(name: str, text: str, encoding: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text, encoding=encoding, newline="")
+    plan = read_plan(tmp_path / name)
+    assert plan.fps.tolist() == [6] and plan.label_a.tolist() == ["x"]
+
+
+@pytest.mark.parametrize(
+    "text", ["<<: {fps: [6]}\n", "fps: !!python/object/apply:os.system [true]\n", "? [a]\n: 1\n", "fps: !x 1\n"]
+)
+def test_yaml_that_is_no_plain_grid_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(text)
+    with pytest.raises(InputError) as raised:
+        read_plan(tmp_path / "p.yaml")
+    assert "\n" not in str(raised.value)
