@@ -127,7 +127,7 @@ def claim(out: str | Path, run_id: str) -> FileLock | None:
     except Timeout:
         return None
     except OSError as error:
-        raise OutputError(f"{lock.lock_file} cannot be locked: {error}") from error
+        raise OutputError(f"{lock.lock_file} cannot be locked: {error}. Give a folder on another disk, as out=.") from error
     return lock
 
 

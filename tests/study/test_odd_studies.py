@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import pytest
 
 import svdlab
 from svdlab.errors import InputError, OutputError
+from svdlab.measure.reading import read_frames
 from svdlab.study import ledger, sweep, workers
 
 ONE = {"num_inference_steps": 1, "num_frames": 2}
@@ -80,6 +83,31 @@ def test_a_lock_of_another_process_is_named_while_it_lasts(pipe: Any, tmp_path: 
     threading.Timer(2, ledger.release, (lock,)).start()
     with pytest.warns(UserWarning, match=r"waiting for 1 run\(s\) that other processes have claimed .*\.lock"):
         assert make(pipe, tmp_path / "study").status.tolist() == ["done"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_said_at_once(number: int, pipe: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    def refuse(*args: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OutputError, match=r"\.lock cannot be locked.*on another disk"):
+        make(pipe, tmp_path / "study")
+
+
+@pytest.mark.parametrize("name", ["12:30", "study:1/a", "http:x", "-y %03d", "~/study"])
+def test_no_name_of_a_study_is_a_protocol_an_option_or_another_folder(
+    name: str, pipe: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Cases C6 and C7: relative, as it is typed."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    table = make(pipe, name)  # type: ignore[arg-type]
+    folder = tmp_path / ("home/study" if name[0] == "~" else f"here/{name}")
+    assert len(read_frames(table.preview[0])) == 2 and Path(table.preview[0]).is_relative_to(folder)
+    assert ledger.check(name).empty and svdlab.load_results(name).run_id.tolist() == table.run_id.tolist()
+    assert not (tmp_path / "here" / "~").exists()
 
 
 def test_a_study_without_runs_has_all_columns(pipe: Any, tmp_path: Path) -> None:
