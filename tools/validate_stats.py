@@ -25,7 +25,7 @@ from svdlab.stats.intervals import mean_interval
 
 SHARES, IMAGES, SEEDS, PAIRS = (0.0, 0.05, 0.1, 0.2), (12, 24), (2, 3, 4), (8, 12, 16, 20, 24)
 IMAGE_SHARE = 0.5  # of variance; the rest but the seeds' is of the single clip
-FULL, QUICK = 4000, 200
+FULL, QUICK = 2000, 200
 STUDIES = 1000
 MEASURES = 11  # of an A/A study
 Draw = Callable[[np.random.Generator, int], np.ndarray]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 from svdlab.errors import InputError, columns, shown
 
@@ -103,7 +103,7 @@ def sample(values: Any, least: int = 2) -> Sample:
     left = np.where(there[:, shared], rest - moved / weights.sum(axis=0), 0.0)
     df, left_df = seeds - 1, max(1, cells - units - seeds + 1)
     noise = float((weights**2 * left**2).sum()) * cells / left_df
-    found = float(moved @ moved) * seeds / df - noise * float(stats.f.ppf(SEED_QUANTILE, df, left_df))
+    found = float(moved @ moved) * seeds / df - noise * float(special.fdtri(df, left_df, SEED_QUANTILE))
     return Sample(means, max(0.0, found), df)
 
 

@@ -24,7 +24,7 @@ from svdlab.errors import LEVEL, InputError, number, takes, whole
 from svdlab.stats.crossed import Sample, finite, sample
 
 COUNTED = 13  # pairs up to which every sign pattern is counted
-GRID = 2**16  # steps into which the sum of more pairs is rounded
+GRID = 2**15  # steps into which the sum of more pairs is rounded
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def permutation_p(differences: Any) -> float:
 
     Nothing is drawn at random, so that p can be as small as 2 / 2 ** n however many tests a study has (five pairs never
     reach 0.05). Up to 13 pairs every pattern is counted, as scipy.stats.permutation_test does; of more, differences are
-    rounded to steps of 1 / 65536 of the sum of all, what rounding cannot tell counts as extreme, and the distribution is
+    rounded to steps of 1 / 32768 of the sum of all, what rounding cannot tell counts as extreme, and the distribution is
     built up pair by pair (Streitberg and Roehmel 1986). It is exact where the differences are symmetrical under the null;
     for skewed ones see `hall`.
     """
