@@ -46,6 +46,8 @@ from svdlab.study import plans
 from svdlab.study.identity import as_measures
 from svdlab.study.sweep import sweep
 
+OWN_SEEDS = 1_000_000  # from one image's seeds to the next one's
+
 # --- checks -----------------------------------------------------------------------------------------------------------
 
 
@@ -236,15 +238,19 @@ class Study:
     # the clips
 
     def grid(self, **axes: Any) -> pd.DataFrame:
-        """A plan: every stimulus with every seed under every combination of the conditions given.
+        """A plan: every stimulus with its seeds under every combination of the conditions given.
 
             study.grid(motion_bucket_id=[20, 250], fps=[7, 24])
 
-        `image` holds the prepared images, `label_stimulus` their names. Other conditions are the study's own.
+        `image` holds the prepared images, `label_stimulus` their names. Other conditions are the study's own. Each stimulus
+        has seeds of its own, OWN_SEEDS apart: seeds that all share would be a second sample, of two (`stats.crossed`). Where
+        a probe compares images with each other (`shared_seeds`), they have the same.
         """
         names = pd.DataFrame({"label_stimulus": self.stimuli.names, "image": pd.Series(self.stimuli.images, dtype=object)})
         own = {key: value for key, value in self.conditions.asdict().items() if value != plans.DEFAULTS[key]}
-        return names.merge(plans.grid(**{**own, **axes, "seed": list(self.seeds)}), how="cross")
+        plan = names.merge(plans.grid(**{**own, **axes, "seed": list(self.seeds)}), how="cross")
+        place = plan["label_stimulus"].map({name: i for i, name in enumerate(self.stimuli.names)})
+        return plan if self.probe.shared_seeds else plan.assign(seed=plan["seed"] + OWN_SEEDS * place)
 
     def sweep(
         self,
@@ -294,8 +300,8 @@ class Probe:
     card: the model card's sentence. axes, options: keyword arguments of `run` with their defaults; axes are swept. kinds:
     checks of options, as in `svdlab.errors`; others must be of their default's kind. quick: the
     values that replace them, and half of n_images. worst: the column that ranks the clips that the figure shows, high values
-    worst; "-column" for low ones. headline: keys of the findings that make the verdict; by default the first. extra: the
-    optional part it needs, with the modules that are looked for.
+    worst; "-column" for low ones. headline: keys of the findings that make the verdict; by default the first. shared_seeds:
+    whether all images have the same seeds. extra: the optional part it needs, with the modules that are looked for.
     """
 
     name: str = ""
@@ -309,6 +315,7 @@ class Probe:
     graphs: tuple[Graph, ...] = ()
     worst: str = ""
     headline: tuple[str, ...] = ()
+    shared_seeds: bool = False
     extra: str = ""
     modules: tuple[str, ...] = ()
 

@@ -241,7 +241,7 @@ def run(probe: str | Probe | type[Probe], pipe: ProbePipeline, out: str | Path, 
         probe: a name of PROBES, or a class of your own.
         out: the study's folder: the runs that all probes share, and a folder for each probe's tables.
         images: a folder, a manifest, a set's name or a list (see `Stimuli.of`); default the probe's own.
-        seeds: how many, or which; default 2, and 1 with quick.
+        seeds: how many, or which; default 2, and 1 with quick. Added to 0, 1,000,000, 2,000,000 ... of the images.
         quick: fewer images, levels, seeds and steps.
         conditions: what every clip starts from: Conditions, or a dict of changes to the checkpoint's preset.
         progress: show progress bars.

@@ -40,6 +40,7 @@ class TextControl(Probe):
     """Every clip as it is, on another seed, and under each edit of the image embedding."""
 
     name = "text_control"
+    shared_seeds = True  # a clip is compared with that of another image on the same noise
     card = "The model cannot be controlled through text."
     question = "There is no text input: how far can the image embedding alone steer a clip?"
     options = {"scales": tuple(SCALES)}

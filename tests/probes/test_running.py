@@ -80,7 +80,8 @@ def test_a_probe_runs_and_its_second_run_makes_nothing(pipe: Any, tmp_path: Path
     assert cost(1)["missing"] == 6 and cost(1)["seconds"] > 0
     first = probes.run(Toy, pipe, tmp_path, seeds=1, conditions=FAST, progress=False)
     assert first.status == "done" and first.seconds > 0
-    assert first.table["seed"].tolist() == [0] * 6 and set(first.stimuli["source"]) == {"svdlab.organism.world"}
+    assert first.table["seed"].tolist() == [1_000_000 * i for i in range(6)]  # its own for each image
+    assert set(first.stimuli["source"]) == {"svdlab.organism.world"}
     assert first.source.label == "model organism, not SVD"
     assert [e.label.split(":")[0] for e in first.examples] == ["typical", "worst"]
     saved = json.loads((tmp_path / "toy" / "result.json").read_text())
