@@ -35,7 +35,7 @@ from svdlab.show.page import Media, Quote, Strong, markdown, page
 from svdlab.show.tables import forest_on
 
 HOW = (
-    "Each finding has a 95 % interval over images and seeds; each image has seeds of its own. Effect: the interval excludes 0, "
+    "Each finding has a 95 % interval over images and their seeds. Effect: the interval excludes 0, "
     "or lies above the threshold, and the test holds after correction for all findings of the probe. Equivalent within the "
     "margin: the interval lies inside a margin that was fixed beforehand, which is evidence of no relevant effect. "
     "Inconclusive: no evidence either way. Descriptive: a quantity with nothing to test. With fewer than six images, or where "
