@@ -2,8 +2,9 @@
 
     $ python tools/validate_bias.py results/bias-validity [--quick]
 
-Clips are made once and resampled: a null study is real measurements with the labels of random pairs swapped, so that nothing
-is there to be found; coverage is of intervals from small samples against all pairs that were not drawn.
+Clips are made once and resampled. A null study is an A/A study: both images of a pair are different ones of the same group, so
+that nothing is there to be found, and no image is on both sides (swapping labels within pairs would be exact for any data, and
+prove nothing). Coverage is of intervals from small samples against all pairs that were not drawn.
 """
 
 from __future__ import annotations
@@ -129,22 +130,20 @@ def null_studies(
     seed: int = 0,
     progress: bool = False,
 ) -> pd.DataFrame:
-    """Studies in which nothing is to be found: random pairs of each scheme, the labels swapped in a random half of them.
+    """Studies in which nothing is to be found: pairs of disjoint images of one group, for each scheme (`disjoint`).
 
     >>> null_studies(clips, manifest, ["object_px"], pairs=20, studies=500)
 
-    A row per study, contrast and measure: `p`, `q`, and where an effect was planted `p_real`, the p of the same pairs
-    under their own labels.
+    A row per study, contrast and measure: `p`, `q`, and where an effect was planted `p_real`, the p of as many real pairs.
     """
     rng, named, parts = np.random.default_rng(seed), list(measures), []
     wanted = contrasts(manifest)
     effects = {law.scheme: law.measure for law in planted.PLANTED if law.effect and law.measure in named}
     for number in tqdm(range(studies), desc="null studies", unit="study", disable=not progress):
-        drawn = pd.concat([_draw(manifest, c, pairs, rng)[0] for c in wanted])
-        table = compare(clips, swap_labels(drawn, rng), named)
+        table = compare(clips, pd.concat([disjoint(manifest, c, pairs, rng) for c in wanted]), named)
         part = table[["scheme", "measure", "p", "q"]].assign(study=number, p_real=np.nan)
         for contrast in (c for c in wanted if c.scheme in effects):
-            real = compare(clips, drawn[drawn.group_scheme == contrast.scheme], [effects[contrast.scheme]]).p[0]
+            real = compare(clips, _draw(manifest, contrast, pairs, rng)[0], [effects[contrast.scheme]]).p[0]
             part.loc[(part.scheme == contrast.scheme) & (part.measure == effects[contrast.scheme]), "p_real"] = real
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
@@ -158,17 +157,20 @@ def _draw(manifest: pd.DataFrame, contrast: Contrast, count: int, rng: np.random
     return manifest[(manifest.group_scheme == contrast.scheme) & manifest.pair_id.isin(chosen)], list(rest)
 
 
-def swap_labels(manifest: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
-    """The manifest with the groups of each pair exchanged, or not, at random (two by two where there are more).
+def disjoint(manifest: pd.DataFrame, contrast: Contrast, pairs: int, rng: np.random.Generator) -> pd.DataFrame:
+    """So many pairs (as many as there are images for) of two images of the same group, under the labels of both groups.
 
-    >>> swap_labels(manifest, np.random.default_rng(0))
+    >>> disjoint(manifest, Contrast("hue", "warm", "cool"), 20, np.random.default_rng(0))
+
+    Half of the pairs come from one group and half from the other: a confounder with the planted effect, matched in each pair.
     """
-    swapped = manifest.copy()
-    for contrast in contrasts(manifest):
-        pairs = pairs_of(manifest, contrast)
-        pairs = pairs[rng.random(len(pairs)) < 0.5]
-        swapped.loc[pairs.a, "group"], swapped.loc[pairs.b, "group"] = contrast.b, contrast.a
-    return swapped
+    rows, made = pairs_of(manifest, contrast), []
+    order = rng.permutation(len(rows))
+    for i in range(min(pairs, len(rows) // 2)):
+        own = rows[("a", "b")[i % 2]]
+        for group, place in zip((contrast.a, contrast.b), order[2 * i : 2 * i + 2], strict=True):
+            made.append(manifest.loc[[own.iloc[place]]].assign(group=group, pair_id=f"{contrast.scheme}-{i}"))
+    return pd.concat(made)
 
 
 def null_rows(null: pd.DataFrame) -> list[dict[str, Any]]:

@@ -58,13 +58,15 @@ def test_an_analysis_that_errs_too_often_is_caught() -> None:
     assert len(rows) == 2 and not any(row["passed"] for row in rows)
 
 
-def test_swapping_labels_exchanges_both_groups_of_some_pairs_and_touches_nothing_else() -> None:
+def test_null_studies_compare_different_images_of_the_same_group() -> None:
+    """Case F19: both sides under labels that mean nothing, no image twice, and a planted factor matched within each pair."""
     _, manifest = world()
-    swapped = bv.swap_labels(manifest, np.random.default_rng(0))
-    changed = swapped.group != manifest.group
-    assert 0.3 < changed.mean() < 0.7 and changed.groupby(manifest.pair_id).nunique().max() == 1
-    pd.testing.assert_frame_equal(swapped.drop(columns="group"), manifest.drop(columns="group"))
-    assert swapped.groupby("pair_id").group.nunique().eq(2).all()
+    drawn = bv.disjoint(manifest, HUE, 16, np.random.default_rng(0))
+    own = manifest.group[drawn.index]
+    assert len(drawn) == 32 and drawn.index.is_unique and manifest.pair_id[drawn.index].is_unique
+    assert own.groupby(drawn.pair_id).nunique().max() == 1 and own.value_counts().tolist() == [16, 16]
+    assert drawn.groupby("pair_id").group.apply(list).map(tuple).unique().tolist() == [("warm", "cool")]
+    assert len(bv.disjoint(manifest, HUE, 1000, np.random.default_rng(0))) == 40
 
 
 def test_coverage_of_sound_intervals_is_what_they_say_and_that_of_narrow_ones_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
