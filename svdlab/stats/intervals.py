@@ -59,7 +59,8 @@ def mean_interval(values: Any, *, confidence: float = 0.95) -> Estimate:
     >>> mean_interval(pd.DataFrame([[1.0, 3.0], [2.0, 4.0], [3.0, 5.0]])).method
     't, seeds crossed'
 
-    See `Sample`. The bootstrap is not used: its BCa interval covered less than t's (docs/statistics.csv).
+    See `Sample`. The BCa bootstrap is not used: of 24 normal values it covered 0.92 (t 0.94), of lognormal ones 0.87 (t 0.86;
+    800 samples each). Of strongly skewed values both are too short; the tests allow for that, by `crossed.hall`.
     """
     x = sample(values)
     reach = x.reach(1 - confidence)
