@@ -12,9 +12,12 @@ resampled by cubic splines (scipy), whose places are exact: OpenCV's own warps s
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -26,8 +29,7 @@ from skimage.transform import rescale
 
 from svdlab.errors import LEVEL, flag, number, one_of, several, takes, whole
 from svdlab.measure import motion
-from svdlab.measure.motion import mean_radius
-from svdlab.measure.suite import through_h264
+from svdlab.measure.suite import HALF, KINDS, clip, through_h264
 from svdlab.measure.video import FRAMES, SIZE
 
 PHOTOGRAPHS = ("astronaut", "camera", "cat", "coffee", "rocket")
@@ -42,7 +44,8 @@ DEGRADED: dict[str, dict[str, Any]] = {
     "H.264 crf 18": {"crf": 18},
     "H.264 crf 30": {"crf": 30},
 }
-CLASSES = motion.CAMERAS[:9]
+COUNTS = {(64, 64): 10, (192, 320): 10, (576, 1024): 2}  # clips of each kind of the suite, by "h w"
+LABELLED = ("activity", "travel", "cuts", "fades", "photometric", "hidden")
 HEADING = (0.8, 0.6)  # the direction of test shifts: neither axis, so that both are tried
 
 
@@ -53,6 +56,10 @@ MOTION = partial(number, least=-1000, most=1000)
 def _pair(name: str, value: Any) -> tuple[float, float]:
     x, y = several(name, value, number, least=2)[:2]
     return x, y
+
+
+def _counts(name: str, value: Any) -> dict[tuple[int, int], int]:
+    return {(h, w): whole(name, n, most=10**4) for (h, w), n in dict(value).items()}
 
 
 @dataclass(frozen=True)
@@ -188,10 +195,7 @@ def rows(quick: bool = False, world: Any = None) -> Iterator[dict[str, Any]]:
     sizes = SIZES[:2] if quick else SIZES
     for size in sizes:
         yield from shifts(size, PHOTOGRAPHS[2:3] if quick else PHOTOGRAPHS, (0.1, 1.0, 4.0) if quick else SPEEDS)
-    yield from classes(sizes, count=18 if quick else 300)
     for size in sizes:
-        yield from still(size, count=2 if quick else 20)
-        yield from objects(size, count=2 if quick else 20)
         yield from mirrored(size, PHOTOGRAPHS[:1] if quick else PHOTOGRAPHS[:3])
     for size in () if quick else sizes:
         yield from degraded(size)
@@ -234,72 +238,65 @@ def degraded(size: tuple[int, int]) -> Iterator[dict[str, Any]]:
             yield judge(f"pan error at {speed:g} px/frame, {name}", size, 0.0, np.median(errors), "%", clips=len(errors))
 
 
-def classes(sizes: tuple[tuple[int, int], ...], *, count: int) -> Iterator[dict[str, Any]]:
-    """Clips balanced over classes and sizes, at 0.1 to 8 px/frame: how often the camera's class is right."""
-    rng = np.random.default_rng(0)
-    right: dict[Any, list[bool]] = {size: [] for size in sizes} | {"all": []}
-    for i in range(count):
-        size, camera = sizes[(i // len(CLASSES)) % len(sizes)], CLASSES[i % len(CLASSES)]
-        speed = float(np.exp(rng.uniform(np.log(0.1), np.log(8.0))))
-        photograph, start = str(rng.choice(PHOTOGRAPHS)), tuple(rng.uniform(-0.2, 0.2, 2) * size)
-        frames, how = 8 if speed < 1 else 4, camera_for(camera, speed, size, rng)
-        clip = moving(photograph, size=size, frames=frames, start=start, **how)
-        hit = motion.camera_class(motion.measure(clip.frames), size) == camera
-        right[size].append(hit)
-        right["all"].append(hit)
-    for size, part in right.items():
-        threshold = ">= 97" if size == "all" else ""
-        yield judge("camera class right", size, 100.0, np.mean(part) * 100, "%", threshold, clips=len(part))
+@takes(half=HALF, counts=_counts, processes=partial(whole, least=1, most=1024))
+def clips(half: str = "held_out", counts: Any = COUNTS, processes: int = os.cpu_count() or 1) -> Iterator[dict[str, Any]]:
+    """The adversarial suite, clip by clip as they are measured: a dict of what is right and what `motion.summary` found.
+
+    >>> found = pd.DataFrame(clips("held_out", {(64, 64): 1}))            # doctest: +SKIP
+
+    half: see `suite.clip`. counts: clips of each kind by "h w". Keys: kind, size, index, half; right (classes), camera,
+    verdict ("right", "abstained", "wrong"); each labelled column, and `column_ok`: whether it is in its range.
+    """
+    jobs = [(kind, size, i, half) for size, count in counts.items() for kind in KINDS for i in range(count)]
+    if processes == 1:
+        yield from map(measured, jobs)
+        return
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        yield from (done.result() for done in as_completed([pool.submit(measured, job) for job in jobs]))
 
 
-def camera_for(camera: str, speed: float, size: tuple[int, int], rng: np.random.Generator) -> dict[str, Any]:
-    """Arguments of `moving` for a class, at a mean speed of the frame in px/frame."""
-    zoom, roll = speed / mean_radius(size) * 100, float(np.degrees(speed / mean_radius(size)))
-    sign = float(rng.choice((-1.0, 1.0)))
-    return {
-        "static": {},
-        "pan_left": {"pan": -speed},
-        "pan_right": {"pan": speed},
-        "tilt_up": {"tilt": speed},
-        "tilt_down": {"tilt": -speed},
-        "zoom_in": {"zoom": zoom},
-        "zoom_out": {"zoom": zoom / (1 + zoom / 100) * -1},
-        "roll": {"roll": sign * roll},
-        "mixed": {"pan": sign * speed, "tilt": speed * float(rng.uniform(0.8, 1.25))},
-    }[camera]
+def measured(job: tuple[str, tuple[int, int], int, str]) -> dict[str, Any]:
+    """One clip of the suite (kind, size, index, half), measured: a row of `clips`."""
+    kind, size, index, half = job
+    known = clip(kind, size, index, half)
+    found = motion.summary(known.frames)
+    camera = found["camera"]
+    verdict = "right" if camera in known.camera else "abstained" if camera == "abstained" else "wrong"
+    row = {"kind": kind, "size": f"{size[1]}x{size[0]}", "index": index, "half": half}
+    row |= {"right": " ".join(sorted(known.camera)), "camera": camera, "verdict": verdict}
+    for name, (least, most) in known.ranges.items():
+        value = float(found.get(name, math.nan))
+        row |= {name: value, f"{name}_ok": bool(least <= value <= most) if value == value else None}
+    return row
 
 
-def still(size: tuple[int, int], *, count: int) -> Iterator[dict[str, Any]]:
-    """A camera below 0.05 px/frame is static; flat frames are not judged; nor are frames of noise alone."""
-    rng = np.random.default_rng(1)
-    static = []
-    for i in range(count):
-        angle, speed = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.05)
-        camera = {"pan": speed * np.cos(angle), "tilt": speed * np.sin(angle)}
-        clip = moving(PHOTOGRAPHS[i % len(PHOTOGRAPHS)], size=size, frames=8, **camera)
-        static.append(motion.summary(clip.frames)["camera"] == "static")
-    yield judge("below 0.05 px/frame called static", size, 100.0, np.mean(static) * 100, "%", ">= 100", clips=count)
-    flat = np.full((4, *size, 3), 0.5, np.float32)
-    ramp = flat + np.linspace(-0.1, 0.1, size[1], dtype=np.float32)[:, None]
-    noise = np.clip(flat + rng.normal(0, 0.05, flat.shape), 0, 1).astype(np.float32)
-    for name, frames in {"flat": flat, "flat with a ramp": ramp, "independent noise": noise}.items():
-        abstained = motion.summary(frames)["abstained"]
-        yield judge(f"abstains on {name}", size, 100.0, 100.0 * abstained, "%", ">= 100", clips=1)
+def suite_table(found: pd.DataFrame) -> pd.DataFrame:
+    """A row per kind and size of the rows of `clips`, and one for all sizes: n, right, abstained, wrong, `taken_for` (what the
+    wrong ones were taken for), and for each labelled column the share of clips, in percent, whose number is in its range.
+    """
+
+    def row(kind: str, size: str, part: pd.DataFrame) -> dict[str, Any]:
+        wrong = part[part.verdict == "wrong"].camera.value_counts()
+        counts = {verdict: int((part.verdict == verdict).sum()) for verdict in ("right", "abstained", "wrong")}
+        taken = " ".join(f"{camera}:{n}" for camera, n in wrong.items())
+        ranges = {f"{c}_in_range": round(100 * part[f"{c}_ok"].dropna().astype(bool).mean(), 1) for c in LABELLED}
+        return {"kind": kind, "size": size, "n": len(part), **counts, "taken_for": taken, **ranges}
+
+    found = found.sort_values("index")
+    sizes = [size for size in (f"{w}x{h}" for h, w in COUNTS) if size in set(found["size"])]
+    each = [row(k, s, found[(found.kind == k) & (found["size"] == s)]) for k in KINDS for s in sizes]
+    return pd.DataFrame(each + [row(k, "all", found[found.kind == k]) for k in KINDS])
 
 
-def objects(size: tuple[int, int], *, count: int) -> Iterator[dict[str, Any]]:
-    """A body that covers up to 25 % of a still frame: the camera is static, and the body's speed is right."""
-    rng = np.random.default_rng(2)
-    static, errors = [], []
-    for i in range(count):
-        speed, angle = float(np.exp(rng.uniform(np.log(0.5), np.log(size[0] / 16)))), rng.uniform(0, 2 * np.pi)
-        body = (speed * float(np.cos(angle)), speed * float(np.sin(angle)))
-        clip = moving(PHOTOGRAPHS[i % len(PHOTOGRAPHS)], size=size, frames=4, body=body, area=float(rng.uniform(0.04, 0.25)))
-        found = motion.summary(clip.frames)
-        static.append(found["camera"] == "static")
-        errors.append(abs(np.hypot(found["object_dx"] - body[0], found["object_dy"] - body[1])) / speed * 100)
-    yield judge("object alone: camera called static", size, 100.0, np.mean(static) * 100, "%", ">= 100", clips=count)
-    yield judge("object alone: error of its velocity, median", size, 0.0, np.median(errors), "%", clips=count)
+def claims(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """What the suite must show, from its table: the class of each kind, wrong classes and abstentions over all."""
+    every = table[table["size"] == "all"].to_dict("records")
+    for part in every:
+        fit = 100 * (part["right"] + part["abstained"]) / part["n"]
+        yield judge(f"suite, {part['kind']}: class right or abstained", "all", 100.0, fit, "%", ">= 95", clips=part["n"])
+    n, wrong, abstained = (sum(part[name] for part in every) for name in ("n", "wrong", "abstained"))
+    yield judge("suite: class wrong", "all", 0.0, 100 * wrong / n, "%", "<= 2", clips=n)
+    yield judge("suite: abstained", "all", 0.0, 100 * abstained / n, "%", "<= 15", clips=n)
 
 
 def mirrored(size: tuple[int, int], photographs: tuple[str, ...]) -> Iterator[dict[str, Any]]:
