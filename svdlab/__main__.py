@@ -7,6 +7,7 @@ $ svdlab sweep --grid grid.yaml --out results/study
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 import warnings
@@ -340,9 +341,10 @@ def organism_verify(
 
 @motion_app.command("calibrate")
 def motion_calibrate(quick: Quick = False, out: Out = None) -> None:
-    """Compare the motion instrument with known motion, a line per claim as it comes; --out: a CSV for the table.
+    """Compare the motion instrument with known motion, a line per claim as it comes.
 
-    Exits with 1 where it misses a threshold.
+    --out: a CSV for the claims; beside it, NAME-suite.csv has the adversarial suite by kind of motion and size. --quick: a few
+    clips, small ones. Exits with 1 where the instrument misses a threshold.
 
     \b
     Example: svdlab motion calibrate --quick --out results/motion/calibration.csv
@@ -358,14 +360,20 @@ def motion_calibrate(quick: Quick = False, out: Out = None) -> None:
         folder("--out", out.parent)
         if out.exists() and not out.is_file():
             raise InputError(f"--out {out} is a folder or a device: give a file's name, such as calibration.csv.")
-    rows = []
-    for row in calibrate.rows(quick, world):
+    counts, found, rows = calibrate.QUICK if quick else calibrate.COUNTS, [], []
+    for clip in calibrate.clips(counts=counts):
+        found.append(clip)
+        if len(found) % 32 == 0:
+            typer.echo(f"suite: {len(found)} of {len(calibrate.KINDS) * sum(counts.values())} clips", err=True)
+    suite = calibrate.suite_table(pd.DataFrame(found))
+    for row in itertools.chain(calibrate.claims(suite), calibrate.rows(quick, world)):
         rows.append(row)
         mark = {None: "", True: "ok", False: "MISSED"}[row["passed"]]
         typer.echo("{what:<58} {size:<9} {measured:9.3f} {unit:<4} {threshold:<8} ".format(**row) + mark)
     if out is not None:
-        with write_whole(out) as part:
-            pd.DataFrame(rows).to_csv(part, index=False)
+        for table, to in ((pd.DataFrame(rows), out), (suite, out.with_name(f"{out.stem}-suite{out.suffix}"))):
+            with write_whole(to) as part:
+                table.to_csv(part, index=False)
     raise typer.Exit(int(any(row["passed"] is False for row in rows)))
 
 

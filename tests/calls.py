@@ -220,6 +220,10 @@ def of_measure(m: SimpleNamespace) -> dict[str, Target]:
         "calibrate.moving": (calibrate.moving, moved),
         "suite.clip": (suite.clip, dict(kind="spin", size=(64, 64), index=0, half="tuning")),
         "calibrate.degrade": (calibrate.degrade, worse),
+        "calibrate.clips": (
+            lambda **options: next(calibrate.clips(**options)),
+            dict(half="tuning", counts={(64, 64): 1}, processes=1),
+        ),
         "calibrate.rows": (lambda quick: next(calibrate.rows(quick)), dict(quick=True)),
         "video.as_frames": (video.as_frames, dict(frames=frames, least=2)),
         "video.as_image": (video.as_image, dict(image=still, size=(64, 64))),

@@ -6,7 +6,8 @@
     >>> pd.DataFrame(rows(quick=True))           # doctest: +SKIP
 
 Photographs are scikit-image's free ones, in grey, mirrored beyond their borders, so that a pan never runs out of ground, and
-resampled by cubic splines (scipy), whose places are exact: OpenCV's own warps step in 1/32 px.
+resampled by cubic splines (scipy), whose places are exact: OpenCV's own warps step in 1/32 px. `clips` measures the
+adversarial suite (`svdlab.measure.suite`), which has more kinds of motion, known less exactly.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ DEGRADED: dict[str, dict[str, Any]] = {
     "H.264 crf 18": {"crf": 18},
     "H.264 crf 30": {"crf": 30},
 }
-COUNTS = {(64, 64): 10, (192, 320): 10, (576, 1024): 2}  # clips of each kind of the suite, by "h w"
+COUNTS = {(64, 64): 12, (192, 320): 8, (576, 1024): 2}  # clips of each kind of the suite, by "h w"
+QUICK = {(64, 64): 1}
 LABELLED = ("activity", "travel", "cuts", "fades", "photometric", "hidden")
 HEADING = (0.8, 0.6)  # the direction of test shifts: neither axis, so that both are tried
 
@@ -189,7 +191,7 @@ def rows(quick: bool = False, world: Any = None) -> Iterator[dict[str, Any]]:
 
     >>> pd.DataFrame(rows(quick=True, world=svdlab.organism.world))       # doctest: +SKIP
 
-    quick: fewer clips, 64 and 256 px only, in a minute or two; the published table takes about half an hour on two cores.
+    The suite is apart (`clips`, `suite_table`, `claims`). quick: fewer clips, 64 and 256 px only, in a minute.
     world: `svdlab.organism.world`, to measure its scenes too.
     """
     sizes = SIZES[:2] if quick else SIZES
@@ -284,16 +286,18 @@ def suite_table(found: pd.DataFrame) -> pd.DataFrame:
 
     found = found.sort_values("index")
     sizes = [size for size in (f"{w}x{h}" for h, w in COUNTS) if size in set(found["size"])]
-    each = [row(k, s, found[(found.kind == k) & (found["size"] == s)]) for k in KINDS for s in sizes]
-    return pd.DataFrame(each + [row(k, "all", found[found.kind == k]) for k in KINDS])
+    kinds = [kind for kind in KINDS if kind in set(found.kind)]
+    each = [row(k, s, found[(found.kind == k) & (found["size"] == s)]) for k in kinds for s in sizes]
+    return pd.DataFrame(each + [row(k, "all", found[found.kind == k]) for k in kinds])
 
 
 def claims(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """What the suite must show, from its table: the class of each kind, wrong classes and abstentions over all."""
+    """What the suite must show, from its table: the class of each kind (of 20 clips or more), few wrong or abstained."""
     every = table[table["size"] == "all"].to_dict("records")
     for part in every:
         fit = 100 * (part["right"] + part["abstained"]) / part["n"]
-        yield judge(f"suite, {part['kind']}: class right or abstained", "all", 100.0, fit, "%", ">= 95", clips=part["n"])
+        least = ">= 95" if part["n"] >= 20 else ""
+        yield judge(f"suite, {part['kind']}: class right or abstained", "all", 100.0, fit, "%", least, clips=part["n"])
     n, wrong, abstained = (sum(part[name] for part in every) for name in ("n", "wrong", "abstained"))
     yield judge("suite: class wrong", "all", 0.0, 100 * wrong / n, "%", "<= 2", clips=n)
     yield judge("suite: abstained", "all", 0.0, 100 * abstained / n, "%", "<= 15", clips=n)
