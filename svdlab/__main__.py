@@ -361,7 +361,7 @@ def motion_calibrate(quick: Quick = False, out: Out = None) -> None:
         if out.exists() and not out.is_file():
             raise InputError(f"--out {out} is a folder or a device: give a file's name, such as calibration.csv.")
     counts, found, rows = calibrate.QUICK if quick else calibrate.COUNTS, [], []
-    for clip in calibrate.clips(counts=counts):
+    for clip in calibrate.clips(counts=counts, processes=os.cpu_count() or 1):
         found.append(clip)
         if len(found) % 32 == 0:
             typer.echo(f"suite: {len(found)} of {len(calibrate.KINDS) * sum(counts.values())} clips", err=True)

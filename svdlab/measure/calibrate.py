@@ -13,7 +13,6 @@ adversarial suite (`svdlab.measure.suite`), which has more kinds of motion, know
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -45,7 +44,7 @@ DEGRADED: dict[str, dict[str, Any]] = {
     "H.264 crf 18": {"crf": 18},
     "H.264 crf 30": {"crf": 30},
 }
-COUNTS = {(64, 64): 12, (192, 320): 8, (576, 1024): 2}  # clips of each kind of the suite, by "h w"
+COUNTS = {(64, 64): 12, (192, 320): 8, (576, 1024): 1}  # clips of each kind of the suite, by "h w"
 QUICK = {(64, 64): 1}
 LABELLED = ("activity", "travel", "cuts", "fades", "photometric", "hidden")
 HEADING = (0.8, 0.6)  # the direction of test shifts: neither axis, so that both are tried
@@ -241,13 +240,14 @@ def degraded(size: tuple[int, int]) -> Iterator[dict[str, Any]]:
 
 
 @takes(half=HALF, counts=_counts, processes=partial(whole, least=1, most=1024))
-def clips(half: str = "held_out", counts: Any = COUNTS, processes: int = os.cpu_count() or 1) -> Iterator[dict[str, Any]]:
+def clips(half: str = "held_out", counts: Any = COUNTS, processes: int = 1) -> Iterator[dict[str, Any]]:
     """The adversarial suite, clip by clip as they are measured: a dict of what is right and what `motion.summary` found.
 
     >>> found = pd.DataFrame(clips("held_out", {(64, 64): 1}))            # doctest: +SKIP
 
     half: see `suite.clip`. counts: clips of each kind by "h w". Keys: kind, size, index, half; right (classes), camera,
-    verdict ("right", "abstained", "wrong"); each labelled column, and `column_ok`: whether it is in its range.
+    verdict ("right", "abstained", "wrong"); each labelled column, and `column_ok`: whether it is in its range. processes: more
+    than one only under `if __name__ == "__main__":` or in a notebook, as each starts Python anew.
     """
     jobs = [(kind, size, i, half) for size, count in counts.items() for kind in KINDS for i in range(count)]
     if processes == 1:
@@ -292,15 +292,15 @@ def suite_table(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def claims(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """What the suite must show, from its table: the class of each kind (of 20 clips or more), few wrong or abstained."""
+    """What the suite must show, from its table: the class of each kind, few wrong or abstained. Few clips are not judged."""
     every = table[table["size"] == "all"].to_dict("records")
     for part in every:
         fit = 100 * (part["right"] + part["abstained"]) / part["n"]
         least = ">= 95" if part["n"] >= 20 else ""
         yield judge(f"suite, {part['kind']}: class right or abstained", "all", 100.0, fit, "%", least, clips=part["n"])
     n, wrong, abstained = (sum(part[name] for part in every) for name in ("n", "wrong", "abstained"))
-    yield judge("suite: class wrong", "all", 0.0, 100 * wrong / n, "%", "<= 2", clips=n)
-    yield judge("suite: abstained", "all", 0.0, 100 * abstained / n, "%", "<= 15", clips=n)
+    yield judge("suite: class wrong", "all", 0.0, 100 * wrong / n, "%", "<= 2" if n >= 100 else "", clips=n)
+    yield judge("suite: abstained", "all", 0.0, 100 * abstained / n, "%", "<= 15" if n >= 100 else "", clips=n)
 
 
 def mirrored(size: tuple[int, int], photographs: tuple[str, ...]) -> Iterator[dict[str, Any]]:
