@@ -50,7 +50,9 @@ plan.nunique().rename("values").to_frame().T
 #
 # By default a CPU sweep runs one batch per core; all threads share one copy of the weights.
 # `executor` takes any executor of Python's `concurrent.futures`. With Dask each worker loads its own pipeline, once, and all
-# of them file their runs in the same ledger; nothing else in this notebook changes. Two plans that we could not run here:
+# of them file their runs in the same ledger; nothing else in this notebook changes. A Dask scheduler runs the code of whoever
+# reaches it: the one started here listens on this machine only, and `security=True` lets no one in without its certificate
+# (TLS); start one of your own with `security=` as well. Two plans that we could not run here:
 # on a machine with several GPUs, `dask_cuda.LocalCUDACluster()` starts one worker for each of them; on Slurm,
 # `dask_jobqueue.SLURMCluster(cores=1, memory="32GB", job_extra_directives=["--gres=gpu:1"])` with `.scale(8)` asks for eight
 # jobs of one GPU. Give the scheduler's address as `dask`.
@@ -60,7 +62,7 @@ executor = None
 if dask:
     from dask.distributed import Client, LocalCluster
 
-    here = dict(threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0")
+    here = dict(threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", security=True)
     where = LocalCluster(n_workers=int(dask), **here) if dask.isdigit() else dask
     executor = Client(where).get_executor()
 

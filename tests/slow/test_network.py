@@ -37,7 +37,7 @@ class Spied:
         return self.real.submit(*task)
 
 plan = [dict(num_inference_steps=1, seed=0), dict(num_inference_steps=1, seed=1, max_guidance_scale=3e38)]  # the second fails
-local = dict(host="127.0.0.1", protocol="tcp://", dashboard_address=None)
+local = dict(host="127.0.0.1", security=True, dashboard_address=None)
 with distributed.LocalCluster(n_workers=1, threads_per_worker=1, **local) as cluster, distributed.Client(cluster) as client:
     spied = Spied(client.get_executor())
     table = svdlab.sweep(pipe, plan, "study", image="scene-3", keep=("denoised",), executor=spied, progress=False)

@@ -268,7 +268,7 @@ def test_the_rows_of_a_killed_dask_worker_are_made_by_another(checkpoint: Path, 
     pipe = svdlab.load_pipeline(checkpoint, device="cpu")
     killed = []
 
-    cluster_of = dict(processes=True, dashboard_address=None, host="127.0.0.1")
+    cluster_of = dict(processes=True, dashboard_address=None, host="127.0.0.1", security=True)
     with (
         distributed.LocalCluster(n_workers=2, threads_per_worker=1, **cluster_of) as cluster,
         distributed.Client(cluster) as client,

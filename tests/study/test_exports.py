@@ -76,8 +76,8 @@ def test_an_image_that_is_none_is_refused(tmp_path: Path) -> None:
             notebooks.report(tmp_path)
 
 
-def test_a_notebooks_cluster_listens_on_loopback_only() -> None:
-    pytest.importorskip("distributed")
+def test_a_notebooks_cluster_listens_on_loopback_and_admits_no_one_else() -> None:
+    distributed = pytest.importorskip("distributed")
     book = nbformat.read(notebooks.find("01-conditioning-sweep"), 4)
     (source,) = (cell.source for cell in book.cells if "LocalCluster(n" in cell.source)
     held: dict[str, Any] = {"dask": "1"}
@@ -86,6 +86,12 @@ def test_a_notebooks_cluster_listens_on_loopback_only() -> None:
         processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
         found = [c.laddr.ip for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
         assert len(found) > 2 and set(found) <= {"127.0.0.1", "::1"}
+        address, other = held["where"].scheduler_address, distributed.Security.temporary()
+        workers = list(held["where"].scheduler.workers)
+        for at, security in [(address.replace("tls", "tcp"), None), *((one, other) for one in (address, *workers))]:
+            with pytest.raises(OSError, match="Timed out|timed out|CERTIFICATE|certificate|refused|closed"):
+                distributed.Client(at, security=security, timeout=2)
+        assert address.startswith("tls://127.0.0.1:") and held["executor"].submit(abs, -1).result() == 1
     finally:
         held["executor"].shutdown()
         held["where"].close()

@@ -29,7 +29,7 @@ from svdlab.study import identity, ledger, workers
 from svdlab.study.sweep import sweep as _sweep
 from tests.small import FRAMES, SIDE, save_checkpoint
 
-LOCAL = {"host": "127.0.0.1", "protocol": "tcp://", "dashboard_address": None}  # or dask asks the network for its own address
+LOCAL = {"host": "127.0.0.1", "security": True, "dashboard_address": None}  # or dask asks the network for its own address
 EDITED = "unet.mid_block.attentions.0.temporal_transformer_blocks.0.attn1"
 
 

@@ -147,7 +147,8 @@ import distributed, svdlab
 if __name__ == "__main__":
     out, checkpoint, (count, rounds, steps) = sys.argv[1], sys.argv[2], map(int, sys.argv[3:])
     pipe = svdlab.load_pipeline(checkpoint, device="cpu")
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+    safe = dict(host="127.0.0.1", dashboard_address=None, security=True)
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, **safe) as cluster:
         with distributed.Client(cluster) as client:
             workers, cores = list(client.scheduler_info(-1)["workers"]), sorted(os.sched_getaffinity(0))
             def hold(cores):
