@@ -89,7 +89,7 @@ def test_a_notebooks_cluster_listens_on_loopback_and_admits_no_one_else() -> Non
         address, other = held["where"].scheduler_address, distributed.Security.temporary()
         workers = list(held["where"].scheduler.workers)
         for at, security in [(address.replace("tls", "tcp"), None), *((one, other) for one in (address, *workers))]:
-            with pytest.raises(OSError, match="Timed out|timed out|CERTIFICATE|certificate|refused|closed"):
+            with pytest.raises(OSError, match=r"(?i)timed out|certificate|refused|closed"):
                 distributed.Client(at, security=security, timeout=2)
         assert address.startswith("tls://127.0.0.1:") and held["executor"].submit(abs, -1).result() == 1
     finally:
