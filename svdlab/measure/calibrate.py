@@ -44,7 +44,7 @@ DEGRADED: dict[str, dict[str, Any]] = {
     "H.264 crf 18": {"crf": 18},
     "H.264 crf 30": {"crf": 30},
 }
-COUNTS = {(64, 64): 12, (192, 320): 8, (576, 1024): 1}  # clips of each kind of the suite, by "h w"
+COUNTS = {(64, 64): 12, (192, 320): 8, (576, 1024): 2}  # clips of each kind of the suite, by "h w"
 QUICK = {(64, 64): 1}
 LABELLED = ("activity", "travel", "cuts", "fades", "photometric", "hidden")
 HEADING = (0.8, 0.6)  # the direction of test shifts: neither axis, so that both are tried
