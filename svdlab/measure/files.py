@@ -9,16 +9,19 @@
 from __future__ import annotations
 
 import errno
+import getpass
 import hashlib
 import json
 import math
 import os
+import platform
 import re
 import shutil
+import socket
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,14 @@ ANSI = re.compile(
     "|\x1b[ -/]*[0-~]?"
 )
 FOLDERS = re.compile(r"(?:file:/*)?(?:~[\w.-]*|(?:[A-Za-z]:)?[\\/]+[^\\/]+)[\\/]+[^\\/]")  # how an absolute path begins
+# The folders of an absolute path inside a text, up to its name: in quotes they may hold spaces.
+ROOT = r"(?:file:/*|[A-Za-z]:[\\/]+|~[\w.-]*[\\/]|/(?!/)|\\\\)"
+QUOTED = re.compile(
+    rf"(?:(?<=['\"])|(?<=&#3[49];)|(?<=&quot;)){ROOT}[^&'\"\n<>]*[\\/](?=[^\\/'\"\n<>&]+(?:['\"]|&#3[49];|&quot;))"
+)
+BARE = re.compile(rf"(?:(?<![\w/\\.~<])|(?<=\dm)){ROOT}(?:(?<=~/)|[^\\/\s'\"<>|:;,()&]+[\\/]+)+(?=[^\\/\s'\"<>|:;,()&])")
+BASE64 = re.compile(r"(;base64,[\w+/=\s]+)")
+ORDINARY = ("root", "user", "admin", "guest", "runner", "ubuntu", "debian", "jovyan", "nobody", "localhost", "host", "model")
 HIDDEN = re.compile("[\0-\x08\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")  # controls, direction marks
 
 
@@ -175,8 +186,51 @@ def file_name(value: Any) -> Any:
     return re.split(r"[\\/]", text.rstrip("\\/"))[-1]
 
 
+def exported(value: Any) -> Any:
+    """What is written for others to read, without this machine: of an absolute path its name, no user's or host's name.
+
+    >>> exported("no file '/home/ada/my photos/cat.png' (of /data/set/dog.png)"), exported({"image": Path("/a/cat.png")})
+    ("no file 'cat.png' (of dog.png)", {'image': 'cat.png'})
+
+    Texts, and those inside dicts and lists. Names of images, videos and other data as base64 stay. A name that is an ordinary
+    word (root, user), or has fewer than four letters, is not looked for: it would be found in other words' place.
+    """
+    names = {platform.node(), socket.gethostname(), os.environ.get("HOSTNAME", "")}
+    names |= {name.split(".")[0] for name in names} | {os.environ.get("USER", ""), os.environ.get("LOGNAME", "")}
+    with suppress(OSError, KeyError, ImportError):  # a user without a name
+        names.add(getpass.getuser())
+    wanted = sorted((n for n in names if len(n) > 3 and n.lower() not in ORDINARY), key=len, reverse=True)
+    who = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, wanted))})(?!\w)" if wanted else r"(?!)")
+    home = re.compile(re.escape(str(Path.home())) + r"(?![\w.-])" if len(str(Path.home())) > 1 else r"(?!)")
+
+    def text_of(text: str) -> str:
+        if text in wanted:  # a cell that is a name, such as an image's
+            return text
+        if (name := file_name(text)) != text and ": " not in text and "\n" not in text:
+            return who.sub("...", name)
+        parts = BASE64.split(text)
+        parts[::2] = [who.sub("...", BARE.sub("", QUOTED.sub("", home.sub("~", part)))) for part in parts[::2]]
+        return "".join(parts)
+
+    def of(value: Any) -> Any:
+        if isinstance(value, (str, os.PathLike)):
+            return text_of(os.fspath(value))
+        if isinstance(value, Mapping):  # of a notebook's output, an image is base64
+            return {k: v if re.match(r"(image|video|audio)/(?!svg)", str(k)) else of(v) for k, v in value.items()}
+        return type(value)(map(of, value)) if type(value) in (list, tuple) else value
+
+    if isinstance(value, pd.DataFrame):
+        columns = [place for place, kind in enumerate(value.dtypes) if kind.kind not in "biufcmM"]
+        value = value.copy()
+        for place in columns:
+            value.isetitem(place, value.iloc[:, place].astype(object).map(of))
+        return value
+    return of(value)
+
+
 def csv_text(table: Any) -> str:
-    """A DataFrame as CSV without its index, in which no text is a formula: what a spreadsheet would run gets an apostrophe.
+    """A DataFrame as CSV without its index, `exported`, in which no text is a formula: what a spreadsheet would run gets an
+    apostrophe.
 
     >>> csv_text(pd.DataFrame({"label": ["=cmd|' /C calc'!A0", "-1.5", "fine"], "x": [-1.0, 2.0, np.nan]})).splitlines()
     ['label,x', "'=cmd|' /C calc'!A0,-1.0", '-1.5,2.0', 'fine,']
@@ -194,7 +248,7 @@ def csv_text(table: Any) -> str:
             return f"'{text}"
         return text  # a number
 
-    safe = table.rename(columns=inert)
+    safe = exported(table.rename(columns=file_name)).rename(columns=inert)
     for place, kind in enumerate(safe.dtypes):
         if kind.kind not in "biufcmM":
             safe.isetitem(place, safe.iloc[:, place].astype(object).map(inert))

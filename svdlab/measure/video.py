@@ -34,7 +34,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from svdlab import __version__, errors
 from svdlab.errors import COUNT, InputError, OutputError, SvdlabError, number, takes, whole
-from svdlab.measure.files import plain, write_whole
+from svdlab.measure.files import exported, plain, write_whole
 from svdlab.measure.reading import VideoWarning, distinct, ffmpeg, read_frames, unpacked  # noqa: F401
 
 SLACK = 1e-3  # rounding of a decoder around 0 and 1, which is clipped
@@ -278,7 +278,7 @@ def describe(call: Mapping[str, Any] | None = None, **more: Any) -> dict[str, An
     `description`, which replaces the sentence made of those. A checkpoint on this
     computer is given by its file's or folder's name. Tokens, paths of images and names of people are not among them.
     """
-    facts = plain({"DigitalSourceType": SOURCE_TYPE, "generator": f"svdlab {__version__}", **(call or {}), **more})
+    facts = exported(plain({"DigitalSourceType": SOURCE_TYPE, "generator": f"svdlab {__version__}", **(call or {}), **more}))
     source = facts.get("source")
     if isinstance(source, dict) and not HUB_ID.fullmatch(str(source.get("checkpoint", "a/b"))):
         facts["source"] = {**source, "checkpoint": re.split(r"[\\/]", str(source["checkpoint"]).rstrip("\\/"))[-1]}

@@ -26,7 +26,7 @@ from matplotlib.axes import Axes
 from svdlab import __version__
 from svdlab.errors import InputError, kind, path, takes
 from svdlab.measure import video
-from svdlab.measure.files import write_whole
+from svdlab.measure.files import exported, write_whole
 from svdlab.pipeline.generate import Source
 from svdlab.probes.probe import Example, Graph
 from svdlab.probes.running import Result
@@ -74,7 +74,9 @@ def write(results: Mapping[str, Result], folder: str | Path) -> dict[str, Path]:
         "kind": "svdlab limitations card",
         "svdlab": __version__,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
-        "checkpoint": {k: getattr(source, k) for k in ("checkpoint", "revision", "weights_hash", "label", "licence")},
+        "checkpoint": exported(
+            {k: getattr(source, k) for k in ("checkpoint", "revision", "weights_hash", "label", "licence")}
+        ),
         "probes": [r.facts() for r in results.values()],
     }
     title = f"Limitations of {str(source.checkpoint or 'unknown').rstrip('/').split('/')[-1]}, measured"

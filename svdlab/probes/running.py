@@ -37,7 +37,7 @@ from svdlab.errors import (
     text,
     whole,
 )
-from svdlab.measure.files import csv_text, plain, write_whole
+from svdlab.measure.files import csv_text, exported, plain, write_whole
 from svdlab.pipeline.conditions import Conditions, conditions_of
 from svdlab.pipeline.generate import ProbePipeline, Source, generate_batch, resolve
 from svdlab.pipeline.pipeline import pipeline
@@ -110,7 +110,7 @@ class Result:
         found |= {key: getattr(self, key) for key in ("status", "verdict", "notes", "seconds", "device")}
         found |= {"source": asdict(self.source), "clips": len(self.table), "stimuli": self.stimuli.to_dict("records")}
         found["findings"] = [{**asdict(e), "sentence": e.sentence} for e in self.effects]
-        return plain(found | {"audit": [asdict(c) for c in self.audit]})
+        return exported(plain(found | {"audit": [asdict(c) for c in self.audit]}))
 
     def save(self, folder: Path) -> None:
         """The tables of clips and findings as CSV and the result as JSON, each file whole or not at all."""

@@ -32,7 +32,7 @@ from matplotlib.ticker import LogFormatter
 from svdlab import errors
 from svdlab.errors import COUNT, InputError, flag, kind, number, several, shown, takes
 from svdlab.measure import video
-from svdlab.measure.files import csv_text, file_name, printable, write_whole
+from svdlab.measure.files import csv_text, exported, printable, write_whole
 from svdlab.show.labels import WORDS, about, sources
 
 DPI = 100  # px of the layout per inch
@@ -86,7 +86,7 @@ class Figure(MatplotlibFigure):
 
         notes: what the marks mean. Name only what was drawn ("band: 95 % interval" where there is a band).
         """
-        self.data, self.footer = data, printable(" · ".join(filter(None, (self.footer, *notes))))
+        self.data, self.footer = data, exported(printable(" · ".join(filter(None, (self.footer, *notes)))))
         self.lay_out()
         return self
 
@@ -124,7 +124,7 @@ class Figure(MatplotlibFigure):
         powers = {t for a in axes if isinstance(a.get_major_formatter(), LogFormatter) for t in a.get_ticklabels(which="both")}
         for text in set(self.findobj(Text)) - powers:
             text.set_parse_math(False)
-            text.set_text(printable(text.get_text(), lines=True))
+            text.set_text(exported(printable(text.get_text(), lines=True)))
         super().draw(renderer)
 
     def _write(self, head: str, foot: str, across: float) -> float:
@@ -313,9 +313,7 @@ def save(
                 continue
             with write_whole(f"{stem}.{form}") as part, matplotlib.rc_context({"pdf.fonttype": 42}):
                 if form == "csv":
-                    part.write_text(
-                        csv_text(fig.data.map(file_name).rename(columns=file_name)), encoding="utf-8", errors="replace"
-                    )
+                    part.write_text(csv_text(fig.data), encoding="utf-8", errors="replace")
                 else:  # fonts as TrueType, which publishers take
                     fig.savefig(part, format=form, dpi=DPI * SHARPER, **said[form])
     finally:

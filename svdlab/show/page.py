@@ -29,7 +29,7 @@ from markupsafe import Markup
 
 from svdlab import errors
 from svdlab.errors import InputError, OutputError, shown, takes
-from svdlab.measure.files import printable
+from svdlab.measure.files import exported, printable
 from svdlab.show.labels import WORDS
 
 Sections = Mapping[str, Iterable[Any]]
@@ -101,7 +101,7 @@ def page(title: str, sections: Sections, *, label: str = "", footer: str = "", f
     """
     html = lambda block: _html(block, sections, folder)
     headings = {printable(heading): blocks for heading, blocks in sections.items()}
-    return TEMPLATE.render(title=title, sections=headings, label=label, footer=footer, html=html)
+    return str(exported(TEMPLATE.render(title=title, sections=headings, label=label, footer=footer, html=html)))
 
 
 @takes(title=WORDS, sections=SECTIONS, label=WORDS, footer=WORDS, folder=errors.path)
@@ -177,5 +177,5 @@ def _cell(value: Any) -> str:
 
 def _flat(text: Any) -> str:
     """One line in which nothing is Markdown or HTML."""
-    line = ACTIVE.sub(r"\\\g<0>", printable(text))
+    line = ACTIVE.sub(r"\\\g<0>", exported(printable(text)))
     return re.sub(r"^(\d+)([.)])(?=\s|$)", r"\1\\\2", line)

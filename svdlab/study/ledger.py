@@ -34,7 +34,7 @@ from filelock import FileLock, Timeout
 
 from svdlab.errors import InputError, OutputError, path, shown, takes
 from svdlab.measure import video
-from svdlab.measure.files import csv_text, hash_file, read_file, sync, write_whole
+from svdlab.measure.files import csv_text, exported, hash_file, read_file, sync, write_whole
 from svdlab.pipeline.conditions import Conditions
 
 RECORD = "run.json"
@@ -342,13 +342,11 @@ def export(out: str | Path, to: str | Path) -> Path:
             if names[-1]:
                 shutil.copyfile(run_folder(out, record["run_id"]) / PREVIEW, to / names[-1])
                 video.write_sidecar(to / names[-1], video.describe(record["call"], run_id=record["run_id"]))
-        results = table(out, records).drop(columns=[*FILES], errors="ignore").assign(preview=names)
-        for column in {"image", "checkpoint"} & set(results):  # a path says who and where; its name is enough
-            results[column] = results[column].map(lambda text: Path(text).name if os.path.isabs(text) else text)
+        results = exported(table(out, records).drop(columns=[*FILES], errors="ignore").assign(preview=names))
         (to / "results.csv").write_text(csv_text(results.reset_index()))
         results.to_parquet(to / "results.parquet")
         labels = sorted({record["call"]["source"]["label"] for record in records} - {""})
-        (to / "README.txt").write_text(README.format(n=len(records), study=out.name, labels="; ".join(labels)))
+        (to / "README.txt").write_text(exported(README.format(n=len(records), study=out.name, labels="; ".join(labels))))
         (to / "NOTICE").write_text(video.notice())
     except OSError as error:
         raise OutputError(f"{to} could not be written: {error}") from error

@@ -33,7 +33,7 @@ from svdlab import __version__, errors
 from svdlab.errors import InputError, MissingExtraError, RunError, shown, whole
 from svdlab.errors import path as as_path
 from svdlab.measure import video
-from svdlab.measure.files import hash_facts, hash_file, plain, read_json, write_whole
+from svdlab.measure.files import csv_text, exported, file_name, hash_facts, hash_file, plain, read_json, write_whole
 from svdlab.show.labels import axis, name, number
 from svdlab.show.page import Folded, Media, page
 from svdlab.study import ledger, plans
@@ -92,15 +92,15 @@ def run_grid(
 
     def row(point: dict[str, Any]) -> dict[str, Any]:
         folder = root / hash_facts({"notebook": text, "parameters": point})
+        cells = {k: v if isinstance(v, (int, float, str, bool)) else json.dumps(plain(v)) for k, v in point.items()}
         with suppress(OSError, ValueError):  # not run yet, or interrupted
             done = read_json(folder / "point.json", follow=False)
             if isinstance(done, dict) and done.get("status") == "done":
-                return done
+                return {**done, **cells, "notebook": str(folder / path.name)}
         cell, error = _execute(path, folder, point, progress=False)
-        cells = {k: v if isinstance(v, (int, float, str, bool)) else json.dumps(plain(v)) for k, v in point.items()}
         cells |= dict(status="failed" if error else "done", cell=cell, error=error, notebook=str(folder / path.name))
         with write_whole(folder / "point.json") as part:
-            part.write_text(json.dumps(cells))
+            part.write_text(json.dumps(exported(cells)))
         return cells
 
     from tqdm.auto import tqdm
@@ -110,7 +110,7 @@ def run_grid(
     with patch.dict(os.environ, OMP_NUM_THREADS=threads), ThreadPoolExecutor(jobs) as pool:
         table = pd.DataFrame(list(tqdm(pool.map(row, points), total=len(points), desc=path.stem, unit="notebook")))
     with write_whole(root / "points.csv") as part:
-        table.to_csv(part, index=False)
+        part.write_text(csv_text(table), encoding="utf-8")
     return table
 
 
@@ -251,15 +251,8 @@ def _hide_paths(executed: Path) -> None:
         book = read_json(executed, LARGEST)
         facts = book["metadata"]["papermill"]
         facts |= {key: Path(facts[key]).name for key in ("input_path", "output_path") if facts.get(key)}
-        text = json.dumps(book, indent=1, ensure_ascii=False)
         with write_whole(executed) as part:
-            part.write_text(without_home(text) + "\n", encoding="utf-8")
-
-
-def without_home(text: str) -> str:
-    """Text in which the home folder is ~, so that it names no user; base64 stays as it is."""
-    home = str(Path.home())
-    return text if len(home) < 2 else re.sub(rf"(?<![\w+=]){re.escape(home)}(?![\w+=.-])", "~", text)
+            part.write_text(json.dumps(exported(book), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _papermill() -> Any:
@@ -302,7 +295,7 @@ def report(folder: str | Path, out: str | Path | None = None) -> Path:
     target = as_path("out", out) if out is not None else folder / "report.html"
     html = page(folder.resolve().name, sections, label=listed("label"), footer=licence if records else "")
     with write_whole(target) as part:
-        part.write_text(without_home(html), encoding="utf-8")
+        part.write_text(html, encoding="utf-8")
     return target
 
 
@@ -315,13 +308,8 @@ def _facts(record: dict[str, Any]) -> dict[str, Any]:
     """What a run recorded of its model and machine, flat."""
     model, own = record["model"], dict(svdlab=record["svdlab"], device=record["device"], made=record["made"][:10])
     source = record["call"]["source"]
-    source = {**source, "checkpoint": _name(source["checkpoint"])}
+    source = {**source, "checkpoint": file_name(source["checkpoint"])}
     return {**source, **model["versions"], "dtype": model["dtype"], "weights": model["weights"], **own}
-
-
-def _name(text: Any) -> Any:
-    """The name alone of an absolute path, which says who and where."""
-    return Path(text).name if isinstance(text, str) and os.path.isabs(text) else text
 
 
 def _runs(runs: pd.DataFrame) -> dict[str, list[Any]]:
@@ -330,7 +318,7 @@ def _runs(runs: pd.DataFrame) -> dict[str, list[Any]]:
     varied = [c for c in columns if runs[c].astype(str).nunique() > 1]
     constant = ", ".join(f"{name(c)} {number(runs[c].iloc[0])}" for c in columns if c not in varied)
     if "image" in runs:
-        runs = runs.assign(image=runs["image"].map(_name))
+        runs = runs.assign(image=runs["image"].map(file_name))
     runs = runs.sort_values(varied) if varied else runs
     table = runs[[*varied, *(c for c in MEASURES if c in runs), "status"]].head(ROWS)
     there = runs[runs["preview"].astype(bool)]

@@ -17,6 +17,7 @@ import csv
 import io
 import itertools
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
@@ -32,6 +33,7 @@ from svdlab.errors import InputError, seed, shown
 from svdlab.errors import path as kind_of_path
 from svdlab.measure.files import read_file
 from svdlab.pipeline.conditions import Conditions
+from svdlab.pipeline.images import is_sample
 
 DEFAULTS = {f.name: f.default for f in fields(Conditions)}
 CONDITIONS = tuple(DEFAULTS)
@@ -82,7 +84,14 @@ def read_plan(path: str | Path) -> pd.DataFrame:
             content = content.apply(
                 lambda c: c if c.name in TEXTS else pd.Series([*map(_csv_value, c)], c.index, object)
             ).apply(_inferred)
-    return grid(**content) if isinstance(content, dict) else as_plan([] if isinstance(content, str) else content)
+    plan = grid(**content) if isinstance(content, dict) else as_plan([] if isinstance(content, str) else content)
+    return plan.assign(image=[_beside(path, image) for image in plan["image"]]) if "image" in plan else plan
+
+
+def _beside(plan: Path, image: Any) -> Any:
+    """The path of an image that lies beside its plan, as in what a widget exports; else what the plan says."""
+    here = isinstance(image, str) and os.path.basename(image) == image and not os.path.lexists(image) and not is_sample(image)
+    return str(plan.parent / image) if here and (plan.parent / image).is_file() else image
 
 
 def read_csv(path: Path) -> pd.DataFrame:

@@ -24,9 +24,10 @@ from traitlets import Unicode
 
 from svdlab import __version__, errors
 from svdlab.errors import InputError, SvdlabError, number, path, shown, takes
-from svdlab.measure.files import hash_facts, plain, write_whole
+from svdlab.measure.files import exported, hash_facts, plain, write_whole
 from svdlab.measure.video import as_bytes
 from svdlab.pipeline.generate import Call
+from svdlab.pipeline.images import image_hash, open_image
 from svdlab.show.clips import Video
 from svdlab.show.figure import FORMATS, Figure, save
 from svdlab.study.ledger import FILES
@@ -82,18 +83,21 @@ class Panel(ipywidgets.VBox):
         >>> svdlab.widgets.compare(results).export("results/look")
 
         The plan is a list of rows that `svdlab sweep --grid FILE.json --out FOLDER` makes again; its label_ columns say
-        where they came from. On the same machine, clips made one at a time (batch_size=1) are the same to the bit. The same
-        figure of the same clips replaces its own files. Raises OutputError where the folder cannot be written, InputError
-        where nothing is on screen.
+        where they came from, and images that are no samples lie beside it. On the same machine, clips made one at a time
+        (batch_size=1) are the same to the bit. The same figure of the same clips replaces its own files. Raises OutputError
+        where the folder cannot be written, InputError where nothing is on screen.
         """
         out, fig, files = Path(out or self.out), self.figure(), []
         rows = [{**row, "label_svdlab": __version__} for row in self.plan()]
         for row in rows:
-            if isinstance(image := row.get("image"), Image.Image):  # it has no name: it goes along as a file
-                files.append(out / f"image-{row['label_image_hash'][:12]}.png")
-                row["image"] = nearby(files[-1])
+            if (
+                isinstance(image := row.get("image"), Image.Image) or Path(str(image)).is_file()
+            ):  # it goes along, without its folder
+                pixels = open_image(image)
+                files.append(out / f"image-{image_hash(pixels)[:12]}.png")
+                row["image"] = files[-1].name
                 with write_whole(files[-1]) as part:
-                    image.save(part)
+                    pixels.save(part)
         shown = {"title": fig.title, "data": fig.data.to_csv(), "plan": rows}
         stem = out / f"{self.kind}-{hash_facts(shown)[:8]}"
         save(fig, stem)
@@ -103,7 +107,7 @@ class Panel(ipywidgets.VBox):
         if rows:
             files.append(stem.with_suffix(".json"))
             with write_whole(files[-1]) as part:
-                part.write_text(json.dumps(rows, indent=1, default=plain) + "\n", encoding="utf-8")
+                part.write_text(json.dumps([exported(row) for row in rows], indent=1, default=plain) + "\n", encoding="utf-8")
         return list(dict.fromkeys(files))
 
     def _export(self) -> None:

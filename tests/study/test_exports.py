@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,12 @@ import pytest
 from nbformat import v4
 
 import svdlab
+from svdlab import probes, widgets
 from svdlab.errors import InputError
-from svdlab.study import notebooks
+from svdlab.probes import card
+from svdlab.probes.running import Result
+from svdlab.show.page import markdown
+from svdlab.study import ledger, notebooks
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
 
@@ -95,3 +101,53 @@ def test_a_notebooks_cluster_listens_on_loopback_and_admits_no_one_else() -> Non
     finally:
         held["executor"].shutdown()
         held["where"].close()
+
+
+def test_nothing_exported_names_this_machine(pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Case E7: folders (of the home, the checkpoint, the images), the user's and the host's name, in every kind of export."""
+    there = {name: tmp_path / f"{name}-folder" / "inner" for name in ("home", "weights", "photos")}
+    for folder in there.values():
+        folder.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(there["home"]))
+    for name in ("USER", "LOGNAME"):
+        monkeypatch.setenv(name, "ada-marker")
+    monkeypatch.setattr("socket.gethostname", lambda: "host-marker")
+    private = Path(os.path.join(there["photos"], "with space"))
+    private.mkdir()
+    svdlab.sample_image("scene-27").save(private / "mine.png")
+    said = f"ada-marker at host-marker, {there['weights']}/x.safetensors and '{private}/mine.png'"
+    source = dataclasses.replace(pipe.source, checkpoint=str(there["weights"] / "mine-xt"), licence=said, label=said)
+    monkeypatch.setattr(pipe, "source", source)
+    shared = tmp_path / "shared"
+
+    plan = svdlab.grid(image=[str(private / "mine.png")], num_inference_steps=1, num_frames=2).assign(label_of=said)
+    table = svdlab.sweep(pipe, plan, there["home"] / "study", progress=False)
+    ledger.export(there["home"] / "study", shared / "ledger")
+    notebooks.report(there["home"] / "study", shared / "study.html")
+    walk = widgets.explore(table, pipe=pipe)
+    walk.export(shared / "walk")
+    walk.close()
+    found = Result(probes.find("stillness"), "done", said, table, notes=(said,), source=source, device=said)
+    card.write({"stillness": found}, shared / "card")
+    found.save(shared / "stillness")
+    (shared / "bias.md").write_text(markdown(said, {said: [said, [said], table.drop(columns=["frames"])]}, label=said))
+    cells = [v4.new_code_cell("said: str = ''\nout: str = ''", metadata={"tags": ["parameters"]})]
+    cells += [v4.new_code_cell("import os\nprint(said, os.getcwd())"), v4.new_code_cell("open(out + '/no-such')")]
+    nbformat.write(v4.new_notebook(cells=cells, metadata=KERNEL), there["home"] / "own.ipynb")
+    monkeypatch.chdir(there["home"])
+    points = notebooks.run_grid(there["home"] / "own.ipynb", {"said": [said]}, out=shared / "points")
+    assert points.status.tolist() == ["failed"] and Path(points.notebook[0]).is_file()
+    notebooks.report(Path(points.notebook[0]).parent, shared / "own.html")
+
+    left = [path for path in shared.rglob("*") if path.is_file()]
+    kinds = {".csv", ".parquet", ".html", ".md", ".json", ".ipynb", ".mp4", ".png", ".pdf", ".txt"}
+    assert {path.suffix for path in left} >= kinds
+    markers = [f"{name}-folder" for name in there] + ["ada-marker", "host-marker", "with space", str(tmp_path)]
+    texts = {path.name: path.read_bytes().decode("utf-8", "replace").replace("\\", "") for path in left}
+    assert {
+        text[max(0, text.find(m) - 60) : text.find(m) + 40]: name for name, text in texts.items() for m in markers if m in text
+    } == {}
+    assert "mine.png" in texts["results.csv"] and "mine-xt" in texts["limitations.html"]
+    (exported,) = (path for path in (shared / "walk").glob("explore-*.json") if ".mp4" not in path.name)
+    again = svdlab.sweep(pipe, exported, tmp_path / "again", measure=(), progress=False)
+    assert again.image_hash.tolist() == table.image_hash.tolist()

@@ -48,7 +48,7 @@ from svdlab.errors import (
 )
 from svdlab.measure import faces
 from svdlab.measure.fidelity import reconstruction_error
-from svdlab.measure.files import csv_text, plain, read_json, write_whole
+from svdlab.measure.files import csv_text, exported, plain, read_json, write_whole
 from svdlab.pipeline.conditions import Conditions, conditions_of
 from svdlab.pipeline.generate import Clip, ProbePipeline, resolve
 from svdlab.pipeline.images import open_image, prepare_image
@@ -138,7 +138,7 @@ class Design:
         sample = [f"{row.group_scheme}/{row.pair_id}/{row.group}: {row.image_hash[:12]}" for row in self.manifest.itertuples()]
         conditions = plain((self.conditions or conditions_of(pipe.source.checkpoint)).asdict())
         own = {name: getattr(self, name) for name in ("pairs", "measures", "margins", "seeds", "alpha", "expectation")}
-        made_by = dict(checkpoint=pipe.source.checkpoint, weights=weights_hash(pipe), svdlab=__version__)
+        made_by = dict(checkpoint=exported(pipe.source.checkpoint), weights=weights_hash(pipe), svdlab=__version__)
         written = datetime.now(UTC).isoformat(timespec="seconds")
         return own | dict(conditions=conditions, sample=sample) | made_by | dict(written=written)
 
@@ -268,7 +268,7 @@ def _first_plan(plan: dict[str, Any], out: str | Path) -> dict[str, Any]:
             raise
         why = shown(error) if isinstance(error, KeyError) else error
         raise InputError(f"{file} is no plan of a bias study ({why}): take another folder, or move it away.") from error
-    return {name: first[name] for name in PLANNED}
+    return {name: exported(first[name]) for name in PLANNED}
 
 
 @takes(pipe=pipeline, manifest=manifest_rows, conditions=kind(Conditions))
