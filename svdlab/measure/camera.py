@@ -23,7 +23,7 @@ from functools import lru_cache
 import numpy as np
 
 from svdlab.errors import takes
-from svdlab.measure.flow import stride, working_factor
+from svdlab.measure.flow import site_step, working_factor
 from svdlab.measure.video import SIZE
 
 CAMERAS = ("static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out", "roll", "mixed", "abstained")
@@ -42,7 +42,7 @@ BLOCKS = 6  # a side: sites of one block err together
 OUTER = 1.5  # weight of blocks at the rim: a subject seldom reaches it
 STANDS = 1.3  # weight of a camera that stands still: a part of the frame that rests is seldom a subject
 TRIALS = 120  # random pairs of sites
-TRIED = 400  # sites that trial cameras are judged by
+TRIED = 300  # sites that trial cameras are judged by
 EXPLAINED = 0.85  # of the frame: a similarity that explains that much needs no depth
 WIDE = 3.5  # 40 % quantiles of what a camera leaves over (of normal noise: its sigma): sites farther off are outliers
 LEAST_BLOCKS = 4  # with texture, for an error to be known
@@ -72,7 +72,7 @@ class Sites:
         if len(x) < FEWEST:
             return None
         h, w = shape[:2]
-        every = stride(shape)
+        every = site_step(shape)
         there = travel[y, x].astype(np.float64)
         z, v = (x * every - (w - 1) / 2) + 1j * (y * every - (h - 1) / 2), there[:, 0] + 1j * there[:, 1]
         row, column = (y - rim) * BLOCKS // max(rows - 2 * rim, 1), (x - rim) * BLOCKS // max(columns - 2 * rim, 1)
@@ -214,7 +214,7 @@ def mean_radius(shape: tuple[int, ...]) -> float:
     """Mean distance of a pixel from the centre of an "h w" frame, px: what a radian or a factor of e moves the mean pixel.
 
     >>> mean_radius((1000, 1000))
-    382.5978...
+    382.5977...
     """
     return _mean_radius(*shape[:2])
 

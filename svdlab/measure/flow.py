@@ -32,6 +32,7 @@ LONGEST_BASELINE = 8  # frames
 QUICK_SIDE = 192  # px: the longer side of the images that are looked at to choose baselines
 BASELINE_PATH = 1.5  # px (at working size) that a baseline lets things travel before it stops growing
 LOOKED_AT = 512  # sites across the longer side, about, at which dense fields are compared
+SITES = 200  # across the longer side, about, at which moving things are told from the camera
 FAST = 0.02  # of the diagonal: a global shift beyond that is given to DIS to start from
 BASELINE = partial(whole, least=1, most=1000)
 
@@ -81,7 +82,8 @@ def flow(frames: Any, *, longest_baseline: int = LONGEST_BASELINE) -> np.ndarray
     motion may be averaged; 1 takes each pair on its own.
     """
     estimate = estimator(frames)
-    return _each_window(frames, longest_baseline, lambda a, n: (estimate(a, a + n) / np.float32(n),))[0][0]
+    found, _, _ = each_window(frames, lambda a, n: (estimate(a, a + n) / np.float32(n),), longest_baseline)
+    return np.stack([forward for (forward,) in found])
 
 
 @takes(frames=CLIP, longest_baseline=BASELINE)
@@ -90,14 +92,35 @@ def both_ways(frames: Any, *, longest_baseline: int = LONGEST_BASELINE) -> BothW
 
     >>> both_ways(clip.frames).visible.mean()            # share of pixels whose motion can be trusted
     """
-    estimate = estimator(frames)
-
-    def there_and_back(first: int, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        there, back = estimate(first, first + length), estimate(first + length, first)
-        return there / np.float32(length), back / np.float32(length), consistent(there, back)
-
-    (forward, backward, visible), start, baseline = _each_window(frames, longest_baseline, there_and_back)
+    found, start, baseline = each_window(frames, there_and_back(estimator(frames)), longest_baseline)
+    forward, backward, visible = map(np.stack, zip(*found, strict=True))
     return BothWays(forward, backward, visible, start, baseline)
+
+
+Fields = tuple[np.ndarray, ...]
+
+
+def there_and_back(estimate: Callable[[int, int], np.ndarray], step: int = 1) -> Callable[[int, int], Fields]:
+    """Gives forward, backward (px per frame) and visible, every `step` px, from a first frame over so many."""
+
+    def work(first: int, length: int) -> Fields:
+        there, back = estimate(first, first + length), estimate(first + length, first)
+        few = (np.ascontiguousarray(f[::step, ::step]) for f in (there, back, consistent(there, back)))
+        forward, backward, visible = few
+        return forward / np.float32(length), backward / np.float32(length), visible
+
+    return work
+
+
+def each_window(
+    clip: np.ndarray, work: Callable[[int, int], Fields], longest: int = LONGEST_BASELINE
+) -> tuple[list[Fields], np.ndarray, np.ndarray]:
+    """What work(start, baseline) gives for each pair, and their windows. Pairs that share one share its result."""
+    start, baseline = _baselines(clip, longest)
+    windows = list(zip(start.tolist(), baseline.tolist(), strict=True))
+    once = list(dict.fromkeys(windows))
+    done = dict(zip(once, together(work, *zip(*once, strict=True)), strict=True))
+    return [done[window] for window in windows], start, baseline
 
 
 def consistent(there: np.ndarray, back: np.ndarray) -> np.ndarray:
@@ -171,6 +194,11 @@ def stride(shape: tuple[int, ...]) -> int:
     return max(1, max(shape[:2]) // LOOKED_AT)
 
 
+def site_step(shape: tuple[int, ...]) -> int:
+    """Every how many px a camera and what moves against it are looked at."""
+    return max(1, round(max(shape[:2]) / SITES))
+
+
 def speed(f: np.ndarray) -> np.ndarray:
     """Length of each vector of a flow "h w 2": "h w"."""
     return cv2.magnitude(*cv2.split(f))
@@ -215,17 +243,6 @@ def estimator(clip: np.ndarray) -> Callable[[int, int], np.ndarray]:
     return estimate
 
 
-def _each_window(
-    clip: np.ndarray, longest: int, work: Callable[[int, int], tuple[np.ndarray, ...]]
-) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """What work(start, baseline) gives, stacked over the pairs, with their windows. Pairs that share one share its result."""
-    start, baseline = _baselines(clip, longest)
-    windows = list(zip(start.tolist(), baseline.tolist(), strict=True))
-    once = list(dict.fromkeys(windows))
-    done = dict(zip(once, together(work, *zip(*once, strict=True)), strict=True))
-    return [np.stack(parts) for parts in zip(*(done[window] for window in windows), strict=True)], start, baseline
-
-
 def _baselines(clip: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
     """For each pair the window of frames to measure it over: (start, baseline), int "t".
 
@@ -243,7 +260,7 @@ def _baselines(clip: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
     small = working_grey(few, working_factor(clip.shape[1:3]))
 
     def quick_speed(t: int) -> float:  # px of the clip's own frames
-        f = _engine().calc(small[t], small[t + 1], None)  # type: ignore[call-overload]
+        f = _engine(fast=working_factor(clip.shape[1:3]) == 1).calc(small[t], small[t + 1], None)  # type: ignore[call-overload]
         return float(np.percentile(speed(f), 98)) * max(clip.shape[1:3]) / max(small[0].shape)
 
     speeds = np.array(together(quick_speed, range(pairs)))
@@ -257,5 +274,5 @@ def _baselines(clip: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
     return start, end - start
 
 
-def _engine() -> cv2.DISOpticalFlow:
-    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+def _engine(fast: bool = False) -> cv2.DISOpticalFlow:
+    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST if fast else cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)

@@ -26,7 +26,20 @@ import pandas as pd
 from svdlab.errors import columns, number, takes
 from svdlab.measure import residual, shots
 from svdlab.measure.camera import CAMERAS, FLOOR, Camera, Sites, decide, fit, mean_radius
-from svdlab.measure.flow import BothWays, both_ways, flow, points, speed, stride, together, working_factor, working_grey
+from svdlab.measure.flow import (
+    both_ways,
+    each_window,
+    estimator,
+    flow,
+    points,
+    site_step,
+    speed,
+    stride,
+    there_and_back,
+    together,
+    working_factor,
+    working_grey,
+)
 from svdlab.measure.video import CLIP, FPS, SIZE
 
 __all__ = ["CAMERAS", "FLOOR", "both_ways", "camera_class", "camera_path", "flow", "mean_radius", "measure"]
@@ -69,15 +82,20 @@ def measure(frames: Any, *, playback_fps: float | None = None, floor: float = FL
     `start` over `baseline` frames. With `playback_fps` also `*_px_s` (px per second) and `*_pct_s` (percent of the frame width
     per second).
     """
-    both, thumbs = both_ways(frames), shots.thumbnails(frames)
+    return _measure(frames, playback_fps, floor)
+
+
+def _measure(frames: np.ndarray, playback_fps: float | None, floor: float) -> pd.DataFrame:
+    step, thumbs = site_step(frames.shape[1:3]), shots.thumbnails(frames)
+    fields, starts, baselines = each_window(frames, there_and_back(estimator(frames), step))
     k = 1 / stride(frames.shape[1:3])
     few = frames if k == 1 else [cv2.resize(f, None, fx=k, fy=k, interpolation=cv2.INTER_AREA) for f in frames]
     greys, plain = working_grey(few), [cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in few]
     fine = [residual.fine_part(grey, working_factor(few[0].shape)) for grey in greys]
-    jump, fade = shots.jumps(thumbs), shots.in_fades(shots.fades(thumbs), len(both.start))
+    jump, fade = shots.jumps(thumbs), shots.in_fades(shots.fades(thumbs), len(fields))
 
     def row(t: int) -> dict[str, Any]:
-        start, baseline, (forward, visible) = int(both.start[t]), int(both.baseline[t]), _sites(both, t)
+        start, baseline, (forward, _, visible) = int(starts[t]), int(baselines[t]), fields[t]
         end = start + baseline
         found: dict[str, Any] = {"pair": t, "start": start, "baseline": baseline, "cut": False, "fade": bool(fade[t])}
         seen = float(visible.mean())
@@ -106,7 +124,7 @@ def measure(frames: Any, *, playback_fps: float | None = None, floor: float = FL
             "why": "",
         }
 
-    table = pd.DataFrame(together(row, range(len(both.start)))).reindex(columns=COLUMNS)
+    table = pd.DataFrame(together(row, range(len(fields)))).reindex(columns=COLUMNS)
     if playback_fps:
         for name in SPEEDS:
             table[f"{name}_s"] = table[name] * playback_fps
@@ -128,7 +146,7 @@ def summary(frames: Any, *, playback_fps: float | None = None, floor: float = FL
     the last third over the first third). Numbers that cannot be told are NaN. floor: px per frame; a camera below it is
     static. It holds for real video; `noise_floor` measures that of a checkpoint's autoencoder.
     """
-    table = measure(frames, playback_fps=playback_fps, floor=floor)
+    table = _measure(frames, playback_fps, floor)
     seen = table[~table.abstained]
     abstained = 2 * len(seen) <= len(table)
     judged = seen[:0] if abstained else seen
@@ -251,13 +269,6 @@ def _decay(seen: pd.DataFrame) -> float:
     return last / first if first > 0 else math.nan
 
 
-def _sites(both: BothWays, t: int) -> tuple[np.ndarray, np.ndarray]:
-    """Flow and visibility of a pair, every so many px."""
-    every = stride(both.visible.shape[1:])
-    forward, visible = both.forward[t][::every, ::every], both.visible[t][::every, ::every]
-    return np.ascontiguousarray(forward), np.ascontiguousarray(visible)
-
-
 def _split(pair: residual.Pair, evidence: residual.Evidence, camera: Camera, floor: float) -> dict[str, Any]:
     """The camera's numbers per frame, and what moves against it."""
     move = 1 + camera.m
@@ -288,7 +299,7 @@ def _split(pair: residual.Pair, evidence: residual.Evidence, camera: Camera, flo
 
 def _texture(grey: np.ndarray, sites: tuple[int, ...], shape: tuple[int, ...]) -> np.ndarray:
     """Where there is something to follow: the weaker eigenvalue of the structure tensor, bool at the sites "h w"."""
-    shrink = working_factor(shape) / stride(shape) * shape[1] / grey.shape[1]
+    shrink = working_factor(shape)  # as the images that flow is found in, but for the stride
     grey = cv2.resize(grey, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA if shrink < 1 else cv2.INTER_CUBIC)
     weakest = cv2.cornerMinEigenVal(grey, blockSize=15, ksize=3)  # of gradients summed to 1 over a 15 px block
     return cv2.resize(weakest, sites[::-1], interpolation=cv2.INTER_LINEAR) > TEXTURE**2
@@ -297,9 +308,7 @@ def _texture(grey: np.ndarray, sites: tuple[int, ...], shape: tuple[int, ...]) -
 def _photometric(earlier: np.ndarray, later: np.ndarray, pair: residual.Pair) -> float:
     """Mean change of brightness between two neighbouring frames, by blocks, after motion is undone; on a scale of 1."""
     h, w = earlier.shape
-    y, x = np.mgrid[:h, :w].astype(np.float32)
-    forward = pair.forward[:h, :w] / np.float32(stride(pair.shape))
-    there = cv2.remap(later, x + forward[..., 0], y + forward[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    there = residual.brought(later, pair.forward, pair, frames=1)
     size = max(1, round(w / CELL)), max(1, round(h / CELL))
     off = cv2.resize(cv2.subtract(there, earlier, dtype=cv2.CV_32F), size, interpolation=cv2.INTER_AREA)
     seen = cv2.resize(pair.visible.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.5
