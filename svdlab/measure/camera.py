@@ -3,7 +3,7 @@
     >>> travel, usable = np.full((192, 320, 2), 2.0, np.float32), np.ones((192, 320), bool)
     >>> fit(Sites.of(travel, usable, (192, 320))).d              # px over the baseline, x right, y down
     (2+2j)
-    >>> decide((1.0, 0.0, 0.0, 0.0), 0.01, 1.0, shape=(192, 320), floor=0.07)
+    >>> decide((1.0, 0.0, 0.0, 0.0), 0.01, 1.0, shape=(192, 320), floor=0.06)
     ('pan_right', 1.0)
 
 A point z = x + iy (about the frame's centre, px, y down) goes to z + m z + d: m is complex, for zoom and turn, and d is the
@@ -27,7 +27,7 @@ from svdlab.measure.flow import site_step, working_factor
 from svdlab.measure.video import SIZE
 
 CAMERAS = ("static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out", "roll", "mixed", "abstained")
-FLOOR = 0.07  # px/frame: a camera slower than that is static; between calibration's 0.05 (static) and 0.1 (moves)
+FLOOR = 0.06  # px/frame: a camera slower than that is static; between calibration's 0.05 (static) and 0.1 (moves)
 SECOND = 0.7  # of the strongest component: another one beyond that makes the camera "mixed"
 RETURNED = 0.5  # of its path: a camera that ends nearer than that to where it began is "mixed"
 INSIDE = 0.5  # of the frame's sides, from its centre: a fixed point within is the camera's own, not a pan
@@ -230,7 +230,7 @@ def decide(
 ) -> tuple[str, float]:
     """The camera's class, one of CAMERAS, and its probability.
 
-    >>> decide((1.0, 0.0, 0.0, 0.0), 0.01, 1.0, shape=(192, 320), floor=0.07)
+    >>> decide((1.0, 0.0, 0.0, 0.0), 0.01, 1.0, shape=(192, 320), floor=0.06)
     ('pan_right', 1.0)
 
     net: pan, tilt, zoom and roll, as the px/frame by which each moves the mean pixel (right, up, in, clockwise), in the mean

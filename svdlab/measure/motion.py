@@ -16,6 +16,7 @@ Limits: a subject that fills most of the frame is taken for the camera; frames w
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -105,24 +106,20 @@ def _measure(frames: np.ndarray, playback_fps: float | None, floor: float) -> pd
         found["cut"] = bool(jump[t] and seen < CUT and not fade[t])
         why = "no texture" if border < 5 else "frames do not match" if seen < MATCHED or found["cut"] else ""
         why = "cross-fade" if fade[t] else why
-        if why:
-            return {**found, "frozen": False, "abstained": True, "why": why}
+        lit = partial(_photometric, plain[t], plain[t + 1])
         pair = residual.Pair(frames.shape[1:3], greys[start], greys[end], (fine[start], fine[end]), forward, visible, baseline)
+        if why:
+            dissolved = {"photometric": lit(replace(pair, forward=0 * forward, visible=visible | True))} if fade[t] else {}
+            return {**found, **dissolved, "frozen": False, "abstained": True, "why": why}
         evidence = residual.Evidence.of(pair)
-        trusted, told = evidence.trusted(pair)
-        sites = Sites.of(trusted * baseline, texture & visible & told, frames.shape[1:3])
+        pair, told = evidence.trusted(pair)
+        sites = Sites.of(pair.forward * baseline, texture & pair.visible & told, frames.shape[1:3])
         camera = fit(sites) if sites else None
         if camera is None:
             return {**found, "frozen": False, "abstained": True, "why": "no fit"}
-        change = _photometric(plain[t], plain[t + 1], pair)
-        return {
-            **found,
-            **_split(pair, evidence, camera, floor),
-            "hidden": 1 - seen,
-            "photometric": change,
-            "abstained": False,
-            "why": "",
-        }
+        numbers = _split(pair, evidence, camera, floor)
+        hidden, photometric = 1 - float(pair.visible.mean()), lit(pair)
+        return {**found, **numbers, "hidden": hidden, "photometric": photometric, "abstained": False, "why": ""}
 
     table = pd.DataFrame(together(row, range(len(fields)))).reindex(columns=COLUMNS)
     if playback_fps:
@@ -140,15 +137,15 @@ def summary(frames: Any, *, playback_fps: float | None = None, floor: float = FL
 
     Keys: `camera` (one of CAMERAS) and `camera_p`, its probability; `net_pan_px`, `net_tilt_px`, `net_zoom_pct`,
     `net_roll_deg` of the camera over the whole clip, `net_px` by which that moves the mean pixel, with its standard error
-    `net_se_px`; `abstained` (half of the pairs or more), `frozen` (no camera, subject, activity, cut or fade), `frozen_share`
-    and `abstained_share` of the pairs; all numbers of `measure` as means (object_direction: of the mean vector); `travel` (px,
-    net, of the subject over the clip), `cuts` and `fades` (numbers), `onset` (first pair that moves), `decay` (mean speed of
-    the last third over the first third). Numbers that cannot be told are NaN. floor: px per frame; a camera below it is
-    static. It holds for real video; `noise_floor` measures that of a checkpoint's autoencoder.
+    `net_se_px`; `abstained` (half of the pairs outside a fade, or more), `frozen` (no camera, subject, activity, cut or fade),
+    `frozen_share` and `abstained_share` of the pairs; all numbers of `measure` as means (object_direction: of the mean
+    vector); `travel` (px, net, of the subject over the clip), `cuts` and `fades` (numbers), `onset` (first pair that moves),
+    `decay` (mean speed of the last third over the first third). Numbers that cannot be told are NaN. floor: px per frame; a
+    camera below it is static. It holds for real video; `noise_floor` measures that of a checkpoint's autoencoder.
     """
     table = _measure(frames, playback_fps, floor)
     seen = table[~table.abstained]
-    abstained = 2 * len(seen) <= len(table)
+    abstained = _abstains(table)
     judged = seen[:0] if abstained else seen
     camera, sure = _class(table, frames.shape[1:3], floor)
     moving = judged.pair[~judged.frozen.astype(bool)]
@@ -156,6 +153,8 @@ def summary(frames: Any, *, playback_fps: float | None = None, floor: float = FL
     frozen = bool(len(judged) and judged.frozen.all() and camera == "static" and not cuts and not fades)
     numbers = [c for c in table.columns if c.endswith(("_px", "_pct", "_deg", "_dx", "_dy", "_area", "_s")) or c in SHARES]
     means = {name: float(judged[name].mean()) for name in numbers}
+    if not abstained:
+        means["photometric"] = float(table.photometric.mean())  # of cross-fades too
     return {
         "camera": camera,
         "camera_p": sure,
@@ -192,7 +191,7 @@ def noise_floor(frames: Any) -> float:
     """Camera speed, px/frame, that the instrument sees in a clip in which nothing moves: the `floor` of whatever made it.
 
     >>> noise_floor(np.repeat(clip.frames[:1], 9, axis=0))       # an image repeated; better, after an autoencoder
-    0.07
+    0.06
 
     Never less than FLOOR, nor than twice the fit's standard error; FLOOR where no pair can be judged.
     """
@@ -216,9 +215,15 @@ def camera_path(table: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([start, path], ignore_index=True).rename_axis("frame")
 
 
+def _abstains(table: pd.DataFrame) -> bool:
+    """Whether half of the pairs or more cannot be judged, not counting those in a cross-fade."""
+    count = len(table) - (int(table.fade.sum()) if "fade" in table else 0)
+    return 2 * int((~table.abstained.astype(bool)).sum()) <= count
+
+
 def _class(table: pd.DataFrame, shape: tuple[int, ...], floor: float) -> tuple[str, float]:
     seen = table[~table.abstained]
-    if 2 * len(seen) <= len(table):
+    if _abstains(table):
         return "abstained", math.nan
     reach = mean_radius(shape)
     each = np.stack([seen.pan_px, seen.tilt_px, seen.zoom_pct / 100 * reach, np.radians(seen.roll_deg) * reach], 1)
@@ -254,12 +259,14 @@ def _direction(dx: float, dy: float) -> float:
 
 
 def _travel(judged: pd.DataFrame) -> float:
-    """The subject's net velocity, px/frame; 0 where it is within twice its standard error, as of what jitters or ripples."""
+    """The subject's net velocity, px/frame; 0 where no subject is seen in most pairs, and where it is within three standard
+    errors, as of what jitters or ripples.
+    """
     each = judged[["object_dx", "object_dy"]].to_numpy(float)
     if not len(each):
         return math.nan
     net, error = math.hypot(*each.mean(0)), math.hypot(*each.std(0)) / math.sqrt(len(each))
-    return 0.0 if net <= 2 * error else net
+    return 0.0 if net <= 3 * error or (judged.object_area > 0).mean() < 0.5 else net
 
 
 def _decay(seen: pd.DataFrame) -> float:

@@ -11,7 +11,7 @@ residual flow most of whose blocks are confirmed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -31,7 +31,7 @@ UNMOVED = 0.6  # of the mean square without motion: where flow leaves more than 
 SURELY = 0.9  # the same, where most of the frame moves
 SHARE = 0.7  # of the difference under the camera alone that may remain if a block moves by itself
 LEAST = 1.0  # blocks of a piece that must be confirmed
-TOGETHER = 0.5  # net over mean speed of a piece: less, and it turns, grows or ripples, and has no outline to align
+TOGETHER = 0.5  # net over mean speed of a piece: less, and it turns, grows or ripples, and goes nowhere
 SIDE = 160  # px: larger pieces are shrunk before they are aligned
 ACROSS = 0.25  # of its residual flow: a piece that runs along the camera's own lines but for that is at another depth
 NEARER = 6.0  # a residual faster than so many times the camera is no depth
@@ -103,17 +103,17 @@ class Evidence:
         energy = _mean(one * one)
         return Evidence(energy, unlike(one, two, energy), unlike(one, brought(two, pair.forward, pair), energy))
 
-    def trusted(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
-        """Flow at the sites, 0 where the images change but not by motion, and where texture can tell: "h w 2", bool "h w"."""
+    def trusted(self, pair: Pair) -> tuple[Pair, np.ndarray]:
+        """The pair with no flow where images change but not by motion, and the sites where texture can tell: bool "h w"."""
         can = self.energy >= LEVELS**2
         ratio = self.moved / np.maximum(self.still, 1e-6)
         moves = can.any() and quantile(ratio[can], 0.5) < UNMOVED  # most of the frame does: blocks in doubt go with it
         unmoved = ratio > (SURELY if moves else UNMOVED)
-        rests = unmoved & (self.still < 0.5 * self.energy)
-        lost = (unmoved & ~rests) | ~can
-        size = pair.visible.shape[::-1]
-        rests, lost = (cv2.resize(m.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0 for m in (rests, lost))
-        return np.where(rests[..., None], np.float32(0), pair.forward), ~lost
+        rests, size = can & unmoved & (self.still < 0.5 * self.energy), pair.visible.shape[::-1]
+        told = can & (rests | ~unmoved)
+        rests, told = (cv2.resize(m.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0 for m in (rests, told))
+        forward = np.where(rests[..., None], np.float32(0), pair.forward)
+        return replace(pair, forward=forward, visible=pair.visible | rests), told
 
 
 def _mean(image: np.ndarray) -> np.ndarray:
@@ -153,7 +153,9 @@ def look(pair: Pair, evidence: Evidence, camera: Camera, ours: np.ndarray) -> Re
     found = []
     for piece in pieces(moving & (fast > 3 * spread) & ~deep):
         under, own = ours[piece].mean(0), residual[piece].mean(0)
-        if np.hypot(*own) > TOGETHER * fast[piece].mean():
+        if np.hypot(*own) < TOGETHER * fast[piece].mean():
+            own = np.zeros(2)
+        else:
             own = _align(pair, piece, (own + under) * pair.baseline) / pair.baseline - under
         found.append((*own, np.hypot(*own), piece.mean()))
     active = float((confirmed * (1 - _blocks(deep, confirmed.shape))).mean())

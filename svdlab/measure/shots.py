@@ -22,7 +22,7 @@ CHANGE = 0.04  # grey of 1, rms: views that differ by less are the same, and fla
 OUTLIER = 3.0  # times the change of the pairs around it: a jump
 AROUND = 3  # pairs before and after
 SHORTEST = 3  # pairs: a fade is at least that long
-UNEXPLAINED = 0.2  # of the difference between the ends: what a blend may leave over
+UNEXPLAINED = 0.1  # of the difference between the ends: what a blend may leave over
 STEADY = 0.6  # of a whole fade: one step beyond that is a cut
 
 
