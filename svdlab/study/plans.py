@@ -119,7 +119,7 @@ def read_parquet(path: Path) -> pd.DataFrame:
 
     try:
         if not path.is_file():
-            raise OSError("it is no file")
+            raise OSError("it is no file" if path.exists() else "no such file")
         facts = pq.ParquetFile(path).metadata
         size = sum(facts.row_group(n).total_byte_size for n in range(facts.num_row_groups))
         if facts.num_rows > MOST or size > 2**28:
