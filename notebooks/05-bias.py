@@ -143,7 +143,7 @@ print(result.report())
 # Write a manifest with the columns `path, pair_id, group, group_scheme, label_source, licence, consent, subject_id, notes`,
 # each pair with one image of each group, and run `svdlab notebook 05-bias -p manifest people.csv`. Labels are given by people:
 # svdlab infers none. To measure the response to light, blur or mirroring alone, let svdlab make the pairs:
-# `svdlab.study.pairs.make_pairs(["cat", "coffee"], "pairs", kinds=("exposure", "mirror"), licence="CC0")`.
+# `svdlab.study.pairs.make_pairs(["cat", "coffee"], "pairs", kinds=("exposure", "mirror"), licence="CC0", consent="nobody is shown")`.
 
 # %% [markdown]
 # ## Limits

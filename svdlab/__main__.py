@@ -199,8 +199,10 @@ def _bias(
     from svdlab.probes import bias
     from svdlab.probes.bias import planted
 
-    if unknown := sorted(set(options) - {"measures", "margins", "alpha"}):
-        raise InputError(f"bias has no option {', '.join(unknown)}: it has measures, margins, alpha, and conditions.")
+    if unknown := sorted(set(options) - {"measures", "margins", "alpha", "reference", "covariates"}):
+        raise InputError(
+            f"bias has no option {', '.join(unknown)}: it has measures, margins, alpha, reference, covariates, and conditions."
+        )
     given: dict[str, Any] = {"seeds": range(seeds), **options}
     if manifest is not None:
         if changes:

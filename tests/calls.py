@@ -63,7 +63,7 @@ def make(pipe: Any, folder: Path) -> SimpleNamespace:
     out = folder / "study"
     results = svdlab.sweep(pipe, plan, out, image=scene, progress=False)
     still = np.asarray(scene, np.float32) / 255
-    manifest = pairs.make_pairs(["scene-27"], folder / "pairs", licence="CC0", kinds=["mirror"])
+    manifest = pairs.make_pairs(["scene-27"], folder / "pairs", licence="CC0", consent="nobody is shown", kinds=["mirror"])
     table = pd.DataFrame({"stimulus": list("abcdefgh") * 2, "seed": 0, "x": np.arange(16.0), "fps": [6] * 8 + [12] * 8})
     effect = stats.mean("m", "x", table, "x", unit="px")
     grid = folder / "grid.yaml"
@@ -153,9 +153,11 @@ def of_study(m: SimpleNamespace) -> dict[str, Target]:
         "comparison.compare": (comparison.compare, dict(**tables, by=[], within="mean", margins=None)),
         "pairs.make_pairs": (
             pairs.make_pairs,
-            dict(images=["scene-27"], out=m.folder / "more", licence="CC0", kinds=["mirror"]),
+            dict(images=["scene-27"], out=m.folder / "more", licence="CC0", consent="nobody is shown", kinds=["mirror"]),
         ),
         "pairs.read_manifest": (pairs.read_manifest, dict(source=m.manifest)),
+        "pairs.contrasts": (pairs.contrasts, dict(manifest=m.read, reference={})),
+        "pairs.confounds": (pairs.confounds, dict(manifest=m.read, reference={})),
         "pairs.change": (pairs.change, dict(image=scene, kind="exposure", amount=1.0)),
         "pairs.mirror": (pairs.mirror, dict(image=scene, flip="left_right")),
         "notebooks.find": (notebooks.find, dict(notebook=m.notebook)),
@@ -328,14 +330,24 @@ def of_probes(m: SimpleNamespace) -> dict[str, Target]:
 
 def of_bias(m: SimpleNamespace) -> dict[str, Target]:
     design = dict(manifest=m.read, measures=["object_px"], margins={}, seeds=(0,), alpha=0.05, conditions=None)
+    design |= dict(reference={}, covariates=[])
     clips = pd.DataFrame({"label_row": [0, 1], "seed": 0, "object_px": [1.0, 2.0]})
     pairs_ = dict(clips=clips, manifest=m.read, measures=["object_px"], margins={"object_px": 1.0}, alpha=0.05)
+    pairs_ |= dict(reference={}, covariates=[])
     d = bias.Design(**design)
     flipped = {"label_image": [0, 0, 1, 1], "flip_noise": ["", "left_right"] * 2, "seed": 0, "pan_px": 1.0, "object_dx": 1.0}
     sclips = pd.DataFrame({**flipped, "status": "done"})
     return {
         "bias.Design": (bias.Design, design),
         "bias.compare": (bias.compare, pairs_),
+        "bias.any_difference": (
+            bias.any_difference,
+            dict(clips=clips, manifest=m.read, measures=["object_px"], covariates=[]),
+        ),
+        "bias.autoencoder_loss": (
+            bias.autoencoder_loss,
+            dict(pipe=m.pipe, manifest=m.read, conditions=None, measures=["object_px"]),
+        ),
         "bias.pair_values": (
             bias.pair_values,
             dict(clips=clips, manifest=m.read, contrast=pairs.contrasts(m.read)[0], measure="object_px"),

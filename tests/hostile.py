@@ -331,7 +331,7 @@ def texts(pipe: Any) -> None:
     names = ["../../outside/secret.png", str(OUTSIDE / "secret.png"), "link.png", "p.png", "zero-p.png", "a\0b", "x" * 300]
     columns = ["path", "pair_id", "group", "group_scheme", "label_source", "licence", "consent", "subject_id", "notes"]
     for n, name in enumerate(names):
-        rows = [[path, "1", group, "s", "me", "CC0", "", "1", EVIL] for path, group in ((name, "a"), ("scene-3", "b"))]
+        rows = [[path, "1", group, "s", "me", "CC0", "on file", "1", EVIL] for path, group in ((name, "a"), ("scene-3", "b"))]
         pd.DataFrame(rows, columns=columns).to_csv(home / f"manifest-{n}.csv", index=False)
         pd.DataFrame(rows, columns=columns).to_parquet(home / f"manifest-{n}.parquet")
     tag = f"!!python/object/apply:os.system ['touch {SPRUNG}']"
@@ -358,7 +358,9 @@ def texts(pipe: Any) -> None:
             attempt(f"notebook {path.name}", run("notebook", path, "--out", INSIDE / "executed"))
     attempt("command bias", run("probe", "bias", "--manifest", home / "manifest-0.csv", "--out", INSIDE / "bias"))
     attempt("command sweep", run("sweep", "--grid", home / "plan-5.yaml", "--out", INSIDE / "swept"))
-    made = pairs.make_pairs(["scene-3", "scene-4"], INSIDE / "pairs", kinds=["mirror"], licence="CC0")
+    made = pairs.make_pairs(
+        ["scene-3", "scene-4"], INSIDE / "pairs", kinds=["mirror"], licence="CC0", consent="nobody is shown"
+    )
     design = bias.Design(
         INSIDE / "pairs" / "manifest.csv", measures=["still"], conditions=svdlab.Conditions(num_inference_steps=1)
     )

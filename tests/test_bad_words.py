@@ -161,7 +161,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Image.fromarray(pixels[0]).save(folder / "study" / "figure.png")
     from svdlab.study.pairs import make_pairs
 
-    make_pairs({"a": pixels[0], "b": pixels[1]}, folder / "pairs", licence="CC0", kinds=["mirror"])
+    make_pairs({"a": pixels[0], "b": pixels[1]}, folder / "pairs", licence="CC0", consent="nobody is shown", kinds=["mirror"])
     monkeypatch.chdir(folder)
 
     def rows(*_: Any) -> Any:

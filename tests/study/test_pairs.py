@@ -79,8 +79,12 @@ EMPTY = [(put(3, column, nothing), [rf"row 3 .*{column} is empty"]) for column i
     [
         *EMPTY,
         (lambda t, _: t[:-1], [r"row 4 \(bright-2.png\): unpaired: pair 'pair 2' of scheme 'lighting' has no image of dim"]),
-        (put(2, "subject_id", "person 0"), [r"row 2 .* subject 'person 0' is in pair 'pair 0' too: each belongs to one pair"]),
-        (put(1, "group", "bright"), ["row 0 .*no image of dim", "row 1 .*pair 'pair 0' has 'bright' twice"]),
+        (put(1, "group", "bright"), ["row 0 .*no image of dim"]),
+        *[
+            (put(1, "consent", word), [r"row 1 .*consent is .*: write how who is shown agreed"])
+            for word in ("no", "Unknown ", "N/A")
+        ],
+        (put(1, "licence", "none"), [r"row 1 .*licence is 'none': write what allows the use"]),
         (lambda t, _: t[t.group == "dim"], ["has only the group 'dim'"]),
         (put(0, "flip_noise", "mirror"), ["row 0 .*flip_noise is 'mirror': leave it empty, or give one of left_right"]),
         (same_file, [r"row 5 \(dim-2.png\): the same image as row 0"]),
@@ -96,9 +100,10 @@ def test_every_fault_is_named_by_its_row(spoil: Any, faults: list[str], table: p
         assert any(re.search(fault, line) for line in lines), lines
 
 
-def test_what_is_no_manifest_is_refused_and_consent_and_notes_may_be_empty(table: pd.DataFrame, tmp_path: Path) -> None:
-    assert len(read_manifest(written(table.assign(consent="", notes=""), tmp_path))) == 6
-    none = {"lacks licence": table.drop(columns="licence"), "lacks rows": table[:0]}
+def test_what_is_no_manifest_is_refused_with_what_to_write_and_notes_may_be_empty(table: pd.DataFrame, tmp_path: Path) -> None:
+    assert len(read_manifest(written(table.assign(notes=""), tmp_path))) == 6
+    none = {"lacks licence.*write what allows the use": table.drop(columns="licence"), "lacks rows": table[:0]}
+    none |= {"lacks consent.*'nobody is shown'": table.drop(columns="consent")}
     for message, source in (none | {"no manifest .*x.csv": tmp_path / "x.csv", "no manifest 3": 3}).items():
         with pytest.raises(InputError, match=message):
             read_manifest(source)
@@ -196,7 +201,7 @@ def test_a_change_that_is_none_is_refused(cat: Image.Image, wrong: Any, said: st
 
 def test_every_kind_makes_a_manifest_that_passes(tmp_path: Path, cat: Image.Image) -> None:
     images, kinds = {"cat": cat, "coffee": sample_image("coffee").resize((96, 64))}, [*ps.CHANGES, *ps.FLIPPED]
-    made = ps.make_pairs(images, tmp_path, kinds=kinds, licence="CC0")
+    made = ps.make_pairs(images, tmp_path, kinds=kinds, licence="CC0", consent="nobody is shown")
     manifest = read_manifest(tmp_path / "manifest.csv")
     assert len(manifest) == len(made) == 2 * 2 * len(kinds)
     mirrored = manifest[manifest.flip_noise != ""].groupby("group_scheme").flip_noise.agg(set).to_dict()
@@ -217,14 +222,14 @@ def test_every_kind_makes_a_manifest_that_passes(tmp_path: Path, cat: Image.Imag
 )
 def test_pairs_that_cannot_be_made_are_refused(tmp_path: Path, images: Any, how: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
-        ps.make_pairs(images, tmp_path, **{"kinds": ["mirror"], "licence": "CC0"} | how)
+        ps.make_pairs(images, tmp_path, **{"kinds": ["mirror"], "licence": "CC0", "consent": "nobody is shown"} | how)
     assert not (tmp_path / "manifest.csv").exists()
 
 
 @pytest.mark.parametrize("name", ["../outside", "a/b", "", ".."])
 def test_names_of_pairs_are_names_of_files_in_the_folder(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="name of a file"):
-        ps.make_pairs({name: "cat"}, tmp_path / "pairs", licence="CC0", kinds=["exposure"])
+        ps.make_pairs({name: "cat"}, tmp_path / "pairs", licence="CC0", consent="nobody is shown", kinds=["exposure"])
     assert not list(tmp_path.iterdir())
 
 

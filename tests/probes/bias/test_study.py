@@ -170,7 +170,7 @@ def test_options_that_are_none_are_refused(images: Path, options: dict) -> None:
 
 def test_the_autoencoders_loss_is_told_apart(pipe: Any, tmp_path: Path) -> None:
     """An image and its own round trip through the autoencoder: less is lost of a blurred one."""
-    make_pairs({"cat": "cat", "coffee": "coffee"}, tmp_path, kinds=["blur"], licence="CC0")
+    make_pairs({"cat": "cat", "coffee": "coffee"}, tmp_path, kinds=["blur"], licence="CC0", consent="nobody is shown")
     manifest = read_manifest(tmp_path / "manifest.csv")
     with pytest.warns(svdlab.pipeline.images.CropWarning):
         loss = bias.autoencoder_loss(pipe, manifest).reconstruction_mse
@@ -256,3 +256,98 @@ def test_words_that_do_not_fit_are_refused_before_the_model_is_loaded(
     monkeypatch.setattr(checkpoints, "load_pipeline", lambda *args, **kwargs: pytest.fail("the model was loaded"))
     assert command(*words) == 1
     assert said in capsys.readouterr().err
+
+
+# --- designs other than pairs -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve subjects in three groups, without pairs; of three of them two poses. A box in each image."""
+    folder = tmp_path_factory.mktemp("people")
+    made = planted.world_pairs(folder, hue=6)
+    half = dict(box_x=0, box_y=0, box_w=48, box_h=48)
+    rows = [
+        dict(
+            image=row.path,
+            group="abc"[i % 3],
+            identity=f"s{i}",
+            age=20 + (7 * i) % 11,
+            pose=pose,
+            **half | dict(box_x=16 * pose),
+        )
+        for i, row in enumerate(made.itertuples())
+        for pose in ((0, 1) if i < 3 else (0,))
+    ]
+    table = pd.DataFrame(rows).assign(licence="Apache-2.0", consent="nobody is shown")
+    table.to_csv(folder / "people.csv", index=False)
+    return folder / "people.csv"
+
+
+def test_unpaired_groups_with_clusters_boxes_and_a_covariate_run_end_to_end(pipe: Any, people: Path, tmp_path: Path) -> None:
+    given = dict(measures=["object_px", "still"], margins={"object_px": 0.3}, seeds=[3], covariates=["age"])
+    unpaired = bias.Design(people, **given, reference={"group": "b"}, conditions=FAST)
+    assert unpaired.pairs == {"group, a minus b": 4, "group, c minus b": 4}
+    assert "4 and 4 unpaired images or identities can show" in unpaired.expectation
+    result = bias.run(pipe, unpaired, tmp_path, progress=False)
+    assert result.departures == [] and result.plan["covariates"] == ["age"] and result.plan["reference"] == {"group": "b"}
+    assert (set(result.table.n), set(result.table.of)) == ({12}, {"subject"})
+    assert result.clips.seed.nunique() == 15 and result.overall.measure.tolist() == ["object_px", "still"]
+    assert result.table.adjusted.eq("regression on age").all() and "Adjusted by regression on age." in result.report()
+    assert "Apache-2.0; nobody is shown" in result.report() and "any of the 3 groups of group: F(2, " in result.report()
+    row = result.table.iloc[0]
+    assert bias.slopes(result, row).data[["a", "b"]].notna().sum().tolist() == [4, 4]
+    assert len(bias.worst_pairs(result, row, count=2)._repr_html_()) > 100
+
+
+def test_the_round_trip_is_taken_off_and_both_are_shown(study: tuple[bias.BiasResult, Path]) -> None:
+    result, _ = study
+    row = result.table.query("scheme == 'hue' and measure == 'object_px'").iloc[0]
+    assert row.value == pytest.approx(row.clip_value - row.round_trip_value) and row.left_out == 0
+    clips = result.clips
+    raw = bias.compare(clips.drop(columns="object_px_round_trip"), result.manifest, ["object_px"]).iloc[0]
+    assert (raw.value, np.isnan(raw.clip_value)) == (pytest.approx(row.clip_value), True)
+    assert "in the clips, minus" in row.sentence
+    assert clips.object_px_round_trip.abs().max() < 0.2 and (clips.still_round_trip == 1).all()  # nothing moves in it
+    alone = result.table[result.table.measure == "reconstruction_mse"]
+    assert alone.clip_value.isna().all()  # it is the round trip itself
+
+
+def test_each_pair_has_seeds_of_its_own_and_both_its_images_the_same(study: tuple[bias.BiasResult, Path]) -> None:
+    result, _ = study
+    by_pair = result.clips.groupby(result.clips.label_row.map(result.manifest.pair_id)).seed.agg(
+        lambda s: tuple(sorted(set(s)))
+    )
+    assert by_pair.is_unique and (by_pair.map(len) == 2).all() and by_pair.iloc[0] == (0, 1)
+    assert set(result.table.seeds) == {2}
+
+
+def test_a_margin_that_was_not_planned_shows_no_equivalence(pipe: Any, images: Path, study: Any, tmp_path: Path) -> None:
+    shutil.copytree(study[1], out := tmp_path / "late")
+    other = bias.run(pipe, design(images, margins={"object_px": 50.0, "still": 0.9}), out, progress=False)
+    assert other.table.margin.isna().all()
+    assert "margins, done and not planned: object_px 50.0, still 0.9 (2)." in other.departures
+
+
+def test_nothing_starts_without_licence_and_consent(images: Path) -> None:
+    table = pd.read_csv(images, dtype=str, keep_default_na=False)
+    for name in ("licence", "consent"):
+        with pytest.raises(InputError, match=rf"row 0 .*{name} is empty: write"):
+            design(read_manifest(images).assign(**{name: ["", *table[name][1:]]}))
+        with pytest.raises(InputError, match=f"lacks {name}.* {name}: write"):
+            design(table.drop(columns=name))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (dict(reference={"hue": "blue"}), "reference='blue': scheme 'hue' has the groups"),
+        (dict(reference={"hues": "warm"}), "reference='hues'"),
+        (dict(reference="warm"), "reference"),
+        (dict(covariates=["age"]), "covariates='age': the manifest has no such column"),
+        (dict(covariates="age"), "covariates"),
+    ],
+)
+def test_designs_that_are_none_are_refused(images: Path, changes: dict, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        design(images, **changes)
