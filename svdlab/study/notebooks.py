@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -34,12 +35,19 @@ from svdlab.errors import InputError, MissingExtraError, RunError, shown, whole
 from svdlab.errors import path as as_path
 from svdlab.measure import video
 from svdlab.measure.files import csv_text, exported, file_name, hash_facts, hash_file, plain, read_json, write_whole
+from svdlab.pipeline.conditions import Conditions
 from svdlab.show.labels import axis, name, number
 from svdlab.show.page import Folded, Media, page
 from svdlab.study import ledger, plans
 
 NOTEBOOKS = (Path(__file__).parents[2] / "notebooks", Path("notebooks"))
 KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+RANGES: dict[tuple[str, str], Any] = {  # of what is no condition and no seed
+    ("01-conditioning-sweep", "dask"): lambda name, value: whole(name, int(value), 1, 1024) if value.isdigit() else value,
+    ("02-denoising-trace", "agreement"): partial(errors.number, above=0, most=1),
+    ("05-bias", "pairs"): partial(whole, least=1, most=10_000),
+    ("05-bias", "speed_margin"): errors.POSITIVE,
+}
 LARGEST = 2**27  # bytes of a notebook
 CLIPS, ROWS = 36, 200  # of a study's runs that are on its page
 MEASURES = ("camera", "camera_px", "object_px", "flow_px", "drift_ssim_last", "flicker_mae")
@@ -182,7 +190,29 @@ def check_parameters(path: Path, parameters: Mapping[str, Any]) -> dict[str, Any
         found[key] = [value] if known[key] == "list" and not isinstance(value, list) else value
         if known[key] == "list" and (value is None or isinstance(value, dict)):
             raise InputError(f"{path.name}: {key}={value!r}: it declares list.")
+        try:
+            _check_range(path.stem, key, found[key])
+        except InputError as error:
+            raise InputError(f"{path.name}, parameter {key}: {error}") from error
     return found
+
+
+def _check_range(notebook: str, key: str, value: Any) -> None:
+    """InputError for a value that no clip can have: of a condition, by the end of its name (sweep_fps), of a seed, a count."""
+    named = [name for name in (*plans.CONDITIONS, "steps") if key == name or key.endswith(f"_{name}")]
+    values = errors.several(key, value, lambda _, one: one) if isinstance(value, list) else (value,)
+    for one in values:
+        if isinstance(one, float):
+            errors.number(key, one)
+        if key in ("seed", "seeds"):
+            errors.seed(key, one) if key == "seed" or isinstance(value, list) else whole(key, one, 1, 10_000)
+        elif named and not isinstance(value, str) and (name := max(named, key=len)) not in plans.SEQUENCES:
+            name = "num_inference_steps" if name == "steps" else name
+            ends = {"max_guidance_scale": one} if name == "min_guidance_scale" else {}
+            ends |= {"min_guidance_scale": 0} if name == "max_guidance_scale" else {}
+            Conditions().replace(**{**ends, name: one})
+    if check := RANGES.get((notebook, key)):
+        check(key, value)
 
 
 def _written(name: str, value: Any) -> Any:

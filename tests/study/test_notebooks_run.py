@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from datetime import date
@@ -11,6 +12,7 @@ from typing import Any
 import nbformat
 import numpy as np
 import pandas as pd
+import papermill
 import pytest
 from nbformat import v4
 
@@ -70,14 +72,40 @@ def test_wrong_parameters_are_refused_before_anything_runs(notebook: Path, param
 
 def test_values_reach_a_notebook_in_forms_that_it_can_hold(notebook: Path) -> None:
     book = nbformat.read(notebook, 4)
-    book.cells[1].source = "seeds: list = [0]\nfps: int = 7"
+    book.cells[1].source = "values: list = [0]\nfps: int = 7"
     nbformat.write(book, notebook)
     for given, held in [((6, 12), [6, 12]), (range(2), [0, 1]), (np.array([1.5]), [1.5]), (0, [0]), ([Path("a")], ["a"])]:
-        assert notebooks.check_parameters(notebook, {"seeds": given}) == {"seeds": held}
+        assert notebooks.check_parameters(notebook, {"values": given}) == {"values": held}
     assert notebooks.check_parameters(notebook, {"fps": np.int64(7)}) == {"fps": 7}
     for odd in (date(2024, 1, 31), {6, 12}, print, None, {"a": 1}):
-        with pytest.raises(InputError, match="seeds"):
-            notebooks.check_parameters(notebook, {"seeds": odd})
+        with pytest.raises(InputError, match="values"):
+            notebooks.check_parameters(notebook, {"values": odd})
+
+
+OUT_OF_RANGE = {
+    "00-tour": dict(fps=0, sweep_fps=[6, 0], sweep_steps=0, sweep_motion_bucket_id=-1, seeds=-1, motion_bucket_id=-1),
+    "01-conditioning-sweep": dict(fps=["a"], max_guidance_scale=[float("nan")], num_inference_steps=0, seeds=[1.5], dask="0"),
+    "02-denoising-trace": dict(fps=0, seeds=-1, num_inference_steps=0, agreement=1.5, motion_bucket_id=float("inf")),
+    "03-motion": dict(playback_fps=0.0, motion_bucket_id=[], seeds=[True], fps=10**9),
+    "04-limitations": dict(seeds=0, also=None, quick=1),
+    "05-bias": dict(pairs=0, speed_margin=-0.3, seeds=[2**63], num_inference_steps="many"),
+    "06-interventions": dict(other_fps=0, other_motion_bucket_id=-1, seeds=[]),
+    "07-compare-checkpoints": dict(fps=[7, "twelve"], motion_bucket_id=[None], num_inference_steps=0, images=[]),
+}
+
+
+@pytest.mark.parametrize(("name", "key"), [(name, key) for name, odd in OUT_OF_RANGE.items() for key in odd])
+def test_a_value_out_of_range_is_refused_by_its_name_before_the_notebook_starts(name: str, key: str, tmp_path: Path) -> None:
+    source = Path(__file__).parents[2] / "notebooks" / f"{name}.ipynb"
+    with pytest.raises(InputError, match=rf"{name}\.ipynb.*{key}"):
+        notebooks.run(source, tmp_path / "out", **{key: OUT_OF_RANGE[name][key]})
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_notebooks_hold_themselves_is_in_range() -> None:
+    for path in (Path(__file__).parents[2] / "notebooks").glob("*.ipynb"):
+        held = papermill.inspect_notebook(str(path))
+        notebooks.check_parameters(path, {key: ast.literal_eval(facts["default"]) for key, facts in held.items()})
 
 
 def test_an_unknown_notebook_is_answered_with_those_that_are_there(notebook: Path) -> None:
