@@ -173,6 +173,12 @@ def test_neighbours_of_other_tools_plans(name: str, text: str, encoding: str, tm
     assert plan.fps.tolist() == [6] and plan.label_a.tolist() == ["x"]
 
 
+def test_a_newline_in_quotes_is_part_of_its_cell(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text('fps,label_a\n6,"two\nlines, ""x"""\n12,b\n', newline="")
+    plan = read_plan(tmp_path / "p.csv")
+    assert plan.fps.tolist() == [6, 12] and plan.label_a.tolist() == ['two\nlines, "x"', "b"]
+
+
 @pytest.mark.parametrize(
     "text", ["<<: {fps: [6]}\n", "fps: !!python/object/apply:os.system [true]\n", "? [a]\n: 1\n", "fps: !x 1\n"]
 )

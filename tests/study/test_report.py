@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -129,5 +131,22 @@ def test_a_report_follows_no_links(study: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere.png").symlink_to(study / "sheet.png")
     (tmp_path / "story.ipynb").symlink_to(study / "sheet.png")
     (tmp_path / "runs").symlink_to(study / "ledger" / "runs")
+    with pytest.raises(errors.InputError, match="nothing to report"):
+        report(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:.*damaged run")
+def test_a_report_opens_no_pipe_and_no_run_or_preview_that_is_a_link(study: Path, tmp_path: Path) -> None:
+    run = next(path for path in sorted((study / "ledger" / "runs").iterdir()) if (path / "preview.mp4").is_file())
+    own = tmp_path / "runs" / run.name
+    own.parent.mkdir()
+    os.mkfifo(tmp_path / "figure.png")  # opened, it would wait for a writer
+    own.symlink_to(run)
+    with pytest.raises(errors.InputError, match="nothing to report"):
+        report(tmp_path)
+    own.unlink()
+    shutil.copytree(run, own)
+    (own / "preview.mp4").unlink()
+    (own / "preview.mp4").symlink_to(run / "preview.mp4")
     with pytest.raises(errors.InputError, match="nothing to report"):
         report(tmp_path)
