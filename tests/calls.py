@@ -308,6 +308,7 @@ def of_probes(m: SimpleNamespace) -> dict[str, Target]:
         "probes.estimate": (probes.estimate, dict(names=["stillness"], **given)),
         "probes.prepare": (probes.prepare, dict(probe="stillness", **given, **axes)),
         "probes.options_of": (probes.options_of, dict(probes=[probes.find("stillness")], given={"motion_bucket_id": (1, 2)})),
+        "probes.together": (probes.together, dict(results={"stillness": probes.Result(probes.find("stillness"), "done", "Found.")})),
         "probes.card.write": (probes.card.write, dict(results={}, folder=m.folder)),
         "Stimuli.of": (probes.Stimuli.of, dict(source="photographs", n=1)),
         "Stimuli.array": (probes.Stimuli.of([m.scene]).array, dict(name="image-0")),

@@ -13,8 +13,8 @@ lie in one study folder, so what was made is not made again. `svdlab.probes.prob
 
 from svdlab.probes import card as card
 from svdlab.probes.probe import Check, Example, Graph, Probe, Study
-from svdlab.probes.running import PROBES, Result, estimate, find, options_of, prepare, run, run_all
+from svdlab.probes.running import PROBES, Result, estimate, find, options_of, prepare, run, run_all, together
 from svdlab.probes.stimuli import Stimuli
 
 __all__ = ["PROBES", "Check", "Example", "Graph", "Probe", "Result", "Stimuli", "Study", "card"]
-__all__ += ["estimate", "find", "options_of", "prepare", "run", "run_all"]
+__all__ += ["estimate", "find", "options_of", "prepare", "run", "run_all", "together"]

@@ -29,14 +29,14 @@ from svdlab.measure import video
 from svdlab.measure.files import exported, write_whole
 from svdlab.pipeline.generate import Source
 from svdlab.probes.probe import Example, Graph
-from svdlab.probes.running import Result
+from svdlab.probes.running import Result, together
 from svdlab.show.figure import COLOURS, GREY, INK, LABEL, MARKERS, PALE, SMALL, WIDTH, Figure, broken, figure, plain, save
 from svdlab.show.page import Media, Quote, Strong, markdown, page
 from svdlab.show.tables import forest_on
 
 HOW = (
     "Each finding has a 95 % interval over images and their seeds. Effect: the interval excludes 0, "
-    "or lies above the threshold, and the test holds after correction for all findings of the probe. Equivalent within the "
+    "or lies above the threshold, and the test holds after correction for all findings of the card. Equivalent within the "
     "margin: the interval lies inside a margin that was fixed beforehand, which is evidence of no relevant effect. "
     "Inconclusive: no evidence either way. Descriptive: a quantity with nothing to test. With fewer than six images, or where "
     "the audit of the instrument fails, there is no verdict."
@@ -54,13 +54,12 @@ FRAMES = 6  # of an example
 def write(results: Mapping[str, Result], folder: str | Path) -> dict[str, Path]:
     """Write the card into a folder; returns where "markdown", "html" and "json" are.
 
-    results: as `svdlab.probes.run_all` returns them. Raises InputError for no results or results of different weights,
+    results: as `svdlab.probes.run_all` returns them; findings of all of them are corrected together. Raises InputError for no results or results of different weights,
     OutputError where the folder cannot be written.
     """
     if not results:
         raise InputError("no results: run some probes first, as in probes.run_all(pipe, out).")
-    for name, result in results.items():
-        kind(Result)(f"results[{name!r}]", result)
+    results = together(results)
     sources = {r.source.weights_hash: r.source for r in results.values() if r.source.checkpoint}
     if len(sources) > 1:
         named = ", ".join(s.checkpoint for s in sources.values())

@@ -175,7 +175,7 @@ class OffConditions(Probe):
                 what = f"speed, {axis} {high:g} minus {low:g}"
                 yield difference(f"speed_{axis}", what, clips, "flow_px", by=axis, unit="px/frame")
 
-    def verdict(self, study: Study, found: Mapping[str, Effect]) -> str:
+    def verdict(self, found: Mapping[str, Effect]) -> str:
         """For each measure of quality, in how many cells it differs from the centre, and in how many it does not."""
         parts = []
         for column, (what, _, _) in QUALITY.items():

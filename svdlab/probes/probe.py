@@ -358,7 +358,12 @@ class Probe:
         """What follows from the clips that did not fail."""
         raise NotImplementedError
 
-    def verdict(self, study: Study, found: Mapping[str, Effect]) -> str:
+    def needed(self, study: Study) -> Mapping[str, int]:
+        """How many images a verdict takes that needs more than LEAST_IMAGES, by what it would say. The estimate, and a run
+        before it makes clips, name those that are out of reach."""
+        return {}
+
+    def verdict(self, found: Mapping[str, Effect]) -> str:
         """The findings in a few words, by their keys."""
         return " ".join(found[key].sentence for key in (self.headline or tuple(found)[:1]) if key in found)
 

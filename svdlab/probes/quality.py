@@ -312,9 +312,9 @@ class Realism(Probe):
         yield levels("seam_height", "height of the seams between chunks", grey)
         yield levels("rms_mp4", "change by the mp4", grey)
 
-    def verdict(self, study: Study, found: Mapping[str, Effect]) -> str:
+    def verdict(self, found: Mapping[str, Effect]) -> str:
         shares = [e for key, e in found.items() if key.startswith("error_")]
-        return f"{super().verdict(study, found)} {max(shares, key=lambda e: e.value).sentence}"
+        return f"{super().verdict(found)} {max(shares, key=lambda e: e.value).sentence}"
 
 
 def error(clip: Clip, *, pipe: ProbePipeline, decode_chunk_size: int) -> dict[str, Any]:

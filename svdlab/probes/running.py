@@ -15,7 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -258,6 +258,11 @@ def run(probe: str | Probe | type[Probe], pipe: ProbePipeline, out: str | Path, 
     audit = tuple(one.audit(study))
     if not audit:
         raise InputError(f"probe {one.name} has an empty audit: an instrument that was never checked gives no verdict.")
+    study.notes += (short := _short(study))  # known before any clip is made
+    if study.progress:
+        failed_checks = sum(not c.passed for c in audit)
+        warned = [*short, *([f"{failed_checks} checks of the audit failed: no verdict"] if failed_checks else [])]
+        print(*(f"probe {one.name}: {w}" for w in warned), sep="\n", end="\n" * bool(warned), file=sys.stderr)
     table = one.measure(study)
     clips = _done(table)
     if failed := len(table) - len(clips):
@@ -265,7 +270,7 @@ def run(probe: str | Probe | type[Probe], pipe: ProbePipeline, out: str | Path, 
         study.notes.append(f"{failed} of {len(table)} clips failed and are left out; the first: {first}")
     found = tuple(effects.corrected(one.findings(study, clips))) if len(clips) else ()
     examples = tuple(one.examples(study, clips)) if len(clips) else ()
-    status, verdict = _verdict(study, audit, found)
+    status, verdict = _verdict(one, audit, found)
     quick = ["quick: fewer images, levels, seeds and steps"] if study.quick else []
     result = Result(
         *(one, status, verdict, table, audit, found, examples, study.stimuli.table),
@@ -286,7 +291,8 @@ def run_all(pipe: ProbePipeline, out: str | Path, *, names: Iterable[Any] = PROB
         card.write(results, "results/limitations")
 
     An option goes to every probe that has it, or to the one that it names. A probe that lacks an optional part, or cannot use
-    the images, has status "not run" and states why; the others go on. What none could use raises InputError.
+    the images, has status "not run" and states why; the others go on. All findings are corrected together (`together`). What
+    none could use raises InputError.
     """
     results, calls = {}, _calls(run, pipe, out, names, kwargs)
     for probe, call in tqdm(calls, desc="probes", unit="probe", disable=not kwargs.get("progress", True)):
@@ -295,7 +301,34 @@ def run_all(pipe: ProbePipeline, out: str | Path, *, names: Iterable[Any] = PROB
         except (MissingExtraError, InputError, BrokenClipError) as error:
             print(f"probe {probe.name}: not run: {error}", file=sys.stderr)
             results[probe.name] = Result(probe, "not run", f"Not run: {error}", source=pipe.source)
+    results = together(results)
+    for name, result in results.items():
+        if result.status == "done":
+            result.save(path("out", out) / name)
     return results
+
+
+@takes(results=kind(Mapping))
+def together(results: Mapping[str, Result]) -> dict[str, Result]:
+    """The same results with the findings of all of them corrected as one family, and their verdicts written anew.
+
+    >>> results = together({"stillness": one, "duration": another})                   # doctest: +SKIP
+
+    A report of many probes tests many findings, and some would seem effects by chance. Results without a verdict stay as they
+    are and count for nothing. `effects.corrected` has the method.
+    """
+    for name, result in results.items():
+        kind(Result)(f"results[{name!r}]", result)
+    done = {name: result for name, result in results.items() if result.status == "done" and result.effects}
+    if len(done) < 2:
+        return dict(results)
+    found = iter(effects.corrected([e for result in done.values() for e in result.effects]))
+    new = dict(results)
+    for name, result in done.items():
+        own = tuple(next(found) for _ in result.effects)
+        status, verdict = _verdict(result.probe, result.audit, own)
+        new[name] = replace(result, effects=own, status=status, verdict=verdict)
+    return new
 
 
 @takes(pipe=pipeline, out=path)
@@ -305,7 +338,7 @@ def estimate(pipe: ProbePipeline, out: str | Path, *, names: Iterable[Any] = PRO
     >>> estimate(pipe, "results/limitations", names=["stillness"], quick=True)[["probe", "missing", "seconds", "why"]]
 
     Two denoising steps and one decode are timed on this device. Measuring (OCR, optical flow) is not included. why: why a
-    probe cannot run, or can give no verdict.
+    probe cannot run, or which verdicts are out of its reach, with the number of images that they take.
     """
     rows, each = [], 0.0
     for probe, call in _calls(prepare, pipe, out, names, kwargs):
@@ -313,8 +346,7 @@ def estimate(pipe: ProbePipeline, out: str | Path, *, names: Iterable[Any] = PRO
         try:
             study = call()
             row |= {"clips": len(study.plan), "missing": _missing(study)}
-            if len(study.stimuli) < LEAST_IMAGES:
-                row["why"] = f"{len(study.stimuli)} images: numbers without a verdict, which takes {LEAST_IMAGES}"
+            row["why"] = "; ".join(_short(study))
             if row["missing"]:
                 each = each or _seconds(study)  # all probes make clips of one size
                 row["seconds"] = row["missing"] * each
@@ -324,17 +356,25 @@ def estimate(pipe: ProbePipeline, out: str | Path, *, names: Iterable[Any] = PRO
     return pd.DataFrame(rows)
 
 
-def _verdict(study: Study, audit: Sequence[Check], found: Sequence[Effect]) -> tuple[str, str]:
+def _verdict(probe: Probe, audit: Sequence[Check], found: Sequence[Effect]) -> tuple[str, str]:
     """Status and verdict: none where the audit failed, nothing could be measured, or the images are too few."""
     if wrong := [c for c in audit if not c.passed]:
         first = f"{wrong[0].check}: expected {wrong[0].expected}, measured {wrong[0].measured}"
         return "no verdict", f"No verdict: the audit failed ({len(wrong)} of {len(audit)} checks; {first})."
     if not found:
         return "no verdict", "No verdict: nothing could be measured."
-    sentence = study.probe.verdict(study, {e.key: e for e in found})
+    sentence = probe.verdict({e.key: e for e in found})
     if max(e.n for e in found) < LEAST_IMAGES:
         return "no verdict", f"No verdict below {LEAST_IMAGES} images. {sentence}"
     return "done", sentence
+
+
+def _short(study: Study) -> list[str]:
+    """Which verdicts the images are too few for, in words."""
+    n = study.plan["label_stimulus"].nunique() if "label_stimulus" in study.plan else len(study.stimuli)
+    if n < LEAST_IMAGES:
+        return [f"{n} images: numbers without a verdict, which takes {LEAST_IMAGES}"]
+    return [f"{n} images: {what} takes {least}" for what, least in study.probe.needed(study).items() if n < least]
 
 
 def _missing(study: Study) -> int:

@@ -143,7 +143,7 @@ def test_effects_of_opposite_sign_at_two_buckets_are_two_effects() -> None:
     found = findings_of("off_conditions", pd.DataFrame(rows))
     low, high = (found[f"blur_last, fps 7, motion_bucket_id {b}"] for b in (40, 200))
     assert (low.verdict, high.verdict) == (EFFECT, EFFECT) and low.value < -0.07 and high.value > 0.06
-    sentence = probes.find("off_conditions").verdict(None, found)  # type: ignore[arg-type]
+    sentence = probes.find("off_conditions").verdict(found)
     assert "of 2 cells 2 differ" in sentence and "0 differ from the centre, 2 are equivalent" in sentence
 
 

@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 
 import svdlab
-from svdlab import probes
+from svdlab import probes, stats
 from svdlab.errors import InputError, MissingExtraError
 from svdlab.pipeline.conditions import PRESETS, Conditions
 from svdlab.probes import Check, Probe, Stimuli, Study
-from svdlab.stats.effects import Effect, mean
+from svdlab.stats.effects import EFFECT, INCONCLUSIVE, Effect, mean
 from svdlab.study.identity import as_measures
 from tests.probes.conftest import FAST, table_of
 from tests.small import save_checkpoint
@@ -105,6 +105,38 @@ def test_few_images_give_no_verdict_and_the_estimate_says_so(pipe: Any, tmp_path
     assert result.status == "no verdict" and result.verdict.startswith("No verdict below 6 images.")
     table = probes.estimate(pipe, tmp_path, names=[Paper], images=images)
     assert table["why"].tolist() == ["2 images: numbers without a verdict, which takes 6"]
+
+
+class Many(Paper):
+    """One finding that seems an effect by itself, or many that do not."""
+
+    name, options = "many", {"nulls": 0}
+
+    def findings(self, study: Study | None, clips: pd.DataFrame) -> Iterator[Effect]:
+        rng = np.random.default_rng(1)
+        if not self.nulls:
+            yield mean("one", "one", table_of({"one": v} for v in (0.1, 1.9, 0.3, 1.2, -0.4, 1.4, 0.2, 0.9)), unit="of 1")
+        for i in range(self.nulls):
+            yield mean(f"null_{i}", "null", table_of({f"null_{i}": v} for v in rng.normal(0, 1, 8)), unit="of 1")
+
+    def __init__(self, nulls: int = 0) -> None:
+        self.nulls = nulls
+
+
+def test_findings_of_all_probes_are_one_family(pipe: Any, tmp_path: Path) -> None:
+    alone = probes.run(Many(), pipe, tmp_path, progress=False)
+    assert alone.effects[0].verdict == EFFECT and 0.01 < alone.effects[0].p == alone.effects[0].q < 0.05
+    both = {"many": alone, "nulls": probes.run(Many(19), pipe, tmp_path, progress=False)}
+    new = probes.together(both)
+    family = [e for r in new.values() for e in r.effects]
+    assert len(family) == 20 and [e.q for e in family] == pytest.approx(list(stats.fdr([e.p for e in family])))
+    assert new["many"].effects[0].verdict == INCONCLUSIVE and "Inconclusive" in new["many"].verdict
+    assert probes.together(new)["many"].effects[0].q == pytest.approx(new["many"].effects[0].q)
+    assert probes.together({"many": alone})["many"] is alone
+    failed = {**both, "nulls": dataclasses.replace(both["nulls"], status="no verdict")}
+    assert probes.together(failed)["many"] is alone  # what has no verdict counts for nothing
+    facts = json.loads(probes.card.write(both, tmp_path / "card")["json"].read_text())
+    assert facts["probes"][0]["findings"][0]["verdict"] == INCONCLUSIVE
 
 
 def test_failed_clips_are_counted_and_left_out(pipe: Any, tmp_path: Path) -> None:
