@@ -54,8 +54,8 @@ FRAMES = 6  # of an example
 def write(results: Mapping[str, Result], folder: str | Path) -> dict[str, Path]:
     """Write the card into a folder; returns where "markdown", "html" and "json" are.
 
-    results: as `svdlab.probes.run_all` returns them; findings of all of them are corrected together. Raises InputError for no results or results of different weights,
-    OutputError where the folder cannot be written.
+    results: as `svdlab.probes.run_all` returns them; the findings of all are corrected together. Raises InputError for no
+    results or results of different weights, OutputError where the folder cannot be written.
     """
     if not results:
         raise InputError("no results: run some probes first, as in probes.run_all(pipe, out).")

@@ -105,6 +105,21 @@ def above(check: str, values: Any, limit: float) -> Check:
     return Check(check, f"above {limit:.3g}", f"at least {value:.3g}", bool(value > limit))
 
 
+@takes(what=text, threshold=partial(number, above=0))
+def graded(what: str, full: Any, half: Any, threshold: float) -> Check:
+    """Effects planted at the size of a decision threshold and at half of it are measured, in the median, within a quarter of
+    the threshold: the one is found, the other not claimed.
+
+    >>> graded("a drift of 0.02, and of half of it", [0.019, 0.021], [0.011, 0.009], 0.02).measured
+    'median 0.02 and 0.01'
+    """
+    one, two = (float(np.median(_finite(v) or np.nan)) for v in (full, half))
+    good = abs(one - threshold) <= 0.25 * threshold and abs(two - threshold / 2) < 0.25 * threshold
+    return Check(
+        what, f"{threshold:.3g} and {threshold / 2:.3g} within {threshold / 4:.2g}", f"median {one:.3g} and {two:.3g}", good
+    )
+
+
 def _finite(values: Any) -> list[float]:
     try:
         return [float(v) for v in np.atleast_1d(np.asarray(values, float)).ravel() if np.isfinite(v)]
@@ -258,17 +273,20 @@ class Study:
         *,
         edit: AbstractContextManager[Any] | None = None,
         intervention: str | None = None,
+        pipe: ProbePipeline | None = None,
     ) -> pd.DataFrame:
         """`svdlab.sweep` of the study's plan, or another, with the probe's measures; a row per clip.
 
-        edit: a context of `svdlab.edit` to sweep in; its runs need `intervention`, a name. Columns of the probe's own
-        measures carry no prefix; `stimulus` and what is known of each stand beside them. Failed clips are rows with `status`
-        "failed", which `svdlab.probes.run` counts and leaves out.
+        edit: a context of `svdlab.edit` to sweep in; its runs need `intervention`, a name. pipe: other weights. Columns of
+        the probe's own measures carry no prefix; `stimulus` and what is known of each stand beside them. Failed clips are rows
+        with `status` "failed", which `svdlab.probes.run` counts and leaves out.
         """
         plan, measures = self.plan if plan is None else plan, as_measures(list(self.probe.measures(self)))
         own = "|".join(f"{m.name}_" for m in measures if not m.own)
         with edit or nullcontext():
-            table = sweep(self.pipe, plan, self.out, measure=measures, progress=self.progress, intervention=intervention)
+            table = sweep(
+                pipe or self.pipe, plan, self.out, measure=measures, progress=self.progress, intervention=intervention
+            )
         table = table.reset_index(drop=True).rename(columns=lambda c: re.sub(f"^({own})", "", c))
         table = table.rename(columns={"label_stimulus": "stimulus"})
         known = self.stimuli.table.rename(columns={"name": "stimulus"})

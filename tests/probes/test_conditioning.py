@@ -13,11 +13,11 @@ import pytest
 
 import svdlab
 from svdlab import probes
-from svdlab.measure import fidelity, motion
+from svdlab.measure import fidelity, motion, suite
 from svdlab.organism import world
 from svdlab.probes import Stimuli, conditioning, stimuli
 from svdlab.probes.conditioning import classify, measures
-from svdlab.stats.effects import EFFECT, EQUIVALENT, INCONCLUSIVE, Effect
+from svdlab.stats.effects import EFFECT, EQUIVALENT, INCONCLUSIVE, Effect, corrected
 from tests.probes.conftest import FAST, by_key, findings_of, table_of
 
 CLIPS = 24
@@ -86,13 +86,66 @@ def test_zooms_and_there_and_back_are_motion_and_a_flat_image_is_neither(moving:
     assert not found["judged"].iloc[2] and found["still"].isna().iloc[2]  # of a flat image nothing is known
 
 
-@pytest.mark.parametrize(("side", "still"), [(2, True), (4, False)])
-def test_a_subject_counts_from_one_percent_of_the_frame_on(side: int, still: bool) -> None:
-    """A square that crosses a resting image of 64 px: of 2 px it is measured as 0.1 % of the frame, of 4 px as 1.5 %."""
+@pytest.mark.parametrize(("side", "still"), [(2, False), (4, False)])
+def test_a_small_subject_that_travels_is_motion(side: int, still: bool) -> None:
+    """A square of 2 or 4 px that crosses a resting image of 64 px."""
     clip = stimuli.still(world.scenes(1, seed=4, motion="frozen", background="light").video[0, 0], 8)
     for t in range(8):
         clip[t, 4 : 4 + side, 8 + 3 * t : 8 + 3 * t + side] = (0.1, 0.1, 0.6)
     assert classified(clip)["still"].tolist() == [still]
+
+
+@pytest.mark.parametrize("kind", ["spin", "approach", "deform", "waves", "cut"])
+def test_what_moves_in_place_is_not_still(kind: str) -> None:
+    """Cases F1 to F4: known clips of the adversarial suite."""
+    found = classified(suite.clip(kind, (64, 64), 0, half="tuning").frames).iloc[0]
+    assert found["judged"] and found["still"] is False and found["slow_pan"] is False
+    assert found["cuts"] == (kind == "cut") and (found["activity"] >= conditioning.STILL_ACTIVITY) == (kind != "cut")
+    assert found["camera_travel"] < conditioning.STILL_TRAVEL
+
+
+@pytest.mark.parametrize("kind", ["flicker", "boiling", "grain"])
+def test_light_and_grain_are_still(kind: str) -> None:
+    assert classified(suite.clip(kind, (64, 64), 0, half="tuning").frames)["still"].tolist() == [True]
+
+
+def test_stirring_is_graded_at_the_threshold() -> None:
+    image = Stimuli.of("photographs", 2).prepared(64, 64).array("cat")
+    found = classified(*(conditioning.stirred(image, part=part) for part in (0.5, 2.0)))
+    assert found["still"].tolist() == [True, False]
+
+
+def test_each_kind_of_motion_is_reported_by_bucket() -> None:
+    """Camera, subject, activity and cuts apart, whatever the others do."""
+    rest = dict(net_px=0.0, camera_px=0.0, pan_px=0.0, travel=0.0, activity=0.0, cuts=0, fades=0)
+    kinds = {40: {}, 100: {"net_px": 6.4}, 127: {"travel": 6.4}, 160: {"activity": 0.2}, 200: {"cuts": 1}}
+    rows = [
+        {"stimulus": i, "seed": i, "motion_bucket_id": b, **rest, **kind, "abstained": False, "num_frames": 8, "width": 64}
+        for i, (b, kind) in product(range(8), kinds.items())
+    ]
+    found = findings_of("stillness", classify(pd.DataFrame(rows)).assign(dark=False))
+    of = lambda column: [found[f"{column}_{bucket}"].value for bucket in kinds]
+    assert of("camera_travel") == pytest.approx([0, 10, 0, 0, 0]) and of("object_travel") == pytest.approx([0, 0, 10, 0, 0])
+    assert of("activity") == pytest.approx([0, 0, 0, 0.2, 0]) and of("cuts") == [0, 0, 0, 0, 1]
+    assert found["still"].value == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("n", [24, 37])
+def test_none_of_so_many_still_can_be_said_or_the_number_is_named(pipe: Any, tmp_path: Path, n: int) -> None:
+    """Case F17: 0 of 72 clips still, 3 buckets of 24 images, was inconclusive without a word."""
+    images = Stimuli.of("world", n)
+    images = images.where(images.table["background"] == "light") if n == 24 else images
+    study = probes.prepare("stillness", pipe, tmp_path, images=images, conditions=FAST, progress=False)
+    need = study.probe.needed(study)
+    assert min(need.values()) == 37
+    cost = probes.estimate(pipe, tmp_path, names=["stillness"], images=images, conditions=FAST, quick=True).iloc[0]
+    assert ("is still" in cost["why"] or "are still" in cost["why"]) and f"takes {max(need.values())}" in cost["why"]
+    seen = [dict(still=False, slow_pan=False, judged=True, dark=i % 2 == 0, camera_travel=5.0 + i % 3, object_travel=i % 2)
+            for i in range(n)]  # fmt: skip
+    rows = [dict(stimulus=i, seed=i, motion_bucket_id=b, activity=0.1, cuts=0, **r)
+            for (i, r), b in product(enumerate(seen), (40, 127, 200))]  # fmt: skip
+    found = by_key(corrected(findings_of("stillness", pd.DataFrame(rows)).values()))
+    assert found["still"].verdict == (EQUIVALENT if n >= 37 else INCONCLUSIVE)
 
 
 @pytest.mark.validate
@@ -145,6 +198,42 @@ def test_effects_of_opposite_sign_at_two_buckets_are_two_effects() -> None:
     assert (low.verdict, high.verdict) == (EFFECT, EFFECT) and low.value < -0.07 and high.value > 0.06
     sentence = probes.find("off_conditions").verdict(found)
     assert "of 2 cells 2 differ" in sentence and "0 differ from the centre, 2 are equivalent" in sentence
+
+
+def drawn(effect: float, slope: float, versions: bool = False) -> pd.DataFrame:
+    """Blur that grows by `slope` with speed, which differs by cell, image and seed; at bucket 200 also by `effect`."""
+    rng, rows = np.random.default_rng(3), []
+    for image, bucket, weights in product(range(16), (40, 127, 200), ("own", "other") if versions else ("own",)):
+        speed = {40: 1.0, 127: 2.0, 200: 3.0}[bucket] + rng.normal(0, 1.0)
+        blur = 0.3 + slope * speed + effect * (bucket == 200) * (weights == "own") + rng.normal(0, 0.01)
+        cell = dict(stimulus=image, seed=image, fps=7, motion_bucket_id=bucket, centre=bucket == 127, weights=weights)
+        rows.append({**cell, "blur_last": blur, "flow_px": speed, "drift_colour_last": 0.0, "warp_error": 0.0})
+    return pd.DataFrame(rows)
+
+
+def test_what_only_follows_from_speed_is_none_at_equal_motion() -> None:
+    place = "blur_last, fps 7, motion_bucket_id 200"
+    by_speed, own = (findings_of("off_conditions", drawn(e, 0.06)) for e in (0.0, 0.08))
+    assert by_speed[place].verdict == EFFECT and by_speed[place].value == pytest.approx(0.06, abs=0.04)
+    assert by_speed[f"equal_motion_{place}"].verdict == EQUIVALENT
+    assert own[f"equal_motion_{place}"].verdict == EFFECT and own[f"equal_motion_{place}"].value == pytest.approx(
+        0.08, abs=0.015
+    )
+
+
+def test_two_checkpoints_are_compared_cell_by_cell() -> None:
+    found = findings_of("off_conditions", drawn(0.08, 0.0, versions=True))
+    low, high = (found[f"versions_blur_last, fps 7, motion_bucket_id {b}"] for b in (40, 200))
+    assert low.verdict == EQUIVALENT and high.verdict == EFFECT and high.value == pytest.approx(0.08, abs=0.015)
+    assert "of 2 cells 1 differ from the other weights, 1 are equivalent" in probes.find("off_conditions").verdict(found)
+
+
+def test_another_checkpoint_is_swept_at_the_same_conditions(pipe: Any, tmp_path: Path) -> None:
+    given = dict(images=["scene-1", "scene-2"], seeds=1, quick=True, conditions=FAST, fps=(7,), motion_bucket_id=(200,))
+    result = probes.run("off_conditions", pipe, tmp_path, other="organism-fixed", progress=False, **given)
+    cells = result.table.groupby(["weights", "motion_bucket_id"])["run_id"].nunique()
+    assert cells.to_dict() == {(w, b): 2 for w in ("own", "other") for b in (127, 200)}
+    assert result.table["run_id"].nunique() == 8 and any(e.key.startswith("versions_") for e in result.effects)
 
 
 def test_speed_follows_the_conditions_that_it_was_given() -> None:

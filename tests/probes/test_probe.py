@@ -13,7 +13,7 @@ import pytest
 from svdlab import probes
 from svdlab.measure import motion
 from svdlab.probes import Check, Graph, Study
-from svdlab.probes.probe import above, below, most, near
+from svdlab.probes.probe import above, below, graded, most, near
 from svdlab.probes.stimuli import panned, still
 from tests.probes.conftest import FAST
 
@@ -28,6 +28,10 @@ CHECKS = [
     (near("x", [np.nan], 1.0, within=0.1), False),
     (below("x", [0.1, 0.3], 0.2), False),
     (above("x", 0.3, 0.2), True),
+    (graded("x", [0.9, 1.1], [0.5], 1.0), True),
+    (graded("x", [0.9, 1.1], [0.8], 1.0), False),
+    (graded("x", [0.7], [0.5], 1.0), False),
+    (graded("x", [], [0.5], 1.0), False),
 ]
 
 
