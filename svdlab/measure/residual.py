@@ -26,6 +26,7 @@ AREA = 0.003  # of the frame: a smaller piece of residual flow is noise
 MOST = 4  # pieces that are looked at, the largest first
 BLOCK = 12  # px of working size: side of the blocks in which motion is confirmed
 FINE, SMOOTH = 3, 8  # px: what changes over less is noise, over more light; in between is texture
+DUE = 0.2  # of the mean square in place: a flow that would change the image by less can be neither seen nor refuted
 LEVELS = 2.0  # grey levels (after the stretch), rms: less difference than that proves no motion
 UNMOVED = 0.6  # of the mean square without motion: where flow leaves more than that, nothing has moved
 SURELY = 0.9  # the same, where most of the frame moves
@@ -90,18 +91,21 @@ def fine_part(grey: np.ndarray, factor: int) -> np.ndarray:
 @dataclass(frozen=True)
 class Evidence:
     """What the images say about a pair, by blocks, as mean squares of the fine part in grey levels: energy of the earlier one,
-    and what remains of it after the best gain of the later one in place (still) and brought back by its own flow (moved).
+    what remains of it after the best gain of the later one in place (still) and brought back by its own flow (moved), and by
+    how much that flow would change it (due).
     """
 
     energy: np.ndarray
     still: np.ndarray
     moved: np.ndarray
+    due: np.ndarray
 
     @staticmethod
     def of(pair: Pair) -> Evidence:
         one, two = pair.fine
-        energy = _mean(one * one)
-        return Evidence(energy, unlike(one, two, energy), unlike(one, brought(two, pair.forward, pair), energy))
+        energy, own = _mean(one * one), one - brought(one, pair.forward, pair)
+        moved = unlike(one, brought(two, pair.forward, pair), energy)
+        return Evidence(energy, unlike(one, two, energy), moved, _mean(own * own))
 
     def trusted(self, pair: Pair) -> tuple[Pair, np.ndarray]:
         """The pair with no flow where images change but not by motion, and the sites where texture can tell: bool "h w"."""
@@ -109,8 +113,8 @@ class Evidence:
         ratio = self.moved / np.maximum(self.still, 1e-6)
         moves = can.any() and quantile(ratio[can], 0.5) < UNMOVED  # most of the frame does: blocks in doubt go with it
         unmoved = ratio > (SURELY if moves else UNMOVED)
-        rests, size = can & unmoved & (self.still < 0.5 * self.energy), pair.visible.shape[::-1]
-        told = can & (rests | ~unmoved)
+        size, textured = pair.visible.shape[::-1], can & (self.still < 0.5 * self.energy)
+        rests, told = textured & unmoved & (self.due > DUE * self.still), can & (textured | ~unmoved)
         rests, told = (cv2.resize(m.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0 for m in (rests, told))
         forward = np.where(rests[..., None], np.float32(0), pair.forward)
         return replace(pair, forward=forward, visible=pair.visible | rests), told
