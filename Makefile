@@ -78,6 +78,7 @@ test-full: setup  ## the full-size architecture with random weights: up to 20 GB
 validate: setup  ## the tables behind the claims, measured again: hours
 	$(BIN)/python tools/validate_organism.py
 	$(BIN)/python tools/validate_bias.py
+	$(BIN)/python -m tools.validate_designs docs/bias-designs.csv
 	$(BIN)/python -m tools.validate_stats docs/statistics.csv
 	$(call marked,validate,,validate)
 

@@ -71,7 +71,7 @@ print(bias.register(pipe, design, Path(out, "study")).expectation)
 # %% [markdown]
 # ## Run
 #
-# The pair is the unit: seeds are averaged, each pair gives one difference, labels are swapped within pairs to see what
+# The pair is the unit: seeds are averaged, each pair gives one difference, signs are flipped within pairs to see what
 # chance does, and all tests of the study are corrected together.
 
 # %%
