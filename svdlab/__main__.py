@@ -351,10 +351,7 @@ def motion_calibrate(quick: Quick = False, out: Out = None) -> None:
     \b
     Example: svdlab motion calibrate --quick --out results/motion/calibration.csv
     """
-    import pandas as pd
-
     from svdlab.measure import calibrate
-    from svdlab.measure.files import write_whole
     from svdlab.organism import world
 
     if out is not None:
@@ -362,20 +359,13 @@ def motion_calibrate(quick: Quick = False, out: Out = None) -> None:
         folder("--out", out.parent)
         if out.exists() and not out.is_file():
             raise InputError(f"--out {out} is a folder or a device: give a file's name, such as calibration.csv.")
-    counts, found, rows = calibrate.QUICK if quick else calibrate.COUNTS, [], []
-    for clip in calibrate.clips(counts=counts, processes=os.cpu_count() or 1):
-        found.append(clip)
-        if len(found) % 32 == 0:
-            typer.echo(f"suite: {len(found)} of {len(calibrate.KINDS) * sum(counts.values())} clips", err=True)
-    suite = calibrate.suite_table(pd.DataFrame(found))
+    suite, rows = calibrate.held_out(quick, lambda text: typer.echo(text, err=True)), []
     for row in itertools.chain(calibrate.claims(suite), calibrate.rows(quick, world)):
         rows.append(row)
         mark = {None: "", True: "ok", False: "MISSED"}[row["passed"]]
         typer.echo("{what:<58} {size:<9} {measured:9.3f} {unit:<4} {threshold:<8} ".format(**row) + mark)
     if out is not None:
-        for table, to in ((pd.DataFrame(rows), out), (suite, out.with_name(f"{out.stem}-suite{out.suffix}"))):
-            with write_whole(to) as part:
-                table.to_csv(part, index=False)
+        calibrate.write(rows, suite, out)
     raise typer.Exit(int(any(row["passed"] is False for row in rows)))
 
 

@@ -13,11 +13,13 @@ adversarial suite (`svdlab.measure.suite`), which has more kinds of motion, know
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,7 @@ from skimage.transform import rescale
 
 from svdlab.errors import LEVEL, flag, number, one_of, several, takes, whole
 from svdlab.measure import motion
+from svdlab.measure.files import write_whole
 from svdlab.measure.suite import HALF, KINDS, clip, through_h264
 from svdlab.measure.video import FRAMES, SIZE
 
@@ -270,6 +273,23 @@ def measured(job: tuple[str, tuple[int, int], int, str]) -> dict[str, Any]:
         value = float(found.get(name, math.nan))
         row |= {name: value, f"{name}_ok": bool(least <= value <= most) if value == value else None}
     return row
+
+
+def held_out(quick: bool, tell: Callable[[str], None]) -> pd.DataFrame:
+    """The suite's table of the held-out half, made by a process for each core; `tell` is told every 32 clips how far it is."""
+    counts, found = QUICK if quick else COUNTS, list[dict[str, Any]]()
+    for measures in clips(counts=counts, processes=os.cpu_count() or 1):
+        found.append(measures)
+        if len(found) % 32 == 0:
+            tell(f"suite: {len(found)} of {len(KINDS) * sum(counts.values())} clips")
+    return suite_table(pd.DataFrame(found))
+
+
+def write(rows: list[dict[str, Any]], suite: pd.DataFrame, path: Path) -> None:
+    """The claims as a CSV file, and beside it the suite's table as NAME-suite.csv."""
+    for table, to in ((pd.DataFrame(rows), path), (suite, path.with_name(f"{path.stem}-suite{path.suffix}"))):
+        with write_whole(to) as part:
+            table.to_csv(part, index=False)
 
 
 def suite_table(found: pd.DataFrame) -> pd.DataFrame:

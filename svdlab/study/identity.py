@@ -14,6 +14,7 @@ alone changes nothing.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import io
@@ -42,6 +43,7 @@ FORMAT = 2  # of run.json and of the ids
 PARTS = ("unet", "vae", "image_encoder", "feature_extractor", "scheduler", "video_processor")
 RECORDS = ("transformers_version", "architectures", "dtype", "torch_dtype")  # of a config: where it came from
 PROJECTIONS = 8
+LOW, HIGH = 0.0, 1.6  # log(sigma) / 4, SVD's timestep: sigma 1 and 600
 TOLERANCE, HALF_TOLERANCE = 5e-3, 5e-2  # of a fingerprint's norm: other machines, threads and TF32 stay below it
 LEAST = 1e-4  # norm below which an output is nothing but rounding
 PLAIN = "give numbers, strings, truth values, None, or lists or dicts of these"
@@ -124,10 +126,11 @@ def _settings(module: torch.nn.Module) -> list[Any]:
 
 @torch.no_grad()
 def fingerprint(pipe: Any) -> dict[str, list[float]]:
-    """What the UNet, the VAE's halves and the image encoder compute from a small fixed input: for each of their modules that
-    has submodules, a few random projections of its output.
+    """What a clip's way through the pipeline computes from a small fixed input: a few random projections of what each of its
+    methods returns, and of the output of each module of the models that has submodules.
 
-    Called through the pipeline's own methods, so that hooks, instance `forward`s, autocast and preprocessing count.
+    Called through the pipeline's own methods, so that hooks, instance `forward`s, autocast and preprocessing count. The UNet
+    is given two samples, as under guidance, at a high and at a low noise level: a hook may act on one half or level only.
     """
     device, dtype, scale = pipe._execution_device, pipe.unet.dtype, pipe.vae_scale_factor
     side = max(scale * 2 ** (len(pipe.unet.config.block_out_channels) - 1), 8)
@@ -138,19 +141,35 @@ def fingerprint(pipe: Any) -> dict[str, list[float]]:
         return torch.randn(shape, generator=draw).to(device, dtype)
 
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8))
-    ids = torch.tensor([[6.0, 127.0, 0.02]]).to(device, dtype)
+    ids = torch.tensor([[6.0, 127.0, 0.02]] * 2).to(device, dtype)
     latents, pixels = noise(1, 2, channels // 2, z, z), noise(1, 3, side, side).clamp(-1, 1)
-    sample, context = noise(1, 2, channels, z, z), noise(1, 1, pipe.unet.config.cross_attention_dim)
+    sample, context = noise(2, 2, channels, z, z), noise(2, 1, pipe.unet.config.cross_attention_dim)
     with torch.compiler.set_stance("force_eager"), _outputs(pipe) as seen:  # or a compiled model would be compiled anew
         try:
-            seen["unet"] = pipe.unet(sample, 0.0, encoder_hidden_states=context, added_time_ids=ids)
+            seen["unet"] = pipe.unet(sample, HIGH, encoder_hidden_states=context, added_time_ids=ids)
+            high = {f"{name} at high noise": output for name, output in seen.items()}
+            seen["unet"] = pipe.unet(sample, LOW, encoder_hidden_states=context, added_time_ids=ids)
             seen["vae.encode"] = pipe._encode_vae_image(pixels.to(pipe.vae.dtype), device, 1, False)
-            seen["vae.decode"] = pipe.decode_latents(latents.to(pipe.vae.dtype), 2, 2)
+            seen["vae.decode"] = decoded = pipe.decode_latents(latents.to(pipe.vae.dtype), 2, 2)
             seen["image_encoder"] = pipe._encode_image(picture, device, 1, False)
-        except (RuntimeError, TypeError, ValueError) as error:
-            raise InputError(f"this pipeline cannot run, as it is now, on a small input: {error}") from error
+            seen["scheduler.step"] = _stepped(pipe.scheduler, noise(1, 2, channels // 2, z, z), latents)
+            seen["time ids"] = pipe._get_add_time_ids(6, 127, 0.02, dtype, 1, 1, False)
+            seen["preprocess"] = pipe.video_processor.preprocess(picture, height=side, width=side)
+            seen["postprocess"] = torch.as_tensor(pipe.video_processor.postprocess_video(video=decoded, output_type="np"))
+        except Exception as error:  # of a hook, of whoever's code stands in a method's place
+            raise InputError(f"this pipeline cannot run, as it is now, on a small input: {error!r}") from error
     pipe.maybe_free_model_hooks()
-    return {name: _projected(output) for name, output in seen.items()}
+    return {name: _projected(output) for name, output in (seen | high).items()}
+
+
+def _stepped(scheduler: Any, v: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    """The first of four steps from noise; a scheduler's own noise from seed 0."""
+    scheduler = copy.deepcopy(scheduler)
+    scheduler.set_timesteps(4, device=z.device)
+    t, x = scheduler.timesteps[0], z * scheduler.init_noise_sigma
+    scheduler.scale_model_input(x, t)
+    drawn = "generator" in inspect.signature(scheduler.step).parameters
+    return scheduler.step(v, t, x, **({"generator": torch.Generator().manual_seed(0)} if drawn else {}))[0]
 
 
 @contextmanager
@@ -192,7 +211,10 @@ def check(pipe: Any, out: Path, model: dict[str, Any]) -> dict[str, list[float]]
     """
     path, own = out / "models" / f"{hash_facts(model)}.json", fingerprint(pipe)
     try:
-        modules = different(read_json(path, follow=False)["fingerprint"], own, model["dtype"])
+        kept = read_json(path, follow=False)["fingerprint"]
+        if "postprocess" not in kept:
+            raise KeyError("an earlier svdlab's, which saw less: as good as absent")
+        modules = different(kept, own, model["dtype"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or damaged
         with ledger.disk_errors(path), write_whole(path) as part:
             part.write_text(json.dumps({"model": model, "parts": describe(pipe), "fingerprint": own}) + "\n")

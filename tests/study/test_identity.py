@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import numpy as np
@@ -122,6 +124,19 @@ def forward_of(module: Any, factor: float) -> None:
     module.forward = lambda *args, **kwargs: factor * plain(*args, **kwargs)
 
 
+def replaced(thing: Any, name: str, change: Callable) -> None:
+    plain = getattr(type(thing), name)  # bound anew: a call works on a copy of the scheduler
+    setattr(thing, name, MethodType(lambda self, *args, **kwargs: change(plain(self, *args, **kwargs)), thing))
+
+
+def at_high_noise(module: Any, args: tuple, kwargs: dict[str, Any], out: Any) -> Any:
+    return (0.5 * out[0], *out[1:]) if float(torch.as_tensor(args[1]).flatten()[0]) > 1 else out
+
+
+def second_half(module: Any, args: tuple, out: torch.Tensor) -> torch.Tensor:
+    return torch.cat([out[: len(out) // 2], 0.5 * out[len(out) // 2 :]]) if len(out) > 1 else out
+
+
 ATTENTION = "mid_block.attentions.0.temporal_transformer_blocks.0.attn1"
 BEHAVIOUR = {
     "UNet block's forward": lambda pipe: forward_of(pipe.unet.get_submodule(ATTENTION), 0.0),
@@ -133,6 +148,12 @@ BEHAVIOUR = {
         Dimmed(), "dimmed"
     ),
     "scaled a little": lambda pipe: pipe.unet.get_submodule(ATTENTION).register_forward_hook(lambda m, args, out: 1.02 * out),
+    "scheduler's step": lambda pipe: replaced(pipe.scheduler, "step", lambda out: type(out)(0.9 * out.prev_sample)),
+    "time ids": lambda pipe: replaced(pipe, "_get_add_time_ids", lambda ids: ids + 1),
+    "image processor": lambda pipe: replaced(pipe.video_processor, "preprocess", lambda pixels: -pixels),
+    "frames": lambda pipe: replaced(pipe.video_processor, "postprocess_video", lambda video: 1 - video),
+    "hook at high noise": lambda pipe: pipe.unet.register_forward_hook(at_high_noise, with_kwargs=True),
+    "hook on one half": lambda pipe: pipe.unet.conv_in.register_forward_hook(second_half),
     "preprocessing": lambda pipe: setattr(
         pipe, "_encode_image", lambda *args, **k: 0 * type(pipe)._encode_image(pipe, *args, **k)
     ),
@@ -149,6 +170,20 @@ def test_a_model_that_computes_something_else_needs_a_name(small: Any, out: Path
     named = sweep(small, out, intervention="changed")
     assert named.run_id[0] != plain.run_id[0] and named.intervention[0] == "changed"
     assert sweep(small, out, intervention="changed").run_id[0] == named.run_id[0]
+
+
+def test_a_hook_that_fails_is_named(small: Any, out: Path) -> None:
+    small.unet.conv_in.register_forward_hook(lambda module, args, out: [][0])
+    with pytest.raises(InputError, match=r"cannot run, as it is now.*IndexError"):
+        sweep(small, out)
+
+
+def test_a_fingerprint_of_an_earlier_svdlab_is_made_again(small: Any, out: Path) -> None:
+    plain, kept = sweep(small, out), next((out / "models").glob("*.json"))
+    text = json.loads(kept.read_text())
+    text["fingerprint"] = {"unet": [9.0] * 8}
+    kept.write_text(json.dumps(text))
+    assert sweep(small, out).run_id[0] == plain.run_id[0] and "postprocess" in kept.read_text()
 
 
 @pytest.mark.parametrize("name", ["UNet block's forward", "CLIP hook", "HookRegistry"])
