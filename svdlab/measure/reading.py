@@ -4,7 +4,8 @@
     >>> frames[distinct(frames)].dtype                   # without what a tool played twice
     dtype('uint8')
 
-Animated WebP, GIF and PNG are read by Pillow, the rest by imageio-ffmpeg's ffmpeg, which may open nothing but the file itself.
+Animated WebP, GIF, PNG and AVIF are read by Pillow, the rest by imageio-ffmpeg's ffmpeg, which may open nothing but the file
+itself.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from svdlab import errors
 from svdlab.errors import InputError, OutputError, takes
 
 LARGEST = 4 << 30  # bytes of frames that are read
+FORMATS = ("PNG", "GIF", "WEBP", "AVIF", "JPEG", "BMP", "TIFF")  # that Pillow reads
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,ogg,asf,ivf,nut,yuv4mpegpipe"  # no playlists, which name other files
 
@@ -39,8 +41,8 @@ def read_frames(path: str | Path) -> np.ndarray:
     >>> read_frames(clip.save("clip.mp4")).shape[-1]
     3
 
-    path: what ffmpeg reads (mkv, mp4, mov, webm, avi ...), an animated WebP, GIF or PNG (by Pillow, transparency on white), or
-    a folder of images, in the order of the numbers in their names. Warns (VideoWarning) where the time from frame to frame
+    path: what ffmpeg reads (mkv, mp4, mov, webm, avi ...), an animated WebP, GIF, PNG or AVIF (by Pillow, transparency on
+    white), or a folder of images, in the order of the numbers in their names. Warns (VideoWarning) where the time from frame to frame
     varies, so that no playback_fps gives px/s, and where an animated image holds frames again (see `distinct`). Raises
     OutputError for what cannot be read, is damaged or cut short, and InputError for more than 4 GiB of frames. Files named in
     a file (playlists) are never opened.
@@ -61,7 +63,7 @@ def read_frames(path: str | Path) -> np.ndarray:
     if not path.is_file():
         raise OutputError(f"{str(path)!r} cannot be read as a video: {'it is no file' if path.exists() else 'no such file'}.")
     try:
-        with Image.open(path, formats=("PNG", "GIF", "WEBP", "JPEG", "BMP", "TIFF")) as image:
+        with Image.open(path, formats=FORMATS) as image:
             frames, seconds = unpacked(image, repr(str(path)))
             if image.format == "GIF" and not path.read_bytes()[-64:].rstrip(b"\0").endswith(b";"):
                 raise OutputError("it is cut short")
@@ -112,6 +114,7 @@ def distinct(frames: Any) -> list[int]:
 def unpacked(image: Image.Image, name: str) -> tuple[np.ndarray, list[float]]:
     """The frames of an image, upright, on white, and the seconds at which they are shown."""
     start, count = int(getattr(image, "default_image", False)), getattr(image, "n_frames", 1)
+    count = 1 if image.format == "MPO" else count  # a photograph with its preview
     if count * image.width * image.height * 3 > LARGEST:
         raise InputError(
             f"{name}: {count} frames of {image.width}x{image.height} px take more than 4 GiB: make it shorter or smaller."
@@ -170,5 +173,7 @@ def ffmpeg(path: str | Path, *arguments: str, level: str = "error") -> tuple[byt
     if done.returncode:
         why = re.findall(r"\[(?:error|fatal)\] (.*)", said) or said.split("\n")
         why = ["it is no video"] if "not on whitelist" in said else why
+        why = ["it holds no video"] if "0:V:0' matches no streams" in said else why
+        why = [f"ffmpeg crashed on it (signal {-done.returncode}): convert it to .mkv or .mp4"] if done.returncode < 0 else why
         raise OutputError(f"{str(path)!r} cannot be read as a video: {' '.join(why[0].split())[:200].rstrip('.')}.")
     return done.stdout, said

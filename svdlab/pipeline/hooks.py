@@ -327,12 +327,15 @@ def _changed(where: Any, fn: Fn, value: torch.Tensor, step: Step) -> torch.Tenso
     """What fn makes of a copy of the value; the very same value where it left it alone."""
     copy = value.clone()
     new = fn(copy, step)
-    touched = not copy.is_inference() and copy._version > 0
+    # Its version misses what went through `.data` or `.numpy()`; NaN, which a value may hold, equals nothing.
+    same = torch.equal(copy, value) or bool(((copy == value) | ((copy != copy) & (value != value))).all())
+    touched = not same or (not copy.is_inference() and copy._version > 0)
     if new is None and touched:
         raise TraceError(f"the edit of {where!r} changed its value in place and gave None: end it with `return value`.")
     if new is None or (new is copy and not touched):
         return value
-    if not isinstance(new, torch.Tensor) or new.shape != value.shape:
-        came = tuple(new.shape) if isinstance(new, torch.Tensor) else type(new).__name__
-        raise TraceError(f"the edit of {where!r} gave {came}: give a tensor of shape {tuple(value.shape)}, or None.")
+    dense = isinstance(new, torch.Tensor) and new.layout == torch.strided and new.device.type != "meta"
+    if not dense or new.shape != value.shape or new.is_complex():
+        came = f"{new.dtype} of shape {tuple(new.shape)}" if dense else type(new).__name__
+        raise TraceError(f"the edit of {where!r} gave {came}: give a real tensor of shape {tuple(value.shape)}, or None.")
     return new.to(value)

@@ -310,6 +310,8 @@ def _is_plain(value: Any) -> bool:
         return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
     if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):
         return all(_is_plain(v) for v in value)
+    if isinstance(value, int) and abs(value) >= 2**63:  # no column holds it
+        return False
     kinds = (bool, int, float, str, type(None), np.generic, Path)
     return isinstance(value, kinds) or (hasattr(value, "tolist") and _is_plain(value.tolist()))
 

@@ -121,12 +121,13 @@ def prepare(out: str | Path) -> Path:
 
 def claim(out: str | Path, run_id: str) -> FileLock | None:
     """The right to make a run, or None where another process has it. It ends with the process, however that ends."""
-    lock = FileLock(Path(out, "runs", f".{run_id}.lock"), thread_local=False)
+    # A soft lock, filelock's way out where there is no flock, would outlive its process.
+    lock = FileLock(Path(out, "runs", f".{run_id}.lock"), thread_local=False, fallback_to_soft=False)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         return None
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:
         raise OutputError(f"{lock.lock_file} cannot be locked: {error}. Give a folder on another disk, as out=.") from error
     return lock
 
@@ -159,12 +160,14 @@ def new_run(out: str | Path, run_id: str, record: dict[str, Any]) -> Iterator[Pa
                 sync(path)
             files = {p.name: {"bytes": p.stat().st_size, "sha256": hash_file(p)} for p in sorted(folder.iterdir())}
             write_record(folder, {**record, "run_id": run_id, "files": files})
-            if target.exists():
+            if os.path.lexists(target):  # also a link, which is put aside as such
                 target.rename(old)
             folder.rename(target)
             sync(target.parent)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if os.path.islink(old) or os.path.isfile(old):
+            old.unlink(missing_ok=True)
         shutil.rmtree(old, ignore_errors=True)
 
 

@@ -93,6 +93,19 @@ def test_animated_images_are_videos(tmp_path, name):
     assert "40 to 100 ms" in said(tmp_path / name, PAN.shape)[0]
 
 
+def test_an_animated_avif_is_a_video_and_a_photograph_with_its_preview_is_one_frame(tmp_path):
+    IMAGES[0].save(tmp_path / "a.avif", save_all=True, append_images=IMAGES[1:], duration=100, quality=95)
+    assert not said(tmp_path / "a.avif", PAN.shape)
+    IMAGES[0].save(tmp_path / "a.mpo", save_all=True, append_images=IMAGES[1:2])
+    assert read_frames(tmp_path / "a.mpo").shape == (1, *PAN.shape[1:])
+
+
+def test_a_file_of_sound_alone_is_no_video(tmp_path):
+    ffmpeg("-f", "lavfi", "-i", "sine=d=0.2", tmp_path / "x.m4a")
+    with pytest.raises(OutputError, match="it holds no video"):
+        read_frames(tmp_path / "x.m4a")
+
+
 def test_transparency_is_white_and_an_image_before_an_animation_is_no_frame_of_it(tmp_path):
     clear = Image.new("RGBA", (32, 32), (255, 0, 0, 0))
     clear.save(tmp_path / "a.webp", save_all=True, append_images=[Image.new("RGBA", (32, 32), "red")], lossless=True)

@@ -236,6 +236,33 @@ def test_an_edit_acts_and_none_leaves_alone(pipe: Any, where: str) -> None:
         make(pipe)
 
 
+@pytest.mark.parametrize("where", ["latents", "guidance", "unet.mid_block"])
+@pytest.mark.parametrize("way", ["data", "numpy"])
+def test_a_change_that_torch_does_not_count_is_one_too(pipe: Any, where: str, way: str) -> None:
+    def change(value: torch.Tensor) -> torch.Tensor:
+        (value.data if way == "data" else value.numpy())[...] *= 0.5
+        return value
+
+    with svdlab.edit(pipe, where, lambda value, step: value * 0.5, steps=1):
+        changed = make(pipe)
+    with svdlab.edit(pipe, where, lambda value, step: change(value), steps=1):
+        assert torch.equal(make(pipe).latents, changed.latents)
+    with (
+        pytest.raises(TraceError, match="return value"),
+        svdlab.edit(pipe, where, lambda value, step: [change(value)].clear()),
+    ):
+        make(pipe)
+
+
+def test_an_edit_gives_real_numbers_in_memory(pipe: Any) -> None:
+    for odd in (lambda v: v.to("meta"), torch.Tensor.to_sparse, lambda v: v + 0j, torch.Tensor.numpy, lambda v: v[:0]):
+        with (
+            pytest.raises(TraceError, match="give a real tensor of shape"),
+            svdlab.edit(pipe, "latents", lambda value, step, odd=odd: odd(value)),
+        ):
+            make(pipe)
+
+
 def test_an_edit_of_the_conditions_is_the_condition(pipe: Any) -> None:
     """fps, bucket and noise as the UNet sees them; guidance by the curve's own numbers."""
     with svdlab.edit(pipe, "added_time_ids", lambda value, step: torch.tensor([[11.0, 200.0, 0.02]]).expand_as(value)):

@@ -173,3 +173,13 @@ def test_a_sweep_has_the_published_measures_as_columns(pipe: Any, tmp_path: Path
     row = svdlab.sweep(pipe, plan, tmp_path / "study", measure=names, progress=False).iloc[0]
     assert row.status == "done" and 0 < row.published_vbench_flicker <= 1 and row.published_evalcrafter_warp > 0
     assert isinstance(row.published_vbench_camera, str) and row.published_aigcbench_ssim <= 1 and row.warp_error > 0
+
+
+def huge(clip: Any) -> int:
+    return 10**400
+
+
+def test_a_number_that_no_column_holds_is_the_measures_error() -> None:
+    """Else no table of the study could be written any more."""
+    found = measure_clip(None, as_measures(huge), None)["huge"]
+    assert found["values"] == {} and "give numbers" in found["error"]

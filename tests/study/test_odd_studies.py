@@ -85,7 +85,7 @@ def test_a_lock_of_another_process_is_named_while_it_lasts(pipe: Any, tmp_path: 
         assert make(pipe, tmp_path / "study").status.tolist() == ["done"]
 
 
-@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
 def test_a_file_system_without_locks_is_said_at_once(number: int, pipe: Any, tmp_path: Path, monkeypatch: Any) -> None:
     def refuse(*args: Any) -> None:
         raise OSError(number, os.strerror(number))
@@ -134,6 +134,16 @@ def test_a_spoilt_record_is_a_damaged_run(text: str, pipe: Any, tmp_path: Path) 
     with pytest.warns(ledger.DamagedRunWarning, match=table.run_id[0]):
         assert svdlab.load_results(tmp_path / "study").run_id.tolist() == [table.run_id[1]]
     assert make(pipe, tmp_path / "study", {"seed": 0}, {"seed": 1}).status.tolist() == ["done", "done"]
+
+
+def test_a_run_that_is_a_link_is_made_again_and_what_it_points_to_stays(pipe: Any, tmp_path: Path) -> None:
+    run = tmp_path / "study" / "runs" / make(pipe, tmp_path / "study").run_id[0]
+    run.rename(tmp_path / "elsewhere")
+    run.symlink_to(tmp_path / "elsewhere")
+    with pytest.warns(ledger.DamagedRunWarning):
+        assert make(pipe, tmp_path / "study").status.tolist() == ["done"]
+    assert not run.is_symlink() and (tmp_path / "elsewhere" / "run.json").exists()
+    assert os.listdir(run.parent) == [run.name]
 
 
 def test_what_is_exported_names_no_folder_and_holds_no_formula(pipe: Any, tmp_path: Path) -> None:
