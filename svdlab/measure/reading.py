@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from svdlab import errors
 from svdlab.errors import InputError, OutputError, takes
 
 LARGEST = 4 << 30  # bytes of frames that are read
-FORMATS = ("PNG", "GIF", "WEBP", "AVIF", "JPEG", "BMP", "TIFF")  # that Pillow reads
+FORMATS = ["PNG", "GIF", "WEBP", "JPEG", "BMP", "TIFF", *(["AVIF"] if features.check("avif") else [])]  # AVIF: Pillow 11.3
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,ogg,asf,ivf,nut,yuv4mpegpipe"  # no playlists, which name other files
 
@@ -42,7 +42,7 @@ def read_frames(path: str | Path) -> np.ndarray:
     3
 
     path: what ffmpeg reads (mkv, mp4, mov, webm, avi ...), an animated WebP, GIF, PNG or AVIF (by Pillow, transparency on
-    white), or a folder of images, in the order of the numbers in their names. Warns (VideoWarning) where the time from frame to frame
+    white), or a folder of images in the order of their numbers. Warns (VideoWarning) where the time from frame to frame
     varies, so that no playback_fps gives px/s, and where an animated image holds frames again (see `distinct`). Raises
     OutputError for what cannot be read, is damaged or cut short, and InputError for more than 4 GiB of frames. Files named in
     a file (playlists) are never opened.
