@@ -164,10 +164,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     make_pairs({"a": pixels[0], "b": pixels[1]}, folder / "pairs", licence="CC0", consent="nobody is shown", kinds=["mirror"])
     monkeypatch.chdir(folder)
 
-    def rows(*_: Any) -> Any:
+    def begin(*_: Any) -> Any:
         raise InputError(f"{GONE}: the calibration would begin.")
 
-    monkeypatch.setattr(calibrate, "rows", rows)
+    monkeypatch.setattr(calibrate, "held_out", begin)
     return tmp_path
 
 
