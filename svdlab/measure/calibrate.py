@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -29,7 +29,7 @@ from scipy import ndimage
 from skimage.color import rgb2gray
 from skimage.transform import rescale
 
-from svdlab.errors import LEVEL, flag, number, one_of, several, takes, whole
+from svdlab.errors import LEVEL, InputError, flag, kind, number, one_of, several, takes, whole
 from svdlab.measure import motion
 from svdlab.measure.files import write_whole
 from svdlab.measure.suite import HALF, KINDS, clip, through_h264
@@ -63,7 +63,9 @@ def _pair(name: str, value: Any) -> tuple[float, float]:
 
 
 def _counts(name: str, value: Any) -> dict[tuple[int, int], int]:
-    return {(h, w): whole(name, n, most=10**4) for (h, w), n in dict(value).items()}
+    if not kind(Mapping)(name, value):
+        raise InputError(f"{name} is empty: give numbers of clips by size, such as {{(64, 64): 1}}.")
+    return {SIZE(name, size): whole(name, n, most=10**4) for size, n in value.items()}
 
 
 @dataclass(frozen=True)
@@ -335,18 +337,18 @@ def mirrored(size: tuple[int, int], photographs: tuple[str, ...]) -> Iterator[di
 
 def scenes(world: Any, *, count: int) -> Iterator[dict[str, Any]]:
     """The model organism's world: slope of measured on true px/frame, spread about it, classes."""
-    for kind in ("object", "pan", "zoom"):
-        drawn = world.scenes(count, seed=11, motion=kind)
+    for moved in ("object", "pan", "zoom"):
+        drawn = world.scenes(count, seed=11, motion=moved)
         drawn_at, found = drawn.factors, pd.DataFrame([motion.summary(video) for video in drawn.video])
         sign = np.where(drawn_at.direction.isin(("right", "in")), 1, -1)
         zoom = found.zoom_pct / 100 * world.ZOOM_RADIUS * sign
-        speed = {"object": found.object_px, "pan": found.pan_px * sign, "zoom": zoom}[kind]
-        due = "static" if kind == "object" else (kind + "_" + drawn_at.direction).to_numpy()
+        speed = {"object": found.object_px, "pan": found.pan_px * sign, "zoom": zoom}[moved]
+        due = "static" if moved == "object" else (moved + "_" + drawn_at.direction).to_numpy()
         fast = (drawn_at.displacement >= 0.3).to_numpy()
         true, measured, n = drawn_at.displacement[fast].to_numpy(), speed[fast].to_numpy(), int(fast.sum())
         error, slope = np.median(np.abs(measured / true - 1)) * 100, np.polyfit(true, measured, 1)[0]
         right = ((found.camera == due) | (found.camera == "abstained"))[fast].mean() * 100
-        name, least = f"organism's world, {kind}:", ">= 90" if kind == "object" else ">= 97"
+        name, least = f"organism's world, {moved}:", ">= 90" if moved == "object" else ">= 97"
         yield judge(f"{name} slope of measured on true", (64, 64), 1.0, slope, "", clips=n)
         yield judge(f"{name} error of speed, median", (64, 64), 0.0, error, "%", "<= 5", clips=n)
         yield judge(f"{name} camera class right or abstained", (64, 64), 100.0, right, "%", least, clips=n)
