@@ -145,7 +145,8 @@ def degrade(
 ) -> np.ndarray:
     """A clip as a worse camera or codec would give it: "f h w 3" in, the same out.
 
-    >>> degrade(clip.frames, crf=28)
+    >>> degrade(moving("cat", size=(64, 64), frames=3).frames, crf=28).shape
+    (3, 64, 64, 3)
 
     noise: standard deviation, of full scale. blur: sigma of a Gaussian, px. flicker: standard deviation of each frame's gain.
     crf: constant rate factor of an H.264 round trip (18 is good, 28 poor).

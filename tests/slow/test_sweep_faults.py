@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tqdm.auto import tqdm
 
 import svdlab
 from svdlab.study import ledger
@@ -78,7 +79,11 @@ def stamps(out: Path) -> dict[str, int]:
 
 
 def work(pipe: Any, out: Path, plan: list[dict[str, Any]]) -> None:
-    """In a child of this process, which has the model already: thirty starts from nothing would take ten minutes."""
+    """In a child of this process, which has the model already: thirty starts from nothing would take ten minutes.
+
+    tqdm's lock is shared with forked children, and one that is killed while it holds the lock would stop every bar after it.
+    """
+    tqdm.set_lock(threading.RLock())
     svdlab.sweep(pipe, plan, out, image="cat", measure=(), batch_size=2, threads=2, progress=False)
 
 
