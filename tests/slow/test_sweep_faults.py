@@ -139,24 +139,26 @@ def denoised(pipe: Any) -> Iterator[list[int]]:
 
 
 def test_what_was_denoised_before_a_kill_is_only_decoded(checkpoint: Path, tmp_path: Path) -> None:
-    """The kill comes when all latents are stored, while the last clips wait to be decoded."""
-    out, plan = tmp_path / "study", rows(8, height=128, width=128)
-    seen = lambda: {
-        p.name.strip(".").removesuffix(".latents") for p in (out / "runs").glob("*") if not p.name.endswith(".lock")
-    }
-    with start(checkpoint, out, plan, batch=4) as process:
-        until = time.monotonic() + 250
-        while len({name for name in seen() if len(name) == 24}) < len(plan) and time.monotonic() < until:
-            time.sleep(0.001)
-        process.kill()
-    published = ledger.run_ids(out)
-    waiting = [p.name for p in (out / "runs").glob(".*.latents") if p.name.split(".")[1] not in published]
-    assert len(waiting) >= 1 and len(waiting) + len(published) == len(plan)
+    """The kill comes when latents are stored that wait to be decoded; on a busy machine the first kills may come too late."""
+    plan = rows(8, height=128, width=128)
+    for attempt in range(5):
+        out = tmp_path / f"study-{attempt}"
+        with start(checkpoint, out, plan, batch=4) as process:
+            until = time.monotonic() + 250
+            while not list((out / "runs").glob(".*.latents")) and time.monotonic() < until:
+                time.sleep(0.001)
+            process.kill()
+        published = ledger.run_ids(out)
+        stored = {p.name.split(".")[1] for p in (out / "runs").glob(".*.latents")}
+        if waiting := {run for run in stored if ledger.stored_latents(out, run)} - set(published):  # a torn file is none
+            break
+    assert waiting
     pipe = svdlab.load_pipeline(checkpoint, device="cpu")
     how: dict[str, Any] = dict(image="cat", measure=(), progress=False)
     with denoised(pipe) as calls:
         table = svdlab.sweep(pipe, plan, out, **how)
-    assert set(table.status) == {"done"} and calls == [] and ledger.check(out).empty
+    assert sum(calls) == 2 * 2 * (len(plan) - len(waiting) - len(published))  # two steps of two halves
+    assert set(table.status) == {"done"} and ledger.check(out).empty
     whole = svdlab.sweep(pipe, plan, tmp_path / "whole", **how)
     for one, other in zip(table.latents, whole.latents, strict=True):
         assert (load_file(one)["latents"] - load_file(other)["latents"]).abs().max() < 1e-3
