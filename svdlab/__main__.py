@@ -7,17 +7,14 @@ $ svdlab sweep --grid grid.yaml --out results/study
 
 from __future__ import annotations
 
-import itertools
-import os
-import sys
-import warnings
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from svdlab.errors import InputError, SvdlabError, folder, one_line, path, whole
+from svdlab.errors import InputError, path, whole
+from svdlab.errors import folder as as_folder
+from svdlab.study.terminal import file, folder, run, say, values
 
 app = typer.Typer(
     add_completion=False,
@@ -27,15 +24,22 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="svdlab: hooks, sweeps, measures and probes for Stable Video Diffusion. Start with: svdlab demo",
 )
-ledger_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look after a folder of runs.")
-organism_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The model organism.")
-motion_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The motion instrument.")
-app.add_typer(ledger_app, name="ledger")
-app.add_typer(organism_app, name="organism")
-app.add_typer(motion_app, name="motion")
 
+
+def _group(name: str, text: str) -> typer.Typer:
+    group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=text)
+    app.add_typer(group, name=name)
+    return group
+
+
+ledger_app = _group("ledger", "Look after a folder of runs.")
+organism_app = _group("organism", "The model organism.")
+motion_app = _group("motion", "The motion instrument.")
+
+# Flags that several commands have.
 Checkpoint = Annotated[str, typer.Option(help="organism, organism-fixed, SVD, SVD_XT, SVD_1_1, a hub id, a folder or a file.")]
-Out = Annotated[Path | None, typer.Option(help="Where to write.")]
+Out = Annotated[Path | None, typer.Option(help="Where to write.", callback=folder)]
+OutFile = Annotated[Path | None, typer.Option(help="The file to write.", callback=file)]
 Ledger = Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that `svdlab sweep` or a notebook wrote runs to.")]
 Quick = Annotated[bool, typer.Option("--quick", help="Less of everything: minutes where the whole takes an hour.")]
 Options = dict[str, Any]
@@ -46,7 +50,7 @@ Parameter = Annotated[
 
 
 @app.command()
-def demo(out: Annotated[Path, typer.Option(help="Where to write.")] = Path("results/00-tour")) -> None:
+def demo(out: Out = Path("results/00-tour")) -> None:
     """Run the tour notebook: no network, a few minutes.
 
     \b
@@ -54,7 +58,7 @@ def demo(out: Annotated[Path, typer.Option(help="Where to write.")] = Path("resu
     """
     from svdlab.study import notebooks
 
-    _list_outputs(notebooks.run("00-tour", folder("--out", out)))
+    _list_outputs(notebooks.run("00-tour", out))
 
 
 @app.command()
@@ -73,10 +77,9 @@ def notebook(
     from svdlab.study import notebooks
 
     known = notebooks.parameters_of(notebooks.find(name)) if parameter else {}
-    given = _values(parameter, [key for key, kind in known.items() if kind == "str"])
+    given = values(parameter, [key for key, kind in known.items() if kind == "str"])
     if "out" in given:
         raise InputError("-p out: give the folder as --out.")
-    out = None if out is None else folder("--out", out)
     if grid is None:
         if jobs is not None:
             raise InputError("--jobs is for --grid: without one, one notebook runs.")
@@ -86,15 +89,15 @@ def notebook(
     if twice := sorted(set(axes) & set(given)):
         raise InputError(f"{', '.join(twice)}: given both by -p and in {grid}. Leave one out.")
     table = notebooks.run_grid(name, {**axes, **{k: [v] for k, v in given.items()}}, 1 if jobs is None else jobs, out)
-    _say(table.drop(columns="notebook").to_string(index=False, max_colwidth=60))
-    _say(f"executed notebooks and points.csv: {Path(table['notebook'][0]).parents[1]}")
+    say(table.drop(columns="notebook").to_string(index=False, max_colwidth=60))
+    say(f"executed notebooks and points.csv: {Path(table['notebook'][0]).parents[1]}")
     raise typer.Exit(int((table["status"] == "failed").any()))
 
 
 @app.command()
 def sweep(
     grid: Annotated[Path, typer.Option(help="A grid (.yaml: condition to list of values) or a plan (.csv, .parquet).")],
-    out: Annotated[Path, typer.Option(help="Folder for the runs; what it holds already is not made again.")],
+    out: Annotated[Path, typer.Option(help="Folder for the runs; what it holds already is not made again.", callback=folder)],
     checkpoint: Checkpoint = "organism",
     image: Annotated[
         str | None, typer.Option(help="A path, a sample's name, or a folder of images; the plan may name one per row.")
@@ -112,24 +115,15 @@ def sweep(
     """
     from svdlab.study import plans
 
-    plan, out = plans.read_plan(grid), folder("--out", out)  # all that can be checked is, before the model is loaded
+    plan, image = plans.with_images(plans.read_plan(grid), image)  # all that can be checked is, before the model is loaded
+    counts = {"batch_size": batch_size, "threads": threads}
+    given: Options = {k: whole(f"--{k.replace('_', '-')}", v, 1, 4096) for k, v in counts.items() if v is not None}
     from svdlab.pipeline.checkpoints import load_pipeline
-    from svdlab.pipeline.images import images_in, open_image
     from svdlab.study import sweep as sweeps
 
-    if image is not None and path("--image", image).is_dir():
-        if "image" in plan and plan["image"].notna().any():
-            raise InputError(f"images are given both by --image {image} and in {grid}. Leave one out.")
-        plan = plan.drop(columns="image", errors="ignore").merge(plans.grid(image=images_in(image)), how="cross")
-        image = None
-    with warnings.catch_warnings(action="ignore"):  # of what the sweep says again
-        for each in [image] if image is not None else plan["image"].dropna().unique() if "image" in plan else []:
-            open_image(each)
-    counts = {"batch_size": batch_size, "threads": threads}
-    given: dict[str, Any] = {k: whole(f"--{k.replace('_', '-')}", v, 1, 4096) for k, v in counts.items() if v is not None}
     table = sweeps.sweep(load_pipeline(checkpoint), plan, out, image=image, **given)
     failed = int((table["status"] == "failed").sum())
-    _say(f"{len(table)} runs in {out}, {failed} of them failed. The table: svdlab.load_results({str(out)!r})")
+    say(f"{len(table)} runs in {out}, {failed} of them failed. The table: svdlab.load_results({str(out)!r})")
     raise typer.Exit(int(failed > 0))
 
 
@@ -163,10 +157,10 @@ def probe(
     from svdlab.pipeline.conditions import conditions_of
     from svdlab.study.plans import CONDITIONS, SEQUENCES
 
-    options = _values(parameter)
+    options = values(parameter)
     single = lambda key: key in SEQUENCES or not isinstance(options[key], list)  # else a probe's axis
     changes = {key: options.pop(key) for key in list(options) if key in CONDITIONS and single(key)}
-    out = folder("--out", out or Path("results/bias" if name == "bias" else "results/limitations"))
+    out = out or as_folder("--out", "results/bias" if name == "bias" else "results/limitations")
     if seeds is not None:
         seeds = whole("--seeds", seeds, 1, 10_000)
     if name == "bias":
@@ -184,42 +178,31 @@ def probe(
     pipe = load_pipeline(checkpoint)
     given = dict(images=stimuli, seeds=seeds, quick=quick, conditions=changes or None, **options)
     results = probes.run_all(pipe, out, **given) if name == "all" else {name: probes.run(name, pipe, out, **given)}
-    _say(*results.values(), *probes.card.write(results, out if name == "all" else out / name).values())
+    say(*results.values(), *probes.card.write(results, out if name == "all" else out / name).values())
     raise typer.Exit(int(all(result.status == "not run" for result in results.values())))
 
 
 def _bias(
     checkpoint: str, out: Path, manifest: Path | None, seeds: int, quick: bool, changes: Options, options: Options
 ) -> None:
-    """`svdlab probe bias`: a study of a manifest, or of planted pairs."""
-    from tempfile import TemporaryDirectory
-
+    """`svdlab probe bias`: a study of a manifest, or of planted pairs. Faults are named before the model is loaded."""
     from svdlab.pipeline.checkpoints import load_pipeline
     from svdlab.pipeline.conditions import conditions_of
     from svdlab.probes import bias
     from svdlab.probes.bias import planted
 
-    if unknown := sorted(set(options) - {"measures", "margins", "alpha", "reference", "covariates"}):
-        raise InputError(
-            f"bias has no option {', '.join(unknown)}: it has measures, margins, alpha, reference, covariates, and conditions."
-        )
-    given: dict[str, Any] = {"seeds": range(seeds), **options}
-    if manifest is not None:
-        if changes:
-            given["conditions"] = conditions_of(checkpoint).replace(**changes)
+    known = ("measures", "margins", "alpha", "reference", "covariates")
+    if unknown := sorted(options.keys() - set(known)):
+        raise InputError(f"bias has no option {', '.join(unknown)}: it has {', '.join(known)}, and conditions.")
+    given: Options = {"seeds": range(seeds), **options}
+    if manifest is None:
+        design = planted.design(out, quick, changes, **given)
     else:
-        own = planted.CONDITIONS.replace(num_inference_steps=8) if quick else planted.CONDITIONS
-        given = {"margins": planted.MARGINS, **given, "conditions": own.replace(**changes)}
-        with TemporaryDirectory() as aside:  # faults of the options are named before the images are drawn
-            planted.world_pairs(aside, hue=1)
-            bias.Design(Path(aside, "manifest.csv"), **given)
-        counts = dict(hue=12, mirror=12, shape=12) if quick else dict.fromkeys(planted.SCHEMES, 24)
-        planted.world_pairs(out / "images", **counts)
-        manifest = out / "images" / "manifest.csv"
-    design = bias.Design(manifest, **given)  # faults are named before the model is loaded
+        given |= {"conditions": conditions_of(checkpoint).replace(**changes)} if changes else {}
+        design = bias.Design(manifest, **given)
     result = bias.run(load_pipeline(checkpoint), design, out)
     bias.save_figures(result, out)
-    _say(result.report(), *sorted(out.glob("figures/*")))
+    say(result.report(), *sorted(out.glob("figures/*")))
 
 
 @app.command()
@@ -235,7 +218,7 @@ def report(
     from svdlab.study import notebooks
 
     page = notebooks.report(of, out)
-    _say(f"{page}  {page.stat().st_size / 1e6:.1f} MB")
+    say(f"{page}  {page.stat().st_size / 1e6:.1f} MB")
 
 
 @app.command()
@@ -252,10 +235,10 @@ def convert(
     """
     if not path("FILE", file).is_file():
         raise InputError(f"{file}: no such file.")
-    to = folder("FOLDER", to)
+    to = as_folder("FOLDER", to)
     from svdlab.pipeline import single_file
 
-    _say(single_file.convert(file, to, num_frames=num_frames, configs=configs))
+    say(single_file.convert(file, to, num_frames=num_frames, configs=configs))
 
 
 @app.command()
@@ -273,7 +256,7 @@ def doctor(
     Example: svdlab doctor --checkpoint SVD_1_1
     and then: svdlab doctor --run SVD_1_1 -p offload model -p num_frames 8 -p height 320 -p width 576
     """
-    given = _values(parameter)
+    given = values(parameter)
     if given and run is None:
         raise InputError("-p belongs to svdlab doctor --run CHECKPOINT.")
     from svdlab.pipeline import doctor as checks
@@ -289,7 +272,7 @@ def doctor(
         table = checks.report(checkpoint, online=not offline)
     wide = table["check"].str.len().max()
     for check, status, found, advice in table[["check", "status", "found", "advice"]].to_numpy().tolist():
-        _say(f"{status:<8} {check:<{wide}} {found}", *([f"{'':<{wide + 9}} {advice}"] if advice else []))
+        say(f"{status:<8} {check:<{wide}} {found}", *([f"{'':<{wide + 9}} {advice}"] if advice else []))
     raise typer.Exit(int((table["status"] == "failed").any()))
 
 
@@ -305,7 +288,7 @@ def ledger_check(of: Ledger) -> None:
     from svdlab.study import ledger
 
     found = ledger.check(of)
-    _say(found.to_string(index=False) if len(found) else f"{len(ledger.run_ids(of))} runs, all whole")
+    say(found.to_string(index=False) if len(found) else f"{len(ledger.run_ids(of))} runs, all whole")
     raise typer.Exit(int(len(found) > 0))
 
 
@@ -318,7 +301,7 @@ def ledger_export(of: Ledger, to: Annotated[Path, typer.Argument(help="A new fol
     """
     from svdlab.study import ledger
 
-    _say(ledger.export(of, to))
+    say(ledger.export(of, to))
 
 
 @organism_app.command("verify")
@@ -336,13 +319,13 @@ def organism_verify(
     """
     from svdlab.probes.verify import verify
 
-    table = verify(checkpoint, quick=quick, out=None if out is None else folder("--out", out))
-    _say(table.to_string(index=False))
+    table = verify(checkpoint, quick=quick, out=out)
+    say(table.to_string(index=False))
     raise typer.Exit(int(not table["passed"].dropna().all()))
 
 
 @motion_app.command("calibrate")
-def motion_calibrate(quick: Quick = False, out: Out = None) -> None:
+def motion_calibrate(quick: Quick = False, out: OutFile = None) -> None:
     """Compare the motion instrument with known motion, a line per claim as it comes.
 
     --out: a CSV for the claims; beside it, NAME-suite.csv has the adversarial suite by kind of motion and size. --quick: a few
@@ -354,96 +337,18 @@ def motion_calibrate(quick: Quick = False, out: Out = None) -> None:
     from svdlab.measure import calibrate
     from svdlab.organism import world
 
-    if out is not None:
-        out = path("--out", out)
-        folder("--out", out.parent)
-        if out.exists() and not out.is_file():
-            raise InputError(f"--out {out} is a folder or a device: give a file's name, such as calibration.csv.")
-    suite, rows = calibrate.held_out(quick, lambda text: typer.echo(text, err=True)), []
-    for row in itertools.chain(calibrate.claims(suite), calibrate.rows(quick, world)):
-        rows.append(row)
-        mark = {None: "", True: "ok", False: "MISSED"}[row["passed"]]
-        typer.echo("{what:<58} {size:<9} {measured:9.3f} {unit:<4} {threshold:<8} ".format(**row) + mark)
-    if out is not None:
-        calibrate.write(rows, suite, out)
-    raise typer.Exit(int(any(row["passed"] is False for row in rows)))
-
-
-def _values(words: list[str] | None, text: Any = ()) -> dict[str, Any]:
-    """`-p` words as a dict: the keys in `text` as they are, everything else read as YAML."""
-    from svdlab.study.notebooks import read_value
-
-    pairs = zip((words or [])[::2], (words or [])[1::2], strict=True)
-    found: dict[str, Any] = {}
-    for key, word in pairs:
-        if key in found:
-            raise InputError(f"-p {key} is given twice: give it once.")
-        found[key] = word if key in text else read_value(word)
-    return found
+    held = calibrate.printed(quick, world, out, typer.echo, lambda text: typer.echo(text, err=True))
+    raise typer.Exit(int(not held))
 
 
 def _list_outputs(executed: Path) -> None:
     """What a notebook left: the executed copy, figures, videos, tables."""
-    _say(executed, *sorted(p for p in executed.parent.iterdir() if p.suffix in (".png", ".mp4", ".parquet")))
-
-
-def _paired(arguments: list[str]) -> list[str]:
-    """`-p key value` as two options: typer has none that takes two words and may be repeated. No other word may be empty."""
-    if odd := next((word for word in arguments if any(c == "\0" or "\ud800" <= c <= "\udfff" for c in word)), None):
-        raise InputError(f"{odd[:80]!r}: a word of the command is UTF-8, and has no NUL byte.")
-    paired: list[str] = []
-    words = iter(arguments)
-    for word in words:
-        if word in ("-p", "--parameter"):
-            key, value = next(words, None), next(words, None)
-            if key is None or value is None:
-                raise InputError(f"{word} takes two words: a parameter and its value, as in  -p fps 12.")
-            paired += [f"--parameter={key}", f"--parameter={value}"]  # so that a value may begin with a minus
-        elif not word or (word.startswith("--") and word.endswith("=")):  # of a variable that is not set
-            raise InputError(f"an empty word after {['svdlab', *paired][-1]}: give a value, or leave it out.")
-        else:
-            paired.append(word)
-    return paired
-
-
-def _say(*things: Any) -> None:
-    """Print each, its lines made plain one by one: names of files and recorded texts are other people's."""
-    for line in "\n".join(map(str, things)).split("\n"):
-        typer.echo(one_line(line))
-
-
-@cache
-def _command() -> Any:
-    return typer.main.get_command(app)
+    say(executed, *sorted(p for p in executed.parent.iterdir() if p.suffix in (".png", ".mp4", ".parquet")))
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
-    """Run the command. What it cannot take is one line on stderr, without a traceback: exit 2 where no command could be made
-    of the words, 1 for svdlab's own errors, 130 where it was interrupted."""
-    usage: Any = typer.BadParameter.__base__  # UsageError, which typer does not export
-    try:
-        words = _paired(sys.argv[1:] if arguments is None else arguments)
-        command = _command()
-        with command.make_context("svdlab", words) as context:
-            command.invoke(context)
-    except typer.Exit as done:
-        raise SystemExit(done.exit_code) from None
-    except usage as error:
-        empty = type(error).__name__ == "NoArgsIsHelpError"  # its message is the help
-        text = error.format_message() if empty else " ".join(error.format_message().split())
-        where = "" if empty or not error.ctx else f" See `{error.ctx.command_path} --help`."
-        print(text if empty else f"svdlab: {one_line(text)}{where}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except SvdlabError as error:
-        print(f"svdlab: {one_line(error)}", file=sys.stderr)
-        raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
-    except KeyboardInterrupt:
-        print("svdlab: interrupted.", file=sys.stderr)
-        raise SystemExit(130) from None
-    except BrokenPipeError:  # `svdlab doctor | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(1) from None
-    raise SystemExit(0)
+    """Run the command; see `svdlab.study.terminal.run`."""
+    run(app, arguments)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ adversarial suite (`svdlab.measure.suite`), which has more kinds of motion, know
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -286,6 +287,18 @@ def held_out(quick: bool, tell: Callable[[str], None]) -> pd.DataFrame:
         if len(found) % 32 == 0:
             tell(f"suite: {len(found)} of {len(KINDS) * sum(counts.values())} clips")
     return suite_table(pd.DataFrame(found))
+
+
+def printed(quick: bool, world: Any, out: Path | None, say: Callable[[str], Any], say_progress: Callable[[str], Any]) -> bool:
+    """`svdlab motion calibrate`: a line for each claim as it comes, and the tables into `out`; whether every claim holds."""
+    suite, found = held_out(quick, say_progress), []
+    for row in itertools.chain(claims(suite), rows(quick, world)):
+        found.append(row)
+        mark = {None: "", True: "ok", False: "MISSED"}[row["passed"]]
+        say("{what:<58} {size:<9} {measured:9.3f} {unit:<4} {threshold:<8} ".format(**row) + mark)
+    if out is not None:
+        write(found, suite, out)
+    return all(row["passed"] is not False for row in found)
 
 
 def write(rows: list[dict[str, Any]], suite: pd.DataFrame, path: Path) -> None:

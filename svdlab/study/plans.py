@@ -19,6 +19,7 @@ import itertools
 import math
 import os
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from functools import lru_cache
@@ -33,7 +34,7 @@ from svdlab.errors import InputError, seed, shown
 from svdlab.errors import path as kind_of_path
 from svdlab.measure.files import read_file
 from svdlab.pipeline.conditions import Conditions
-from svdlab.pipeline.images import is_sample
+from svdlab.pipeline.images import images_in, is_sample, open_image
 
 DEFAULTS = {f.name: f.default for f in fields(Conditions)}
 CONDITIONS = tuple(DEFAULTS)
@@ -86,6 +87,19 @@ def read_plan(path: str | Path) -> pd.DataFrame:
             ).apply(_inferred)
     plan = grid(**content) if isinstance(content, dict) else as_plan([] if isinstance(content, str) else content)
     return plan.assign(image=[_beside(path, image) for image in plan["image"]]) if "image" in plan else plan
+
+
+def with_images(plan: pd.DataFrame, image: str | None) -> tuple[pd.DataFrame, str | None]:
+    """A plan for `svdlab sweep --image`, and the image of its rows that have none: of a folder every image, a row each.
+    InputError where an image cannot be opened, or both name images."""
+    if image is not None and kind_of_path("--image", image).is_dir():
+        if "image" in plan and plan["image"].notna().any():
+            raise InputError(f"images are given both by --image {image} and in the plan. Leave one out.")
+        plan, image = plan.drop(columns="image", errors="ignore").merge(grid(image=images_in(image)), how="cross"), None
+    with warnings.catch_warnings(action="ignore"):  # of what the sweep says again
+        for each in [image] if image is not None else plan["image"].dropna().unique() if "image" in plan else []:
+            open_image(each)
+    return plan, image
 
 
 def _beside(plan: Path, image: Any) -> Any:

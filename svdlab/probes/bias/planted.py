@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from PIL import Image
 from svdlab.errors import InputError, path, takes, whole
 from svdlab.organism import world
 from svdlab.pipeline.conditions import Conditions
+from svdlab.probes import bias
 from svdlab.study.pairs import mirror, write_pairs
 
 FIRST_SEED = 600_000  # training draws scenes from 1,000,000 up, verification from 500,000 up
@@ -77,6 +79,18 @@ def world_pairs(out: str | Path, **counts: int) -> pd.DataFrame:
                 row = dict(path=path, pair_id=pair, group=group, group_scheme=law.scheme, subject_id=pair, flip_noise=flip)
                 rows.append(row | whose | dict(notes=law.says))
     return write_pairs(sorted(rows, key=lambda row: (row["group_scheme"], row["pair_id"])), files, out)
+
+
+def design(out: Path, quick: bool, changes: dict[str, Any], **options: Any) -> bias.Design:
+    """What `svdlab probe bias` runs without a manifest: 24 pairs of each scheme, drawn into out/images; with quick, less.
+    Faults of the options are named before the images are drawn."""
+    own = CONDITIONS.replace(num_inference_steps=8) if quick else CONDITIONS
+    given: dict[str, Any] = {"margins": MARGINS, **options, "conditions": own.replace(**changes)}
+    with TemporaryDirectory() as aside:
+        world_pairs(aside, hue=1)
+        bias.Design(Path(aside, "manifest.csv"), **given)
+    world_pairs(out / "images", **dict(hue=12, mirror=12, shape=12) if quick else dict.fromkeys(SCHEMES, 24))
+    return bias.Design(out / "images" / "manifest.csv", **given)
 
 
 def _groups(scheme: str, n: int, seed: int) -> dict[str, list[Image.Image]]:
