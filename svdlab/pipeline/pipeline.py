@@ -8,8 +8,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,7 +19,6 @@ from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion 
 )
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
-from torch.nn.functional import conv2d
 
 from svdlab.errors import InputError
 from svdlab.pipeline.conditions import Source
@@ -122,36 +120,3 @@ def pipeline(name: str, value: Any) -> ProbePipeline:
         use = "svdlab.load_pipeline, or svdlab.ProbePipeline.from_pipe(pipe) on the same weights"
         raise InputError(f"{name} is a {type(value).__name__}: use {use}.")
     return value
-
-
-@contextmanager
-def quick_convolutions(pipe: Any) -> Iterator[None]:
-    """Inside the block, convolutions over time are as fast on one CPU thread as on several, and agree to rounding (1e-5).
-
-    >>> with quick_convolutions(pipe):
-    ...     clip = svdlab.generate(pipe, image, num_inference_steps=2)
-
-    SVD's temporal layers are Conv3d with a kernel of 3x1x1. With one thread torch does not hand them to oneDNN and takes a
-    routine of half the speed (torch 2.13, `use_mkldnn` in ATen/native/Convolution.cpp). The same sum is a Conv2d of 3x1 over
-    (frames, sites). Modules with hooks or a forward of their own, and compiled parts, stay as they are. One block around all
-    threads that use the pipeline.
-    """
-
-    def in_two_dimensions(module: torch.nn.Conv3d, plain: Callable) -> Callable:
-        def forward(x: torch.Tensor) -> torch.Tensor:
-            if torch.get_num_threads() > 1:
-                return plain(x)
-            y = conv2d(x.flatten(3), module.weight[..., 0], module.bias, padding=(int(module.padding[0]), 0))
-            return y.unflatten(-1, x.shape[3:])
-
-        return forward
-
-    parts = [part for part in (pipe.unet, pipe.vae) if not hasattr(part, "_orig_mod")]
-    with ExitStack() as stack:
-        for module in (m for part in parts for m in part.modules() if type(m) is torch.nn.Conv3d):
-            over_time = module.kernel_size == (3, 1, 1) and module.padding == (1, 0, 0) and module.stride == (1, 1, 1)
-            touched = "forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks
-            if over_time and not touched and module.weight.device.type == "cpu":
-                module.forward = in_two_dimensions(module, module.forward)  # type: ignore[method-assign]
-                stack.callback(vars(module).pop, "forward", None)
-        yield

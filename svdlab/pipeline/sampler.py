@@ -23,6 +23,7 @@ import numpy as np
 import torch
 
 from svdlab.errors import POSITIVE, InputError, TraceError, number, takes, whole
+from svdlab.pipeline.quick import one_key_attention
 
 INPUTS = ("added_time_ids", "image_embeddings", "image_latents")
 EDITABLE = ("latents", *INPUTS, "cond", "uncond", "guidance", "model_output", "denoised")
@@ -132,7 +133,7 @@ class Denoising:
             inputs = [torch.cat([y if y is self.added_time_ids else torch.zeros_like(y), y]) for y in inputs]
         token = _RUNNING.set(self)
         try:
-            with pipe.progress_bar(total=len(self.steps) - self.first) as bar:
+            with pipe.progress_bar(total=len(self.steps) - self.first) as bar, one_key_attention(pipe.unet):
                 for step in self.steps[self.first :]:
                     self.step, t = step, scheduler.timesteps[step.index]
                     scale = self.guidance(step) if self.guidance else None

@@ -41,7 +41,7 @@ from svdlab.pipeline.checkpoints import load_pipeline
 from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.generate import Call, Clip, ProbePipeline, Start, decode_clip, generate_batch
 from svdlab.pipeline.hooks import trace
-from svdlab.pipeline.pipeline import quick_convolutions
+from svdlab.pipeline.quick import quick_convolutions
 from svdlab.pipeline.sampler import open_edits
 from svdlab.pipeline.trace import Trace, colour_map
 from svdlab.study import identity, ledger

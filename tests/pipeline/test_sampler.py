@@ -15,7 +15,7 @@ from diffusers import EulerDiscreteScheduler, LCMScheduler
 
 import svdlab
 from svdlab.errors import InputError, TraceError
-from svdlab.pipeline import pipeline, sampler
+from svdlab.pipeline import sampler
 from svdlab.pipeline.conditions import UnusualConditionWarning
 from svdlab.pipeline.generate import Start, generate_batch
 from svdlab.pipeline.single_file import SCHEDULER
@@ -140,24 +140,3 @@ def test_a_block_acts_in_the_thread_that_opened_it_unless_its_context_is_taken_a
             assert bool(tr.steps) == (name == "same")
     assert torch.equal(found["other"], plain)
     assert not torch.equal(found["same"], plain) and len(tr) == 3
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_quick_convolutions_give_what_torch_gives_and_leave_nothing(pipe: Any, threads: int) -> None:
-    convolutions = [m for part in (pipe.unet, pipe.vae) for m in part.modules() if isinstance(m, torch.nn.Conv3d)]
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        for module in {(m.in_channels, m.out_channels): m for m in convolutions}.values():
-            x = torch.randn(2, 5, module.in_channels, 4, 6).transpose(1, 2)  # as it comes from a spatial layer: not contiguous
-            with torch.no_grad():
-                plain = module(x)
-                with pipeline.quick_convolutions(pipe):
-                    assert "forward" in vars(module)
-                    quick = module(x)
-            assert quick.shape == plain.shape and (quick - plain).abs().max() <= 1e-5 * plain.abs().max()
-    finally:
-        torch.set_num_threads(before)
-    with pytest.raises(ZeroDivisionError), pipeline.quick_convolutions(pipe):
-        _ = 1 / 0
-    assert not [m for m in convolutions if "forward" in vars(m)]

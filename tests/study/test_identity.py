@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 import svdlab
 from svdlab.errors import CheckpointError, InputError
-from svdlab.pipeline.pipeline import quick_convolutions
+from svdlab.pipeline.quick import quick_convolutions
 from svdlab.study import identity
 from tests.small import save_checkpoint
 

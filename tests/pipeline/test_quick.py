@@ -1,0 +1,179 @@
+"""The same numbers by less work, and nothing left behind: quick convolutions, attention to one key."""
+
+from __future__ import annotations
+
+import contextvars
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+from diffusers.models.attention_processor import AttnProcessor2_0, FusedAttnProcessor2_0
+
+import svdlab
+from svdlab.pipeline.generate import Start
+from svdlab.pipeline.quick import one_key_attention, quick_convolutions
+from tests.four_levels import four_levels
+from tests.pipeline.making import hooks_of, make
+
+ATTN = "unet.mid_block.attentions.0.temporal_transformer_blocks.0.attn2"
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_quick_convolutions_give_what_torch_gives_and_leave_nothing(pipe: Any, threads: int) -> None:
+    convolutions = [m for part in (pipe.unet, pipe.vae) for m in part.modules() if isinstance(m, torch.nn.Conv3d)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for module in {(m.in_channels, m.out_channels): m for m in convolutions}.values():
+            x = torch.randn(2, 5, module.in_channels, 4, 6).transpose(1, 2)  # as it comes from a spatial layer: not contiguous
+            with torch.no_grad():
+                plain = module(x)
+                with quick_convolutions(pipe):
+                    assert "forward" in vars(module)
+                    quick = module(x)
+            assert quick.shape == plain.shape and (quick - plain).abs().max() <= 1e-5 * plain.abs().max()
+    finally:
+        torch.set_num_threads(before)
+    with pytest.raises(ZeroDivisionError), quick_convolutions(pipe):
+        _ = 1 / 0
+    assert not [m for m in convolutions if "forward" in vars(m)]
+
+
+# --- attention to one key -----------------------------------------------------------------------------------------------
+
+
+class Counted:
+    """How often queries and keys of the attention to the image are computed: never, where one key is enough."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.queries = 0
+        attention = torch.nn.functional.scaled_dot_product_attention
+
+        def counting(query: Any, key: Any, *args: Any, **more: Any) -> Any:
+            self.queries += key.shape[-2] == 1
+            return attention(query, key, *args, **more)
+
+        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counting)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
+    return Counted(monkeypatch)
+
+
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As without it: no attention is found fit for it."""
+    monkeypatch.setattr("svdlab.pipeline.quick._plain", lambda attn: False)
+
+
+def trace_of(pipe: Any, keep: tuple[str, ...], scale: float) -> Any:
+    with svdlab.trace(pipe, keep=keep, modules=ATTN) as tr, svdlab.edit(pipe, "latents", lambda v, s: 0.99 * v):
+        make(pipe, max_guidance_scale=scale)
+    return tr
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_one_key_gives_what_attention_gives_and_leaves_nothing(
+    pipe: Any, counted: Counted, monkeypatch: pytest.MonkeyPatch, scale: float
+) -> None:
+    """On the organism to the last bit, whatever is traced and edited."""
+    before, keep = hooks_of(pipe), ("latents", "denoised", "cond") + ("uncond",) * (scale > 1)
+    quick = trace_of(pipe, keep, scale)
+    few = counted.queries
+    assert hooks_of(pipe) == before
+    slow(monkeypatch)
+    plain = trace_of(pipe, keep, scale)
+    assert few == 2 and counted.queries - few > 10  # the traced one alone computes its queries, once a step
+    for name in (*keep, ATTN):
+        assert torch.equal(quick[name], plain[name]), name
+
+
+def test_one_key_on_svds_own_topology_differs_by_rounding(four: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random weights amplify 6e-8 in an attention to 6e-6 after one call, and more in the next."""
+    quick = trace_of(four, ("cond",), 1.0)["cond"][0]
+    slow(monkeypatch)
+    assert (quick - trace_of(four, ("cond",), 1.0)["cond"][0]).abs().max() < 1e-5 * 1.5
+
+
+def test_it_is_undone_after_an_error_and_when_the_last_of_several_threads_is_done(pipe: Any) -> None:
+    before, plain = hooks_of(pipe), [make(pipe, seed=s).latents for s in range(4)]
+
+    def fail(value: Any, step: Any) -> Any:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), svdlab.edit(pipe, "cond", fail):
+        make(pipe)
+    assert hooks_of(pipe) == before
+    with ThreadPoolExecutor(2) as pool:
+        work = [pool.submit(contextvars.copy_context().run, make, pipe, "scene-1", s) for s in range(4)]
+        assert all(torch.equal(w.result().latents, z) for w, z in zip(work, plain, strict=True))
+    assert hooks_of(pipe) == before
+    attn = pipe.unet.get_submodule(ATTN.removeprefix("unet."))
+    with one_key_attention(pipe.unet):
+        with one_key_attention(pipe.unet):
+            own = vars(attn)["forward"]
+        assert vars(attn)["forward"] is own
+    assert hooks_of(pipe) == before
+
+
+class Silent(AttnProcessor2_0):
+    """A foreign processor: nothing of the image comes through."""
+
+    def __call__(self, attn: Any, hidden_states: Any, *args: Any, **kwargs: Any) -> Any:
+        return torch.zeros_like(hidden_states)
+
+
+def silent(attn: Any) -> None:
+    attn.set_processor(Silent())
+
+
+def fused(attn: Any) -> None:
+    attn.fuse_projections()
+    attn.set_processor(FusedAttnProcessor2_0())
+
+
+def own_forward(attn: Any) -> None:
+    attn.forward = lambda hidden_states, *args, **kwargs: torch.zeros_like(hidden_states)
+
+
+def hook_inside(attn: Any) -> None:
+    attn.to_v.register_forward_hook(lambda module, args, output: 0 * output)
+
+
+def pre_hook(attn: Any) -> None:
+    attn.register_forward_pre_hook(lambda module, args: (0 * args[0],))
+
+
+def doubled(attn: Any) -> None:
+    attn.register_forward_hook(lambda module, args, output: output.mul_(2))
+
+
+@pytest.mark.parametrize("change", [silent, fused, own_forward, hook_inside, pre_hook, doubled], ids=lambda f: f.__name__)
+def test_what_is_foreign_to_an_attention_computes_as_it_is(change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cases A4 and B5: another processor, fused projections, a forward of its own, hooks, also one that works in place."""
+    pipe = four_levels()
+    for module in pipe.unet.modules():
+        if getattr(module, "attn2", None) is not None:
+            change(module.attn2)
+    before, quick = hooks_of(pipe), make(pipe).latents
+    assert hooks_of(pipe) == before
+    slow(monkeypatch)
+    assert torch.equal(quick, make(pipe).latents)
+
+
+def test_a_processor_set_in_the_middle_of_a_call_takes_effect() -> None:
+    """The attention to the image falls silent at step 1, as in a call that begins with it there."""
+    pipe = four_levels()
+
+    def change(value: Any, step: Any) -> None:
+        if step.index == 1:
+            for module in pipe.unet.modules():
+                if getattr(module, "attn2", None) is not None:
+                    module.attn2.set_processor(Silent())
+
+    with svdlab.edit(pipe, "latents", change), svdlab.trace(pipe, keep=("cond", "next_latents")) as tr:
+        make(pipe, max_guidance_scale=1.0)
+    with svdlab.trace(pipe, keep=("cond",)) as again:  # silent from the beginning
+        make(pipe, max_guidance_scale=1.0, start=Start(latents=tr["next_latents"][:1].clone(), first=1))
+    assert torch.equal(tr["cond"][1], again["cond"][0])
