@@ -160,6 +160,7 @@ def of_study(m: SimpleNamespace) -> dict[str, Target]:
         "pairs.confounds": (pairs.confounds, dict(manifest=m.read, reference={})),
         "pairs.change": (pairs.change, dict(image=scene, kind="exposure", amount=1.0)),
         "pairs.mirror": (pairs.mirror, dict(image=scene, flip="left_right")),
+        "notebooks.copy": (notebooks.copy, dict(folder=m.folder / "course")),
         "notebooks.find": (notebooks.find, dict(notebook=m.notebook)),
         "notebooks.parameters_of": (notebooks.parameters_of, dict(notebook=m.notebook)),
         "notebooks.read_grid": (notebooks.read_grid, dict(grid=m.grid)),

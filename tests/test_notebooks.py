@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -159,12 +157,3 @@ def test_it_runs_by_papermill(tmp_path: Path) -> None:
     images = [o for o in outputs if "image/png" in o.get("data", {})]
     assert images and all(o.metadata["image/png"]["alt"] for o in images)
     check_results(path, out)
-
-
-@pytest.mark.slow
-def test_the_demo_leaves_what_the_readme_promises(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "svdlab", "demo"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    folder = tmp_path / "results/00-tour"
-    assert [name for name in [*LEAVES["00-tour"], "00-tour.ipynb"] if not (folder / name).exists()] == []
-    assert "results/00-tour" in done.stdout and "100%" in done.stderr

@@ -140,15 +140,16 @@ def test_the_licences_say_what_they_must() -> None:
     assert "Apache License\n" in licence and "Version 2.0, January 2004" in licence and PROJECT["license"] == "Apache-2.0"
 
 
-def test_a_wheel_holds_the_package_with_its_weights_and_nothing_else(tmp_path: Path) -> None:
+def test_a_wheel_holds_the_package_with_its_weights_and_notebooks_and_nothing_else(tmp_path: Path) -> None:
     done = run(
         sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", tmp_path, "."
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = tmp_path.glob("*.whl")
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    tracked = run("git", "ls-files", "--cached", "--others", "--exclude-standard", "svdlab").stdout.splitlines()
-    assert names == {name for name in tracked if (ROOT / name).exists()}
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "svdlab", "notebooks/*.ipynb"]
+    tracked = [name for name in run(*listed).stdout.splitlines() if (ROOT / name).exists()]
+    assert names == {f"svdlab/{name}" if name.startswith("notebooks/") else name for name in tracked}
 
 
 # --- guards ---------------------------------------------------------------------------------------------------------

@@ -15,11 +15,12 @@ whole or not at all, encoded by mediapy with imageio-ffmpeg's ffmpeg; an OutputE
 
 from __future__ import annotations
 
+import base64
+import html
 import json
 import math
 import os
 import re
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
@@ -189,16 +190,34 @@ def write_preview(
     path: str | Path, frames: Any, *, playback_fps: float | None = None, facts: Mapping[str, Any] | None = None
 ) -> None:
     """Write the frames as H.264 in yuv420p, which every browser plays; small clips are enlarged by a whole factor."""
-    clip = as_bytes(frames)
+    clip = _enlarged(as_bytes(frames))
     if Path(path).suffix.lower() != ".mp4":
         raise InputError(f"{str(path)!r}: a preview is written as .mp4.")
-    factor = max(1, math.ceil(PREVIEW_SIDE / min(clip.shape[1:3])))
-    clip = clip.repeat(factor, axis=1).repeat(factor, axis=2)
-    clip = clip[:, : clip.shape[1] // 2 * 2, : clip.shape[2] // 2 * 2]  # yuv420p takes even sides only
     # One thread, and the quick preset: encoding runs beside the denoising, and must not take its cores.
     data = h264(clip, playback_fps, facts=facts, arguments=["-preset", "veryfast", "-threads", "1"])
     with write_whole(path) as part:
         part.write_bytes(data)
+
+
+def _enlarged(clip: np.ndarray) -> np.ndarray:
+    factor = max(1, math.ceil(PREVIEW_SIDE / min(clip.shape[1:3])))
+    clip = clip.repeat(factor, axis=1).repeat(factor, axis=2)
+    return clip[:, : clip.shape[1] // 2 * 2, : clip.shape[2] // 2 * 2]  # yuv420p takes even sides only
+
+
+def small_html(frames: Any, fps: float, words: str) -> str:
+    """Frames as a small video above a line of words, as HTML: how clips and traces show themselves in a notebook."""
+    clip = as_bytes(frames)
+    stride = max(1, clip.shape[2] // 384)
+    clip = _enlarged(clip[:, ::stride, ::stride])
+    return f"{tag(h264(clip, fps), clip.shape[2], clip.shape[1], words)}<br>{html.escape(words)}"
+
+
+def tag(mp4: bytes, width: int, height: int, alt: str) -> str:
+    """An MP4 as a tag that plays it, looping. In one piece: what cleans HTML takes a `<source>` away (a report, GitHub)."""
+    data = base64.b64encode(mp4).decode()
+    how = f'width="{width}" height="{height}" controls loop autoplay muted playsinline style="max-width: 100%; height: auto"'
+    return f'<video src="data:video/mp4;base64,{data}" {how} aria-label="{html.escape(alt)}"></video>'
 
 
 @takes(fps=FPS, crf=partial(whole, most=51), facts=errors.kind(Mapping))
@@ -253,9 +272,9 @@ def licence_line(repo_id: str | None, card: Mapping[str, Any]) -> str:
 
 @cache
 def show_licence(checkpoint: str, licence: str) -> None:
-    """Print a checkpoint's licence line to stderr, once in a process."""
+    """Print a checkpoint's licence line, once in a process; not to stderr, which Jupyter shows as a fault, in red."""
     if licence:
-        print(" ".join(UNFIT.sub("", f"{checkpoint}: {licence}").split()), file=sys.stderr)
+        print(" ".join(UNFIT.sub("", f"{checkpoint}: {licence}").split()))
 
 
 def notice() -> str:

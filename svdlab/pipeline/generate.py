@@ -104,15 +104,7 @@ class Clip:
         return f"Clip({c.num_frames} frames of {c.width}x{c.height}, {made}{', ' * bool(self.label)}{self.label})"
 
     def _repr_html_(self) -> str:
-        import mediapy
-
-        words = html.escape(repr(self))
-        if not len(self.frames):
-            return words
-        stride = max(1, self.frames.shape[2] // 384)
-        small = video.as_bytes(self.frames[:, ::stride, ::stride])
-        height, width = small.shape[1:3]
-        return f"{mediapy.html_from_compressed_video(video.h264(small, self.playback_fps), width, height)}<br>{words}"
+        return video.small_html(self.frames, self.playback_fps, repr(self)) if len(self.frames) else html.escape(repr(self))
 
     @takes(path=errors.path)
     def save(self, path: str | Path) -> Path:

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from safetensors.torch import save_file
 
 from svdlab.errors import InputError, OutputError, TraceError, number, path, several, shown, takes, text, whole
 from svdlab.measure.files import write_whole
+from svdlab.measure.video import small_html
 from svdlab.pipeline.conditions import line
 from svdlab.pipeline.generate import Call
 from svdlab.pipeline.images import decode_latents, open_image, vae_in_turn
@@ -42,7 +44,7 @@ KEEP: dict[str, tuple[str, ...]] = dict.fromkeys(
 KEEP |= {"guidance_pressure": ("frame", "y", "x")}  # what a step can keep beside modules, with its dimensions after the batch
 
 
-@dataclass
+@dataclass(repr=False)
 class Trace:
     """The steps of one run. `tr["name"]` stacks what was kept over the steps: "s ...", or "s b ..." for a batch.
 
@@ -57,6 +59,21 @@ class Trace:
     label: str = ""
     images: list[Any] = field(default_factory=list, repr=False)
     find_colours: Callable[[], np.ndarray | None] = field(default=lambda: None, repr=False)
+
+    def __repr__(self) -> str:
+        levels = f" from sigma {self.steps[0].sigma:.3g} to {self.steps[-1].sigma:.3g}" if self.steps else ""
+        of = f" of {self.batch} samples" if self.batch > 1 else ""
+        label = f", {self.label}" if self.label else ""
+        return f"Trace({len(self)} steps{of}{levels}: {', '.join(self.names) or 'nothing'} kept{label})"
+
+    def _repr_html_(self) -> str:
+        """The middle frame's estimate from step to step, as colours of the latents, where they were kept."""
+        if "denoised" not in self.names or self.batch > 1 or self.colours is None:
+            return html.escape(repr(self))
+        estimates = self.denoised
+        middle = estimates.shape[1] // 2
+        words = f"{self!r}; frame {middle}, its denoised estimate from step to step, as colours of the latents"
+        return small_html(self.as_colours(estimates[:, middle]), 4, words)
 
     def __len__(self) -> int:
         return len(self.steps)

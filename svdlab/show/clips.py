@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
@@ -46,7 +46,7 @@ MODES = ("channels", "pca", "colours")
 LATENTS = {"latents": "Latents", "next_latents": "Latents after the step", "denoised": "Denoised latents"}
 
 
-@dataclass
+@dataclass(repr=False)
 class Video:
     """A video that a notebook shows, looping; `save` writes it as MP4 (H.264, yuv420p, plays in every browser).
 
@@ -64,6 +64,9 @@ class Video:
         self.fps = files.FPS("fps", self.fps)
         self.alt = WORDS("alt", self.alt)
         errors.kind(Mapping)("facts", self.facts)
+
+    def __repr__(self) -> str:
+        return f"<Video: {self.alt}, {len(self.frames)} frames at {self.fps:g} frames/s>"
 
     def mp4(self) -> bytes:
         """The bytes of an MP4 file."""
@@ -84,16 +87,13 @@ class Video:
         return path
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
-        import mediapy  # slow: it brings pyplot along
-
         height, width = self.frames.shape[1:3]
-        player = mediapy.html_from_compressed_video(self.mp4(), width, height)
-        still = base64.b64encode(mediapy.compress_image(self.frames[-1])).decode()  # for viewers that show no videos
-        label = Markup('<video aria-label="{}"').format(self.alt)
+        still = io.BytesIO()  # for viewers that show no videos
+        Image.fromarray(self.frames[-1]).save(still, "PNG")
         bundle = {
-            "text/html": player.replace("<video", label, 1),
-            "image/png": still,
-            "text/plain": f"<Video: {self.alt}, {len(self.frames)} frames at {self.fps:g} frames/s>",
+            "text/html": files.tag(self.mp4(), width, height, self.alt),
+            "image/png": base64.b64encode(still.getvalue()).decode(),
+            "text/plain": repr(self),
         }
         return bundle, {"image/png": {"width": width, "height": height, "alt": self.alt}}
 

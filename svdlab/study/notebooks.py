@@ -31,7 +31,7 @@ from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from svdlab import __version__, errors
-from svdlab.errors import InputError, MissingExtraError, RunError, shown, whole
+from svdlab.errors import InputError, RunError, shown, takes, whole
 from svdlab.errors import path as as_path
 from svdlab.measure import video
 from svdlab.measure.files import csv_text, exported, file_name, hash_facts, hash_file, plain, read_json, write_whole
@@ -40,7 +40,8 @@ from svdlab.show.labels import axis, name, number
 from svdlab.show.page import Folded, Media, page
 from svdlab.study import ledger, plans
 
-NOTEBOOKS = (Path(__file__).parents[2] / "notebooks", Path("notebooks"))
+PACKAGE = Path(__file__).parents[1]
+SHIPPED = next((p for p in (PACKAGE / "notebooks", PACKAGE.parent / "notebooks") if p.is_dir()), PACKAGE)  # wheel, clone
 KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
 RANGES: dict[tuple[str, str], Any] = {  # of what is no condition and no seed
     ("01-conditioning-sweep", "dask"): lambda name, value: whole(name, int(value), 1, 1024) if value.isdigit() else value,
@@ -123,11 +124,11 @@ def run_grid(
 
 
 def find(notebook: str | Path) -> Path:
-    """A notebook by path, or by name in `notebooks/` here or of the clone; InputError lists those there are."""
+    """A notebook by path, or by name: in `notebooks/` here, else svdlab's own; InputError lists those there are."""
     path = as_path("notebook", notebook)
     if path.suffix == ".ipynb" and path.is_file():
         return path
-    there = {found.stem: found for place in NOTEBOOKS for found in sorted(place.glob("*.ipynb"))}
+    there = {found.stem: found for place in (SHIPPED, Path("notebooks")) for found in sorted(place.glob("*.ipynb"))}
     stem = path.name.removesuffix(".ipynb")
     if stem not in there or len(Path(notebook).parts) > 1:  # a mistyped path is never another notebook
         why = "no such file" if not path.exists() else "it is no .ipynb file"
@@ -135,12 +136,28 @@ def find(notebook: str | Path) -> Path:
     return there[stem]
 
 
+@takes(folder=errors.folder)
+def copy(folder: str | Path) -> dict[Path, bool]:
+    """Copy svdlab's notebooks to a folder, to run and change them there; returns each path, and whether it is new.
+
+    >>> list(copy("course"))[0].name                                                   # doctest: +SKIP
+    '00-tour.ipynb'
+
+    A file that is there already stays as it is. What a notebook makes goes to `results/` beside the folder. Raises InputError
+    where the path is no folder, OutputError where it cannot be written.
+    """
+    copies = {Path(folder, path.name): path for path in sorted(SHIPPED.glob("*.ipynb"))}
+    new = {path: not os.path.lexists(path) for path in copies}
+    for path in filter(new.get, copies):
+        with write_whole(path) as part:
+            part.write_bytes(copies[path].read_bytes())
+    return new
+
+
 def read_notebook(path: Path) -> Any:
     """A notebook of format 4, checked by nbformat's schema; InputError for anything else."""
-    try:
-        from nbformat import reader, validate
-    except ImportError as error:
-        raise MissingExtraError("reading notebooks needs nbformat: pip install 'svdlab[notebooks]'.") from error
+    from nbformat import reader, validate
+
     try:
         content = read_json(path, LARGEST)
         if not isinstance(content, dict) or content.get("nbformat") != 4:
@@ -155,7 +172,9 @@ def read_notebook(path: Path) -> Any:
 
 def parameters_of(notebook: str | Path) -> dict[str, str]:
     """A notebook's parameters and the types that its parameters cell declares ("None" for none)."""
-    path, papermill = find(notebook), _papermill()
+    import papermill
+
+    path = find(notebook)
     book = read_notebook(path)
     try:
         found = papermill.inspect_notebook(book)
@@ -260,7 +279,8 @@ def read_grid(grid: Mapping[str, Any] | str | Path) -> dict[str, list[Any]]:
 
 def _execute(path: Path, folder: Path, parameters: Mapping[str, Any], progress: bool) -> tuple[str, str]:
     """Which cell failed, and how: ("", "") where none did."""
-    papermill = _papermill()
+    import papermill
+
     given = {"out": str(folder), **parameters} if "out" in parameters_of(path) else dict(parameters)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -283,14 +303,6 @@ def _hide_paths(executed: Path) -> None:
         facts |= {key: Path(facts[key]).name for key in ("input_path", "output_path") if facts.get(key)}
         with write_whole(executed) as part:
             part.write_text(json.dumps(exported(book), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _papermill() -> Any:
-    try:
-        import papermill
-    except ImportError as error:
-        raise MissingExtraError("running notebooks needs papermill: pip install 'svdlab[notebooks]'.") from error
-    return papermill
 
 
 # --- the page of a study ----------------------------------------------------------------------------------------------
@@ -404,9 +416,7 @@ def _prose(text: str) -> Markup:
 
 def _cleaned(html: str) -> Markup:
     """HTML that a cell displayed: tables, images and videos pass; scripts, styles and links do not."""
-    try:
-        import bleach
-    except ImportError as error:
-        raise MissingExtraError("a notebook's page needs bleach: pip install 'svdlab[notebooks]'.") from error
+    import bleach
+
     bare = re.sub(r"(?is)<(style|script)\b.*?(</\1\s*>|$)", "", html)  # bleach would leave their text
     return Markup(bleach.clean(bare, tags=TAGS.split(), attributes=ATTRIBUTES.split(), protocols={"data"}, strip=True))

@@ -1,0 +1,44 @@
+"""svdlab from its wheel, in an empty folder (case G5): the demo, the notebooks' copies, a notebook with parameters."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from tests.test_notebooks import ALL, LEAVES
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+pytestmark = pytest.mark.slow
+
+
+def test_the_demo_leaves_what_the_readme_promises(installed: Run, tmp_path: Path) -> None:
+    done = installed("svdlab", "demo", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "results/00-tour"
+    assert [name for name in [*LEAVES["00-tour"], "00-tour.ipynb"] if not (folder / name).exists()] == []
+    assert "results/00-tour" in done.stdout and "100%" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["results"]
+
+
+def test_the_notebooks_come_along_and_run(installed: Run, tmp_path: Path) -> None:
+    done = installed("svdlab", "notebooks", "course", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    copies = sorted((tmp_path / "course").iterdir())
+    assert [path.name for path in copies] == [path.name for path in ALL] and str(
+        copies[0].relative_to(tmp_path)
+    ) in done.stdout
+    for path in copies:
+        assert nbformat.read(path, 4).cells == nbformat.read(ALL[0].with_name(path.name), 4).cells
+
+    copies[0].write_text("my own")
+    again = installed("svdlab", "notebooks", "course", cwd=tmp_path)
+    assert copies[0].read_text() == "my own" and again.stdout.count("there already") == len(copies)
+
+    few = ["-p", "num_inference_steps", "2", "-p", "seeds", "[0]"]
+    done = installed("svdlab", "notebook", "course/02-denoising-trace.ipynb", *few, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "results/02-denoising-trace/denoised.png").stat().st_size
