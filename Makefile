@@ -50,8 +50,9 @@ $(READY): requirements.lock requirements-torch.lock pyproject.toml
 demo: setup  ## the tour notebook on the embedded checkpoint: pictures in results/00-tour/
 	$(BIN)/svdlab demo
 
-lab: setup  ## JupyterLab on notebooks/
-	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
+lab: setup  ## JupyterLab on copies of the notebooks, in lab/, which git ignores
+	$(BIN)/svdlab notebooks lab
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/lab $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 check: setup  ## style, types, notebooks: what needs no test to be run
 	$(BIN)/ruff check .

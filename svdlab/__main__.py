@@ -94,6 +94,20 @@ def notebook(
     raise typer.Exit(int((table["status"] == "failed").any()))
 
 
+@app.command("notebooks")
+def copies(to: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where they go.", callback=folder)]) -> None:
+    """Copy the notebooks to a folder, to run and change them there.
+
+    What lies there already is kept. The notebooks write to results/ beside the folder.
+
+    \b
+    Example: svdlab notebooks my-notebooks
+    """
+    from svdlab.study import notebooks
+
+    say(*(f"{path}{'' if new else '  (there already, kept)'}" for path, new in notebooks.copy(to).items()))
+
+
 @app.command()
 def sweep(
     grid: Annotated[Path, typer.Option(help="A grid (.yaml: condition to list of values) or a plan (.csv, .parquet).")],

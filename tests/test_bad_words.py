@@ -78,6 +78,7 @@ TABLE: dict[str, list[str]] = {
     "notebook --grid": [TRACE, "--grid", "@"],
     "notebook --jobs": [TRACE, *GRID, "--jobs", "@"],
     "notebook --out": [TRACE, "--out", "@"],
+    "notebooks TO": ["@"],
     "sweep --grid": ["--grid", "@", "--out", "out", *MODEL],
     "sweep --out": [*STUDY, "--out", "@"],
     "sweep --checkpoint": ["--grid", "grid.yaml", "--out", "out", "--checkpoint", "@"],
@@ -122,7 +123,7 @@ VALUES |= {f"probe bias -p {key}": ["bias", "-p", key, "@", "--manifest", "pairs
 FILE = "a name that a file can have"
 # Parameter (a pattern) -> words (a pattern) that it takes, and why that is right.
 RIGHT = [
-    (r".*--out|ledger export TO", r"(?!/dev/null|~no-such|pipe).+", FILE),
+    (r".*--out|ledger export TO|notebooks TO", r"(?!/dev/null|~no-such|pipe).+", FILE),
     (r"notebook -p (checkpoint|image)", r".*", "a text, as the notebook declares"),
     (r"notebook -p seeds", r".*", "a list of one, as the notebook declares"),
     (r"notebook -p .*", r"[-+.]?(\d|nan).*", "a number, as the notebook declares: its cells check it"),

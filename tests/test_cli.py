@@ -22,7 +22,7 @@ from svdlab.probes.bias import planted
 
 ROOT = Path(__file__).parents[1]
 
-COMMANDS = {"demo", "notebook", "sweep", "doctor", "probe", "report", "convert"}
+COMMANDS = {"demo", "notebook", "notebooks", "sweep", "doctor", "probe", "report", "convert"}
 INTERVAL = {"guidance_interval": (0.1, 10.0)}
 COMMANDS |= {"ledger check", "ledger export", "organism verify", "motion calibrate"}
 

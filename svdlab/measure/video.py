@@ -199,8 +199,8 @@ def write_preview(
         part.write_bytes(data)
 
 
-def _enlarged(clip: np.ndarray) -> np.ndarray:
-    factor = max(1, math.ceil(PREVIEW_SIDE / min(clip.shape[1:3])))
+def _enlarged(clip: np.ndarray, least: int = PREVIEW_SIDE) -> np.ndarray:
+    factor = max(1, math.ceil(least / min(clip.shape[1:3])))
     clip = clip.repeat(factor, axis=1).repeat(factor, axis=2)
     return clip[:, : clip.shape[1] // 2 * 2, : clip.shape[2] // 2 * 2]  # yuv420p takes even sides only
 
@@ -209,15 +209,17 @@ def small_html(frames: Any, fps: float, words: str) -> str:
     """Frames as a small video above a line of words, as HTML: how clips and traces show themselves in a notebook."""
     clip = as_bytes(frames)
     stride = max(1, clip.shape[2] // 384)
-    clip = _enlarged(clip[:, ::stride, ::stride])
-    return f"{tag(h264(clip, fps), clip.shape[2], clip.shape[1], words)}<br>{html.escape(words)}"
+    clip = _enlarged(clip[:, ::stride, ::stride], 64)
+    by = max(1, PREVIEW_SIDE // clip.shape[2])
+    return f"{tag(h264(clip, fps), clip.shape[2] * by, clip.shape[1] * by, words)}<br>{html.escape(words)}"
 
 
 def tag(mp4: bytes, width: int, height: int, alt: str) -> str:
     """An MP4 as a tag that plays it, looping. In one piece: what cleans HTML takes a `<source>` away (a report, GitHub)."""
     data = base64.b64encode(mp4).decode()
-    how = f'width="{width}" height="{height}" controls loop autoplay muted playsinline style="max-width: 100%; height: auto"'
-    return f'<video src="data:video/mp4;base64,{data}" {how} aria-label="{html.escape(alt)}"></video>'
+    how = f'width="{width}" height="{height}" controls loop autoplay muted playsinline'
+    style = "max-width: 100%; height: auto; image-rendering: pixelated"
+    return f'<video src="data:video/mp4;base64,{data}" {how} style="{style}" aria-label="{html.escape(alt)}"></video>'
 
 
 @takes(fps=FPS, crf=partial(whole, most=51), facts=errors.kind(Mapping))

@@ -64,7 +64,8 @@ class Trace:
         levels = f" from sigma {self.steps[0].sigma:.3g} to {self.steps[-1].sigma:.3g}" if self.steps else ""
         of = f" of {self.batch} samples" if self.batch > 1 else ""
         label = f", {self.label}" if self.label else ""
-        return f"Trace({len(self)} steps{of}{levels}: {', '.join(self.names) or 'nothing'} kept{label})"
+        kept = ", ".join([*self.names[:6], *[f"{len(self.names) - 6} more"] * (len(self.names) > 6)]) or "nothing"
+        return f"Trace({len(self)} steps{of}{levels}: {kept} kept{label})"
 
     def _repr_html_(self) -> str:
         """The middle frame's estimate from step to step, as colours of the latents, where they were kept."""

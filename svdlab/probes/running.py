@@ -48,6 +48,7 @@ from svdlab.probes.probe import Check, Example, Probe, Study
 from svdlab.probes.quality import Autoencoder, Realism
 from svdlab.probes.stimuli import Stimuli
 from svdlab.probes.text_control import TextControl
+from svdlab.show.page import Strong, blocks
 from svdlab.stats import effects
 from svdlab.stats.effects import LEAST_IMAGES, Effect
 from svdlab.study import ledger, sweep
@@ -62,7 +63,7 @@ MOST_SEEDS = 10_000
 COMMON = ("images", "seeds", "quick", "conditions", "progress")  # arguments of `prepare` that are no probe's own
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """What a probe found.
 
@@ -100,6 +101,16 @@ class Result:
         from svdlab.probes.card import draw
 
         return draw(self)
+
+    def __repr__(self) -> str:
+        return f"<{self.probe.name}: {self.status}, {len(self.table)} clips. {self.verdict}>"
+
+    def _repr_html_(self) -> str:
+        return blocks(*self.words(), self.figure())
+
+    def words(self) -> list[Any]:
+        """Question, verdict and findings, as blocks of a page."""
+        return [Strong(self.probe.question), self.verdict, [e.sentence for e in self.effects] or ["no findings"]]
 
     def __str__(self) -> str:
         return "\n  ".join([f"{self.probe.name}: {self.verdict}", *(e.sentence for e in self.effects), *self.notes])

@@ -30,6 +30,7 @@ from markupsafe import Markup
 from svdlab import errors
 from svdlab.errors import InputError, OutputError, shown, takes
 from svdlab.measure.files import exported, printable
+from svdlab.show.figure import Figure
 from svdlab.show.labels import WORDS
 
 Sections = Mapping[str, Iterable[Any]]
@@ -113,6 +114,11 @@ def markdown(title: str, sections: Sections, *, label: str = "", footer: str = "
     return "\n\n".join(filter(None, [*parts, _flat(footer)])) + "\n"
 
 
+def blocks(*parts: Any) -> str:
+    """The same blocks, and figures, as HTML without a page around them: for a notebook's cell."""
+    return "\n".join(_html(part, (), None) for part in parts)
+
+
 def _read(path: str | Path, alt: str, folder: str | Path | None) -> bytes:
     """The bytes of a file that is no link, and that lies in the folder, if one is given."""
     path = errors.path(alt, path)
@@ -139,6 +145,10 @@ def _html(block: Any, headings: Iterable[str], folder: str | Path | None) -> Mar
             return block
         case Folded():
             return Markup("<details><summary>details</summary><pre>{}</pre></details>").format(printable(block, lines=True))
+        case Figure():
+            bundle, facts = block._repr_mimebundle_()
+            image = '<img src="data:image/png;base64,{}" alt="{}" width="{}" style="max-width: 100%; height: auto">'
+            return Markup(image).format(bundle["image/png"], facts["image/png"]["alt"], facts["image/png"]["width"])
         case Media(data, alt):
             alt = printable(alt)
             content = data if isinstance(data, bytes) else _read(data, alt, folder)

@@ -11,7 +11,8 @@ import ipywidgets
 from svdlab.errors import InputError, path, several, shown, takes
 from svdlab.probes import Result
 from svdlab.show.figure import Figure
-from svdlab.widgets.panel import ImageView, Panel, escaped, pale, put_figure
+from svdlab.show.page import blocks
+from svdlab.widgets.panel import ImageView, Panel, pale, put_figure
 
 
 def _result(name: str, value: Any) -> Result:
@@ -41,7 +42,7 @@ class Verdicts(Panel):
     def __init__(self, results: Any, *, out: str | Path = "results/exports") -> None:
         self.results = results
         self.images = [ImageView() for _ in results]
-        self.texts = [ipywidgets.HTML(_text(r)) for r in results]
+        self.texts = [ipywidgets.HTML(blocks(*r.words())) for r in results]
         boxes = [ipywidgets.VBox(pair) for pair in zip(self.texts, self.images, strict=True)]
         self.lines = ipywidgets.Accordion(boxes, titles=[f"{r.probe.name} · {r.status} · {r.verdict}" for r in results])
         self.lines.observe(lambda change: self._open(change["new"]), "selected_index")
@@ -56,9 +57,3 @@ class Verdicts(Panel):
     def figure(self) -> Figure:
         """The figure of the line that is open, or of the first."""
         return self.results[self.lines.selected_index or 0].figure()
-
-
-def _text(result: Any) -> str:
-    question, verdict = escaped(result.probe.question), escaped(result.verdict)
-    lines = [escaped(sentence) for sentence in result.findings.get("sentence", ())] or ["no findings"]
-    return f"<p><b>{question}</b></p><p>{verdict}</p><ul><li>{'</li><li>'.join(lines)}</li></ul>"

@@ -248,7 +248,7 @@ def test_tags_that_svdlab_did_not_write_are_refused_in_one_line(tmp_path, text):
 
 def test_a_licence_cannot_steer_the_terminal(capsys):
     video.show_licence("a/\x1b[31mb", "line\r\nline \x9b2J\x07")
-    assert capsys.readouterr().err == "a/[31mb: line line 2J\n"
+    assert capsys.readouterr().out == "a/[31mb: line line 2J\n"
 
 
 def test_without_ffmpeg_the_error_says_so(tmp_path, monkeypatch):

@@ -115,6 +115,13 @@ def test_xarray_names_its_dimensions(full: svdlab.Trace) -> None:
     assert full.to_xarray()["latents"].dims == ("step", "sample", "frame", "channel", "y", "x")
 
 
+def test_a_trace_shows_itself(full: svdlab.Trace) -> None:
+    assert repr(full).startswith("Trace(2 steps of 2 samples from sigma 700 to ") and len(repr(full)) < 250
+    assert full[1]._repr_html_().startswith("<video src=") and len(full[1]._repr_html_()) < 20_000
+    assert full._repr_html_() == repr(full)  # of one sample
+    assert svdlab.Trace()._repr_html_() == repr(svdlab.Trace()) == "Trace(0 steps: nothing kept)"
+
+
 def test_an_empty_trace_says_why(pipe: Any) -> None:
     with svdlab.trace(pipe) as unused:
         pass

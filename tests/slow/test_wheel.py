@@ -28,9 +28,7 @@ def test_the_notebooks_come_along_and_run(installed: Run, tmp_path: Path) -> Non
     done = installed("svdlab", "notebooks", "course", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     copies = sorted((tmp_path / "course").iterdir())
-    assert [path.name for path in copies] == [path.name for path in ALL] and str(
-        copies[0].relative_to(tmp_path)
-    ) in done.stdout
+    assert [path.name for path in copies] == [path.name for path in ALL] and "course/00-tour.ipynb" in done.stdout
     for path in copies:
         assert nbformat.read(path, 4).cells == nbformat.read(ALL[0].with_name(path.name), 4).cells
 

@@ -15,6 +15,7 @@ import pytest
 
 import svdlab
 from svdlab import errors, show
+from svdlab.measure.video import tag
 from svdlab.study.notebooks import report
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -75,6 +76,7 @@ def test_an_executed_notebook_tells_the_story_without_its_machinery(study: Path,
         v4.new_output("stream", name="stderr", text="100%|####| progress"),
         v4.new_output("display_data", {WIDGET: {"model_id": "a"}, "text/plain": "a progress bar"}),
         v4.new_output("display_data", {WIDGET: {"model_id": "b"}, **png[0]}, metadata=png[1]),
+        v4.new_output("display_data", {"text/html": tag(b"an MP4", 64, 64, "a clip")}),
         v4.new_output("stream", name="stdout", text="object_px rises"),
     ]
     cells = [
@@ -87,6 +89,7 @@ def test_an_executed_notebook_tells_the_story_without_its_machinery(study: Path,
     nbformat.write(v4.new_notebook(cells=cells), folder / "00-story.ipynb")
     page = Page(report(folder, tmp_path / "page.html"))
     assert page.fetched == [] and len(page.images) == 1
+    assert page.videos == ["a clip"] and 'src="data:video/mp4;base64,' in (tmp_path / "page.html").read_text()
     assert "What moves" in page.words and "object_px rises" in page.words and "frames per second" in page.words
     assert page.images[0]["alt"] == png[1]["image/png"]["alt"]
     assert not [w for w in ("100%|####|", "a progress bar", "secret_code") if w in page.words]

@@ -21,6 +21,7 @@ class Hostile(Probe):
 def test_verdicts_open_to_the_probes_own_figure(tmp_path: Path, decoded: Any) -> None:
     clips = pd.DataFrame({"stimulus": [1, 2, 3], "bucket": [1, 2, 3], "share": [0.1, 0.5, 0.9]})
     found = Result(Hostile(), "done", "Found.", clips, effects=(effects.mean("share", "share", clips, unit=""),))
+    assert len(repr(found)) < 100 and "<b>nothing" not in found._repr_html_() and 'src="data:image/png' in found._repr_html_()
     panel = widgets.verdicts({"stillness": found, "other": found}, out=tmp_path)
     assert panel.lines.titles[0] == "stillness · done · Found." and "<b>nothing</b>" not in panel.texts[0].value
     assert not panel.images[1].value

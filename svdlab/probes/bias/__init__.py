@@ -62,6 +62,7 @@ from svdlab.probes.bias.differences import (
 )
 from svdlab.probes.bias.measured import autoencoder_loss, blocks, face, measurable
 from svdlab.probes.conditioning import classify
+from svdlab.show import page
 from svdlab.show.clips import Video, video
 from svdlab.show.figure import COLOURS, INK, WIDTH, Figure, draw, fitted, graphs, images, save
 from svdlab.show.page import Sections, Strong, markdown
@@ -177,7 +178,7 @@ class Design:
         return own | dict(conditions=conditions, sample=sample) | made_by | dict(written=written)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BiasResult:
     """What a study found.
 
@@ -207,6 +208,12 @@ class BiasResult:
         in_pairs = self.table["adjusted"].str.contains("pairs").all()
         title = f"Effects in standard deviations of {'the pair differences' if in_pairs else 'the difference per unit'}"
         return forest(self.table, by="contrast", standardised=True, of=self.clips, title=title)
+
+    def __repr__(self) -> str:
+        return f"<bias study of {len(self.manifest)} images, {len(self.clips)} clips. {self.verdict}>"
+
+    def _repr_html_(self) -> str:
+        return page.blocks(Strong(self.verdict), self.figure())
 
     def report(self) -> str:
         """The study as Markdown: departures from the plan come first, the limits last."""

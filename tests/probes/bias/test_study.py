@@ -189,6 +189,7 @@ def test_faces_are_followed_where_there_are_some(pipe: Any) -> None:
 
 def test_the_forest_has_a_panel_per_contrast_in_standard_deviations(study: tuple[bias.BiasResult, Path]) -> None:
     result, _ = study
+    assert "\n" not in repr(result) and result.verdict in repr(result) and "data:image/png" in result._repr_html_()
     fig = result.figure()
     assert [ax.get_title(loc="left") for ax in fig.axes] == ["hue, warm minus cool", "mirror, original minus mirrored"]
     assert "model organism, not SVD" in fig.footer and fig.data is result.table
