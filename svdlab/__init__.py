@@ -26,6 +26,7 @@ _HOME = {
     "ProbePipeline": "pipeline.generate",
     "trace": "pipeline.hooks",
     "edit": "pipeline.hooks",
+    "lora": "pipeline.lora",
     "branch": "pipeline.edits",
     "transplant": "pipeline.edits",
     "module_names": "pipeline.hooks",
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from svdlab.pipeline.generate import Clip, ProbePipeline, generate
     from svdlab.pipeline.hooks import edit, module_names, trace
     from svdlab.pipeline.images import sample_image
+    from svdlab.pipeline.lora import lora
     from svdlab.pipeline.trace import Trace
     from svdlab.study.sweep import grid, load_results, sweep
 

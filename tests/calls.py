@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
+from safetensors.torch import save_file
 
 import svdlab
 from svdlab import comparison, edits, fidelity, ledger, motion, probes, published, schedule, show, stats, widgets
@@ -40,6 +42,7 @@ CONDITIONS: dict[str, Any] = dict(
     width=64,
     decode_chunk_size=2,
     playback_fps=7.0,
+    scheduler="EulerDiscreteScheduler",
 )
 
 
@@ -68,6 +71,8 @@ def make(pipe: Any, folder: Path) -> SimpleNamespace:
     effect = stats.mean("m", "x", table, "x", unit="px")
     grid = folder / "grid.yaml"
     grid.write_text("fps: [6]\n")
+    layer = {"unet.conv_in.lora_A.weight": torch.zeros(1, 8, 3, 3), "unet.conv_in.lora_B.weight": torch.zeros(16, 1, 1, 1)}
+    save_file(layer, folder / "pan.safetensors")
     notebook = Path(__file__).parents[1] / "notebooks" / "02-denoising-trace.ipynb"
     names = dict(folder=folder, scene=scene, tr=tr, clip=clip, plan=plan, out=out, results=results, still=still, grid=grid)
     return SimpleNamespace(
@@ -112,6 +117,7 @@ def of_pipeline(m: SimpleNamespace) -> dict[str, Target]:
         "transplant": (svdlab.transplant, dict(pipe=pipe, trace=tr, steps=[1], motion_bucket_id=30)),
         "trace": (entered(svdlab.trace), dict(pipe=pipe, **keep)),
         "edit": (entered(svdlab.edit), dict(pipe=pipe, where="latents", fn=lambda value, step: value, steps=None)),
+        "lora": (entered(svdlab.lora), dict(pipe=pipe, file=m.folder / "pan.safetensors", scale=0.5)),
         "module_names": (svdlab.module_names, dict(pipe=pipe, contains="")),
         "Trace.save": (tr.save, dict(path=m.folder / "x.safetensors")),
         "Trace.load": (svdlab.Trace.load, dict(path=tr.save(m.folder / "y.safetensors"))),

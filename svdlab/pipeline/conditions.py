@@ -31,6 +31,15 @@ REPOSITORIES = {
     "SVD_1_1": "stabilityai/stable-video-diffusion-img2vid-xt-1-1",
 }
 SINGLE_FILES = {"svd": "SVD", "svd_xt": "SVD_XT", "svd_xt_1_1": "SVD_1_1"}  # Stability's names of one safetensors
+CONSISTENCY = "AnimateLCMSVDStochasticIterativeScheduler"  # for checkpoints distilled as AnimateLCM-SVD was
+SCHEDULERS = (  # diffusers' classes that work on SVD's noise levels, see svdlab.pipeline.samplers
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "EDMDPMSolverMultistepScheduler",
+    "EDMEulerScheduler",
+    "EulerAncestralDiscreteScheduler",
+    CONSISTENCY,
+)
 LEAST: dict[str, Any] = dict(
     fps=1, num_frames=2, num_inference_steps=1, height=8, width=8, decode_chunk_size=1, playback_fps=0.01
 )  # others 0
@@ -63,7 +72,8 @@ class Conditions:
     guidance_curve: linear | triangle (up and down again, as Stability's TrianglePredictionGuider), or one number per frame.
     guidance_interval: (low, high) in sigma: outside it guidance is 1 (Kynkaanniemi et al. 2024).
     num_frames, height, width: None for the checkpoint's own. decode_chunk_size: frames per VAE call, None for all; it
-    changes pixels. playback_fps: of the player, None for fps.
+    changes pixels. playback_fps: of the player, None for fps. scheduler: the sampler, one of SCHEDULERS by diffusers' name,
+    None for the pipeline's own.
     """
 
     fps: int = 7
@@ -79,12 +89,15 @@ class Conditions:
     width: int | None = None
     decode_chunk_size: int | None = None
     playback_fps: float | None = None
+    scheduler: str | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not field.name.startswith("guidance_") and (value is not None or field.default is not None):
+            if not field.name.startswith(("guidance_", "scheduler")) and (value is not None or field.default is not None):
                 object.__setattr__(self, field.name, _number(field.name, value))
+        if self.scheduler is not None and not re.fullmatch(r"\w+Scheduler", text("scheduler", self.scheduler)):
+            raise InputError(f"scheduler={shown(self.scheduler)}: give one of {', '.join(SCHEDULERS)}.")
         if self.min_guidance_scale > self.max_guidance_scale:
             given = f"min_guidance_scale={self.min_guidance_scale}, max_guidance_scale={self.max_guidance_scale}"
             raise InputError(f"{given}: need min <= max.")
@@ -193,7 +206,8 @@ def file_preset(file: str | os.PathLike) -> str | None:
 @dataclass(frozen=True)
 class Source:
     """Where a pipeline's weights come from, and the frame size they are made for. label: what figures must say. stimuli:
-    the set of images (`svdlab.probes.Stimuli`) that this checkpoint is meant for. variant: of the weight files."""
+    the set of images (`svdlab.probes.Stimuli`) that this checkpoint is meant for. variant: of the weight files. lora,
+    lora_hash, lora_scale: inside `svdlab.lora`, the file's name, its SHA-256 and the strength."""
 
     checkpoint: str = ""
     revision: str | None = None
@@ -204,14 +218,18 @@ class Source:
     licence: str = ""
     stimuli: str = "photographs"
     variant: str | None = None
+    lora: str = ""
+    lora_hash: str = ""
+    lora_scale: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("height", "width"):
             whole(name, getattr(self, name), LEAST[name], MOST[name])
         for name in ("checkpoint", "revision", "weights_hash", "variant"):
             None if getattr(self, name) is None else text(name, getattr(self, name), 0)
-        for name in ("label", "licence"):
+        for name in ("label", "licence", "lora", "lora_hash"):
             line(name, getattr(self, name))
+        number("lora_scale", self.lora_scale)
         one_of("stimuli", self.stimuli, ("photographs", "world"))
 
 
@@ -232,5 +250,9 @@ def resolve(pipe: Any, conditions: Conditions) -> Conditions:
     least = max(pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1), 8)
     if height % least or width % least:
         raise InputError(f"{width}x{height} px: both sides must be multiples of {least}, by the VAE's and the UNet's levels.")
+    own, scheduler = type(pipe.scheduler).__name__, conditions.scheduler
+    if scheduler not in (None, own, *SCHEDULERS):
+        raise InputError(f"{scheduler} does not work on SVD's noise levels: give scheduler= one of {', '.join(SCHEDULERS)}.")
     chunk = conditions.decode_chunk_size or frames
-    return conditions.replace(num_frames=frames, height=height, width=width, decode_chunk_size=chunk)
+    filled = conditions.replace(num_frames=frames, height=height, width=width, decode_chunk_size=chunk)
+    return filled.replace(scheduler=None) if scheduler == own else filled

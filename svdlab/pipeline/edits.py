@@ -26,7 +26,8 @@ from svdlab.pipeline.images import prepare_image
 from svdlab.pipeline.pipeline import pipeline
 from svdlab.pipeline.trace import Trace
 
-ONE_STEP = ("EulerDiscrete", "EulerAncestralDiscrete", "EDMEuler", "DDIM", "DDPM", "LCM")  # schedulers without a memory
+ONE_STEP: tuple[str, ...] = ("EulerDiscrete", "EulerAncestralDiscrete", "EDMEuler", "DDIM", "DDPM", "LCM")  # no memory
+ONE_STEP += ("AnimateLCMSVDStochasticIterative",)
 
 
 @takes(pipe=pipeline)
@@ -109,11 +110,12 @@ def _branch_from(pipe: ProbePipeline, trace: Trace, step: int, changes: dict[str
         raise TraceError(f"step {step}: the trace holds latents of {held}. Trace with keep=('latents',) and that step.")
     if not trace.calls or not trace.images:
         raise TraceError("branch needs a trace made through svdlab.generate, which brings image, seed and conditions with it.")
-    call, scheduler = trace.calls[0], type(pipe.scheduler).__name__.removesuffix("Scheduler")
+    call = trace.calls[0]
+    scheduler = (call.conditions.scheduler or type(pipe.scheduler).__name__).removesuffix("Scheduler")
     if step and scheduler not in ONE_STEP:
         use = ", ".join(ONE_STEP)
         raise TraceError(f"{scheduler} goes by earlier steps, which the latents of a step do not hold: use {use}.")
-    if fixed := sorted({"num_frames", "height", "width", "num_inference_steps"} & changes.keys()):
+    if fixed := sorted({"num_frames", "height", "width", "num_inference_steps", "scheduler"} & changes.keys()):
         raise InputError(f"{', '.join(fixed)} cannot change in mid-run: the latents have that shape and schedule.")
     conditions = call.conditions.replace(**{name: value for name, value in changes.items() if name != "image"})
     flips, image = [call.start.get("flip_noise")], changes.get("image", trace.images[0])

@@ -7,10 +7,8 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import html
-import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -23,17 +21,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import retrieve_timesteps
 from PIL import Image
 
 from svdlab import errors
 from svdlab.errors import BrokenClipError, InputError, OutOfMemoryError, SvdlabError, flag, kind, several, takes, text
 from svdlab.measure import video
 from svdlab.measure.files import plain
+from svdlab.pipeline import samplers
 from svdlab.pipeline.conditions import Conditions, Source, UnusualConditionWarning, resolve
 from svdlab.pipeline.images import FLIPS, decode_latents, encode_pixels, image_hash, prepare_image
 from svdlab.pipeline.pipeline import ProbePipeline, pipeline
-from svdlab.pipeline.sampler import QUIET, SIGMA_MAX, VE, WORKING, Denoising, Step, open_edits, steps_of
+from svdlab.pipeline.sampler import QUIET, VE, WORKING, Denoising, Step, open_edits
 
 REFUSED = {
     "generator": "the noise comes from seed=, or give noise= or latents=",
@@ -49,7 +47,8 @@ class Call:
 
     conditions: nothing left None that the call filled in. image: hash of the prepared image. start: how the call began, where
     that was not the seed's noise at the schedule's first level: "sigmas", "flip_noise", "step", hashes of given "latents" or
-    "noise". edits: the places that `svdlab.edit` changed. intervention: the name that a sweep was given for them.
+    "noise". edits: the places that `svdlab.edit` changed. intervention: the name that a sweep was given for them. sampler: the
+    scheduler's class, its schedule and the highest sigma.
     """
 
     conditions: Conditions
@@ -59,6 +58,7 @@ class Call:
     start: dict[str, Any] = field(default_factory=dict)
     edits: tuple[str, ...] = ()
     intervention: str | None = None
+    sampler: dict[str, Any] = field(default_factory=dict)
 
     def asdict(self) -> dict[str, Any]:
         """Plain JSON, which `Call.read` takes back."""
@@ -68,9 +68,11 @@ class Call:
     def read(cls, record: dict[str, Any]) -> Call:
         """Raises InputError for what is no such record."""
         try:
-            more = {name: record[name] for name in ("start", "intervention") if record.get(name)}
+            more = {name: record[name] for name in ("start", "intervention", "sampler") if record.get(name)}
             made = Conditions(**record["conditions"]), errors.seed("seed", record["seed"]), text("image", record["image"])
-            kind(dict)("start", more.get("start", {})), text("intervention", more.get("intervention", "none"))
+            for name in ("start", "sampler"):
+                kind(dict)(name, more.get(name, {}))
+            text("intervention", more.get("intervention", "none"))
             edits = several("edits", record.get("edits") or (), text, 0)
             return cls(*made, Source(**record["source"]), edits=edits, **more)
         except (AttributeError, KeyError, TypeError) as error:
@@ -224,13 +226,14 @@ def generate_batch(
     assert c.num_frames and c.height and c.width  # resolved
     shape = (c.num_frames, pipe.unet.config.in_channels // 2, c.height // side, c.width // side)
     errors.whole("first", start.first, 0, c.num_inference_steps - 1)
-    starts = _starts(pipe, start, levels, n, shape)
+    starts = _starts(c.scheduler or type(pipe.scheduler).__name__, start, levels, n, shape)
     prepared = [prepare_image(image, height=c.height, width=c.width) for image in images]
     begun, cache = time.perf_counter(), {} if encodings is None else encodings
     with _room(filled):
-        scheduler = _scheduler(pipe, c.num_inference_steps, levels, start.first)
+        scheduler = _scheduler(pipe, c, levels, start.first)
+        sampler = samplers.described(pipe, scheduler, levels is not None)
         calls = [
-            Call(c, int(seed), image_hash(image), pipe.source, own, open_edits(pipe))
+            Call(c, int(seed), image_hash(image), pipe.source, own, open_edits(pipe), sampler=sampler)
             for c, seed, image, own in zip(filled, seeds, prepared, starts, strict=True)
         ]
         parts = [_sample(pipe, call, image, shape, cache) for call, image in zip(calls, prepared, strict=True)]
@@ -269,19 +272,19 @@ def _checked(
     if not n == len(conditions) == len(seeds) or not n:
         raise InputError(f"{n} images, {len(conditions)} conditions, {len(seeds)} seeds: give as many of each.")
     filled = [resolve(pipe, c.replace(num_inference_steps=len(levels) - 1) if levels else c) for c in conditions]
-    if len({(c.num_frames, c.height, c.width, c.num_inference_steps, c.guided) for c in filled}) > 1:
-        raise InputError("clips of one batch must agree in frames, size, steps, and in whether guidance is used.")
+    if len({(c.num_frames, c.height, c.width, c.num_inference_steps, c.scheduler, c.guided) for c in filled}) > 1:
+        raise InputError("clips of one batch must agree in frames, size, steps, scheduler, and in whether guidance is used.")
     return filled
 
 
-def _starts(pipe: Any, start: Start, levels: list[float] | None, n: int, shape: tuple) -> list[dict[str, Any]]:
+def _starts(scheduler: str, start: Start, levels: list[float] | None, n: int, shape: tuple) -> list[dict[str, Any]]:
     """`Call.start` of each clip; InputError before any model runs."""
     given = start.flip_noise if isinstance(start.flip_noise, (list, tuple)) else ()
     flips: list[Any] = [None] * n if start.flip_noise is None else list(given)
     if len(flips) != n or any(f not in (None, *FLIPS) for f in flips):
         raise InputError(f"flip_noise={start.flip_noise!r}: for each of {n} clip(s), None or one of {', '.join(FLIPS)}.")
-    if any(flips) and type(pipe.scheduler).__name__ not in QUIET:
-        raise InputError(f"flip_noise cannot turn the noise that a {type(pipe.scheduler).__name__} may draw: {WORKING}.")
+    if any(flips) and scheduler not in QUIET:
+        raise InputError(f"flip_noise cannot turn the noise that a {scheduler} may draw: {WORKING}.")
     if start.noise is not None and (start.latents is not None or any(flips)):
         raise InputError("give noise as it is to be, or latents to go on from, or flip_noise, not both.")
     facts: list[dict[str, Any]] = [{"sigmas": levels, "flip_noise": flip, "step": start.first} for flip in flips]
@@ -340,20 +343,18 @@ def _guidance(conditions: Sequence[Conditions], z: torch.Tensor) -> Callable[[St
     return at
 
 
-def _scheduler(pipe: ProbePipeline, steps: int, levels: list[float] | None, first: int) -> Any:
-    """A copy of the pipeline's scheduler with its timesteps set. What is not the checkpoint's own schedule is announced."""
-    scheduler, kind = copy.deepcopy(pipe.scheduler), type(pipe.scheduler).__name__
+def _scheduler(pipe: ProbePipeline, c: Conditions, levels: list[float] | None, first: int) -> Any:
+    """The call's own scheduler with its timesteps set. What is not the checkpoint's own schedule is announced."""
     try:
-        retrieve_timesteps(scheduler, None if levels else steps, pipe._execution_device, None, levels)
-        step = steps_of(scheduler)[0]
+        scheduler = samplers.prepared(pipe, c.scheduler, c.num_inference_steps, levels)
+        odd = samplers.unusual(pipe, scheduler, levels, c.guided)
     except Exception as error:
-        raise InputError(f"{kind} cannot make this schedule ({error}): {WORKING}.") from error
+        name = c.scheduler or type(pipe.scheduler).__name__
+        raise InputError(f"{name} cannot make this schedule ({error}): {WORKING}.") from error
     if hasattr(scheduler, "set_begin_index"):  # or some begin at the second of two equal timesteps
         scheduler.set_begin_index(first)
-    top = levels[0] if levels else float(scheduler.config.get("sigma_max") or SIGMA_MAX)
-    if abs(step.timestep - math.log(top) / 4) > 0.01:
-        text = f"{kind} does not make the checkpoint's schedule, which starts at sigma {top:.4g}: results may suffer."
-        warnings.warn(text, UnusualConditionWarning, stacklevel=4)
+    if odd:
+        warnings.warn(f"{odd}: results may suffer.", UnusualConditionWarning, stacklevel=4)
     return scheduler
 
 

@@ -28,9 +28,11 @@ from svdlab.pipeline.quick import one_key_attention
 INPUTS = ("added_time_ids", "image_embeddings", "image_latents")
 EDITABLE = ("latents", *INPUTS, "cond", "uncond", "guidance", "model_output", "denoised")
 SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 700.0, 7.0  # svd_xt_1_1.yaml, EDMDiscretization
-QUIET = ("EulerDiscreteScheduler", "DDIMScheduler")  # draw no noise of their own
+# What draws no noise of its own, and what steps from x towards D as SVD defines it.
+STILL = ("EulerDiscreteScheduler", "EDMEulerScheduler", "HeunDiscreteScheduler", "EDMDPMSolverMultistepScheduler")
+QUIET = (*STILL, "DDIMScheduler")
+VE = (*STILL, "EulerAncestralDiscreteScheduler")
 WORKING = "use SVD's own EulerDiscreteScheduler, or DDIMScheduler"
-VE = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")  # whose step is taken from x towards D as SVD defines it
 
 
 @dataclass
@@ -150,8 +152,11 @@ class Denoising:
                         uncond, cond = at("uncond", uncond), at("cond", cond)
                         v = uncond + at("guidance", scale) * (cond - uncond)
                     v = self._towards_edited(x, at("model_output", v), step)
-                    out = self._scheduler_step(at("noise_pred", v), t, x)
-                    at("pred_original_sample", getattr(out, "pred_original_sample", None))
+                    out = self._scheduler_step(v := at("noise_pred", v), t, x)
+                    estimate = getattr(out, "pred_original_sample", None)
+                    if estimate is None and type(scheduler).__name__ in VE:  # DPM-Solver keeps its own
+                        estimate = v_to_denoised(x.float(), v.float(), step.sigma)
+                    at("pred_original_sample", estimate)
                     x = at("next_latents", out.prev_sample)
                     bar.update()
         finally:
