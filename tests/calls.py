@@ -71,7 +71,7 @@ def make(pipe: Any, folder: Path) -> SimpleNamespace:
     effect = stats.mean("m", "x", table, "x", unit="px")
     grid = folder / "grid.yaml"
     grid.write_text("fps: [6]\n")
-    layer = {"unet.conv_in.lora_A.weight": torch.zeros(1, 8, 3, 3), "unet.conv_in.lora_B.weight": torch.zeros(16, 1, 1, 1)}
+    layer = {"unet.conv_in.lora_A.weight": torch.zeros(1, 8, 3, 3), "unet.conv_in.lora_B.weight": torch.zeros(32, 1, 1, 1)}
     save_file(layer, folder / "pan.safetensors")
     notebook = Path(__file__).parents[1] / "notebooks" / "02-denoising-trace.ipynb"
     names = dict(folder=folder, scene=scene, tr=tr, clip=clip, plan=plan, out=out, results=results, still=still, grid=grid)
