@@ -30,7 +30,7 @@ T = TypeVar("T")
 WORKING_SIDE = 192  # px: frames with a shorter side than that are enlarged by a whole factor
 LONGEST_BASELINE = 8  # frames
 QUICK_SIDE = 192  # px: the longer side of the images that are looked at to choose baselines
-BASELINE_PATH = 1.5  # px (at working size) that a baseline lets things travel before it stops growing
+BASELINE_PATH = 1 / 128  # of the shorter side: a baseline lets things travel that far before it stops growing
 LOOKED_AT = 512  # sites across the longer side, about, at which dense fields are compared
 SITES = 200  # across the longer side, about, at which moving things are told from the camera
 FAST = 0.02  # of the diagonal: a global shift beyond that is given to DIS to start from
@@ -113,8 +113,8 @@ def there_and_back(estimate: Callable[[int, int], np.ndarray], step: int = 1) ->
 
 
 def each_window(
-    clip: np.ndarray, work: Callable[[int, int], Fields], longest: int = LONGEST_BASELINE
-) -> tuple[list[Fields], np.ndarray, np.ndarray]:
+    clip: np.ndarray, work: Callable[[int, int], T], longest: int = LONGEST_BASELINE
+) -> tuple[list[T], np.ndarray, np.ndarray]:
     """What work(start, baseline) gives for each pair, and their windows. Pairs that share one share its result."""
     start, baseline = _baselines(clip, longest)
     windows = list(zip(start.tolist(), baseline.tolist(), strict=True))
@@ -254,9 +254,9 @@ def _baselines(clip: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
     start, end = np.arange(pairs), np.arange(pairs) + 1
     if longest <= 1 or pairs == 1:
         return start, end - start
-    limit = BASELINE_PATH / working_factor(clip.shape[1:3])
+    limit = BASELINE_PATH * min(clip.shape[1:3])
     shrink = min(1.0, QUICK_SIDE / max(clip.shape[1:3]))
-    few = [cv2.resize(f, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_LINEAR) for f in clip]
+    few = [cv2.resize(f, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA) for f in clip]
     small = working_grey(few, working_factor(clip.shape[1:3]))
 
     def quick_speed(t: int) -> float:  # px of the clip's own frames

@@ -87,41 +87,48 @@ def measure(frames: Any, *, playback_fps: float | None = None, floor: float = FL
 
 
 def _measure(frames: np.ndarray, playback_fps: float | None, floor: float) -> pd.DataFrame:
-    step, thumbs = site_step(frames.shape[1:3]), shots.thumbnails(frames)
-    fields, starts, baselines = each_window(frames, there_and_back(estimator(frames), step))
-    k = 1 / stride(frames.shape[1:3])
+    shape, thumbs = frames.shape[1:3], shots.thumbnails(frames)
+    flows = there_and_back(estimator(frames), site_step(shape))
+    k = 1 / stride(shape)
     few = frames if k == 1 else [cv2.resize(f, None, fx=k, fy=k, interpolation=cv2.INTER_AREA) for f in frames]
     greys, plain = working_grey(few), [cv2.cvtColor(f, cv2.COLOR_RGB2GRAY) for f in few]
     fine = [residual.fine_part(grey, working_factor(few[0].shape)) for grey in greys]
-    jump, fade = shots.jumps(thumbs), shots.in_fades(shots.fades(thumbs), len(fields))
 
-    def row(t: int) -> dict[str, Any]:
-        start, baseline, (forward, _, visible) = int(starts[t]), int(baselines[t]), fields[t]
-        end = start + baseline
-        found: dict[str, Any] = {"pair": t, "start": start, "baseline": baseline, "cut": False, "fade": bool(fade[t])}
+    def look(start: int, baseline: int) -> tuple[residual.Pair, float, str, dict[str, Any]]:
+        """The pair, the share of it that flow finds in both frames, why nothing can be told, and the numbers."""
+        end, (forward, _, visible) = start + baseline, flows(start, baseline)
+        pair = residual.Pair(shape, greys[start], greys[end], (fine[start], fine[end]), forward, visible, baseline)
         seen = float(visible.mean())
-        texture = _texture(plain[start], visible.shape, frames.shape[1:3])
+        texture = _texture(plain[start], visible.shape, shape)
         cells = cv2.resize(texture.astype(np.float32), (4, 4), interpolation=cv2.INTER_AREA) > 0.1
-        border = int(cells.sum() - cells[1:3, 1:3].sum())  # texture in the middle alone may be the object
-        found["cut"] = bool(jump[t] and seen < CUT and not fade[t])
-        why = "no texture" if border < 5 else "frames do not match" if seen < MATCHED or found["cut"] else ""
-        why = "cross-fade" if fade[t] else why
-        lit = partial(_photometric, plain[t], plain[t + 1])
-        pair = residual.Pair(frames.shape[1:3], greys[start], greys[end], (fine[start], fine[end]), forward, visible, baseline)
-        if why:
-            dissolved = {"photometric": lit(replace(pair, forward=0 * forward, visible=visible | True))} if fade[t] else {}
-            return {**found, **dissolved, "frozen": False, "abstained": True, "why": why}
+        if cells.sum() - cells[1:3, 1:3].sum() < 5:  # texture in the middle alone may be the object
+            return pair, seen, "no texture", {}
+        if seen < MATCHED:
+            return pair, seen, "frames do not match", {}
         evidence = residual.Evidence.of(pair)
         pair, told = evidence.trusted(pair)
-        sites = Sites.of(pair.forward * baseline, texture & pair.visible & told, frames.shape[1:3])
+        sites = Sites.of(pair.forward * baseline, texture & pair.visible & told, shape)
         camera = fit(sites) if sites else None
         if camera is None:
-            return {**found, "frozen": False, "abstained": True, "why": "no fit"}
-        numbers = _split(pair, evidence, camera, floor)
-        hidden, photometric = 1 - float(pair.visible.mean()), lit(pair)
-        return {**found, **numbers, "hidden": hidden, "photometric": photometric, "abstained": False, "why": ""}
+            return pair, seen, "no fit", {}
+        return pair, seen, "", _split(pair, evidence, camera, floor) | {"hidden": 1 - float(pair.visible.mean())}
 
-    table = pd.DataFrame(together(row, range(len(fields)))).reindex(columns=COLUMNS)
+    looks, starts, baselines = each_window(frames, look)
+    jump, fade = shots.jumps(thumbs), shots.in_fades(shots.fades(thumbs), len(looks))
+
+    def row(t: int) -> dict[str, Any]:
+        pair, seen, why, numbers = looks[t]
+        cut = bool(jump[t] and seen < CUT and not fade[t])
+        why = "cross-fade" if fade[t] else "frames do not match" if cut and not why else why
+        if fade[t]:
+            pair = replace(pair, forward=0 * pair.forward, visible=pair.visible | True)
+        found: dict[str, Any] = {"frozen": False} if why else dict(numbers)
+        if fade[t] or not why:
+            found["photometric"] = _photometric(plain[t], plain[t + 1], pair)
+        window = {"pair": t, "start": int(starts[t]), "baseline": int(baselines[t])}
+        return window | found | {"cut": cut, "fade": bool(fade[t]), "abstained": bool(why), "why": why}
+
+    table = pd.DataFrame(together(row, range(len(looks)))).reindex(columns=COLUMNS)
     if playback_fps:
         for name in SPEEDS:
             table[f"{name}_s"] = table[name] * playback_fps
@@ -141,13 +148,16 @@ def summary(frames: Any, *, playback_fps: float | None = None, floor: float = FL
     `frozen_share` and `abstained_share` of the pairs; all numbers of `measure` as means (object_direction: of the mean
     vector); `travel` (px, net, of the subject over the clip), `cuts` and `fades` (numbers), `onset` (first pair that moves),
     `decay` (mean speed of the last third over the first third). Numbers that cannot be told are NaN. floor: px per frame; a
-    camera below it is static. It holds for real video; `noise_floor` measures that of a checkpoint's autoencoder.
+    camera below it is static, unless first and last frame show a drift nearly as fast: then its class is "abstained". It holds
+    for real video; `noise_floor` measures that of a checkpoint's autoencoder.
     """
     table = _measure(frames, playback_fps, floor)
     seen = table[~table.abstained]
     abstained = _abstains(table)
     judged = seen[:0] if abstained else seen
     camera, sure = _class(table, frames.shape[1:3], floor)
+    if camera == "static" and _drifts(frames, table, floor):
+        camera, sure = "abstained", math.nan
     moving = judged.pair[~judged.frozen.astype(bool)]
     cuts, fades = int(table.cut.sum()), int((table.fade & ~table.fade.shift(fill_value=False)).sum())
     frozen = bool(len(judged) and judged.frozen.all() and camera == "static" and not cuts and not fades)
@@ -181,7 +191,8 @@ def camera_class(table: pd.DataFrame, shape: tuple[int, ...], *, floor: float = 
 
     By its net motion: below `floor` px/frame it is static. A zoom or roll has its fixed point inside the frame, wherever; a
     pan or tilt has not. "mixed" are components within SECOND of each other, and a camera that came back on its path.
-    "abstained": half of the pairs or more, or a class that the error of the fit leaves less than SURE.
+    "abstained": half of the pairs or more, or a class that the error of the fit leaves less than SURE. (`summary` compares the
+    clip's ends as well before it calls a camera static.)
     """
     return _class(table, tuple(shape), floor)[0]
 
@@ -232,6 +243,19 @@ def _class(table: pd.DataFrame, shape: tuple[int, ...], floor: float) -> tuple[s
     noise = float(np.square(errors).mean())
     path = math.sqrt(max(0.0, float(np.square(each).sum(1).mean()) - 4 * noise))  # less what the errors alone would give
     return decide(tuple(each.mean(0)), math.sqrt(noise), path, shape=shape, floor=floor)
+
+
+def _drifts(frames: np.ndarray, table: pd.DataFrame, floor: float) -> bool:
+    """Whether the camera of the longest shot ends elsewhere than it began, by more than a static camera's error explains.
+
+    Slow motion may not show between neighbouring frames, where a codec repeats blocks, and one just below the floor cannot be
+    told from none.
+    """
+    ends = np.flatnonzero(np.diff(table.cut | table.fade, prepend=True, append=True))  # first and last frame of each shot
+    first, last = max(zip(ends[::2], ends[1::2], strict=True), key=lambda shot: shot[1] - shot[0])
+    whole = _measure(frames[[first, last]], None, floor)
+    most = max(floor / 2, floor - FLOOR / 2) * (last - first)
+    return bool((whole.camera_px - 2 * whole.camera_se_px > most).any())
 
 
 def _net(judged: pd.DataFrame, pairs: int, shape: tuple[int, ...]) -> dict[str, float]:

@@ -252,7 +252,7 @@ def _align(pair: Pair, piece: np.ndarray, guess: np.ndarray) -> np.ndarray:
     mask = cv2.resize(whole[box], one.shape[::-1], interpolation=cv2.INTER_NEAREST)
     back: Any = np.eye(2, 3, dtype=np.float32)
     back[:, 2] = -start * shrink
-    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 40, 1e-4)
+    stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 20, 1e-3)
     try:
         _, back = cv2.findTransformECC(two, one, back, cv2.MOTION_TRANSLATION, stop, mask, 1)
     except cv2.error:  # it diverged: the flow's own answer stands

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import skimage.data
 
-from svdlab.measure import motion, shots
+from svdlab.measure import motion, shots, suite
+from svdlab.measure.calibrate import degrade, moving
 from svdlab.measure.reading import read_frames
 from tests.real import CLIPS, real_clip
 
@@ -166,3 +167,18 @@ def test_hidden_pixels_do_not_count():
     shift = [view(GROUND, X - 8 * t) for t in range(4)]
     found = motion.summary(shift)
     assert found["flow_px"] == pytest.approx(8, abs=0.1) and found["hidden"] >= 8 / W * 0.8
+
+
+@pytest.mark.parametrize(("kind", "number"), [("h264_36", 5), ("h264_28", 17), ("plane", 7)])
+def test_slow_motion_is_not_static(kind, number):
+    clip = suite.clip(kind, (64, 64), number, "tuning")  # 1.2 to 2.7 px in all, less than the floor between coded frames
+    found = motion.summary(clip.frames)
+    assert found["camera"] in {"abstained", *clip.camera} and not found["frozen"]
+
+
+def test_a_slow_pan_at_full_size_through_noise_and_mirrored():
+    frames = moving("cat", size=(576, 1024), frames=9, pan=0.3).frames
+    noisy = motion.summary(degrade(frames, noise=0.02))
+    assert noisy["camera"] == "pan_right" and noisy["pan_px"] == pytest.approx(0.3, rel=0.05)
+    mirrored = motion.summary(np.ascontiguousarray(frames[:, :, ::-1]))
+    assert mirrored["pan_px"] == pytest.approx(-motion.summary(frames)["pan_px"], rel=0.01)
