@@ -111,10 +111,11 @@ class Evidence:
         """The pair with no flow where images change but not by motion, and the sites where texture can tell: bool "h w"."""
         can = self.energy >= LEVELS**2
         ratio = self.moved / np.maximum(self.still, 1e-6)
-        moves = can.any() and quantile(ratio[can], 0.5) < UNMOVED  # most of the frame does: blocks in doubt go with it
-        unmoved = ratio > (SURELY if moves else UNMOVED)
         size, textured = pair.visible.shape[::-1], can & (self.still < 0.5 * self.energy)
-        rests, told = textured & unmoved & (self.due > DUE * self.still), can & (textured | ~unmoved)
+        if can.any() and quantile(ratio[can], 0.5) < UNMOVED:  # most of the frame moves: blocks in doubt tell nothing
+            rests, told = can & False, can & (ratio <= SURELY)
+        else:
+            rests, told = textured & (ratio > UNMOVED) & (self.due > DUE * self.still), can & (textured | (ratio <= UNMOVED))
         rests, told = (cv2.resize(m.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) > 0 for m in (rests, told))
         forward = np.where(rests[..., None], np.float32(0), pair.forward)
         return replace(pair, forward=forward, visible=pair.visible | rests), told
