@@ -34,6 +34,8 @@ _HOME = {
     "grid": "study.sweep",
     "sweep": "study.sweep",
     "load_results": "study.sweep",
+    "measure_files": "study.measured",
+    "read_settings": "study.comfy",
     "sample_image": "pipeline.images",
 }
 _MODULES = {
@@ -65,6 +67,8 @@ if TYPE_CHECKING:
     from svdlab.pipeline.images import sample_image
     from svdlab.pipeline.lora import lora
     from svdlab.pipeline.trace import Trace
+    from svdlab.study.comfy import read_settings
+    from svdlab.study.measured import measure_files
     from svdlab.study.sweep import grid, load_results, sweep
 
 

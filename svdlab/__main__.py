@@ -142,6 +142,28 @@ def sweep(
 
 
 @app.command()
+def measure(
+    videos: Annotated[list[Path], typer.Argument(metavar="VIDEOS...", help="Videos, folders of videos, or of frames.")],
+    image: Annotated[Path | None, typer.Option(help="The first frame they were made from; default each video's own.")] = None,
+    out: Out = None,
+) -> None:
+    """Measure any videos as a sweep's clips are measured: mp4, webm, mkv, gif, animated WebP and PNG, folders of frames.
+
+    Settings that ComfyUI wrote into a file are columns of the table. Writes a study with measured.csv, .parquet, sheet.png,
+    flow-1.png ... and report.html. Started again, it goes on where it was. Exits with 1 where a file could not be read.
+
+    \b
+    Example: svdlab measure downloads/ clip.mp4 --out results/measured
+    """
+    from svdlab.study import measured
+
+    out = out or as_folder("--out", "results/measured")
+    table = measured.measure_files(videos, out, image=image)
+    say(measured.lines(table), *measured.write(table, out))
+    raise typer.Exit(int((table["status"] == "failed").any()))
+
+
+@app.command()
 def probe(
     name: Annotated[str, typer.Argument(help="A probe's name, all (of the model card's limitations), or bias.")],
     checkpoint: Checkpoint = "organism",
@@ -261,6 +283,7 @@ def doctor(
     run: Annotated[str | None, typer.Option(help="Test svdlab's promises with this checkpoint, on this machine.")] = None,
     parameter: Parameter = None,
     offline: Annotated[bool, typer.Option("--offline", help="Ask no network.")] = False,
+    details: Annotated[bool, typer.Option("--details", help="Below, each check in full, with what to do.")] = False,
 ) -> None:
     """Check this machine: packages, device, memory, hub, licence.
 
@@ -284,9 +307,7 @@ def doctor(
         table = checks.accept(load_pipeline(run, local_files_only=offline, **load), **given)
     else:
         table = checks.report(checkpoint, online=not offline)
-    wide = table["check"].str.len().max()
-    for check, status, found, advice in table[["check", "status", "found", "advice"]].to_numpy().tolist():
-        say(f"{status:<8} {check:<{wide}} {found}", *([f"{'':<{wide + 9}} {advice}"] if advice else []))
+    say(*checks.screen(table, details))
     raise typer.Exit(int((table["status"] == "failed").any()))
 
 

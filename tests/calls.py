@@ -26,6 +26,7 @@ from svdlab.show import figure, labels, page
 from svdlab.stats import effects
 from svdlab.study import notebooks, pairs, plans, sweep
 from svdlab.widgets import panel
+from tests.study.test_comfy import PROMPT, png
 
 Target = tuple[Callable[..., Any], dict[str, Any]]
 CONDITIONS: dict[str, Any] = dict(
@@ -143,6 +144,7 @@ def of_study(m: SimpleNamespace) -> dict[str, Target]:
     pipe, scene, elsewhere = m.pipe, m.scene, m.folder / "elsewhere"
     how: dict[str, Any] = dict(measure=("motion",), keep=(), batch_size=2, threads=1, executor=None, progress=False)
     one = lambda **row: svdlab.sweep(pipe, [row], elsewhere, image=scene, measure=("fidelity",), progress=False)
+    clip, comfyui = m.clip.save(m.folder / "measured.mp4"), png(m.folder / "comfyui.png", PROMPT)
     tables: dict[str, Any] = dict(tables={"a": m.results, "b": m.results}, measures=["motion_flow_px"])
     return {
         "grid": (svdlab.grid, dict(image="scene-3", seed=[0], **{name: [value] for name, value in CONDITIONS.items()})),
@@ -154,6 +156,12 @@ def of_study(m: SimpleNamespace) -> dict[str, Target]:
         "sweep, row": (one, dict(seed=0, **CONDITIONS)),
         "sweep.missing": (sweep.missing, dict(pipe=pipe, plan=m.plan, out=m.out, image=scene, intervention=None)),
         "load_results": (svdlab.load_results, dict(out=m.out)),
+        "measure_files": (
+            svdlab.measure_files,
+            dict(videos=clip, out=m.folder / "measured", image=None, measure=("motion",), progress=False),
+        ),
+        "read_settings": (svdlab.read_settings, dict(file=comfyui)),
+        "Settings.to_plan": (svdlab.read_settings(comfyui).to_plan, dict(image=scene, noise=False)),
         "ledger.check": (ledger.check, dict(out=m.out)),
         "ledger.export": (ledger.export, dict(out=m.out, to=m.folder / "exported")),
         "comparison.compare": (comparison.compare, dict(**tables, by=[], within="mean", margins=None)),

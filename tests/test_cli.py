@@ -22,7 +22,7 @@ from svdlab.probes.bias import planted
 
 ROOT = Path(__file__).parents[1]
 
-COMMANDS = {"demo", "notebook", "notebooks", "sweep", "doctor", "probe", "report", "convert"}
+COMMANDS = {"demo", "notebook", "notebooks", "sweep", "measure", "doctor", "probe", "report", "convert"}
 INTERVAL = {"guidance_interval": (0.1, 10.0)}
 COMMANDS |= {"ledger check", "ledger export", "organism verify", "motion calibrate"}
 
@@ -81,7 +81,7 @@ def test_a_notebooks_parameters_arrive_in_their_own_types(toy: Path, tmp_path: P
     ("arguments", "expected"),
     [
         (["-p", "fsp", "12"], ["no parameter 'fsp'", "fps (int)", "values (list)"]),
-        (["-p", "fps", "often"], ["fps='often'", "declares int"]),
+        (["-p", "fps", "often"], ["-p fps often", "declares int"]),
         (["-p", "fps"], ["two words"]),
         (["-p", "fps", "6", "-p", "fps", "7"], ["fps is given twice"]),
         (["-p", "\x1b[31m", "7"], ["no parameter"]),
@@ -180,7 +180,7 @@ def test_a_sweep_of_a_folder_takes_every_image_in_it(checkpoint: Any, tmp_path: 
     [
         (["stillness", "-p", "rounds", "2"], "rounds"),
         (["bias", "-p", "rounds", "2"], "bias has no option rounds"),
-        (["stillness", "-p", "fps", "0"], "fps=0"),
+        (["stillness", "-p", "fps", "0"], "-p fps 0"),
         (["stillness", "-p", "fps", "[6, 12"], "cannot be read as a value"),
         (["stillness", "--manifest", "x.csv"], "belongs to svdlab probe bias"),
         (["stilness"], "stillness"),
@@ -197,7 +197,7 @@ def test_doctor_runs_a_checkpoint_at_the_size_that_is_asked_for(checkpoint: Any,
     code, said, _ = run(capsys, "doctor", "--run", checkpoint, *size)
     assert code == 0 and "a batch gives what single calls give" in said and "False" not in said
     code, _, err = run(capsys, "doctor", "--run", checkpoint, "-p", "offload", "model", "-p", "device", "cpu")
-    assert code == 1 and "offload='model'" in err
+    assert code == 1 and "-p offload model" in err and "-p device cpu" in err and "=" not in err
     code, _, err = run(capsys, "doctor", "-p", "num_frames", "3", "--offline")
     assert code == 1 and "belongs to svdlab doctor --run" in err
 

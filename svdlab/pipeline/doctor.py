@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import textwrap
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -51,6 +52,24 @@ def report(checkpoint: str | None = None, *, online: bool = True) -> pd.DataFram
     rows = [*_machine(), ("checkpoint", lacking, found, advice)]
     table = pd.DataFrame(rows, columns=["check", "status", "found", "advice"])
     return table.assign(advice=table["advice"].where(table["status"] != "ok", ""))
+
+
+def screen(table: pd.DataFrame, details: bool = False, width: int = 80) -> list[str]:
+    """The table as lines of a terminal: one per check, cut to its width; details: below, each check in full with its advice.
+
+    >>> len(screen(report("organism", online=False))) >= 6
+    True
+    """
+    rows, wide = table[["check", "status", "found", "advice"]].to_numpy().tolist(), table["check"].str.len().max()
+    lines = [f"{status:<8}{check:<{wide}}  {found}" for check, status, found, _ in rows]
+    lines = [line if len(line) <= width else f"{line[: width - 3]}..." for line in lines]
+    if details:
+        for check, status, found, advice in rows:
+            for text, first in ((f"{check}, {status}: {found}", ""), (advice, "  ")):
+                lines += textwrap.wrap(text, width, initial_indent=first, subsequent_indent="  ")
+    elif (table["status"] != "ok").any():
+        lines.append("What to do: the same command with --details")
+    return lines
 
 
 def _machine() -> Iterator[tuple[str, str, str, str]]:

@@ -38,14 +38,15 @@ from svdlab.measure.files import csv_text, exported, hash_file, read_file, sync,
 from svdlab.pipeline.conditions import Conditions
 
 RECORD = "run.json"
+MEASURED = "measured.txt"  # says that the runs are files from anywhere, see `svdlab.study.measured`
 LARGEST_RECORD = 2**24  # bytes
 FIRST_COLUMNS = ("status", "reason", *(f.name for f in fields(Conditions)), "fps_id", "seed", "image", "image_hash")
 FIRST_COLUMNS += ("flip_noise", "checkpoint", "weights", "label", "licence", "intervention")
 FRAMES, PREVIEW, LATENTS, TRACE = "frames.mkv", "preview.mp4", "latents.safetensors", "trace.safetensors"
 FILES = {"frames": FRAMES, "preview": PREVIEW, "latents": LATENTS, "trace": TRACE}  # column of the table -> file
-SCHEMA: dict[str, dict[str, type]] = {  # of run.json and its parts: what is read of them
+SCHEMA: dict[str, dict[str, Any]] = {  # of run.json and its parts: what is read of them
     "": dict(run_id=str, status=str, reason=str, image_name=str, seconds=dict, measures=dict, files=dict),
-    "call": dict(conditions=dict, seed=int, image=str, source=dict, start=dict),
+    "call": dict(conditions=dict, seed=int | None, image=str, source=dict, start=dict),
     "model": dict(weights=str, dtype=str, versions=dict),
     "measure": dict(identity=str, values=dict),
     "file": dict(bytes=int, sha256=str),
@@ -101,6 +102,8 @@ def prepare(out: str | Path) -> Path:
     """Make the study's folders, see that they can be written to, and remove what killed processes left behind."""
     out = closed(Path(out).expanduser())
     runs = out / "runs"
+    if (out / MEASURED).exists():
+        raise InputError(f"{out} holds measured files, and is only read: give the sweep a folder of its own.")
     try:
         runs.mkdir(parents=True, exist_ok=True)
         probe = runs / f".probe-{uuid.uuid4().hex}"
@@ -296,7 +299,8 @@ def _row(record: dict[str, Any], runs: str) -> dict[str, Any]:
     call, source = record["call"], record["call"]["source"]
     row = {name: record[name] for name in ("status", "reason")}
     row |= {k: json.dumps(v) if isinstance(v, list) else v for k, v in call["conditions"].items()}
-    row |= {"fps_id": call["conditions"]["fps"] - 1, "seed": call["seed"], "image": record["image_name"]}
+    fps = call["conditions"]["fps"]
+    row |= {"fps_id": fps if fps is None else fps - 1, "seed": call["seed"], "image": record["image_name"]}
     row |= {"image_hash": call["image"], "flip_noise": call["start"].get("flip_noise") or ""}
     row |= {"checkpoint": source["checkpoint"], "weights": record["model"]["weights"][:12], "label": source["label"]}
     row |= {"licence": source["licence"], "intervention": record["model"]["intervention"] or ""}
@@ -344,12 +348,14 @@ def export(out: str | Path, to: str | Path) -> Path:
             names.append(f"previews/{n:05d}-{record['run_id'][:8]}.mp4" if PREVIEW in record["files"] else "")
             if names[-1]:
                 shutil.copyfile(run_folder(out, record["run_id"]) / PREVIEW, to / names[-1])
+            if names[-1] and not (out / MEASURED).exists():  # nobody knows what made a measured file
                 video.write_sidecar(to / names[-1], video.describe(record["call"], run_id=record["run_id"]))
         results = exported(table(out, records).drop(columns=[*FILES], errors="ignore").assign(preview=names))
         (to / "results.csv").write_text(csv_text(results.reset_index()))
         results.to_parquet(to / "results.parquet")
         labels = sorted({record["call"]["source"]["label"] for record in records} - {""})
-        (to / "README.txt").write_text(exported(README.format(n=len(records), study=out.name, labels="; ".join(labels))))
+        text = README if not (out / MEASURED).exists() else "{n} videos of the study {study}, measured with svdlab. {labels}\n"
+        (to / "README.txt").write_text(exported(text.format(n=len(records), study=out.name, labels="; ".join(labels))))
         (to / "NOTICE").write_text(video.notice())
     except OSError as error:
         raise OutputError(f"{to} could not be written: {error}") from error

@@ -326,14 +326,19 @@ def report(folder: str | Path, out: str | Path | None = None) -> Path:
         raise InputError(f"{folder} {why if folder.exists() else 'is not there, no such folder'}: nothing to report.")
     facts = [_facts(record) for record in records]
     listed = lambda key: "; ".join(sorted({str(f[key]) for f in facts if f.get(key)}))
+    measured = (study / ledger.MEASURED).is_file()
     head = [f"Report of {datetime.now(UTC):%Y-%m-%d}, by svdlab {__version__}."]
     if records:
         done = sum(record["status"] == "done" for record in records)
-        head.append(f"{len(records)} runs, {done} of them done, on {listed('checkpoint')}.")
+        of = f", on {listed('checkpoint')}" if listed("checkpoint") else ""
+        head.append(
+            f"{len(records)} {'files' if measured else 'runs'}, {done} of them {'measured' if measured else 'done'}{of}."
+        )
     sections = {"": [*head, *body], **(_runs(ledger.table(study, records)) if records else {})}
     versions = [(key, listed(key)) for key in VERSIONS if listed(key)] or [("svdlab", __version__)]
     sections |= {"Versions": [pd.DataFrame(versions, columns=["what", "which"])], "Notice": [Folded(video.notice())]}
     licence = f"Licence of the weights: {listed('licence') or 'not recorded'}. The clips are made by a generative model."
+    licence = "Measured files: what is said of their origin is what they say themselves." if measured else licence
     target = as_path("out", out) if out is not None else folder / "report.html"
     html = page(folder.resolve().name, sections, label=listed("label"), footer=licence if records else "")
     with write_whole(target) as part:

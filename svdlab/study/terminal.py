@@ -8,6 +8,7 @@ run(app, ["doctor", "--offline"])                  # ends with SystemExit, as a 
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterable
 from functools import cache
@@ -78,6 +79,18 @@ def file(value: Path | None) -> Path | None:
     return found
 
 
+def _in_flags(message: str, words: list[str]) -> str:
+    """A message with the arguments that were given named as the command's words name them: fps=0 is -p fps 0."""
+    flags = {w.split("=")[0][2:].replace("-", "_"): w.split("=")[0] for w in words if w.startswith("--")}
+    keys = [w.removeprefix("--parameter=") for w in words if w.startswith("--parameter=")][::2]
+    flags = {k: v for k, v in flags.items() if k != "parameter"} | {key: f"-p {key}" for key in keys if key.isidentifier()}
+    for name, flag in flags.items():
+        message = re.sub(rf"(?<![\w.']){name}='([^'\n]*)'(?=[\s,:;.)]|$)", rf"{flag} \1", message)  # the flag takes no quotes
+        message = re.sub(rf"(?<![\w.']){name}=(?=[^\s.,)])", f"{flag} ", message)
+        message = re.sub(rf"(?<![\w.']){name}=", flag, message)
+    return message
+
+
 @cache
 def _command(app: typer.Typer) -> Any:
     return typer.main.get_command(app)
@@ -87,6 +100,7 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
     """Run the command. What it cannot take is one line on stderr, without a traceback: exit 2 where no command could be made
     of the words, 1 for svdlab's own errors, 130 where it was interrupted."""
     usage: Any = typer.BadParameter.__base__  # UsageError, which typer does not export
+    words: list[str] = []
     try:
         words = _paired(sys.argv[1:] if arguments is None else arguments)
         command = _command(app)
@@ -101,7 +115,7 @@ def run(app: typer.Typer, arguments: list[str] | None = None) -> NoReturn:
         print(text if empty else f"svdlab: {one_line(text)}{where}", file=sys.stderr)
         raise SystemExit(2) from None
     except SvdlabError as error:
-        print(f"svdlab: {one_line(error)}", file=sys.stderr)
+        print(f"svdlab: {one_line(_in_flags(str(error), words))}", file=sys.stderr)
         raise SystemExit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
     except KeyboardInterrupt:
         print("svdlab: interrupted.", file=sys.stderr)
