@@ -36,6 +36,7 @@ _HOME = {
     "load_results": "study.sweep",
     "measure_files": "study.measured",
     "read_settings": "study.comfy",
+    "failures": "study.failures",
     "sample_image": "pipeline.images",
 }
 _MODULES = {
@@ -68,6 +69,7 @@ if TYPE_CHECKING:
     from svdlab.pipeline.lora import lora
     from svdlab.pipeline.trace import Trace
     from svdlab.study.comfy import read_settings
+    from svdlab.study.failures import failures
     from svdlab.study.measured import measure_files
     from svdlab.study.sweep import grid, load_results, sweep
 

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 import svdlab
 from svdlab import comparison, edits, fidelity, ledger, motion, probes, published, schedule, show, stats, widgets
 from svdlab.measure import calibrate, faces, files, flow, suite, text, video
+from svdlab.measure import failures as measured
 from svdlab.organism import scenery, trackers, world
 from svdlab.pipeline import images, single_file
 from svdlab.probes import bias, stimuli, verify
@@ -24,7 +25,7 @@ from svdlab.probes import probe as probe_
 from svdlab.probes.bias import planted, symmetry
 from svdlab.show import figure, labels, page
 from svdlab.stats import effects
-from svdlab.study import notebooks, pairs, plans, sweep
+from svdlab.study import failures, notebooks, pairs, plans, sweep
 from svdlab.widgets import panel
 from tests.study.test_comfy import PROMPT, png
 
@@ -162,6 +163,8 @@ def of_study(m: SimpleNamespace) -> dict[str, Target]:
         ),
         "read_settings": (svdlab.read_settings, dict(file=comfyui)),
         "Settings.to_plan": (svdlab.read_settings(comfyui).to_plan, dict(image=scene, noise=False)),
+        "failures.failures": (failures.failures, dict(results=m.results, kinds=["drift"])),
+        "failures.rates": (failures.rates, dict(results=m.results, by=["fps"], kinds=["drift"])),
         "ledger.check": (ledger.check, dict(out=m.out)),
         "ledger.export": (ledger.export, dict(out=m.out, to=m.folder / "exported")),
         "comparison.compare": (comparison.compare, dict(**tables, by=[], within="mean", margins=None)),
@@ -215,6 +218,10 @@ def of_measure(m: SimpleNamespace) -> dict[str, Target]:
         "fidelity.regions": (fidelity.regions, dict(image=still)),
         "fidelity.budget": (fidelity.budget, dict(stages={"a": still, "b": still})),
         "fidelity.seams": (fidelity.seams, dict(whole=frames, chunked=frames, decode_chunk_size=2)),
+        "failures.judge": (measured.judge, dict(results=m.results, kinds=["drift"])),
+        "failures.place": (measured.place, dict(kind="drift", frames=frames)),
+        "failures.face": (measured.face, dict(frames=frames, image=still)),
+        "failures.letters": (measured.letters, dict(frames=frames, image=still)),
         "published.summary": (published.summary, dict(frames=frames, image=still, playback_fps=7)),
         "published.baselines": (published.baselines, dict(frames=frames, image=still, playback_fps=7)),
         "published.dynamic_degree": (published.dynamic_degree, dict(forward=forward)),
@@ -423,7 +430,7 @@ def of_show(m: SimpleNamespace) -> dict[str, Target]:
     sheet: dict[str, Any] = dict(rows="motion_bucket_id", columns="fps", frame=-1, note="motion_flow_px", clips=[clip] * 4)
     curve: dict[str, Any] = dict(x="motion_bucket_id", y="motion_flow_px", by="fps", title="")
     fig = show.heat(m.table[["x", "fps"]], title="a", key="x")
-    saved: dict[str, Any] = dict(path=m.folder / "f", formats=("csv",), width=3.3, title=True, footer=True)
+    saved: dict[str, Any] = dict(path=m.folder / "f", formats=("csv",))
     grid: dict[str, Any] = dict(size=(16, 16), of=clip, row_labels=["a"], column_labels=["b"], row_title="", column_title="")
     heat: dict[str, Any] = dict(table=m.table[["x", "fps"]], title="", key="x", rows="r", columns="c", centre=0.0)
     sections: dict[str, Any] = dict(title="a", sections={"b": ["c"]}, label="", footer="")
@@ -446,6 +453,8 @@ def of_show(m: SimpleNamespace) -> dict[str, Target]:
         "show.xt_slice": (show.xt_slice, dict(clip=clip, row=3, title="")),
         "show.heat": (show.heat, heat),
         "show.forest": (show.forest, dict(effects=[m.effect], by="unit", standardised=False, of=clip, title="")),
+        "show.failures": (show.failures, dict(results=results, k=2, kinds=["drift"], title="")),
+        "show.for_paper": (entered(show.for_paper), dict(column=3.3, title=False, footer=False)),
         "show.save": (show.save, dict(fig=fig, **saved)),
         "figure.figure": (figure.figure, dict(width=300.0, height=200.0, of=clip, title="")),
         "figure.graphs": (figure.graphs, dict(size=(300, 200), rows=1, columns=1, of=clip, title="", share=True)),

@@ -11,7 +11,8 @@ table behind it as `.data`. Small images are enlarged by whole factors without s
 """
 
 from svdlab.show.clips import Video, denoising, filmstrip, latents, sheet, video
-from svdlab.show.figure import Figure, save
+from svdlab.show.failures import failures
+from svdlab.show.figure import Figure, for_paper, save
 from svdlab.show.labels import about
 from svdlab.show.motion import camera_path, flow, flow_colours, stepwise, trajectories, xt_slice
 from svdlab.show.tables import dose_response, forest, heat
@@ -23,9 +24,11 @@ __all__ = [
     "camera_path",
     "denoising",
     "dose_response",
+    "failures",
     "filmstrip",
     "flow",
     "flow_colours",
+    "for_paper",
     "forest",
     "heat",
     "latents",

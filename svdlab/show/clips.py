@@ -21,7 +21,6 @@ from svdlab.errors import COUNT, InputError, TraceError, flag, takes, text
 from svdlab.measure import video as files
 from svdlab.measure.files import printable, write_whole
 from svdlab.show.figure import (
-    BESIDE,
     GREY,
     INDEX,
     INDICES,
@@ -29,17 +28,19 @@ from svdlab.show.figure import (
     LABEL,
     SMALL,
     TEXTS,
-    WIDTH,
     Figure,
+    beside,
     broken,
     chosen,
     draw,
     facts_of,
     fitted,
     images,
+    room,
     scaled,
+    side_by_side,
 )
-from svdlab.show.labels import WORDS, axis, caption, name, number, ordered
+from svdlab.show.labels import WORDS, axis, caption, captions, name, number, ordered, short
 
 CRF = 16  # of H.264: no visible loss
 MODES = ("channels", "pca", "colours")
@@ -156,11 +157,10 @@ def filmstrip(
     arrays, texts, clips_given = named(clips, labels)
     if given and not all(hasattr(c, "image") for c in clips_given):
         raise InputError("given=True needs Clips, which know the image that they were made from.")
-    shown = chosen(frames, min(map(len, arrays)), 8, "frame")
+    shown = chosen(frames, min(map(len, arrays)), max(2, side_by_side(8 + given, 80) - given), "frame")
     alone = len(arrays) == 1
     columns = ["input"] * given + [f"frame {i}" for i in shown]
-    beside = 0 if alone else min(BESIDE, 6 * max(map(len, texts)))
-    size = fitted(arrays[0].shape[1:], columns=len(columns), width=WIDTH - beside)
+    size = fitted(arrays[0].shape[1:], columns=len(columns), width=room() - (0 if alone else beside(texts)))
     title = title or f"Frames {shown[0]} to {shown[-1]}" + (f": {texts[0]}" if alone and texts[0] else "")
     fig, axes = images(
         size=size, of=made_by(clips, clips_given), title=title, row_labels=[""] if alone else texts, column_labels=columns
@@ -205,14 +205,17 @@ def sheet(
     if shape is None:
         said = f": their status is {', '.join(map(str, table['status'].unique()))}" if "status" in table else ""
         raise InputError(f"none of the {len(table)} runs has frames{said}.")
-    size = fitted(shape, columns=len(across), width=860, most=240)
+    labels, above = (
+        [(short(v) if c == "image" else {}).get(w, number(w)) for w in v] for c, v in ((rows, down), (columns, across))
+    )
+    size = fitted(shape, columns=len(across), width=room() - beside([*labels, axis(rows)]), most=240)
     which = {-1: "Last frame", 0: "First frame"}.get(frame, f"Frame {frame}")
     fig, axes = images(
         size=size,
         of=table,
         title=title or f"{which} by {name(rows)} and {name(columns)}" + (f", with {axis(note)}" if note else ""),
-        row_labels=[number(v) for v in down],
-        column_labels=[number(v) for v in across],
+        row_labels=labels,
+        column_labels=above,
         row_title=axis(rows),
         column_title=axis(columns),
     )
@@ -237,8 +240,8 @@ def named(clips: Any, labels: Sequence[str] | None = None) -> tuple[list[np.ndar
     """Whatever names one clip or several, as frames "f h w 3" in [0, 1] of one size, labels, and a list of the clips."""
     if isinstance(clips, pd.DataFrame):
         errors.columns("clips", clips, "frames")
-        rows = [clips.iloc[i : i + 1] for i, path in enumerate(clips["frames"]) if not _absent(path)]
-        labels, clips = labels or [caption(row) for row in rows], [row["frames"].iloc[0] for row in rows]
+        there = clips[[not _absent(path) for path in clips["frames"]]]
+        labels, clips = labels or (captions(there) if len(there) > 1 else [caption(there)]), there["frames"].tolist()
     elif isinstance(clips, Mapping):
         labels, clips = labels or [str(k) for k in clips], list(clips.values())
     clips = [clips] if _is_one(clips) else list(errors.several("clips", clips, lambda _, clip: clip, least=0))
@@ -388,7 +391,7 @@ def kept(tr: Any, name: str, frame: Any, steps: Any) -> tuple[np.ndarray, list[i
     found = tr[name]
     if found.ndim != 5:
         raise InputError(f'{name!r} has shape {tuple(found.shape)}: latents are "s f c h w".')
-    picked = chosen(steps, found.shape[0], 8, "step")
+    picked = chosen(steps, found.shape[0], side_by_side(8, 70), "step")
     rows = chosen(frame, found.shape[1], 1, "frame")
     values = found[picked][:, rows].float().numpy()
     if name in ("latents", "next_latents"):  # as the UNet sees them
@@ -403,8 +406,8 @@ def _steps(tr: Any, picked: list[int]) -> list[dict[str, Any]]:
 
 def _board(tr: Any, shown: np.ndarray, picked: list[int], names: Sequence[str], title: str, **look: Any) -> tuple[Figure, Any]:
     """Images or maps "s r h w ...", a column for each step and a row for each name."""
-    size = fitted(shown.shape[2:4], columns=len(picked), width=820 if len(names) > 1 else 900)
-    sigmas = [number(round(step["sigma"], 3)) for step in _steps(tr, picked)]
+    size = fitted(shown.shape[2:4], columns=len(picked), width=room() - (beside(names) + 30 if len(names) > 1 else 0))
+    sigmas = [f"{step['sigma']:.3g}" for step in _steps(tr, picked)]
     titles = dict(title=title, column_title="sigma, the noise level before the step")
     fig, axes = images(size=size, of=tr, row_labels=names, column_labels=sigmas, **titles)
     for (r, s), ax in np.ndenumerate(axes):

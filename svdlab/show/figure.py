@@ -5,7 +5,7 @@
 >>> fig = save(fig.finish(pd.DataFrame({"speed": [0, 1, 2]}), "line: camera"), "results/speed")    # .png, .pdf, .csv
 
 No figure touches pyplot or rcParams: each is a `Figure` of its own, which any notebook shows. Sizes are px of the screen, 100
-to the inch.
+to the inch; inside `for_paper` they are as wide as a journal's column, and what they hold is arranged for that.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ import base64
 import io
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
 from pathlib import Path
@@ -47,9 +50,58 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 MARKERS = ("o", "s", "^", "D")
 TITLE, LABEL, SMALL = 10.5, 8.5, 6.5  # pt
 FORMATS = ("png", "pdf", "csv")
-BESIDE = 260  # px that the label of a row may take
+BESIDE = 260  # px that the label of a row may take, and at most this share of the width:
+LABELS = 0.3
+NARROW = 600  # px: in less, keys stand below and texts above what they belong to
 PX = partial(number, above=0, most=20_000)  # of a figure's side: what matplotlib draws
 TEXTS = partial(several, check=WORDS)
+
+
+@dataclass(frozen=True)
+class Paper:
+    """How figures are made inside `for_paper`."""
+
+    column: float
+    title: bool
+    footer: bool
+
+
+PAPER: ContextVar[Paper | None] = ContextVar("paper", default=None)
+
+
+@takes(column=partial(number, least=2, most=30), title=flag, footer=flag)
+@contextmanager
+def for_paper(column: float = 3.3, *, title: bool = False, footer: bool = False) -> Iterator[None]:
+    """Inside the block every figure is `column` inches wide, at the same sizes of type, by default without title and footer.
+
+    >>> with show.for_paper(column=3.3):
+    ...     fig = show.save(show.flow(clip), "paper/flow")
+
+    What does not fit side by side is arranged otherwise: fewer frames by default, panels below each other. Fonts are embedded
+    as TrueType. The source stays in the file's own metadata, and the caption has to name it. Raises InputError for a column
+    that is not 2 to 30 inches wide.
+    """
+    token = PAPER.set(Paper(column, title, footer))
+    try:
+        yield
+    finally:
+        PAPER.reset(token)
+
+
+def room() -> float:
+    """Px that a figure may be wide."""
+    paper = PAPER.get()
+    return paper.column * DPI if paper else WIDTH
+
+
+def side_by_side(count: int, least: float) -> int:
+    """How many of so many things, each of at least so many px, stand in one row."""
+    return max(1, min(count, int(room() // least)))
+
+
+def beside(labels: Sequence[str]) -> float:
+    """Px that labels beside the rows take."""
+    return min(BESIDE, LABELS * room(), 7 * max(map(len, labels), default=0))
 
 
 def INDEX(name: str, value: Any) -> int:
@@ -80,6 +132,7 @@ class Figure(MatplotlibFigure):
     footer: str = ""
     size: tuple[float, float] = (WIDTH, 300)
     grid: np.ndarray | None = None
+    paper: Paper | None = None
 
     def finish(self, data: pd.DataFrame = data, *notes: str) -> Figure:
         """Set the table behind the figure, add notes to its footer, give everything its place, and return the figure.
@@ -90,25 +143,26 @@ class Figure(MatplotlibFigure):
         self.lay_out()
         return self
 
-    def lay_out(self, width: float | None = None, *, title: bool = True, footer: bool = True) -> None:
-        """Give everything its place in a figure of `width` inches (default: its own), with or without title and footer."""
-        head, foot = self.title if title else "", self.footer if footer else ""
-        size = np.array(self.size)
+    def lay_out(self) -> None:
+        """Give everything its place."""
+        paper, size = self.paper, np.array(self.size)
+        head, foot = ("" if paper and not shown else text for shown, text in (
+            (paper and paper.title, self.title), (paper and paper.footer, self.footer)))  # fmt: skip
         if self.grid is None:
-            across = width * DPI if width else size[0]
-            self.set_size_inches(across / DPI, (size[1] + self._write(head, foot, across)) / DPI)
+            self.set_size_inches(size[0] / DPI, (size[1] + self._write(head, foot, size[0])) / DPI)
             return
+        fixed = paper.column * DPI if paper else None
         count, image = np.array(self.grid.shape[::-1]), size
         whole = count * (size + 60) + 100  # a first guess; what matplotlib's layout leaves for the images corrects it
-        for _ in range(3):
-            whole = np.array([width * DPI if width else max(LEAST, whole[0]), whole[1]])
+        for _ in range(4 if fixed else 3):
+            whole = np.array([fixed or max(LEAST, whole[0]), whole[1]])
             side, pads = (EDGE - GAP) / whole[0], dict(w_pad=GAP / 2 / DPI, h_pad=GAP / DPI, wspace=0, hspace=0)
             self.set_layout_engine("constrained", rect=(side, 0, 1 - 2 * side, 1), **pads)
             self._write(head, foot, whole[0])
             self.set_size_inches(*whole / DPI)
             self.draw_without_rendering()
             inner = self.grid[0, 0].get_position().size * whole
-            image = (size * min(1.0, inner[0] / size[0])).round() if width else size
+            image = (size * min(1.0, inner[0] / size[0])).round() if fixed else size
             whole = np.ceil(whole + count * (image - inner))
         whole = self.get_size_inches() * DPI
         self.set_layout_engine("none")
@@ -152,9 +206,12 @@ def figure(width: float, height: float, *, of: Any = (), title: str = "") -> Fig
 
     of: clips, traces, tables of results or sequences of them: what the footer and the saved file say about the model.
     """
+    paper = PAPER.get()
+    if paper:  # narrower by more than it is lower: type stays as large
+        width, height = paper.column * DPI, height * max(0.65, min(1.0, paper.column * DPI / width))
     fig = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, layout="constrained")
     fig.get_layout_engine().set(w_pad=0.06, h_pad=0.06)  # type: ignore[union-attr, call-arg]
-    fig.sources, fig.footer, fig.title, fig.size = sources(of), about(of), title, (width, height)
+    fig.sources, fig.footer, fig.title, fig.size, fig.paper = sources(of), about(of), title, (width, height), paper
     return fig
 
 
@@ -194,6 +251,7 @@ def images(
     `ax.inset_axes`) gets its room when the figure is finished.
     """
     fig = figure(size[1], size[0], of=of, title=title)
+    fig.size = size[1], size[0]
     fig.grid = fig.subplots(len(row_labels), len(column_labels), squeeze=False)
     for ax in fig.grid.flat:
         ax.set(xticks=[], yticks=[])
@@ -202,7 +260,9 @@ def images(
         above = broken(label, LABEL, size[1] + GAP)
         ax.set_title("\n" * bool(column_title) + above, fontsize=LABEL, color=INK, pad=3)
     for ax, label in zip(fig.grid[:, 0], row_labels, strict=True):
-        ax.set_ylabel(broken(label, LABEL, BESIDE), fontsize=LABEL, color=INK, rotation=0, ha="right", va="center")
+        ax.set_ylabel(
+            broken(label, LABEL, min(BESIDE, LABELS * room())), fontsize=LABEL, color=INK, rotation=0, ha="right", va="center"
+        )
     words = dict(xycoords="axes fraction", textcoords="offset points", fontsize=LABEL, color=INK, annotation_clip=False)
     fig.grid[0, 0].annotate(row_title, (0, 1), xytext=(-4, 3), ha="right", **words)
     middle = 0.5 if len(column_labels) % 2 else 1 + GAP / size[1] / 2
@@ -228,16 +288,16 @@ def draw(ax: Axes, image: np.ndarray, **kwargs: Any) -> Any:
     return ax.imshow(np.clip(image, 0, 1) if image.ndim == 3 else image, interpolation="none", aspect="auto", **kwargs)
 
 
-def fitted(shape: Sequence[int], *, columns: int, width: int = WIDTH, most: int = 320) -> tuple[int, int]:
-    """Height and width in px at which an image "h w ..." is drawn `columns` times in a row.
+def fitted(shape: Sequence[int], *, columns: int, width: float | None = None, most: int = 320) -> tuple[int, int]:
+    """Height and width in px at which an image "h w ..." is drawn `columns` times in a row of `width` px (default: all).
 
     Small ones grow by a whole factor, to `most` px at most; thumbnails at least to the double; large ones shrink to fit.
     """
     h, w = shape[:2]
-    room = max(16, min(most, (width - 40) // columns - GAP))
-    if w > room and w > THUMBNAIL:
-        return max(1, round(h * room / w)), room
-    factor = max(room // w, 2 if w <= THUMBNAIL else 1)
+    free = max(16, min(most, int((room() if width is None else width) - 40) // columns - GAP))
+    if w > free and (w > THUMBNAIL or PAPER.get()):
+        return max(1, round(h * free / w)), free
+    factor = max(free // w, 2 if w <= THUMBNAIL and not PAPER.get() else 1)
     return h * factor, w * factor
 
 
@@ -265,33 +325,19 @@ def chosen(asked: Any, count: int, most: int, what: str) -> list[int]:
 
 def broken(text: str, size: float, width: float, *, bold: bool = False) -> str:
     """Text of `size` pt in lines of at most `width` px, by the mean width of a letter; the same at every resolution."""
-    letters = max(12, int(width / (size * DPI / 72 * (0.62 if bold else 0.55))))
+    letters = max(6, int(width / (size * DPI / 72 * (0.62 if bold else 0.55))))
     return textwrap.fill(printable(text), letters, break_on_hyphens=False)
 
 
-@takes(
-    fig=kind(Figure),
-    path=errors.path,
-    formats=partial(several, check=partial(errors.one_of, options=FORMATS)),
-    width=partial(number, least=1, most=100),
-    title=flag,
-    footer=flag,
-)
-def save(
-    fig: Figure,
-    path: str | Path,
-    *,
-    formats: Sequence[str] = FORMATS,
-    width: float | None = None,
-    title: bool = True,
-    footer: bool = True,
-) -> Figure:
-    """Write a figure as path.png and path.pdf, and the table behind it as path.csv; returns the figure.
+@takes(fig=kind(Figure), path=errors.path, formats=partial(several, check=partial(errors.one_of, options=FORMATS)))
+def save(fig: Figure, path: str | Path, *, formats: Sequence[str] = FORMATS) -> Figure:
+    """Write a figure as path.png and path.pdf, and what was drawn as path.csv; returns the figure, which a notebook shows.
 
-    >>> fig = show.save(show.denoising(tr, frame=4), "results/denoising")
-    >>> fig = show.save(fig, "paper/figure-2", formats=("pdf",), width=3.3, title=False, footer=False)  # a journal
+    >>> show.save(show.denoising(tr, frame=4), "results/denoising")
+    >>> with show.for_paper(column=3.3):                              # a journal's column: see `for_paper`
+    ...     fig = show.save(show.denoising(tr, frame=4), "paper/figure-2", formats=("pdf",))
 
-    path: without ending. formats: of png, pdf, csv; a figure without a table has no CSV. width: in inches. The file of a
+    path: without ending. formats: of png, pdf, csv; a figure without a table has no CSV. The file of a
     figure that a model's output is in says so in IPTC's terms, with checkpoint and licence. In the CSV a path is its file's
     name, and no cell is a formula. Raises InputError for an unknown format, OutputError where the folder cannot be written.
     """
@@ -304,21 +350,14 @@ def save(
         "png": {"pil_kwargs": {"pnginfo": video.png_info(facts)}} if facts else {},
         "pdf": {"metadata": {"Subject": fig.footer, "Keywords": json.dumps(facts), "CreationDate": None}},
     }
-    changed = width is not None or not title or not footer
-    try:
-        if changed:
-            fig.lay_out(width, title=title, footer=footer)
-        for form in dict.fromkeys(formats):
-            if form == "csv" and fig.data.empty:
-                continue
-            with write_whole(f"{stem}.{form}") as part, matplotlib.rc_context({"pdf.fonttype": 42}):
-                if form == "csv":
-                    part.write_text(csv_text(fig.data), encoding="utf-8", errors="replace")
-                else:  # fonts as TrueType, which publishers take
-                    fig.savefig(part, format=form, dpi=DPI * SHARPER, **said[form])
-    finally:
-        if changed:
-            fig.lay_out()
+    for form in dict.fromkeys(formats):
+        if form == "csv" and fig.data.empty:
+            continue
+        with write_whole(f"{stem}.{form}") as part, matplotlib.rc_context({"pdf.fonttype": 42}):
+            if form == "csv":
+                part.write_text(csv_text(fig.data), encoding="utf-8", errors="replace")
+            else:  # fonts as TrueType, which publishers take
+                fig.savefig(part, format=form, dpi=DPI * SHARPER, **said[form])
     return fig
 
 

@@ -123,6 +123,39 @@ def caption(clip: Any) -> str:
     return ", ".join(f"{word} {number(values[key])}" for key, word in (SHORT | {"seed": "seed"}).items() if key in values)
 
 
+def captions(table: pd.DataFrame, among: pd.DataFrame | None = None) -> list[str]:
+    """What distinguishes each row of a table of runs from the others (of `among`): the conditions that vary, and the seed.
+
+    >>> captions(pd.DataFrame({"fps": [6, 12], "motion_bucket_id": 127, "seed": 0}))
+    ['fps 6', 'fps 12']
+    """
+    whole = table if among is None else among
+    columns = ["image", *(c for c in RUN if c not in SOURCE), "checkpoint"]
+    varied = [c for c in columns if c in whole and whole[c].astype(str).nunique() > 1]
+    texts = short(whole["image"]) if "image" in varied else {}
+    said = lambda c, v: texts[v] if c == "image" and v in texts else f"{SHORT.get(c, name(c))} {number(v)}"
+    return [", ".join(said(c, row[c]) for c in varied) for row in table.to_dict("records")]
+
+
+def short(values: Iterable[Any]) -> dict[Any, str]:
+    """A label for each image of a study: of a path its last parts, as few as tell it from the others.
+
+    >>> short(["photos/a/cat.png", "photos/b/cat.png", "photos/b/dog.png", "astronaut"])
+    {'astronaut': 'astronaut', 'photos/a/cat.png': 'a/cat.png', 'photos/b/cat.png': 'b/cat.png', 'photos/b/dog.png': 'dog.png'}
+    """
+    found = ordered(values)
+    parts = {v: re.split(r"[\\/]+", v.rstrip("\\/")) for v in found if isinstance(v, str) and "://" not in v}
+
+    def label(value: Any) -> str:
+        if value not in parts:
+            return number(value)
+        own, others = parts[value], [other for v, other in parts.items() if v != value]
+        depth = next((n for n in range(1, len(own)) if all(other[-n:] != own[-n:] for other in others)), len(own))
+        return cut("/".join(own[-depth:]))
+
+    return {value: label(value) for value in found}
+
+
 def about(*things: Any) -> str:
     """The line for clips, traces, tables of results or sequences of them; what varies is given as a range.
 

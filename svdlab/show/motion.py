@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import patheffects
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from skimage.color import lab2rgb
 
 from svdlab.errors import POSITIVE, InputError, shown, takes
@@ -29,7 +30,9 @@ from svdlab.show.figure import (
     fitted,
     graphs,
     images,
+    room,
     scaled,
+    side_by_side,
 )
 from svdlab.show.labels import WORDS, number
 
@@ -54,23 +57,24 @@ def flow(clip: Any, *, pairs: Sequence[int] | None = None, title: str = "") -> F
     >>> show.flow(np.ones((7, 64, 64, 2)), title="Ground truth")
 
     clip: a Clip, frames "f h w c", or a flow "t h w 2" in px (x right, y down). pairs: which, default 5 evenly spread. All
-    pairs share one key, whose rim is the 99.5th percentile of their speeds.
+    pairs share one key, whose rim is the 99.5th percentile of their speeds. The figure's table has the flow on the arrows'
+    grid.
     """
     known = getattr(clip, "ndim", 0) == 4 and clip.shape[-1] == 2
     field = FLOW("clip", clip) if known else motion.flow(frames_of(clip))
-    picked = chosen(pairs, len(field), 5, "frame pair")
+    picked = chosen(pairs, len(field), side_by_side(5, 150), "frame pair")
     field = field[picked]
     speed = np.linalg.norm(field, axis=-1)
     full = max(0.5, float(np.percentile(speed, 99.5)))
-    size = fitted(field.shape[1:3], columns=len(picked), width=760)
+    size = fitted(field.shape[1:3], columns=len(picked), width=room() - 140)
     labels = dict(title=title or "Optical flow (px/frame)", column_title="from frame to frame")
     fig, axes = images(size=size, of=made_by(clip), column_labels=[_pair(i) for i in picked], **labels)
+    arrows = []
     for ax, one in zip(axes[0], field, strict=True):
         draw(ax, scaled(flow_colours(one, full), size))
-        _arrows(ax, one, size, threshold=0.15 * full)
+        arrows.append(_arrows(ax, one, size, threshold=0.15 * full))
     _disc(axes[0, -1], size, full)
-    means = {"mean_speed_px": speed, "mean_dx_px": field[..., 0], "mean_dy_px": field[..., 1]}
-    return fig.finish(pd.DataFrame({"pair": picked} | {key: list(map(np.mean, v)) for key, v in means.items()}))
+    return fig.finish(pd.concat(arrows, keys=picked, names=["pair"]).reset_index("pair"))
 
 
 @takes(title=WORDS)
@@ -84,7 +88,7 @@ def trajectories(clip: Any, *, title: str = "") -> Figure:
     frames = frames_of(clip)
     h, w = frames.shape[1:3]
     tracks = motion.points(motion.flow(frames), _grid(h, w, min(h, w) / (ARROWS + 1)).T.astype(np.float32))  # "f n 2"
-    size = fitted(frames.shape[1:], columns=1, width=520, most=512)
+    size = fitted(frames.shape[1:], columns=1, width=min(560, room()), most=512)
     fig, axes = images(size=size, of=made_by(clip), title=title or f"Tracks of points through frames 0 to {len(frames) - 1}")
     ax = axes[0, 0]
     draw(ax, scaled(frames[0], size))
@@ -138,7 +142,7 @@ def stepwise(clip: Any, *, playback_fps: float | None = None, title: str = "") -
     ax.set_xticks(shown, [_pair(i) for i in shown])
     fastest = max(0.5, float(np.nanmax(speeds.to_numpy(), initial=0.0)))
     ax.set(ylim=(-0.04 * fastest, 1.1 * fastest), xlabel="frame pair", ylabel=f"speed ({unit})")
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize=LABEL)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0, frameon=False, fontsize=LABEL)
     return fig.finish(table, "grey: could not be measured" if table["abstained"].any() else "")
 
 
@@ -151,24 +155,33 @@ def camera_path(clip: Any, *, title: str = "") -> Figure:
     The camera's own motion: it goes right where the image goes left.
     """
     path = motion.camera_path(motion.measure(frames_of(clip)))
-    fig, axes = graphs(columns=3, size=(280, 280), of=made_by(clip), title=title or "Path of the camera", share=False)
+    columns = side_by_side(3, 250)
+    fig, grid = graphs(
+        rows=3 // columns, columns=columns, size=(280, 250), of=made_by(clip), title=title or "Path of the camera", share=False
+    )
+    axes = grid.ravel()
     reach = max(1.0, 1.25 * float(path[["pan_px", "tilt_px"]].abs().to_numpy().max()))
     turned = max(2.0, 1.1 * float(path["roll_deg"].abs().max()))
     zoomed = min(0.9, path["zoom"].min()), max(1.1, path["zoom"].max())
     for ax, x, y, xlabel, ylabel, limits in (
-        (axes[0, 0], path["pan_px"], path["tilt_px"], "pan (px, right is +)", "tilt (px, up is +)", (-reach, reach)),
-        (axes[0, 1], path.index, path["zoom"], "frame", "zoom (factor)", zoomed),
-        (axes[0, 2], path.index, path["roll_deg"], "frame", "roll (degrees, clockwise is +)", (-turned, turned)),
+        (axes[0], path["pan_px"], path["tilt_px"], "pan (px, right is +)", "tilt (px, up is +)", (-reach, reach)),
+        (axes[1], path.index, path["zoom"], "frame", "zoom (factor)", zoomed),
+        (axes[2], path.index, path["roll_deg"], "frame", "roll (degrees, clockwise is +)", (-turned, turned)),
     ):
         ax.plot(x, y, color=COLOURS[0], marker="o", markersize=3.5, linewidth=1.5)
         ax.set(xlabel=xlabel, ylabel=ylabel, ylim=limits)
-    track = axes[0, 0]
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(MaxNLocator(5, integer=x is path.index and axis is ax.xaxis, steps=[1, 2, 5, 10]))
+    track = axes[0]
     track.set(xlim=(-reach, reach), box_aspect=1)
-    track.axhline(0, color=PALE, linewidth=0.8)
-    track.axvline(0, color=PALE, linewidth=0.8)
-    for i, below in ((0, -13), (len(path) - 1, 7)):
-        at, words = path[["pan_px", "tilt_px"]].iloc[i], dict(textcoords="offset points", fontsize=SMALL + 1, ha="center")
-        track.annotate(f"frame {i}", tuple(at), xytext=(0, below), **words)
+    track.axhline(0, color=PALE, linewidth=0.8, zorder=0)
+    track.axvline(0, color=PALE, linewidth=0.8, zorder=0)
+    start, end = (path[["pan_px", "tilt_px"]].iloc[i].to_numpy() for i in (0, -1))
+    still = np.linalg.norm(end - start) < 0.2 * reach  # then both labels would lie over each other
+    ends = [(start, f"frames 0 to {len(path) - 1}")] if still else [(start, "frame 0"), (end, f"frame {len(path) - 1}")]
+    for at, text in ends:
+        where = dict(xytext=(0, -13 if at is start else 7), textcoords="offset points", ha="center")
+        track.annotate(text, tuple(at), fontsize=SMALL + 1, path_effects=HALO, **where)
     return fig.finish(path.reset_index())
 
 
@@ -188,8 +201,9 @@ def _pair(i: int) -> str:
     return f"{i}\N{RIGHTWARDS ARROW}{i + 1}"
 
 
-def _arrows(ax: Axes, field: np.ndarray, size: tuple[int, int], *, threshold: float) -> None:
-    """Arrows on a grid, the fastest as long as the grid is wide; none where speed is below the threshold."""
+def _arrows(ax: Axes, field: np.ndarray, size: tuple[int, int], *, threshold: float) -> pd.DataFrame:
+    """Arrows on a grid, the fastest as long as the grid is wide; none where speed is below the threshold. Returns the grid's
+    flow: `x_px`, `y_px`, `dx_px`, `dy_px`, and whether an arrow was `drawn`."""
     h, w = field.shape[:2]
     k, step = size[1] / w, min(h, w) / ARROWS
     xs, ys = _grid(h, w, step)
@@ -200,6 +214,7 @@ def _arrows(ax: Axes, field: np.ndarray, size: tuple[int, int], *, threshold: fl
     look |= dict(angles="xy", scale_units="xy", scale=longest / (0.95 * step * k), pivot="mid", color="#000000", alpha=0.75)
     ax.quiver(xs[keep] * k, ys[keep] * k, u[keep], v[keep], **look)
     ax.set(xlim=(-0.5, size[1] - 0.5), ylim=(size[0] - 0.5, -0.5))
+    return pd.DataFrame({"x_px": xs, "y_px": ys, "dx_px": u, "dy_px": v, "drawn": keep})
 
 
 def _grid(h: int, w: int, step: float) -> np.ndarray:

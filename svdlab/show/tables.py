@@ -12,7 +12,23 @@ from matplotlib.ticker import MaxNLocator
 
 from svdlab import errors
 from svdlab.errors import InputError, flag, takes, text
-from svdlab.show.figure import COLOURS, GREY, INK, LABEL, PALE, SMALL, WIDTH, Figure, figure, graphs, plain
+from svdlab.show.figure import (
+    COLOURS,
+    GREY,
+    INK,
+    LABEL,
+    NARROW,
+    PALE,
+    SMALL,
+    WIDTH,
+    Figure,
+    broken,
+    figure,
+    graphs,
+    plain,
+    room,
+    side_by_side,
+)
 from svdlab.show.labels import WORDS, axis, cut, name, number, ordered
 from svdlab.stats.crossed import numbers
 from svdlab.stats.effects import DESCRIPTIVE, EFFECT, EQUIVALENT, INCONCLUSIVE, TOO_FEW, Effect, as_table, quantity
@@ -42,8 +58,8 @@ def dose_response(results: pd.DataFrame, *, x: str, y: str, by: str | None = Non
 
     by: a column for small multiples side by side, on shared axes. The band is the 95 % interval of the mean over images
     where there are several, else over seeds (`svdlab.stats.mean_interval`), drawn from three of them up. The figure's table
-    has mean, interval and the runs' values at each point. Raises InputError for a missing column, or a measure with no
-    number in it.
+    has a row for each point, with mean, interval and number of runs there. Raises InputError for a missing column, or a
+    measure with no number in it.
     """
     errors.columns("results", results, *filter(None, (x, y, by)))
     for column in {x, by, "seed", "image"} & set(results):
@@ -60,9 +76,9 @@ def dose_response(results: pd.DataFrame, *, x: str, y: str, by: str | None = Non
     groups: list[Any] = [(v, table[table[by] == v]) for v in ordered(results[by].dropna())] if by else [(None, table)]
     if not groups:
         raise InputError(f"the column {by!r} is empty in {len(table)} rows: leave by= out.")
-    columns = min(4, len(groups))
+    columns = side_by_side(min(4, len(groups)), 150)
     fig, axes = graphs(
-        size=(max(220, min(360, WIDTH / columns)), 240) if by else (520, 320),
+        size=(max(150, min(360, room() / columns)), 240) if by else (520, 320),
         rows=-(-len(groups) // columns),
         columns=columns,
         of=results,
@@ -72,7 +88,7 @@ def dose_response(results: pd.DataFrame, *, x: str, y: str, by: str | None = Non
         spare.set_visible(False)
     tables = []
     for i, (ax, (value, group)) in enumerate(zip(axes.flat, groups, strict=False)):
-        means = _means(group, x, unit)
+        means = _means(group, unit)
         _curve(ax, group, means, numeric=numeric)
         first, last = i % columns == 0, i + columns >= len(groups)
         ax.set(xlabel=axis(x) if last else "", ylabel=axis(y) if first else "")
@@ -82,7 +98,9 @@ def dose_response(results: pd.DataFrame, *, x: str, y: str, by: str | None = Non
         gaps = np.diff(sorted(places.values()))
         if not len(gaps) or gaps.min() >= 0.1 * gaps.sum():  # every value can have its tick without the labels touching
             ax.set_xticks(list(places.values()), [number(v) for v in places])
-        tables.append(means.drop(columns="_x").rename(columns={"mean": f"{y}_mean"}).assign(**({by: value} if by else {})))
+        runs = group.dropna(subset="_y").sort_values("_x", kind="stable")
+        runs = runs[[c for c in dict.fromkeys([by, x, y, "image", "seed", "run_id"]) if c in runs]].assign(_x=runs["_x"])
+        tables.append(runs.merge(means.rename(columns={"mean": f"{y}_mean"}), on="_x").drop(columns="_x"))
     data = pd.concat(tables, ignore_index=True)
     drawn = pd.concat([table["_y"], data["low"], data["high"]])
     margin = 0.08 * (drawn.max() - drawn.min()) or max(0.1 * abs(drawn.max()), 0.1)
@@ -91,16 +109,15 @@ def dose_response(results: pd.DataFrame, *, x: str, y: str, by: str | None = Non
     return fig.finish(data, *notes, f"{missing} run{'s' * (missing > 1)} without a number left out" if missing else "")
 
 
-def _means(group: pd.DataFrame, x: str, unit: str) -> pd.DataFrame:
+def _means(group: pd.DataFrame, unit: str) -> pd.DataFrame:
     """Mean and interval at each place: of the units' means, each unit averaged over its own runs first."""
     rows = []
     for place, here in group.dropna(subset="_y").groupby("_x"):
         units = here.groupby(unit)["_y"].mean() if unit in here else here["_y"]
         found = mean_interval(units.to_numpy()) if len(units) >= FEWEST else None
         low, high = (found.low, found.high) if found else (np.nan, np.nan)
-        row = {x: here[x].iloc[0], "mean": here["_y"].mean(), "low": low, "high": high, "runs": len(here)}
-        rows.append({**row, "values": here["_y"].tolist(), "_x": place})
-    return pd.DataFrame(rows, columns=[x, "mean", "low", "high", "runs", "values", "_x"])
+        rows.append({"mean": here["_y"].mean(), "low": low, "high": high, "runs": len(here), "_x": place})
+    return pd.DataFrame(rows, columns=["mean", "low", "high", "runs", "_x"])
 
 
 def _curve(ax: Axes, group: pd.DataFrame, means: pd.DataFrame, *, numeric: bool) -> None:
@@ -197,7 +214,9 @@ def forest(
         errors.one_of("verdict", verdict, LOOKS)
     if len(ordered(table[by].dropna())) == 0:
         raise InputError(f"the column {by!r} is empty in {len(table)} rows: give another by=.")
-    fig = figure(WIDTH, ROW * len(table) + HEAD * table[by].nunique(), of=of, title=title)
+    height = sum(map(_height, table["label"])) + HEAD * table[by].nunique()
+    fig = figure(WIDTH, height, of=of, title=title)
+    fig.size = fig.size[0], height  # texts above the rows take their room, however narrow it is
     return fig.finish(table, *forest_on(fig, table, by=by, standardised=standardised))
 
 
@@ -206,18 +225,21 @@ def forest_on(fig: Any, table: pd.DataFrame, *, by: str = "unit", standardised: 
     found = {column: numbers(table[column]) for column in NUMBERS}
     table = table.assign(**{column: v.where(v.abs() < MOST) for column, v in found.items()}, label=table["label"].map(cut))
     groups, ends = list(table.groupby(by, sort=False)), _ends(table, standardised)
-    axes = fig.subplots(len(groups), squeeze=False, height_ratios=[HEAD + ROW * len(part) for _, part in groups])
+    axes = fig.subplots(
+        len(groups), squeeze=False, height_ratios=[HEAD + sum(map(_height, part["label"])) for _, part in groups]
+    )
     for ax, (which, part) in zip(axes.flat, groups, strict=True):
         own = ends if standardised else ends.loc[part.index]
         reach = REACH if standardised else np.inf
         low, high = (float(np.clip(f([0.0, *own.to_numpy().ravel()]), -reach, reach)) for f in (np.nanmin, np.nanmax))
         pad = 0.06 * ((high - low) or 1.0)
         plain(ax)
+        ax.spines["left"].set_visible(room() >= NARROW)
         ax.set(xlim=(low - pad, high + pad), ylim=(len(part) - 0.5, -0.5))
         ax.axvline(0, color=GREY, linewidth=0.8)
         for place, index in enumerate(part.index):
             _row(ax, place, part.loc[index], own.loc[index], (low, high))
-        ax.set_yticks(range(len(part)), part["label"])
+        ax.set_yticks([] if room() < NARROW else range(len(part)), [] if room() < NARROW else part["label"])
         ax.tick_params(axis="y", length=0)
         ax.xaxis.set_major_locator(MaxNLocator(5))
         units = set(part["unit"])
@@ -253,4 +275,15 @@ def _row(ax: Any, place: int, row: pd.Series, ends: pd.Series, limits: tuple[flo
     if np.isfinite(row["low"]):
         text += f" ({' to '.join(quantity(row[k], row['unit'], bare=True) for k in ('low', 'high'))})"
     text += f", q {row['q']:.2g}" if np.isfinite(row["q"]) else ""
-    ax.annotate(text, (1.02, place), xycoords=("axes fraction", "data"), fontsize=SMALL + 0.5, color=INK, va="center")
+    words = dict(xycoords=("axes fraction", "data"), fontsize=SMALL + 0.5, color=INK)
+    if room() < NARROW:  # the label and the number above the line, not beside it
+        above = broken(f"{row['label']}: {text}", SMALL + 0.5, room() - 40)
+        plate = dict(facecolor="white", edgecolor="none", pad=0.5)  # no line of the graph runs through it
+        ax.annotate(above, (0, place), xytext=(2, 5), textcoords="offset points", bbox=plate, **words)
+    else:
+        ax.annotate(text, (1.02, place), va="center", **words)
+
+
+def _height(label: str) -> float:
+    """Px of a row of the forest: of one line, or of the lines above it."""
+    return ROW + 12 * (1 + (len(cut(label)) + 40) // 50) if room() < NARROW else ROW

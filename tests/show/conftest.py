@@ -73,3 +73,28 @@ def nothing_cut(fig: Any) -> bool:
     fig.draw(renderer := FigureCanvasAgg(fig).get_renderer())
     box, (width, height) = fig.get_tightbbox(renderer), fig.get_size_inches()
     return min(box.x0, box.y0, width - box.x1, height - box.y1) > -0.005
+
+
+def overlapping(fig: Any) -> list[tuple[str, str]]:
+    """Texts that lie over each other by more than a pixel each way."""
+    fig.draw(renderer := FigureCanvasAgg(fig).get_renderer())
+    boxes = [(t.get_text(), t.get_window_extent(renderer)) for t in fig.findobj(matplotlib.text.Text) if shown(t)]
+    pairs = [(a, b) for i, a in enumerate(boxes) for b in boxes[:i]]
+    across = lambda a, b: min(a.x1, b.x1) - max(a.x0, b.x0) > 1 and min(a.y1, b.y1) - max(a.y0, b.y0) > 1
+    reserved = lambda a, b: (a[0] + " " + b[0])[0] == "\n" or b[0][0] == "\n"  # a line left free for what stands over columns
+    return [(a[0], b[0]) for a, b in pairs if across(a[1], b[1]) and not reserved(a, b)]
+
+
+def shown(text: Any) -> bool:
+    ax = text.axes
+    return bool(text.get_visible() and text.get_text().strip() and (ax is None or ax.get_visible()) and in_view(text, ax))
+
+
+def in_view(text: Any, ax: Any) -> bool:
+    """A tick's label that lies beyond the limits of its axis is not drawn."""
+    ticks = [] if ax is None else [(a, t) for a in (ax.xaxis, ax.yaxis) for t in a.get_major_ticks() + a.get_minor_ticks()]
+    for axis, tick in ticks:
+        if text in (tick.label1, tick.label2):
+            low, high = sorted(axis.get_view_interval())
+            return low - 1e-9 <= tick.get_loc() <= high + 1e-9 and ax.axison
+    return True

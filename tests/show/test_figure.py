@@ -21,7 +21,7 @@ from svdlab.measure import video
 from svdlab.show.figure import Figure, draw, fitted, graphs, images, save, scaled
 from svdlab.show.labels import about, axis, caption, name, number, sources
 from svdlab.stats.effects import mean
-from tests.show.conftest import NOTE, nothing_cut, texts
+from tests.show.conftest import NOTE, nothing_cut, overlapping, texts
 
 MADE = SimpleNamespace(checkpoint="owner/svd", label=NOTE, licence="a licence")
 LONG = "subject speed in every one of the four background conditions, at three frame rates and all five motion buckets"
@@ -30,6 +30,7 @@ FIGURES: dict[str, Any] = {  # of clip, trace, table
     "camera_path": lambda c, tr, t: show.camera_path(c),
     "denoising": lambda c, tr, t: show.denoising(tr, frame=[0, 4]),
     "dose_response": lambda c, tr, t: show.dose_response(t, x="motion_bucket_id", y="object_px", by="fps"),
+    "failures": lambda c, tr, t: show.failures(t[:4].assign(frames=[c.frames] * 4, drift_colour_last=[0.1, 0.2, 0.3, np.nan])),
     "filmstrip": lambda c, tr, t: show.filmstrip(c, given=True),
     "flow": lambda c, tr, t: show.flow(c),
     "forest": lambda c, tr, t: show.forest([mean("speed", "speed", t, "object_px", unit="px/frame")], of=t),
@@ -44,7 +45,7 @@ FIGURES: dict[str, Any] = {  # of clip, trace, table
 
 def test_no_figure_is_left_out() -> None:
     functions = {name for name in show.__all__ if inspect.isfunction(getattr(show, name))}
-    assert set(FIGURES) == functions - {"about", "flow_colours", "save", "video"}
+    assert set(FIGURES) == functions - {"about", "flow_colours", "for_paper", "save", "video"}
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -87,17 +88,27 @@ def strip() -> Figure:
 
 @pytest.mark.parametrize("make", [graph, strip])
 def test_no_text_is_cut_at_any_width_nor_without_title_and_footer(make: Any, tmp_path: Path) -> None:
-    fig = make()
-    size = fig.get_size_inches().tolist()
-    for width in (3.3, 7.0):
-        fig.lay_out(width)
-        assert nothing_cut(fig) and fig.get_size_inches()[0] == pytest.approx(width)
-    fig.lay_out(title=False, footer=False)
-    assert not {t.get_text() for t in fig.texts} & {LONG, fig.footer} and fig.get_size_inches()[1] < size[1]
-    assert save(fig, tmp_path / "narrow", width=3.3, title=False, footer=False) is fig
+    whole = make().get_size_inches()[1]
+    for column in (3.3, 7.0):
+        with show.for_paper(column, title=True, footer=True):
+            fig = make()
+        assert nothing_cut(fig) and fig.get_size_inches()[0] == pytest.approx(column)
+        assert NOTE in " ".join(texts(fig).split()) and LONG in " ".join(texts(fig).split())
+    with show.for_paper(column=3.3):
+        fig = save(make(), tmp_path / "narrow")
+    assert not {t.get_text() for t in fig.texts} & {LONG, fig.footer} and fig.get_size_inches()[1] < whole
     with Image.open(tmp_path / "narrow.png") as image:
         assert image.width == 660
-    assert fig.get_size_inches() == pytest.approx(size) and NOTE in " ".join(texts(fig).split())  # as it was before
+    assert video.read_tags(tmp_path / "narrow.png")["source"]["checkpoint"] == "owner/svd"  # it still says what made it
+    assert make().get_size_inches()[1] == pytest.approx(whole)  # outside the block all is as it was
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_fits_a_journals_column(name: str, clip: Any, tr: Any, results: pd.DataFrame) -> None:
+    with show.for_paper(column=3.3):
+        fig = FIGURES[name](clip, tr, results)
+    assert nothing_cut(fig) and fig.get_size_inches()[0] == pytest.approx(3.3) and fig.get_size_inches()[1] < 9
+    assert not overlapping(fig)
 
 
 @pytest.mark.parametrize(("make", "kind"), [(graph, b"dataDrivenMedia"), (strip, b"compositeWithTrainedAlgorithmicMedia")])

@@ -232,7 +232,7 @@ def test_positions_come_as_any_whole_numbers() -> None:
 def test_what_cannot_be_drawn_or_written_is_refused_plainly(tmp_path: Path) -> None:
     fig = show.filmstrip({"a": FLAT, "b": FLAT})
     size = fig.get_size_inches().tolist()
-    for wrong in (dict(formats="png"), dict(formats=["svg"]), dict(formats=[]), dict(width=0.1), dict(title="no")):
+    for wrong in (dict(formats="png"), dict(formats=["svg"]), dict(formats=[])):
         with pytest.raises(InputError):
             show.save(fig, tmp_path / "a", **wrong)
     with pytest.raises(InputError, match="name"):
@@ -266,7 +266,7 @@ def test_numbers_beyond_an_axis_are_left_out_and_counted() -> None:
     table.loc[[0, 3], "x"] = [np.inf, -1e305]
     fig = show.dose_response(table, x="fps", y="x")
     fig.draw_without_rendering()
-    assert "2 runs without a number left out" in fig.footer and fig.data["runs"].sum() == 6
+    assert "2 runs without a number left out" in fig.footer and len(fig.data) == 6
     show.dose_response(table.assign(x=table.index > 3), x="fps", y="x").draw_without_rendering()  # truth values are 0 and 1
     show.heat(pd.DataFrame({"a": [1.0, np.inf], "b": [1e308, -1e308]}), title="a", key="b").draw_without_rendering()
 

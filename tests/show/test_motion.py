@@ -33,7 +33,8 @@ def test_a_known_flow_is_drawn_in_its_keys_colour() -> None:
     expected = (show.flow_colours(np.array([0.0, -1.0]), 1.0) * 255).round()
     assert (np.abs(drawn_in(fig, fig.axes[0]) - expected).max(-1) <= 1).mean() > 0.5  # the rest is arrows
     assert "rim: 2 px/frame" in texts(fig) and fig.footer == ""  # an array: nobody said that a model made it
-    assert fig.data.to_dict("records") == [{"pair": 0, "mean_speed_px": 2.0, "mean_dx_px": 0.0, "mean_dy_px": -2.0}]
+    assert len(fig.data) == 49 and fig.data[["pair", "dx_px", "dy_px"]].drop_duplicates().to_numpy().tolist() == [[0, 0, -2]]
+    assert fig.data.drawn.all() and fig.data.x_px.between(0, 64).all()
 
 
 def test_graphs_of_a_known_pan(pan: world.Scenes, clip: Any) -> None:

@@ -19,12 +19,14 @@ BUCKETS = dict(x="motion_bucket_id", y="object_px")
 
 def test_a_curve_is_mean_and_interval_over_seeds(results: pd.DataFrame) -> None:
     fig = show.dose_response(results, **BUCKETS, by="fps")
-    assert len(fig.data) == 12 and [ax.get_title("left") for ax in fig.axes] == ["fps 6", "fps 8", "fps 12"]
+    assert len(fig.data) == 60 and [ax.get_title("left") for ax in fig.axes] == ["fps 6", "fps 8", "fps 12"]
     here = results[(results.fps == 8) & (results.motion_bucket_id == 120)].object_px
-    row = fig.data[(fig.data.fps == 8) & (fig.data.motion_bucket_id == 120)].iloc[0]
+    points = fig.data[(fig.data.fps == 8) & (fig.data.motion_bucket_id == 120)]
+    row = points.iloc[0]
     expected = mean_interval(here.to_numpy())
     assert (row.object_px_mean, row.low, row.high, row.runs) == pytest.approx((here.mean(), expected.low, expected.high, 5))
-    assert row["values"] == here.tolist() and fig.axes[0].get_ylabel() == "subject speed (px/frame)"
+    assert points.object_px.tolist() == here.tolist() and points.seed.tolist() == [0, 1, 2, 3, 4]
+    assert fig.axes[0].get_ylabel() == "subject speed (px/frame)"
 
 
 def test_images_not_runs_are_the_units_where_there_are_several(results: pd.DataFrame) -> None:
@@ -48,7 +50,10 @@ def test_what_is_no_number_is_counted_not_drawn(results: pd.DataFrame) -> None:
     holed = results[results.fps == 8].reset_index(drop=True)
     holed.loc[[0, 7], "object_px"] = np.nan
     fig = show.dose_response(holed, **BUCKETS)
-    assert fig.data.runs.tolist() == [4, 4, 5, 5] and "2 runs without a number left out" in fig.footer
+    assert (
+        fig.data.groupby("motion_bucket_id").runs.first().tolist() == [4, 4, 5, 5]
+        and "2 runs without a number left out" in fig.footer
+    )
     with pytest.raises(InputError, match="no number in 20 rows"):
         show.dose_response(holed.assign(object_px=np.nan), **BUCKETS)
 
