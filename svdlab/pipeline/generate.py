@@ -231,7 +231,7 @@ def generate_batch(
     begun, cache = time.perf_counter(), {} if encodings is None else encodings
     with _room(filled):
         scheduler = _scheduler(pipe, c, levels, start.first)
-        sampler = samplers.described(pipe, scheduler, levels is not None)
+        sampler = samplers.described(pipe, c, scheduler, given=levels is not None)
         calls = [
             Call(c, int(seed), image_hash(image), pipe.source, own, open_edits(pipe), sampler=sampler)
             for c, seed, image, own in zip(filled, seeds, prepared, starts, strict=True)

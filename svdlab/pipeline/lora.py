@@ -22,7 +22,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -60,15 +60,33 @@ def lora(pipe: Any, file: str | os.PathLike, scale: float = 1.0) -> Iterator[Non
     runs name the file, its hash and the strength (`Source`). Raises InputError, before anything is changed, for what is no
     LoRA of this UNet: another kind of file, unknown keys, shapes that do not fit, numbers that are not finite.
     """
-    content = _read(Path(file))
-    changes = _changes(pipe, Path(file), content)
-    if not scale:  # W + 0 would turn -0.0 into 0.0
+    undo = attach(pipe, file, scale)
+    try:
         yield
-        return
+    finally:
+        undo()
+
+
+def attach(pipe: Any, file: str | os.PathLike, scale: float, digest: str | None = None) -> Callable[[], None]:
+    """Put a LoRA's weights in their place, and give what takes them out again. digest: the SHA-256 that the file must have."""
+    content = _read(Path(file))
+    changes, found = _changes(pipe, Path(file), content), hashlib.sha256(content).hexdigest()
+    if digest not in (None, found):
+        raise InputError(f"{file} is not the LoRA that it was when the sweep began.")
     source, kept = pipe.source, dict[Any, torch.nn.Parameter]()
     outer = f"{source.lora} {source.lora_scale:g} + " if source.lora else ""
-    digests = (*filter(None, [source.lora_hash]), hashlib.sha256(content).hexdigest())
-    named = replace(source, lora=outer + Path(file).name, lora_hash=" + ".join(digests), lora_scale=float(scale))
+    digests = " + ".join(filter(None, [source.lora_hash, found]))
+    named = replace(source, lora=outer + Path(file).name, lora_hash=digests, lora_scale=float(scale))
+
+    def undo() -> None:
+        pipe.source = source
+        for module, parameter in kept.items():
+            if parameter.device != module.weight.device:  # the pipeline was moved meanwhile
+                parameter.data = parameter.data.to(module.weight.device)
+            module.weight = parameter
+
+    if not scale:  # W + 0 would turn -0.0 into 0.0
+        return undo
     try:
         for module, (down, up, by) in changes.items():
             w = module.weight.detach()
@@ -77,13 +95,10 @@ def lora(pipe: Any, file: str | os.PathLike, scale: float = 1.0) -> Iterator[Non
             new = w.to(fine) + (up @ down).reshape(w.shape) * (scale * by)
             kept[module], module.weight = module.weight, torch.nn.Parameter(new.to(w.dtype), requires_grad=False)
         pipe.source = named
-        yield
-    finally:
-        pipe.source = source
-        for module, parameter in kept.items():
-            if parameter.device != module.weight.device:  # the pipeline was moved meanwhile
-                parameter.data = parameter.data.to(module.weight.device)
-            module.weight = parameter
+    except BaseException:
+        undo()
+        raise
+    return undo
 
 
 def _read(file: Path) -> bytes:

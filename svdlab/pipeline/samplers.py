@@ -26,7 +26,7 @@ from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion 
 from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteSchedulerOutput
 from diffusers.utils.torch_utils import randn_tensor
 
-from svdlab.pipeline.conditions import CONSISTENCY
+from svdlab.pipeline.conditions import CONSISTENCY, Conditions
 from svdlab.pipeline.sampler import RHO, SIGMA_MAX, SIGMA_MIN, karras, steps_of, v_to_denoised
 from svdlab.pipeline.single_file import SCHEDULER
 
@@ -104,8 +104,15 @@ def prepared(pipe: Any, name: str | None, steps: int, levels: list[float] | None
     return scheduler
 
 
-def described(pipe: Any, scheduler: Any, given: bool) -> dict[str, Any]:
-    """What `Call.sampler` holds: the class, the schedule of noise levels, the highest of them. given: by the caller."""
+def described(pipe: Any, c: Conditions, scheduler: Any = None, given: bool = False) -> dict[str, Any]:
+    """What `Call.sampler` holds: the class, the schedule of noise levels, the highest of them.
+
+    >>> described(pipe, Conditions(num_inference_steps=4, scheduler="HeunDiscreteScheduler"))["schedule"]
+    'karras'
+
+    scheduler: the call's, else a new one is made. given: whether the caller gave the levels.
+    """
+    scheduler = scheduler or prepared(pipe, c.scheduler, c.num_inference_steps)
     levels = list(dict.fromkeys(step.sigma for step in steps_of(scheduler)))  # Heun's stand twice
     own, kind = pipe.scheduler.config, type(scheduler).__name__
     usual = karras(len(levels), float(own.get("sigma_min") or SIGMA_MIN), float(own.get("sigma_max") or SIGMA_MAX))[:-1]

@@ -49,7 +49,7 @@ LEAST = 1e-4  # norm below which an output is nothing but rounding
 PLAIN = "give numbers, strings, truth values, None, or lists or dicts of these"
 # Columns of results: a measure of that name would overwrite one.
 TAKEN = {*COLUMNS, *ledger.FILES, "run_id", "status", "reason", "fps_id", "image_hash", "checkpoint", "weights", "label"}
-TAKEN |= {"licence", "intervention", "seconds"}
+TAKEN |= {"licence", "intervention", "seconds", "schedule", "sigma_max", "lora_hash"}
 CARRIED = ("label_", "seconds_")
 
 

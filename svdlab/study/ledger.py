@@ -42,6 +42,7 @@ MEASURED = "measured.txt"  # says that the runs are files from anywhere, see `sv
 LARGEST_RECORD = 2**24  # bytes
 FIRST_COLUMNS = ("status", "reason", *(f.name for f in fields(Conditions)), "fps_id", "seed", "image", "image_hash")
 FIRST_COLUMNS += ("flip_noise", "checkpoint", "weights", "label", "licence", "intervention")
+FIRST_COLUMNS += ("schedule", "sigma_max", "lora", "lora_hash", "lora_scale")
 FRAMES, PREVIEW, LATENTS, TRACE = "frames.mkv", "preview.mp4", "latents.safetensors", "trace.safetensors"
 FILES = {"frames": FRAMES, "preview": PREVIEW, "latents": LATENTS, "trace": TRACE}  # column of the table -> file
 SCHEMA: dict[str, dict[str, Any]] = {  # of run.json and its parts: what is read of them
@@ -304,6 +305,10 @@ def _row(record: dict[str, Any], runs: str) -> dict[str, Any]:
     row |= {"image_hash": call["image"], "flip_noise": call["start"].get("flip_noise") or ""}
     row |= {"checkpoint": source["checkpoint"], "weights": record["model"]["weights"][:12], "label": source["label"]}
     row |= {"licence": source["licence"], "intervention": record["model"]["intervention"] or ""}
+    sampler = call.get("sampler") or {}
+    row |= {"scheduler": sampler.get("scheduler", ""), "schedule": sampler.get("schedule", "")}
+    row |= {"sigma_max": sampler.get("sigma_max", np.nan), "lora": source.get("lora", "")}
+    row |= {"lora_hash": source.get("lora_hash", ""), "lora_scale": source.get("lora_scale", 0.0)}
     row |= {f"seconds_{k}": v for k, v in record["seconds"].items()}
     for measured in record["measures"].values():
         row |= measured["values"]

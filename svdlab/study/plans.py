@@ -4,10 +4,10 @@
 >>> len(plan)
 36
 
-Columns are conditions by diffusers' names, `seed`, `image` (path or sample name), `flip_noise`, and `label_...` columns, which
-are carried along. What a plan leaves out keeps its default. `flip_noise` (empty, left_right, up_down or half_turn) flips the
-seed's noise, for the other half of a mirrored pair; `start_latents` and `start_noise` hold tensors "f c h w" to start from, as
-`generate` takes them.
+Columns are conditions by diffusers' names, `seed`, `image` (path or sample name), `lora` (a .safetensors file), `lora_scale`
+(default 1), `flip_noise`, and `label_...` columns, which are carried along. What a plan leaves out keeps its default.
+`flip_noise` (empty, left_right, up_down or half_turn) flips the seed's noise, for the other half of a mirrored pair;
+`start_latents` and `start_noise` hold tensors "f c h w" to start from, as `generate` takes them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from svdlab.errors import InputError, seed, shown
+from svdlab.errors import InputError, number, seed, shown
 from svdlab.errors import path as kind_of_path
 from svdlab.measure.files import read_file
 from svdlab.pipeline.conditions import Conditions
@@ -39,9 +39,10 @@ from svdlab.pipeline.images import images_in, is_sample, open_image
 DEFAULTS = {f.name: f.default for f in fields(Conditions)}
 CONDITIONS = tuple(DEFAULTS)
 STARTS = ("flip_noise", "start_latents", "start_noise")
-COLUMNS = (*CONDITIONS, "seed", "image", *STARTS)
+LORA = ("lora", "lora_scale")
+COLUMNS = (*CONDITIONS, "seed", "image", *LORA, *STARTS)
 SEQUENCES = ("guidance_curve", "guidance_interval")  # one value may be a tuple
-TEXTS = ("image", "flip_noise")
+TEXTS = ("image", "flip_noise", "lora", "scheduler")
 MOST = 1_000_000  # rows of a plan
 _FLOATS = ("noise_aug_strength", "min_guidance_scale", "max_guidance_scale", "playback_fps")
 
@@ -86,7 +87,8 @@ def read_plan(path: str | Path) -> pd.DataFrame:
                 lambda c: c if c.name in TEXTS else pd.Series([*map(_csv_value, c)], c.index, object)
             ).apply(_inferred)
     plan = grid(**content) if isinstance(content, dict) else as_plan([] if isinstance(content, str) else content)
-    return plan.assign(image=[_beside(path, image) for image in plan["image"]]) if "image" in plan else plan
+    files = [name for name in ("image", "lora") if name in plan]
+    return plan.assign(**{name: [_beside(path, file) for file in plan[name]] for name in files})
 
 
 def with_images(plan: pd.DataFrame, image: str | None) -> tuple[pd.DataFrame, str | None]:
@@ -103,7 +105,7 @@ def with_images(plan: pd.DataFrame, image: str | None) -> tuple[pd.DataFrame, st
 
 
 def _beside(plan: Path, image: Any) -> Any:
-    """The path of an image that lies beside its plan, as in what a widget exports; else what the plan says."""
+    """The path of an image or a LoRA that lies beside its plan, as in what a widget exports; else what the plan says."""
     here = isinstance(image, str) and os.path.basename(image) == image and not os.path.lexists(image) and not is_sample(image)
     return str(plan.parent / image) if here and (plan.parent / image).is_file() else image
 
@@ -224,10 +226,35 @@ def _checked(plan: pd.DataFrame) -> pd.DataFrame:
                 raise InputError(f"row {label!r} of the plan: {error}") from error
             except TypeError as error:
                 raise InputError(f"row {label!r} of the plan: {shown(row)} holds a value of no condition's kind.") from error
+    loras(plan)
     for cell in plan["seed"].tolist() if "seed" in plan else []:
-        if not (cell is None or cell is pd.NA or (isinstance(cell, float) and math.isnan(cell))):
+        if not empty(cell):
             seed("seed", int(cell) if isinstance(cell, float) and cell.is_integer() else cell)
     return plan
+
+
+def empty(cell: Any) -> bool:
+    """Whether a cell leaves the default."""
+    return cell is None or cell is pd.NA or (isinstance(cell, (str, float)) and (not cell or cell != cell) and cell != 0)
+
+
+def loras(plan: pd.DataFrame) -> list[tuple[str, float] | None]:
+    """Each row's LoRA, as file and strength; None for none.
+
+    >>> loras(as_plan([{"lora": "/tmp/pan.safetensors", "lora_scale": 0.5}, {}]))
+    [('/tmp/pan.safetensors', 0.5), None]
+    """
+    found: list[tuple[str, float] | None] = []
+    for label, *cells in zip(plan.index, *(plan.get(name, pd.Series([None] * len(plan))) for name in LORA), strict=True):
+        file, scale = (None if empty(cell) else cell for cell in cells)
+        if file is None and scale not in (None, 0):
+            raise InputError(f"row {label!r} of the plan: lora_scale={shown(scale)} needs lora, its .safetensors file.")
+        try:
+            scale = number("lora_scale", 1.0 if scale is None else scale, -1000, 1000)
+            found.append(None if file is None else (str(kind_of_path("lora", file)), scale))
+        except InputError as error:
+            raise InputError(f"row {label!r} of the plan: {error}") from error
+    return found
 
 
 def as_plan(plan: Any) -> pd.DataFrame:

@@ -32,17 +32,18 @@ from tqdm.auto import tqdm
 
 from svdlab import errors
 from svdlab.errors import InputError, OutputError, SweepInterrupted, flag, path, shown, takes, text
-from svdlab.measure.files import hash_facts
+from svdlab.measure.files import hash_facts, hash_file
 from svdlab.pipeline.conditions import Conditions, UnusualConditionWarning
 from svdlab.pipeline.generate import ProbePipeline, resolve
 from svdlab.pipeline.images import FLIPS, image_hash, prepare_image
+from svdlab.pipeline.lora import attach
 from svdlab.pipeline.pipeline import pipeline
 from svdlab.pipeline.sampler import open_edits
 from svdlab.pipeline.trace import KEEP
 from svdlab.study import identity, ledger, plans
 from svdlab.study.identity import Measure, as_measures
 from svdlab.study.plans import grid
-from svdlab.study.workers import How, Job, Making, make_by
+from svdlab.study.workers import How, Job, Lora, Making, make_by
 
 __all__ = ["grid", "load_results", "missing", "sweep"]
 
@@ -91,8 +92,9 @@ def sweep(
     OutOfMemoryError where not even one clip fits; everything made until then is kept.
     """
     plan = plans.as_plan(plan)
-    how = How(identity.facts(_usable(pipe, executor, intervention), intervention), as_measures(measure), _kept(keep))
-    jobs, inputs = _jobs(pipe, plan, image, how.model)
+    models = _models(_usable(pipe, executor, intervention), plan, intervention)
+    how = How({}, as_measures(measure), _kept(keep), retry_failed)
+    jobs, inputs = _jobs(pipe, plan, image, models)
     several = _threads(threads, pipe, executor, len(jobs))
     size = _batch_size(batch_size, pipe, jobs)
     try:
@@ -103,15 +105,19 @@ def sweep(
             raise
         warnings.warn(f"{error} Every clip of this plan is there, and is only read.", stacklevel=3)
         return _table(plan, jobs, results)
-    how = replace(how, retry_failed=retry_failed, fingerprint=identity.check(pipe, out, how.model))
     results, lacking = _found(out, jobs, how)
     wanted = len({job.run_id for job in jobs})
+    bar = tqdm(total=wanted, initial=wanted - len(lacking), desc="sweep", unit="clip", disable=not (progress and lacking))
+    with bar, _interruptible() as pressed:
+        for lora, model in models.items():  # one after the other: the threads share one model
+            part = [job for job in lacking if job.lora == lora]
+            with _adapted(pipe, lora):
+                own = replace(how, model=model, lora=lora, fingerprint=identity.check(pipe, out, model))
+                if part and not pressed.is_set():
+                    queue = deque(_batches(part, min(size, math.ceil(len(part) / several))))
+                    making = Making(pipe, queue, inputs, out, own, bar.update, pressed.is_set)
+                    making.run(several) if executor is None else make_by(executor, making)
     if lacking:
-        queue = deque(_batches(lacking, min(size, math.ceil(len(lacking) / several))))
-        bar = tqdm(total=wanted, initial=wanted - len(lacking), desc="sweep", unit="clip", disable=not progress)
-        with bar, _interruptible() as pressed:
-            making = Making(pipe, queue, inputs, out, how, bar.update, pressed.is_set)
-            making.run(several) if executor is None else make_by(executor, making)
         results, lacking = _found(out, jobs, replace(how, retry_failed=False))
         if lacking and pressed.is_set():
             raise SweepInterrupted(
@@ -129,6 +135,8 @@ def _table(plan: pd.DataFrame, jobs: list[Job], results: pd.DataFrame) -> pd.Dat
     found = results.reindex(ids).set_axis(plan.index)
     # The names that this plan gives its images, which an earlier one may have called otherwise.
     found = found.assign(image=[job.image_name for job in jobs])
+    if "lora" in plan:  # at strength 0 a run is the model's own
+        found = found.assign(lora=[Path(job.lora.file).name if job.lora else "" for job in jobs])
     return pd.concat([pd.DataFrame({"run_id": ids}, index=plan.index), carried, found], axis=1)
 
 
@@ -152,7 +160,8 @@ def missing(pipe: ProbePipeline, plan: Any, out: str | Path, *, image: Any = Non
     >>> missing(pipe, [{"num_inference_steps": 2}], "results/new", image="scene-3")
     1
     """
-    jobs, _ = _jobs(pipe, plans.as_plan(plan), image, identity.facts(pipe, intervention))
+    plan = plans.as_plan(plan)
+    jobs, _ = _jobs(pipe, plan, image, _models(pipe, plan, intervention))
     ids = {job.run_id for job in jobs}
     return len(ids) - sum(1 for _ in ledger.survey(ledger.closed(Path(out).expanduser()), ids))
 
@@ -166,11 +175,35 @@ def _usable(pipe: Any, executor: Any, intervention: str | None) -> ProbePipeline
             f"this sweep runs inside svdlab.edit of {', '.join(open_edits(pipe))}: name what is done to the model, so that "
             f"its clips have ids of their own, as in sweep(..., intervention='no temporal attention')."
         )
+    if executor is not None and pipe.source.lora:
+        raise InputError("no svdlab.lora block reaches an executor's workers: give the plan's columns lora and lora_scale.")
     if executor is not None and (intervention is not None or not pipe.source.checkpoint):
         raise InputError("an executor's workers load the checkpoint by svdlab.load_pipeline: no intervention reaches them.")
     if executor is not None and not hasattr(executor, "submit"):
         raise InputError(f"executor is a {type(executor).__name__}: give a concurrent.futures.Executor.")
     return pipe
+
+
+@contextmanager
+def _adapted(pipe: ProbePipeline, lora: Lora | None) -> Iterator[None]:
+    undo = attach(pipe, *lora) if lora else lambda: None
+    try:
+        yield
+    finally:
+        undo()
+
+
+def _models(pipe: ProbePipeline, plan: pd.DataFrame, intervention: str | None) -> dict[Lora | None, dict[str, Any]]:
+    """The model's facts with each LoRA of the plan, whose files are read and checked by that."""
+    found: dict[Lora | None, dict[str, Any]] = {}
+    for row in dict.fromkeys(plans.loras(plan)):
+        try:
+            lora = row and Lora(*row, hash_file(row[0]))
+        except OutputError as error:
+            raise InputError(f"lora: {error}") from error
+        with _adapted(pipe, lora):
+            found[lora] = identity.facts(pipe, intervention)
+    return found
 
 
 def _kept(keep: Any) -> dict[str, Any] | None:
@@ -209,15 +242,19 @@ def _batch_size(asked: Any, pipe: ProbePipeline, jobs: list[Job]) -> int:
     return max(1, min(LARGEST_BATCH, BATCH_SITES * pipe.vae_scale_factor**2 // max(sides)))
 
 
-def _jobs(pipe: ProbePipeline, plan: pd.DataFrame, image: Any, model: dict[str, Any]) -> tuple[list[Job], dict[str, Any]]:
+def _jobs(
+    pipe: ProbePipeline, plan: pd.DataFrame, image: Any, models: dict[Lora | None, dict[str, Any]]
+) -> tuple[list[Job], dict[str, Any]]:
     """A job for each row, and the prepared images and given tensors by hash. Whatever recurs is checked and hashed once."""
     inputs: dict[str, Any] = {}
     prepared: dict[tuple, tuple[str, str]] = {}
     filled: dict[tuple, Conditions] = {}
     unusual: dict[str, None] = {}
-    jobs, model_id = [], hash_facts(model)
-    for label, row, cells in zip(plan.index, plans.condition_rows(plan), plan.to_dict("records"), strict=True):
-        given = {"image": image, "seed": 0} | {str(name): cell for name, cell in cells.items() if not _empty(cell)}
+    jobs = []
+    named = {lora and lora[:2]: (lora, hash_facts(model)) for lora, model in models.items()}
+    rows = zip(plan.index, plans.condition_rows(plan), plans.loras(plan), plan.to_dict("records"), strict=True)
+    for label, row, lora, cells in rows:
+        given = {"image": image, "seed": 0} | {str(name): cell for name, cell in cells.items() if not plans.empty(cell)}
         try:
             if row not in filled:
                 filled[row] = resolve(pipe, Conditions(**dict(zip(plans.CONDITIONS, row, strict=True))))
@@ -228,7 +265,7 @@ def _jobs(pipe: ProbePipeline, plan: pd.DataFrame, image: Any, model: dict[str, 
                 prepared[key] = _prepare(picture, conditions, inputs)
             start = _start(pipe, given, conditions, inputs)
             seed = errors.seed("seed", int(seed) if isinstance(seed, float) and seed.is_integer() else seed)  # pandas' float
-            jobs.append(_job(conditions, seed, *prepared[key], start, model_id))
+            jobs.append(_job(conditions, seed, *prepared[key], start, *named[lora]))
         except InputError as error:
             raise type(error)(f"row {label!r} of the plan: {error}") from error
     for message in unusual:
@@ -236,12 +273,14 @@ def _jobs(pipe: ProbePipeline, plan: pd.DataFrame, image: Any, model: dict[str, 
     return jobs, inputs
 
 
-def _job(conditions: Conditions, seed: int, image: str, image_name: str, start: dict[str, str], model_id: str) -> Job:
-    """playback_fps changes no pixel, but px/s and the video files."""
-    values = {name: getattr(conditions, name) for name in plans.CONDITIONS}
+def _job(
+    conditions: Conditions, seed: int, image: str, image_name: str, start: dict[str, str], lora: Lora | None, model_id: str
+) -> Job:
+    """playback_fps changes no pixel, but px/s and the video files. The scheduler is named where it is not the model's own."""
+    values = {name: getattr(conditions, name) for name in plans.CONDITIONS if name != "scheduler" or conditions.scheduler}
     decoding = {name: values.pop(name) for name in ("decode_chunk_size", "playback_fps")}
     latents = hash_facts({"model": model_id, "conditions": values, "seed": seed, "image": image, "start": start})
-    return Job(hash_facts({"latents": latents, **decoding}), conditions, seed, image, image_name, start)
+    return Job(hash_facts({"latents": latents, **decoding}), conditions, seed, image, image_name, start, lora)
 
 
 def _prepare(picture: Any, conditions: Conditions, inputs: dict[str, Any]) -> tuple[str, str]:
@@ -272,10 +311,6 @@ def _start(pipe: ProbePipeline, given: dict[str, Any], c: Conditions, inputs: di
         start[name] = hashlib.sha256(tensor.view(torch.uint8).numpy().tobytes()).hexdigest()
         inputs[start[name]] = tensor
     return start
-
-
-def _empty(cell: Any) -> bool:
-    return cell is None or cell is pd.NA or (isinstance(cell, float) and cell != cell) or (isinstance(cell, str) and not cell)
 
 
 # --- running ----------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,10 +37,12 @@ from svdlab import __version__
 from svdlab.errors import BrokenClipError, CheckpointError, OutOfMemoryError, RunError, SvdlabError
 from svdlab.measure import video
 from svdlab.measure.files import plain
+from svdlab.pipeline import samplers
 from svdlab.pipeline.checkpoints import load_pipeline
 from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.generate import Call, Clip, ProbePipeline, Start, decode_clip, generate_batch
 from svdlab.pipeline.hooks import trace
+from svdlab.pipeline.lora import attach
 from svdlab.pipeline.quick import quick_convolutions
 from svdlab.pipeline.sampler import open_edits
 from svdlab.pipeline.trace import Trace, colour_map
@@ -55,9 +57,17 @@ TASKS = 8  # but no fewer tasks than this, where there are so many batches, or s
 LOADING = threading.Lock()  # transformers patches torch.nn while it loads
 
 
+class Lora(NamedTuple):
+    """A LoRA of a plan: its file, the strength, the file's SHA-256."""
+
+    file: str
+    scale: float
+    digest: str
+
+
 @dataclass(frozen=True)
 class How:
-    """How a sweep makes its runs, the same for all. model: `identity.facts`; fingerprint: what that model computes.
+    """How a sweep makes its runs, the same for all. model: `identity.facts`, with its LoRA; fingerprint: what it computes.
     kept: arguments of `svdlab.trace`, or None for no trace."""
 
     model: dict[str, Any]
@@ -65,6 +75,7 @@ class How:
     kept: dict[str, Any] | None = None
     retry_failed: bool = False
     fingerprint: dict[str, list[float]] = field(default_factory=dict, repr=False)
+    lora: Lora | None = None
 
     def lack(self, record: Mapping[str, Any]) -> str:
         """What a whole run still lacks: "clip", "measures", or "" for nothing.
@@ -89,6 +100,7 @@ class Job:
     image: str
     image_name: str
     start: dict[str, str] = field(default_factory=dict)
+    lora: Lora | None = None
 
     @property
     def inputs(self) -> list[str]:
@@ -99,7 +111,8 @@ class Job:
     def batch_key(self) -> tuple:
         """What clips of one batch must agree in."""
         c = self.conditions
-        return c.num_frames, c.height, c.width, c.num_inference_steps, c.guided, "latents" in self.start, "noise" in self.start
+        alike = c.num_frames, c.height, c.width, c.num_inference_steps, c.scheduler, c.guided, self.lora
+        return *alike, "latents" in self.start, "noise" in self.start
 
 
 def device_name() -> str:
@@ -272,7 +285,8 @@ class Making:
 
     def _clip(self, job: Job, latents: torch.Tensor) -> Clip:
         """A clip that is not decoded."""
-        call = Call(job.conditions, job.seed, job.image, self.pipe.source, dict(job.start), open_edits(self.pipe))
+        edits, sampler = open_edits(self.pipe), samplers.described(self.pipe, job.conditions)
+        call = Call(job.conditions, job.seed, job.image, self.pipe.source, dict(job.start), edits, sampler=sampler)
         return Clip(np.zeros(0, np.float32), call, self.inputs[job.image], latents)
 
     def _decode(self, job: Job, batch: list[Job], clip: Clip, tr: Trace | None = None, batch_size: int = 1) -> None:
@@ -420,14 +434,17 @@ def load_arguments(pipe: ProbePipeline) -> dict[str, Any]:
 def _make(load: dict[str, Any], batches: list[list[Job]], inputs: dict[str, Any], out: Path, how: How) -> None:
     """Make runs with this worker's pipeline, which its first task loads."""
     with LOADING:
-        pipe = _loaded(*map(json.dumps, (load, how.model, how.fingerprint)))
+        pipe = _loaded(*map(json.dumps, (load, how.model, how.fingerprint, how.lora)))
     Making(pipe, deque(batches), inputs, out, how).run()
 
 
 @lru_cache(maxsize=1)
-def _loaded(load: str, model: str, fingerprint: str) -> ProbePipeline:
-    """A worker's pipeline. Raises CheckpointError where it is not what the sweep's is, by weights, settings or behaviour."""
+def _loaded(load: str, model: str, fingerprint: str, lora: str) -> ProbePipeline:
+    """A worker's pipeline, for as long as it has this LoRA. Raises CheckpointError where it is not what the sweep's is, by
+    weights, settings or behaviour."""
     pipe, wanted = load_pipeline(**json.loads(load)), json.loads(model)
+    if lora != "null":
+        attach(pipe, *json.loads(lora))
     own = identity.facts(pipe)
     other = sorted(name for name in own if own[name] != wanted[name])
     if not other:

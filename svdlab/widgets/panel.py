@@ -177,7 +177,8 @@ def row_of(values: Any, **labels: Any) -> dict[str, Any]:
 
 def row_of_run(run: pd.Series) -> dict[str, Any]:
     """A plan's row for a run of a study."""
-    return row_of(run, run=run.get("run_id"), checkpoint=run.get("checkpoint"), beyond_the_plan=run.get("intervention"))
+    beyond = run.get("intervention") or run.get("lora")
+    return row_of(run, run=run.get("run_id"), checkpoint=run.get("checkpoint"), beyond_the_plan=beyond)
 
 
 def row_of_call(call: Call, image: Any) -> dict[str, Any]:
