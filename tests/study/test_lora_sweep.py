@@ -54,11 +54,7 @@ def test_a_dose_response_over_strength_is_what_the_block_makes(small: Any, pan: 
     """Strengths alternate in the plan, so that a batch could mix them."""
     rows = [dict(lora=str(pan), lora_scale=scale, seed=seed) for seed in (0, 1) for scale in (0.0, 0.5, 1.0)]
     plan = pd.DataFrame([{"num_inference_steps": 2, **row} for row in [*rows, {"lora": None, "seed": 0}]])
-    torch.set_num_threads(threads)
-    try:
-        table = sweep(small, plan, tmp_path / "study", batch_size=4, threads=threads)
-    finally:
-        torch.set_num_threads(1)
+    table = sweep(small, plan, tmp_path / "study", batch_size=4, threads=threads)
     found = latents(table)
     for row, z in zip(table.itertuples(), found, strict=True):
         with svdlab.lora(small, pan, row.lora_scale):
