@@ -33,6 +33,7 @@ _HOME = {
     "Trace": "pipeline.trace",
     "grid": "study.sweep",
     "sweep": "study.sweep",
+    "steps_needed": "study.steps",
     "load_results": "study.sweep",
     "measure_files": "study.measured",
     "read_settings": "study.comfy",
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from svdlab.study.comfy import read_settings
     from svdlab.study.failures import failures
     from svdlab.study.measured import measure_files
+    from svdlab.study.steps import steps_needed
     from svdlab.study.sweep import grid, load_results, sweep
 
 

@@ -154,6 +154,10 @@ def of_study(m: SimpleNamespace) -> dict[str, Target]:
             svdlab.sweep,
             dict(pipe=pipe, plan=m.plan, out=m.out, image=scene, **how, retry_failed=False, intervention=None),
         ),
+        "steps_needed": (
+            svdlab.steps_needed,
+            dict(pipe=m.pipe, plan=[{}], image=m.scene, steps=(1,), within=2.0, reference=2, progress=False),
+        ),
         "sweep, row": (one, dict(seed=0, **CONDITIONS)),
         "sweep.missing": (sweep.missing, dict(pipe=pipe, plan=m.plan, out=m.out, image=scene, intervention=None)),
         "load_results": (svdlab.load_results, dict(out=m.out)),

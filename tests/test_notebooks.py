@@ -44,7 +44,8 @@ LEAVES = {
         *("scene.mp4", "photograph.mp4", "sweep.mp4", "results.parquet"),
     ],
     "02-denoising-trace": [
-        *("denoised.png", "latents.png", "guidance-pressure.png", "first-frame.png", "lock-in.png", "trace.safetensors"),
+        *("denoised.png", "latents.png", "guidance-pressure.png", "first-frame.png", "lock-in.png", "steps.png"),
+        "trace.safetensors",
     ],
     "03-motion": [
         *("trajectories.png", "stepwise.png", "xt-slice.png", "camera-path.png", "dose-response.png"),

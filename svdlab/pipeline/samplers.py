@@ -7,7 +7,7 @@
 SVD's UNet knows a noise level as ln(sigma) / 4, from sigma 700 down to 0.002 (Karras et al. 2022, rho 7). Of diffusers'
 classes EulerDiscreteScheduler alone makes that of SVD's configuration. The others make the 1000 discrete steps of image models
 from it, from sigma 15 down; here those that work on any levels are given SVD's. Which of them come to the clip of many Euler
-steps, and how soon: tests/pipeline/test_samplers.py, and `svdlab.study.steps.steps_needed` for a model of your own.
+steps, and how soon: tests/pipeline/test_samplers.py, and `svdlab.steps_needed` for a model of your own.
 """
 
 from __future__ import annotations

@@ -1,0 +1,66 @@
+"""A LoRA sweep and a scheduler sweep with svdlab's wheel, in an empty folder, by the command and in Python."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+pytestmark = pytest.mark.slow
+MAKE = """
+import torch, svdlab
+from safetensors.torch import save_file
+
+pipe, draw, state = svdlab.load_pipeline(), torch.Generator().manual_seed(1), {}
+for name, layer in pipe.unet.named_modules():
+    if "temporal_transformer_blocks" in name and name.endswith("to_v"):
+        flat = "lora_unet_" + name.replace(".", "_")
+        state[flat + ".lora_down.weight"] = torch.randn(2, layer.in_features, generator=draw)
+        state[flat + ".lora_up.weight"] = torch.randn(layer.out_features, 2, generator=draw) / 10
+        state[flat + ".alpha"] = torch.tensor(1.0)
+save_file(state, "camera-pan.safetensors")
+"""
+READ = """
+import svdlab
+table = svdlab.load_results("study")
+table.drop(columns=["frames", "preview", "latents"]).to_csv("t.csv")
+svdlab.show.save(svdlab.show.dose_response(table, x="{x}", y="flow_px"), "figure")
+with svdlab.lora(pipe := svdlab.load_pipeline(), "camera-pan.safetensors", 0.5):
+    print(svdlab.generate(pipe, "scene-27", num_inference_steps=2).source.lora)
+"""
+
+
+def test_a_lora_sweep_from_a_wheel(installed: Run, tmp_path: Path) -> None:
+    assert installed("python", "-c", MAKE, cwd=tmp_path).returncode == 0
+    grid = "lora: camera-pan.safetensors\nlora_scale: [0, 0.5, 1.0]\nseed: [0, 1]\nnum_inference_steps: 2\n"
+    (tmp_path / "grid.yaml").write_text(grid)
+    done = installed("svdlab", "sweep", "--grid", "grid.yaml", "--out", "study", "--image", "scene-27", cwd=tmp_path)
+    assert done.returncode == 0 and "6 runs" in done.stdout, done.stderr
+    done = installed("python", "-c", READ.replace("{x}", "lora_scale"), cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.strip().endswith("camera-pan.safetensors"), done.stderr
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert (
+        sorted(table.lora_scale) == [0, 0, 0.5, 0.5, 1, 1] and set(table.status) == {"done"} and table.weights.nunique() == 3
+    )
+    assert table[table.lora_scale > 0].lora.unique() == ["camera-pan.safetensors"] and (tmp_path / "figure.png").stat().st_size
+    again = installed("svdlab", "sweep", "--grid", "grid.yaml", "--out", "study", "--image", "scene-27", cwd=tmp_path)
+    assert again.returncode == 0 and "0 of them failed" in again.stdout
+
+
+def test_a_scheduler_sweep_from_a_wheel(installed: Run, tmp_path: Path) -> None:
+    assert installed("python", "-c", MAKE, cwd=tmp_path).returncode == 0
+    names = "[EulerDiscreteScheduler, HeunDiscreteScheduler, EDMDPMSolverMultistepScheduler]"
+    (tmp_path / "grid.yaml").write_text(f"scheduler: {names}\nnum_inference_steps: [2, 4]\n")
+    done = installed("svdlab", "sweep", "--grid", "grid.yaml", "--out", "study", "--image", "scene-27", cwd=tmp_path)
+    assert done.returncode == 0 and "6 runs" in done.stdout, done.stderr
+    done = installed("python", "-c", READ.replace("{x}", "num_inference_steps"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    table = pd.read_csv(tmp_path / "t.csv")
+    assert table.scheduler.nunique() == 3 and set(table.schedule) == {"karras"} and set(table.sigma_max) == {700.0}
+    (tmp_path / "grid.yaml").write_text("scheduler: [UniPCMultistepScheduler]\n")
+    refused = installed("svdlab", "sweep", "--grid", "grid.yaml", "--out", "other", "--image", "scene-27", cwd=tmp_path)
+    assert refused.returncode == 2 and "give scheduler= one of EulerDiscreteScheduler" in refused.stderr
