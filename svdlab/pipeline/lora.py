@@ -67,11 +67,16 @@ def lora(pipe: Any, file: str | os.PathLike, scale: float = 1.0) -> Iterator[Non
         undo()
 
 
-def attach(pipe: Any, file: str | os.PathLike, scale: float, digest: str | None = None) -> Callable[[], None]:
-    """Put a LoRA's weights in their place, and give what takes them out again. digest: the SHA-256 that the file must have."""
+def digest(file: str | os.PathLike) -> str:
+    """The SHA-256 of a LoRA's file; InputError where it cannot be read."""
+    return hashlib.sha256(_read(Path(file))).hexdigest()
+
+
+def attach(pipe: Any, file: str | os.PathLike, scale: float, wanted: str | None = None) -> Callable[[], None]:
+    """Put a LoRA's weights in their place, and give what takes them out again. wanted: the SHA-256 that the file must have."""
     content = _read(Path(file))
     changes, found = _changes(pipe, Path(file), content), hashlib.sha256(content).hexdigest()
-    if digest not in (None, found):
+    if wanted not in (None, found):
         raise InputError(f"{file} is not the LoRA that it was when the sweep began.")
     source, kept = pipe.source, dict[Any, torch.nn.Parameter]()
     outer = f"{source.lora} {source.lora_scale:g} + " if source.lora else ""

@@ -32,11 +32,11 @@ from tqdm.auto import tqdm
 
 from svdlab import errors
 from svdlab.errors import InputError, OutputError, SweepInterrupted, flag, path, shown, takes, text
-from svdlab.measure.files import hash_facts, hash_file
+from svdlab.measure.files import hash_facts
 from svdlab.pipeline.conditions import Conditions, UnusualConditionWarning
 from svdlab.pipeline.generate import ProbePipeline, resolve
 from svdlab.pipeline.images import FLIPS, image_hash, prepare_image
-from svdlab.pipeline.lora import attach
+from svdlab.pipeline.lora import attach, digest
 from svdlab.pipeline.pipeline import pipeline
 from svdlab.pipeline.sampler import open_edits
 from svdlab.pipeline.trace import KEEP
@@ -197,10 +197,7 @@ def _models(pipe: ProbePipeline, plan: pd.DataFrame, intervention: str | None) -
     """The model's facts with each LoRA of the plan, whose files are read and checked by that."""
     found: dict[Lora | None, dict[str, Any]] = {}
     for row in dict.fromkeys(plans.loras(plan)):
-        try:
-            lora = row and Lora(*row, hash_file(row[0]))
-        except OutputError as error:
-            raise InputError(f"lora: {error}") from error
+        lora = row and Lora(*row, digest(row[0]))
         with _adapted(pipe, lora):
             found[lora] = identity.facts(pipe, intervention)
     return found
