@@ -19,7 +19,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -36,7 +36,8 @@ from svdlab.measure.files import hash_facts
 from svdlab.pipeline.conditions import Conditions, UnusualConditionWarning
 from svdlab.pipeline.generate import ProbePipeline, resolve
 from svdlab.pipeline.images import FLIPS, image_hash, prepare_image
-from svdlab.pipeline.lora import attach, digest
+from svdlab.pipeline.lora import digest_of
+from svdlab.pipeline.lora import lora as lora_on
 from svdlab.pipeline.pipeline import pipeline
 from svdlab.pipeline.sampler import open_edits
 from svdlab.pipeline.trace import KEEP
@@ -184,22 +185,17 @@ def _usable(pipe: Any, executor: Any, intervention: str | None) -> ProbePipeline
     return pipe
 
 
-@contextmanager
-def _adapted(pipe: ProbePipeline, lora: Lora | None) -> Iterator[None]:
-    undo = attach(pipe, *lora) if lora else lambda: None
-    try:
-        yield
-    finally:
-        undo()
+def _adapted(pipe: ProbePipeline, row: Lora | None) -> AbstractContextManager[None]:
+    return lora_on(pipe, row.file, row.scale, digest=row.digest) if row else nullcontext()
 
 
 def _models(pipe: ProbePipeline, plan: pd.DataFrame, intervention: str | None) -> dict[Lora | None, dict[str, Any]]:
     """The model's facts with each LoRA of the plan, whose files are read and checked by that."""
     found: dict[Lora | None, dict[str, Any]] = {}
-    for row in dict.fromkeys(plans.loras(plan)):
-        lora = row and Lora(*row, digest(row[0]))
-        with _adapted(pipe, lora):
-            found[lora] = identity.facts(pipe, intervention)
+    for given in dict.fromkeys(plans.loras(plan)):
+        row = given and Lora(*given, digest_of(given[0]))
+        with _adapted(pipe, row):
+            found[row] = identity.facts(pipe, intervention)
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 import svdlab
 from svdlab.errors import InputError
 from svdlab.measure.files import hash_file
-from svdlab.pipeline.lora import KINDS, _modules
+from svdlab.pipeline.lora import KINDS, names_of
 from svdlab.pipeline.single_file import UNET, stability_name
 from tests.four_levels import four_levels
 from tests.pipeline.making import hooks_of, make
@@ -211,6 +212,7 @@ def changed(state: dict[str, torch.Tensor], **changes: Any) -> dict[str, torch.T
         (lambda s: s | {"mid_block.attentions.0.norm.lora_A.weight": torch.ones(4, 64)}, "norm"),
         (lambda s: {"unet.conv_in.weight": torch.ones(4)}, "1 of its 1 keys"),
         (lambda s: {}, "it is empty"),
+        (lambda s: s | {"mid_block.attentions.1.proj_in.alpha": torch.ones(())}, "attentions.1"),
         (lambda s: changed(s, A=None), "to_k: down is missing"),
         (lambda s: changed(s, B=None), "to_k: up is missing"),
         (lambda s: changed(s, A=torch.ones(4, 63)), r"to_k: .*\(4, 63\) for a weight"),
@@ -257,5 +259,23 @@ def test_an_adapter_configuration_that_cannot_be_used_is_refused(four: Any, trai
 
 def test_no_two_layers_have_one_name(four: Any, pipe: Any) -> None:
     for unet in (four.unet, pipe.unet):
-        names = [(name, type(module)) for name, module in unet.named_modules() if type(module) in KINDS]
-        assert len({path for path, _ in _modules(unet).values()}) == len(names)
+        names = [name for name, module in unet.named_modules() if type(module) in KINDS]
+        found = names_of(names, dict(unet.config))
+        assert sorted(set(found.values())) == sorted(names) and all(found[n.replace(".", "_")] == n for n in names)
+        assert all(list(found.values()).count(name) <= 2 for name in names)
+
+
+def test_a_second_thread_is_refused_while_the_first_has_its_lora(four: Any, trained: Any, tmp_path: Path) -> None:
+    """Whoever leaves first would put the other's weights back for good."""
+    path, own = file_of(tmp_path, trained[1]), dict(four.unet.named_parameters())
+
+    def enter() -> None:
+        with svdlab.lora(four, path):
+            pass
+
+    said = pytest.raises(InputError, match="another thread has put a LoRA on this pipeline")
+    with svdlab.lora(four, path, scale=0.1), ThreadPoolExecutor(1) as pool, said:
+        pool.submit(enter).result()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(enter).result()
+    assert all(p is own[name] for name, p in four.unet.named_parameters())
