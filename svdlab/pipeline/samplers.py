@@ -113,10 +113,14 @@ def described(pipe: Any, c: Conditions, scheduler: Any = None, given: bool = Fal
     scheduler: the call's, else a new one is made. given: whether the caller gave the levels.
     """
     scheduler = scheduler or prepared(pipe, c.scheduler, c.num_inference_steps)
-    levels = list(dict.fromkeys(step.sigma for step in steps_of(scheduler)))  # Heun's stand twice
+    steps = steps_of(scheduler)
+    levels = list(dict.fromkeys(step.sigma for step in steps))  # Heun's stand twice
+    told = all(
+        abs(step.timestep - math.log(max(step.sigma, 1e-9)) / 4) < 0.01 for step in steps
+    )  # to the UNet, as it knows them
     own, kind = pipe.scheduler.config, type(scheduler).__name__
     usual = karras(len(levels), float(own.get("sigma_min") or SIGMA_MIN), float(own.get("sigma_max") or SIGMA_MAX))[:-1]
-    words = "karras" if np.allclose(levels, usual, rtol=1e-4) else "the scheduler's own"
+    words = "karras" if told and np.allclose(levels, usual, rtol=1e-4) else "the scheduler's own"
     if kind == CONSISTENCY:
         words = f"karras, {len(levels)} of {scheduler.config.num_train_timesteps}"
     return {"scheduler": kind, "schedule": "given" if given else words, "sigma_max": round(levels[0], 4)}
