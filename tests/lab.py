@@ -169,6 +169,27 @@ def opened(browser: Any, lab: Lab, name: str, *, dark: bool = False) -> Iterator
         context.close()
 
 
+# What is cut within a widget, or reaches beyond its cell, in words.
+CUT = """root => {
+  const bad = [], cell = root.closest('.jp-OutputArea-output').getBoundingClientRect();
+  const pen = document.createElement('canvas').getContext('2d');
+  for (const e of root.querySelectorAll('*')) {
+    const style = getComputedStyle(e), box = e.getBoundingClientRect();
+    const words = String(e.innerText || e.value || '').slice(0, 60);
+    if (style.visibility === 'hidden' || !box.width || !box.height || ['OPTION', 'STYLE'].includes(e.tagName)) continue;
+    const report = what => bad.push(`${e.tagName}.${e.className.baseVal ?? e.className} "${words}" ${what}`);
+    if (e.closest('svg') === null && style.overflowX !== 'visible' && e.scrollWidth > e.clientWidth + 1)
+      report(`is ${e.scrollWidth} px wide in ${e.clientWidth}`);
+    if (box.right > cell.right + 1 || box.left < cell.left - 1) report(`ends at ${box.right}, its cell at ${cell.right}`);
+    if (e.tagName === 'SELECT' && !e.multiple && e.selectedOptions.length) {
+      pen.font = style.font;
+      const wide = pen.measureText(e.selectedOptions[0].text).width;
+      if (wide > e.clientWidth - 20) report(`shows ${e.clientWidth - 20} px of ${wide}`);  // beside its arrow
+    }
+  }
+  return bad; }"""
+
+
 def write_notebook(path: Path, *cells: str) -> Path:
     """A notebook of code cells."""
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}

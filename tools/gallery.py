@@ -122,7 +122,7 @@ def photograph(ledger: Path) -> bool:
             labs.slider(panel.locator(".svdlab-pane").nth(1), "motion bucket").focus()
             page.keyboard.press("End")
             page.get_by_role("tab", name="Dose and response").click()
-            sheet.wait(lambda: page.locator(".svdlab img[title*='square']").count(), 60, "no curve")
+            sheet.wait(lambda: page.locator(".svdlab-figure[aria-label*='square']").count(), 60, "no curve")
             for n in range(2):
                 labs.last_frame(panel.locator("video").nth(n))
             panel.screenshot(path=GALLERY / EXPLORER)

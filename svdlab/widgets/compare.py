@@ -70,14 +70,15 @@ class Comparison(Panel):
         self._drawn: dict[str, tuple[list[list[bytes]], str]] = {}
         size = fitted(self.videos[0].shape[1:], columns=min(4, len(self.videos)), width=1000, most=340)
         self.images = [frame_view(width=str(size[1])) for _ in self.videos]
-        heads = [ipywidgets.HTML(status(text), layout=ipywidgets.Layout(width=f"{size[1]}px")) for text in self.labels]
-        board = wrapping(*(ipywidgets.VBox(cell) for cell in zip(heads, self.images, strict=True)))
+        heads = [ipywidgets.HTML(status(text)) for text in self.labels]
+        narrow = ipywidgets.Layout(width=f"{size[1] + 4}px", max_width="100%")
+        board = wrapping(*(ipywidgets.VBox(cell, layout=narrow) for cell in zip(heads, self.images, strict=True)))
         last = max(map(len, self.videos)) - 1
-        self.frame = control(ipywidgets.IntSlider, "frame", self._paint, width="360px", max=last)
+        self.frame = control(ipywidgets.IntSlider, "frame", self._paint, max=last)
         self.overlay = control(ipywidgets.ToggleButtons, "show", self._paint, width=None, options=list(OVERLAYS))
         self.key = ipywidgets.HTML()
         played = player(self.frame, max(20, 1000 / rate_of(self.clips[0])))
-        super().__init__([board, played, self.overlay, self.key, pale(about(clips))], out=out)
+        super().__init__([wrapping(played, self.overlay), self.key, board, pale(about(clips))], out=out)
         self._compute("clip")
 
     def _paint(self) -> None:

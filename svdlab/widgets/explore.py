@@ -23,7 +23,6 @@ from svdlab.study.plans import CONDITIONS
 from svdlab.study.sweep import load_results, sweep
 from svdlab.widgets.live import Job
 from svdlab.widgets.panel import (
-    ImageView,
     Panel,
     VideoView,
     cell,
@@ -35,6 +34,7 @@ from svdlab.widgets.panel import (
     put_figure,
     row_of,
     row_of_run,
+    stacked,
     status,
     study_of,
     visible,
@@ -46,7 +46,7 @@ AXES = ("checkpoint", "weights", "intervention", "image", *CONDITIONS, "seed")  
 NO_MEASURE = (*AXES, "fps_id", "seconds_denoising", "seconds_decoding", "abstained")  # numbers, but not of a clip
 FIRST = ("object_px", "camera_px", "flow_px", "object_area", "zoom_pct", "drift_ssim_last", "drift_colour_last")
 MOST_MEASURES = 12
-PANE = 340  # px
+PANE = 300  # px
 MARKS: dict[str, Any] = {  # of the first pane's run on the curve, and of the second's
     "ring": {"marker": "o", "color": COLOURS[1]},
     "square": {"marker": "s", "color": COLOURS[0]},
@@ -85,17 +85,17 @@ class Explorer(Panel):
         self.jobs = tuple(pane.job for pane in self.panes)
         again = lambda: self.refresh(restart=True)
         self.two = control(ipywidgets.ToggleButton, "Second pane", again, width=None, icon="columns")
-        self.ranks, self.curve = ipywidgets.HTML(), ImageView()
+        self.ranks, self.curve = ipywidgets.HTML(), ipywidgets.HTML()
         numeric = [n for n, values in self.runs.axes.items() if all(isinstance(v, (int, float)) for v in values)]
         doses = [n for n in numeric if n != "seed"] or numeric
         self.x = self._dropdown("against", doses, x and errors.one_of("x", x, doses))
         self.y = self._dropdown("measure", self.measures, y and errors.one_of("y", y, self.measures))
-        graph = [ipywidgets.HBox([self.x, self.y]), self.curve] if doses and self.measures else []
+        graph = [wrapping(self.x, self.y), self.curve] if doses and self.measures else []
         graph = graph or [pale("no condition with numbers varies")]
         self.tabs = ipywidgets.Tab([self.ranks, ipywidgets.VBox(graph)], titles=("Measures", "Dose and response"))
         self.tabs.observe(lambda _: self.refresh(), "selected_index")
         head = pale(f"{len(self.runs.table)} runs · {about(self.runs.table)}")
-        super().__init__([head, wrapping(*self.panes), self.two, self.tabs], out=out)
+        super().__init__([head, wrapping(*self.panes, stacked(self.two, self.tabs))], out=out)
         for pane in self.panes:
             pane.go(0)
             pane.play()  # the hidden one, too: a browser complains of a video without bytes
@@ -193,7 +193,7 @@ class Pane(ipywidgets.VBox):
         self.caption = ipywidgets.HTML()
         self.job = Job(panel.pipe, "Make it", self._make, self._made)
         parts = [*self.controls.values(), self.walk, self.video, self.caption, self.job]
-        super().__init__(parts, layout=ipywidgets.Layout(width=f"{PANE + 60}px", max_width="100%"))
+        super().__init__(parts, layout=ipywidgets.Layout(width=f"{PANE + 40}px", max_width="100%"))
         self.add_class("svdlab-pane")
 
     def point(self) -> dict[str, Any]:

@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 
 from svdlab import show
-from svdlab.errors import InputError, SweepInterrupted, kind, path, takes, whole
+from svdlab.errors import InputError, SweepInterrupted, kind, path, several, takes, whole
 from svdlab.measure import motion
 from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.generate import Clip, ProbePipeline, generate_batch
-from svdlab.pipeline.images import prepare_image
+from svdlab.pipeline.images import PHOTOGRAPHS, images_in, prepare_image
 from svdlab.pipeline.pipeline import pipeline
 from svdlab.pipeline.sampler import Denoising, Step, listen
 from svdlab.pipeline.trace import Trace, colour_map
@@ -35,6 +35,7 @@ from svdlab.widgets.panel import (
     frame_view,
     put,
     row_of_call,
+    stacked,
     status,
     visible,
     warning,
@@ -43,9 +44,23 @@ from svdlab.widgets.panel import (
 )
 
 PREVIEW_FPS = 7.0
-WIDTH = 340  # px, about, of the preview
+WIDTH = 320  # px, about, of the preview
+GIVEN = "The image that clips are made from"
+SAMPLES = ("scene-3", "scene-4", "scene-27", *PHOTOGRAPHS)  # which the image box offers
 KEPT = 12  # clips that stay in memory
 SEED = partial(whole, most=2**53 - 1)  # beyond that a browser's numbers skip some
+
+
+def _offered(image: Any) -> list[Any]:
+    """The images to choose from: the given ones first."""
+    if isinstance(image, (str, os.PathLike)) and (folder := path("image", image)).is_dir():
+        image = images_in(folder)
+    given = list(several("image", image, lambda _, one: one)) if isinstance(image, (list, tuple)) else [image]
+    return given + [name for name in SAMPLES if name not in [one for one in given if isinstance(one, str)]]
+
+
+def _called(image: Any, place: int) -> str:
+    return Path(image).name if isinstance(image, (str, os.PathLike)) else f"image {place}"
 
 
 class Live(Panel):
@@ -57,7 +72,8 @@ class Live(Panel):
     True
     >>> svdlab.sweep(pipe, panel.to_plan(), "results/tries", progress=False)
 
-    image: path, sample's name, PIL image or array. conditions: where the controls begin, and afterwards what they say; what
+    image: path, sample's name, PIL image or array; or a folder, or a list of images. The image box offers these, and
+    svdlab's samples. conditions: where the controls begin, and afterwards what they say; what
     has no control keeps its value from there. clips: the newest, by what the history says of them; older tries stay in the
     plan. job: makes clips on a thread of its own. seed: up to 2**53 - 1, a browser's largest. Raises InputError for
     an image that cannot be used.
@@ -75,27 +91,27 @@ class Live(Panel):
     ) -> None:
         conditions = conditions or Conditions()
         shape = conditions.height or pipe.source.height, conditions.width or pipe.source.width
-        self.prepared = prepare_image(image, height=shape[0], width=shape[1])
-        self.given = os.fspath(image) if isinstance(image, (str, os.PathLike)) else None
-        self.pipe, self.base = pipe, conditions
+        self.pipe, self.base, self.shape, self.offered = pipe, conditions, shape, _offered(image)
+        self.prepared = prepare_image(self.offered[0], height=shape[0], width=shape[1])
         self.clips: dict[str, Clip] = {}
         self._rows: list[dict[str, Any]] = []
         self._colours: np.ndarray | None = None
+        options = [(_called(one, n), n) for n, one in enumerate(self.offered)]
+        self.image = control(ipywidgets.Dropdown, "image", self._choose, options=options, value=0)
         self.controls = self._controls(conditions, seed)
         self.unusual = ipywidgets.HTML()
         self.job = Job(pipe, "Generate", self._begin, self._made, self._preview)
         self.jobs = (self.job,)
         self.preview = frame_view()
         width = fitted(shape, columns=1, width=WIDTH, most=WIDTH)[1]
-        put(self.preview, webp(np.asarray(self.prepared)[None]), "The image that clips are made from", width)
-        self.history = control(ipywidgets.SelectMultiple, "tries", lambda: None, rows=5)
+        put(self.preview, webp(np.asarray(self.prepared)[None]), GIVEN, width)
+        self.history = ipywidgets.VBox()  # a box to tick for each try
         self.comparing = ipywidgets.VBox()
         comparing = button("Compare", "columns", self.compare, "Play the chosen tries in step")
         self.past = ipywidgets.VBox([self.history, comparing, self.comparing])
         visible(self.past, False)
-        left = ipywidgets.VBox([*self.controls.values(), self.unusual], layout=ipywidgets.Layout(width="420px"))
-        right = ipywidgets.VBox([self.preview, self.job], layout=ipywidgets.Layout(width=f"{width + 24}px"))
-        super().__init__([wrapping(left, right), self.past], out=out)
+        left = stacked(self.image, *self.controls.values(), self.unusual, most=460)
+        super().__init__([wrapping(left, stacked(self.preview, self.job, most=width + 24)), self.past], out=out)
         self._check()
 
     def _controls(self, c: Conditions, seed: int) -> dict[str, Any]:
@@ -114,6 +130,14 @@ class Live(Panel):
             "seed": knob(ipywidgets.BoundedIntText, "seed", seed, 0, 2**31 - 1),
         }
 
+    def _choose(self) -> None:
+        """Another image, for the next clip."""
+        try:
+            self.prepared = prepare_image(self.offered[self.image.value], height=self.shape[0], width=self.shape[1])
+            put(self.preview, webp(np.asarray(self.prepared)[None]), GIVEN)
+        except InputError as error:
+            self.message.value = warning(error)
+
     @property
     def conditions(self) -> Conditions:
         values = {name: knob.value for name, knob in self.controls.items() if name != "seed"}
@@ -131,11 +155,13 @@ class Live(Panel):
 
     def _begin(self) -> Callable[[], Clip]:
         conditions, seed = self.conditions, int(self.controls["seed"].value)
+        image, chosen = self.prepared, self.offered[self.image.value]
+        self._name = os.fspath(chosen) if isinstance(chosen, (str, os.PathLike)) else None
 
         def work() -> Clip:
             if self._colours is None:
                 self._colours = colour_map(self.pipe)
-            return generate_batch(self.pipe, [self.prepared], [conditions], [seed])[0]
+            return generate_batch(self.pipe, [image], [conditions], [seed])[0]
 
         return work
 
@@ -149,10 +175,11 @@ class Live(Panel):
     def _made(self, clip: Clip) -> str:
         found, c, said = motion.summary(clip.frames), clip.conditions, caption(clip)
         guidance = f"guidance {number(c.min_guidance_scale)} to {number(c.max_guidance_scale)}, {c.num_inference_steps} steps"
-        self._rows.append(row_of_call(clip.call, self.given or clip.image))
+        self._rows.append(row_of_call(clip.call, self._name or clip.image))
         text = f"{len(self._rows)}: {said}, {guidance} · camera {found['camera']}, subject {found['object_px']:.2f} px/frame"
         self.clips = dict([*self.clips.items(), (text, clip)][-KEPT:])
-        self.history.options = list(self.clips)
+        box = control(ipywidgets.Checkbox, text, lambda: None, value=False, indent=False)
+        self.history.children = [*self.history.children, box][-KEPT:]
         put(self.preview, webp(clip.frames, fps=rate_of(clip)), f"Clip at {said}, looping")
         visible(self.past, True)
         return f"made in {sum(clip.seconds.values()):.1f} s: {said}"
@@ -160,14 +187,14 @@ class Live(Panel):
     def to_plan(self) -> pd.DataFrame:
         """Every try as a row of a plan, for `svdlab.sweep`.
 
-        Without a column `image` where the image has neither name nor path: give it to the sweep, as image=.
+        Without an `image` where that has neither name nor path: give it to the sweep, as image=.
         """
-        plan = pd.DataFrame(self._rows)
-        return plan if self.given else plan.drop(columns="image", errors="ignore")
+        rows = [{k: v for k, v in row.items() if k != "image" or isinstance(v, str)} for row in self._rows]
+        return pd.DataFrame(rows)
 
     def compare(self) -> None:
-        """Play the chosen tries, or the last two, in step."""
-        if chosen := self.history.value or list(self.clips)[-2:]:
+        """Play the ticked tries, or the last two, in step."""
+        if chosen := [box.description for box in self.history.children if box.value] or list(self.clips)[-2:]:
             self.comparing.children = [Comparison({text: self.clips[text] for text in chosen}, out=self.out)]
 
     def figure(self) -> Figure:

@@ -6,11 +6,11 @@ viewer's choice: JupyterLab takes the view; papermill's copies, nbconvert and Gi
 
 from __future__ import annotations
 
-import base64
 import html
 import io
 import json
 import os
+import re
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets
+import matplotlib
 import pandas as pd
 from PIL import Image
 from traitlets import Unicode
@@ -29,11 +30,13 @@ from svdlab.measure.video import as_bytes
 from svdlab.pipeline.generate import Call
 from svdlab.pipeline.images import image_hash, open_image
 from svdlab.show.clips import Video
-from svdlab.show.figure import FORMATS, Figure, save
+from svdlab.show.figure import FORMATS, GREY, INK, PALE, Figure, save
 from svdlab.study.ledger import FILES
 from svdlab.study.plans import CONDITIONS
 
 STYLE = f"<style>{Path(__file__).with_name('style.css').read_text()}</style>"
+INKS = {INK: "var(--svdlab-ink)", "#000000": "var(--svdlab-ink)", GREY: "var(--svdlab-pale)", PALE: "var(--svdlab-line)"}
+COLUMN = 340  # px: two of them stand side by side in a window of 900 px
 WAIT = 0.1  # s that the controls rest before something is drawn on a thread
 SMALL = 256 * 256  # px: up to that images are sent as they are; beyond, lossy, at a tenth of the size
 QUALITY = 92
@@ -55,7 +58,7 @@ class Panel(ipywidgets.VBox):
         self.export_button = button("Export", "download", lambda: self._attempt(self._export), tooltip)
         self.message = ipywidgets.HTML()
         style = ipywidgets.HTML(STYLE, layout=ipywidgets.Layout(display="none"))
-        super().__init__([style, *children, ipywidgets.HBox([self.export_button, self.message])])
+        super().__init__([style, *children, wrapping(self.export_button, self.message)])
         self.add_class("svdlab")
 
     def close(self) -> None:
@@ -268,10 +271,14 @@ def put(where: ImageView | VideoView, data: bytes, alt: str, width: int | None =
         where.value = data
 
 
-def put_figure(where: ImageView, fig: Figure) -> None:
-    """Show a figure at its own size on the screen."""
-    data, metadata = fig._repr_mimebundle_()
-    put(where, base64.b64decode(data["image/png"]), metadata["image/png"]["alt"], metadata["image/png"]["width"])
+def put_figure(where: ipywidgets.HTML, fig: Figure) -> None:
+    """Show a figure as SVG without a ground, its ink in the theme's colour, at its own size or less."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "svdlab"}):  # the same figure is the same text
+        fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    svg = re.sub("#[0-9a-f]{6}", lambda colour: INKS.get(colour[0], colour[0]), buffer.getvalue().partition("<svg")[2])
+    alt = fig.title or "figure"
+    where.tooltip, where.value = alt, f'<div class="svdlab-figure" role="img" aria-label="{escaped(alt)}"><svg{svg}</div>'
 
 
 # --- controls and text ------------------------------------------------------------------------------------------------
@@ -285,7 +292,7 @@ def button(text: str, icon: str, act: Callable[[], Any], tooltip: str = "") -> i
 
 def control(kind: type, text: str, changed: Callable[[], Any], *, width: str | None = "100%", **traits: Any) -> Any:
     """A control of ipywidgets with its label, which the Tab key reaches. changed: called when its value is another."""
-    made = kind(description=text, layout=ipywidgets.Layout(width=width), tabbable=True, **traits)
+    made = kind(description=text, layout=ipywidgets.Layout(width=width, max_width="100%"), tabbable=True, **traits)
     made.observe(lambda _: changed(), "value")
     return made
 
@@ -294,12 +301,20 @@ def player(slider: ipywidgets.IntSlider, interval: float) -> ipywidgets.HBox:
     """A slider with a button that plays it, a value every `interval` ms; it runs in the browser."""
     play = ipywidgets.Play(min=slider.min, max=slider.max, interval=round(interval), repeat=True)
     ipywidgets.jslink((play, "value"), (slider, "value"))
-    return ipywidgets.HBox([play, slider])
+    play.layout.flex, slider.layout.min_width = "0 0 auto", "0"
+    layout = ipywidgets.Layout(width="min(100%, 460px)", align_items="flex-start")
+    return ipywidgets.HBox([play, slider], layout=layout).add_class("svdlab-player")
 
 
 def wrapping(*children: ipywidgets.Widget) -> ipywidgets.HBox:
     """Widgets side by side, on lines of their own where the window is narrow."""
-    return ipywidgets.HBox(children, layout=ipywidgets.Layout(flex_flow="row wrap", grid_gap="16px"))
+    return ipywidgets.HBox(children, layout=ipywidgets.Layout(flex_flow="row wrap", grid_gap="4px 16px"))
+
+
+def stacked(*children: ipywidgets.Widget, most: int = 10_000) -> ipywidgets.VBox:
+    """Widgets below each other, in a column that shares a `wrapping` row with others: COLUMN px wide, or more up to `most`."""
+    layout = ipywidgets.Layout(flex=f"1 1 {COLUMN}px", min_width="0", max_width=f"min(100%, {most}px)")
+    return ipywidgets.VBox(children, layout=layout)
 
 
 def pale(text: str) -> ipywidgets.HTML:

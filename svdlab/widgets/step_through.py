@@ -20,7 +20,6 @@ from svdlab.show.clips import Video, as_colours, kept
 from svdlab.show.figure import COLOURS, Figure, fitted, graphs
 from svdlab.show.labels import about, number
 from svdlab.widgets.panel import (
-    ImageView,
     Panel,
     control,
     frame_view,
@@ -29,6 +28,7 @@ from svdlab.widgets.panel import (
     put,
     put_figure,
     row_of_call,
+    stacked,
     status,
     webp,
     wrapping,
@@ -73,13 +73,13 @@ class Stepper(Panel):
             self._views |= dict(zip(LATENTS, (as_colours(tr, values)[0], _channels(values)), strict=True))
         options = [DECODED] * (decoded is not None or pipe is not None) + list(self._views)
         slider = ipywidgets.IntSlider
-        self.step = control(slider, "step", self._paint, width="420px", max=len(tr) - 1)
-        self.frame = control(slider, "frame", self._paint, width="420px", max=frames[-1], value=len(frames) // 2)
-        self.what = control(ipywidgets.Dropdown, "show", self._paint, width="420px", options=options)
+        self.step = control(slider, "step", self._paint, max=len(tr) - 1)
+        self.frame = control(slider, "frame", self._paint, max=frames[-1], value=len(frames) // 2)
+        self.what = control(ipywidgets.Dropdown, "show", self._paint, options=options)
         self.image, self.caption = frame_view(), ipywidgets.HTML()
-        self.graphs = [ImageView() for _ in range(1 + ("guidance_pressure" in tr.names))]
+        self.graphs = [ipywidgets.HTML() for _ in range(1 + ("guidance_pressure" in tr.names))]
         parts = [player(self.step, 250), self.frame, self.what, self.image, self.caption]
-        super().__init__([wrapping(ipywidgets.VBox(parts), ipywidgets.VBox(self.graphs)), pale(about(tr))], out=out)
+        super().__init__([wrapping(stacked(*parts, most=640), stacked(*self.graphs, most=640)), pale(about(tr))], out=out)
         self._paint()
 
     def _paint(self) -> None:

@@ -12,7 +12,7 @@ from svdlab.errors import InputError, path, several, shown, takes
 from svdlab.probes import Result
 from svdlab.show.figure import Figure
 from svdlab.show.page import blocks
-from svdlab.widgets.panel import ImageView, Panel, pale, put_figure
+from svdlab.widgets.panel import Panel, pale, put_figure
 
 
 def _result(name: str, value: Any) -> Result:
@@ -41,7 +41,7 @@ class Verdicts(Panel):
     @takes(results=_results, out=path)
     def __init__(self, results: Any, *, out: str | Path = "results/exports") -> None:
         self.results = results
-        self.images = [ImageView() for _ in results]
+        self.images = [ipywidgets.HTML() for _ in results]
         self.texts = [ipywidgets.HTML(blocks(*r.words())) for r in results]
         boxes = [ipywidgets.VBox(pair) for pair in zip(self.texts, self.images, strict=True)]
         self.lines = ipywidgets.Accordion(boxes, titles=[f"{r.probe.name} · {r.status} · {r.verdict}" for r in results])

@@ -89,8 +89,8 @@ def test_explore(browser: Any, lab: labs.Lab, ledger: Path) -> None:
         assert labs.changed(moved, labs.last_frame(video)) > 0.2
 
         page.get_by_role("tab", name="Dose and response").click()
-        curve = page.locator(".svdlab img[title*='ring: image scene-4, motion bucket 120']")
-        sheet.wait(lambda: curve.count() and curve.evaluate("i => i.naturalWidth > 300"), 60, "no curve with a mark")
+        curve = page.locator(".svdlab-figure[aria-label*='ring: image scene-4, motion bucket 120']")
+        sheet.wait(lambda: curve.count() and curve.bounding_box()["width"] > 300, 60, "no curve with a mark")
         sheet.shot("explore-curve")
 
         page.get_by_role("button", name="Second pane").click()
@@ -125,7 +125,7 @@ def test_live_in_the_tour(browser: Any, lab: labs.Lab) -> None:
         labs.slider(panel, "motion bucket").focus()
         sheet.page.keyboard.press("Home")
         panel.get_by_role("button", name="Generate").click()
-        sheet.wait(lambda: panel.locator("select option").count() == 2, 60, "no second try")
+        sheet.wait(lambda: panel.locator("input[type=checkbox]").count() == 2, 60, "no second try")
         panel.get_by_role("button", name="Compare").click()
         sheet.wait(lambda: panel.locator(".svdlab img").count() == 2, 60, "no comparison")
         second = panel.locator(".svdlab img").nth(1)
@@ -143,7 +143,7 @@ def test_live_in_the_tour(browser: Any, lab: labs.Lab) -> None:
         panel.get_by_role("button", name="Cancel").click()
         sheet.wait(lambda: "stopped after" in says(), 60, "it was not stopped")
         stopped = int(says().split()[2])
-        assert 0 < stopped < 50 and panel.locator("select option").count() == 2
+        assert 0 < stopped < 50 and panel.locator("input[type=checkbox]").count() == 2
 
         panel.get_by_role("button", name="Export").last.click()
         sheet.wait(lambda: plans_in(out / "exports", "live-"), 30, "nothing was exported")
@@ -189,9 +189,9 @@ def test_verdicts_in_the_limitations_notebook(browser: Any, lab: labs.Lab) -> No
         assert [lines.nth(i).inner_text().split(" · ")[0] for i in range(lines.count())] == ["stillness", "autoencoder"]
         for line in (0, 1):
             lines.nth(line).click()
-            image = panel.locator("img").nth(line)
-            sheet.wait(lambda: image.is_visible() and image.evaluate("i => i.naturalWidth > 300"), 60, "no figure")  # noqa: B023
-            assert labs.at_rest(image).std() > 0.02 and image.get_attribute("title")
+            image = panel.locator(".svdlab-figure").nth(line)
+            sheet.wait(lambda: image.count() and image.is_visible(), 60, "no figure")  # noqa: B023
+            assert labs.at_rest(image).std() > 0.02 and image.get_attribute("aria-label")
         sheet.shot("verdicts")
 
 
@@ -208,3 +208,60 @@ def test_step_through_in_the_trace_notebook(browser: Any, lab: labs.Lab) -> None
         panel.locator("select").select_option("latents, by channel")
         sheet.wait(lambda: "by channel" in image.get_attribute("title"), 60, "no latents")
         assert labs.changed(after, labs.at_rest(image)) > 0.2
+
+
+WIDGETS = {
+    "explore": "widgets.explore('ledger', pipe=pipe)",
+    "step-through": "widgets.step_through(tr, pipe)",
+    "live": "widgets.live(pipe, 'scene-27', svdlab.Conditions(num_inference_steps=2, fps=3))",
+    "compare": "widgets.compare(svdlab.load_results('ledger').query('seed == 0').head(4))",
+    "verdicts": "widgets.verdicts(svdlab.probes.run('autoencoder', pipe, 'autoencoder', images=['scene-1', 'scene-27']))",
+}
+TRACED = """import svdlab
+from svdlab import widgets
+pipe = svdlab.load_pipeline()
+with svdlab.trace(pipe, keep=("latents", "denoised", "guidance_pressure")) as tr:
+    clip = svdlab.generate(pipe, "scene-27", num_inference_steps=4)
+"""
+
+
+def test_nothing_is_cut_in_two_widths_and_themes(browser: Any, lab: labs.Lab, ledger: Path) -> None:
+    """Case G8. Windows of 900 px and 1,600 px, light and dark; without the side bar a widget is seen as a whole."""
+    labs.write_notebook(lab.root / "widths.ipynb", TRACED, *WIDGETS.values())
+    wrong: list[str] = []
+    with labs.opened(browser, lab, "widths.ipynb") as sheet:
+        page = sheet.page
+        sheet.run_all(".svdlab video")
+        panels = dict(zip(WIDGETS, page.locator(".svdlab:not(.svdlab .svdlab)").all(), strict=True))
+        panels["verdicts"].locator(".jupyter-widget-Collapse-header").first.click()
+        panels["explore"].get_by_role("tab", name="Dose and response").click()
+        sheet.wait(lambda: page.locator(".svdlab-figure:visible").count() == 4, 60, "figures are missing")
+
+        def look(when: str) -> None:
+            for name, panel in panels.items():
+                panel.scroll_into_view_if_needed()
+                sheet.shot(f"{name}-{when}")
+                wrong.extend(f"{name}, {when}: {what}" for what in panel.evaluate(labs.CUT))
+
+        for dark in (False, True):
+            sheet.command("apputils:change-theme", {"theme": f"JupyterLab {'Dark' if dark else 'Light'}"})
+            for width in (900, 1600):
+                page.set_viewport_size({"width": width, "height": 1000})
+                page.wait_for_timeout(1500)
+                look(f"{width}-{'dark' if dark else 'light'}")
+        sheet.command("application:toggle-left-area")
+        for width in (900, 1600):
+            page.set_viewport_size({"width": width, "height": 1000})
+            page.wait_for_timeout(1500)
+            look(f"{width}-alone")
+            seen = page.locator(".jp-Notebook .jp-WindowedPanel-outer, .jp-WindowedPanel-outer").first.bounding_box()["height"]
+            tall = {name: panel.bounding_box()["height"] for name, panel in panels.items() if name != "verdicts"}
+            wrong.extend(f"{name} is {t} px tall, the notebook {seen}, at {width}" for name, t in tall.items() if t > seen)
+        panels["live"].get_by_role("button", name="Generate").click()
+        sheet.wait(lambda: panels["live"].locator("input[type=checkbox]").count() == 1, 60, "no clip")
+        panels["live"].get_by_role("button", name="Compare").click()
+        sheet.wait(lambda: panels["live"].locator(".svdlab img").count() == 1, 60, "no comparison")
+        page.set_viewport_size({"width": 900, "height": 1000})
+        page.wait_for_timeout(1500)
+        look("compared")
+    assert not wrong, "\n".join(wrong)

@@ -76,6 +76,25 @@ def test_a_panel_that_is_closed_gives_up_its_clip(pipe: Any) -> None:
         widgets.live(pipe, "no-such-image.png")  # never whole, and closed all the same
 
 
+def test_live_offers_its_images_and_the_samples(pipe: Any, tmp_path: Path) -> None:
+    """Case G8."""
+    for name in ("b.png", "a.png"):
+        svdlab.sample_image("scene-3").save(tmp_path / name)
+    assert [label for label, _ in widgets.live(pipe, tmp_path).image.options[:3]] == ["a.png", "b.png", "scene-3"]
+    panel = widgets.live(pipe, [svdlab.sample_image("scene-1"), "scene-27"], svdlab.Conditions(num_inference_steps=1))
+    labels = [label for label, _ in panel.image.options]
+    assert labels[:3] == ["image 0", "scene-27", "scene-3"] and labels.count("scene-27") == 1
+    for place, shown in ((0, bytes(panel.preview.value)), (1, b"")):
+        panel.image.value = place
+        panel.generate()
+        assert panel.job.join(60) and bytes(panel.preview.value) != shown
+    want = svdlab.generate(pipe, "scene-27", num_inference_steps=1)
+    assert (list(panel.clips.values())[1].frames == want.frames).all()
+    assert panel.to_plan()["image"].isna().tolist() == [True, False] and panel.to_plan()["image"][1] == "scene-27"
+    with pytest.raises(errors.InputError):
+        widgets.live(pipe, [])
+
+
 def test_an_image_without_a_name_is_no_column_of_the_plan(pipe: Any) -> None:
     panel = widgets.live(pipe, svdlab.sample_image("scene-27"), svdlab.Conditions(num_inference_steps=1))
     panel.generate()

@@ -30,7 +30,7 @@ def test_step_through_has_a_view_for_everything_that_was_kept(traced: Any) -> No
             panel.step.value = step
             assert panel.settled()
             seen.add(bytes(panel.image.value))
-            graphs |= {bytes(graph.value) for graph in panel.graphs}
+            graphs |= {graph.value for graph in panel.graphs}
         assert panel.figure().title and len(panel.video().frames) == 3
     assert len(seen) == 2 * len(panel.what.options) == 6
     assert len(graphs) == 4  # sigma and guidance pressure, marked at both steps
