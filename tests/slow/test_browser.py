@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -265,3 +267,19 @@ def test_nothing_is_cut_in_two_widths_and_themes(browser: Any, lab: labs.Lab, le
         page.wait_for_timeout(1500)
         look("compared")
     assert not wrong, "\n".join(wrong)
+
+
+def test_run_all_leaves_a_clone_as_it_was(browser: Any, tmp_path: Path) -> None:
+    """Case G6: `make lab` opens copies, and what a run writes is ignored."""
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", "--depth=1", ROOT.as_uri(), clone], check=True)
+    subprocess.run([sys.executable, "-m", "svdlab", "notebooks", "lab"], cwd=clone, check=True, stdout=subprocess.DEVNULL)
+    with labs.lab(clone) as own, labs.opened(browser, own, "lab/02-denoising-trace.ipynb") as sheet:
+        sheet.run_all(".svdlab img")
+        sheet.command("docmanager:save")
+        saved = clone / "lab" / "02-denoising-trace.ipynb"
+        sheet.wait(lambda: '"image/png"' in saved.read_text(), 60, "it was not saved")
+    assert (clone / "results/02-denoising-trace/denoised.png").exists()
+    assert [path.name for path in (clone / "lab").iterdir() if path.suffix == ".py"] == []
+    status = ["git", "status", "--porcelain", "--untracked-files=all"]
+    assert subprocess.run(status, cwd=clone, capture_output=True, text=True, check=True).stdout == ""
