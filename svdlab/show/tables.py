@@ -180,7 +180,7 @@ def heat(
         if np.isfinite(value):
             light = np.dot(drawn.cmap(drawn.norm(value))[:3], (0.299, 0.587, 0.114)) > 0.55
             text = "0" if abs(value) < 0.005 * np.nanmax(np.abs(values)) else f"{value:.2g}"
-            ax.text(c, r, text, ha="center", va="center", fontsize=SMALL + 1, color=INK if light else "white")
+            ax.text(c, r, text, ha="center", va="center", fontsize=SMALL + 1, color="#111111" if light else "white")
     bar = fig.colorbar(drawn, ax=ax, fraction=0.04, pad=0.02)
     bar.set_label(key, fontsize=LABEL, color=INK)
     bar.ax.tick_params(labelsize=LABEL - 1, length=2)

@@ -272,7 +272,10 @@ def put(where: ImageView | VideoView, data: bytes, alt: str, width: int | None =
 
 
 def put_figure(where: ipywidgets.HTML, fig: Figure) -> None:
-    """Show a figure as SVG without a ground, its ink in the theme's colour, at its own size or less."""
+    """Show a figure as SVG without a ground, its ink in the theme's colour, at its own size or less.
+
+    Text on a coloured cell keeps its colour: it is none of INKS.
+    """
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "svdlab"}):  # the same figure is the same text
         fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
