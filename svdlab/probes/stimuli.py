@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
@@ -34,8 +35,9 @@ from PIL import Image
 from scipy import ndimage
 from skimage import data
 
-from svdlab.errors import COUNT, InputError, columns, flag, number, several, shown, takes, text, whole
+from svdlab.errors import COUNT, InputError, columns, flag, number, one_of, several, shown, takes, text, whole
 from svdlab.errors import path as a_path
+from svdlab.measure.faces import detect
 from svdlab.measure.video import FRAMES as CLIP
 from svdlab.measure.video import IMAGE
 from svdlab.organism import world
@@ -64,6 +66,8 @@ TAKEN = ("item", "stimulus", "hash", "kept")  # columns of svdlab's own, which a
 LARGEST = 2**26  # bytes of a manifest
 SIDE = partial(whole, least=1, most=16_384)  # px
 FRAMES = 4  # of a control clip: enough for every measure, a sixth of the cost of decoding SVD's 25
+DAMAGES = ("eyes painted over", "mouth upside down", "melted")
+MELT, WAVE = 0.035, 0.3  # of a face's height: 8 px of a face that takes 40 % of 576, in waves of 70 px
 FIRST_SCENE = 500  # seed of the first scene of "world"; training draws its own from 1,000,000 up
 
 
@@ -266,6 +270,31 @@ def fading(frames: np.ndarray, *, blur: float = 0.0, shift: float = 0.0, start: 
     tint = np.array([shift, 0, -shift], np.float32)
     faded = [ndimage.gaussian_filter(f, (blur * t, blur * t, 0)) + t * tint for t, f in enumerate(frames, start)]
     return np.clip(np.stack(faded), 0, 1).astype(np.float32)
+
+
+@takes(image=IMAGE, what=partial(one_of, options=DAMAGES), melt=partial(number, least=0, most=1))
+def damaged(image: np.ndarray, what: str, *, melt: float = MELT) -> np.ndarray:
+    """The image "h w 3" with its largest face spoilt in one of the ways of DAMAGES; for "melted" by waves of `melt` of the
+    face's height. Raises InputError for an image without a face."""
+    faces, (h, w, _) = detect(image), image.shape
+    if not faces:
+        raise InputError("no face in the image: there is nothing to damage.")
+    points, tall, (y, x) = faces[0].landmarks, faces[0].box[3], np.mgrid[:h, :w].astype(np.float32)
+    if what == "melted":
+        dx, dy = ((melt * tall * np.sin(2 * np.pi * at / (WAVE * tall))).astype(np.float32) for at in (y, x))
+        return cv2.remap(image, x + dx, y + dy, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+    mouth, cheek = points[3:].mean(0), np.rint([(points[1, 0] + points[2, 0]) / 2, points[2, 1]]).astype(int)
+    if what == "mouth upside down":
+        over = cv2.warpAffine(image, cv2.getRotationMatrix2D(mouth.tolist(), 180, 1), (w, h), borderMode=cv2.BORDER_REFLECT)
+        spots = [(mouth, 0.19, 0.12)]
+    else:
+        over = image[min(max(cheek[1], 0), h - 1), min(max(cheek[0], 0), w - 1)]
+        spots = [(points[0], 0.15, 0.1), (points[1], 0.15, 0.1)]
+    out = image
+    for (left, top), wide, high in spots:
+        inside = np.clip(3 - 2 * np.hypot((x - left) / (wide * tall), (y - top) / (high * tall)), 0, 1)[..., None]
+        out = out * (1 - inside) + over * inside
+    return np.ascontiguousarray(out, np.float32)
 
 
 def through_autoencoder(pipe: ProbePipeline, frames: np.ndarray, chunk: int | None = None) -> np.ndarray:

@@ -10,7 +10,7 @@ from scipy import ndimage
 from svdlab import probes
 from svdlab.errors import InputError
 from svdlab.measure.calibrate import degrade, moving
-from svdlab.measure.faces import detect
+from svdlab.measure.faces import ALIKE, detect
 from svdlab.measure.text import make_plate
 from svdlab.pipeline.images import prepare_image, sample_image
 from svdlab.probes import content, stimuli
@@ -160,13 +160,39 @@ def test_blurred_and_trembling_faces_are_found_so(people):
     assert shaken["shape_jitter_added"].value < 0.5 * shaken["jitter_added"].value
 
 
+@pytest.mark.parametrize("what", stimuli.DAMAGES)
+def test_faces_with_parts_painted_over_misplaced_or_melted_are_changed(people, what):
+    """The detector's score hardly falls (F13), so that it says nothing about them."""
+    damaged = lambda clip: np.stack([stimuli.damaged(f, what) if t >= 2 else f for t, f in enumerate(clip)])
+    found, table = faces_of(people, damaged)
+    assert found["lost"].value < 0.07 and found["score_lost"].value < 0.1
+    assert found["changed"].verdict == EFFECT and found["changed"].value == pytest.approx(0.7, abs=0.08)
+    parts = np.array(table.parts_by_frame.tolist())
+    assert (np.nanmax(parts[:, 2:], axis=1) < ALIKE).all() and (parts[:, :2] > ALIKE).all()
+    assert "no number here can tell" in probes.find("faces").verdict(found)
+
+
+def test_faces_that_are_moved_turned_lit_otherwise_or_blurred_are_not_changed(people):
+    for spoil in (
+        lambda clip: 0.6 * clip,
+        lambda clip: degrade(clip, blur=0.5),
+        lambda clip: np.stack([ndimage.rotate(f, t / 2, reshape=False, order=1, mode="mirror") for t, f in enumerate(clip)]),
+    ):
+        found, _ = faces_of(people, lambda clip, spoil=spoil: np.float32(spoil(clip)))
+        assert abs(found["changed"].value) < content.LOST_MARGIN and found["lost"].verdict == EQUIVALENT
+        assert "no number here can tell" not in probes.find("faces").verdict(found)
+
+
 def test_no_verdict_on_faces_where_the_autoencoder_destroys_them(pipe, study_folder, tmp_path):
     """Three people, and a cup: it is named, left out and counted. The organism's autoencoder leaves no face."""
     result = probes.run(
         "faces", pipe, study_folder, images=[*content.PEOPLE, "coffee"], seeds=1, conditions=FEW, progress=False
     )
     assert result.status == "no verdict"
-    assert [c.passed for c in result.audit] == [True] * 4 + [False]
+    audit = {c.check: c.passed for c in result.audit}
+    assert [*audit.values()][:5] == [True] * 4 + [False] and len([c for c in audit if c.endswith("px: seen")]) == 3
+    assert any("Not measured: hands, bodies" in note for note in result.notes)
+    assert any("3 images: numbers without a verdict" in note for note in result.notes)
     assert set(result.table.stimulus) <= set(content.PEOPLE) and set(result.stimuli.name) == set(content.PEOPLE)
     assert any("coffee: no face" in note for note in result.notes)
     result.figure()
