@@ -51,8 +51,8 @@ plan.nunique().rename("values").to_frame().T
 # By default a CPU sweep runs one batch per core; all threads share one copy of the weights.
 # `executor` takes any executor of Python's `concurrent.futures`. With Dask each worker loads its own pipeline, once, and all
 # of them file their runs in the same ledger; nothing else in this notebook changes. A Dask scheduler runs the code of whoever
-# reaches it: the one started here listens on this machine only, and `security=True` lets no one in without its certificate
-# (TLS); start one of your own with `security=` as well. Two plans that we could not run here:
+# reaches it: the one started here listens on this machine only, `security=True` lets no one in without its certificate (TLS),
+# and Dask's dashboard, which has no login, is off; start one of your own like this. Two plans that we could not run here:
 # on a machine with several GPUs, `dask_cuda.LocalCUDACluster()` starts one worker for each of them; on Slurm,
 # `dask_jobqueue.SLURMCluster(cores=1, memory="32GB", job_extra_directives=["--gres=gpu:1"])` with `.scale(8)` asks for eight
 # jobs of one GPU. Give the scheduler's address as `dask`.
@@ -60,9 +60,12 @@ plan.nunique().rename("values").to_frame().T
 # %%
 executor = None
 if dask:
+    from dask.config import set as configure
     from dask.distributed import Client, LocalCluster
 
+    configure({f"distributed.{who}.http.routes": [] for who in ("scheduler", "worker")})  # a dashboard has no login
     here = dict(threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", security=True)
+    here["scheduler_kwargs"] = {"dashboard": False}
     where = LocalCluster(n_workers=int(dask), **here) if dask.isdigit() else dask
     executor = Client(where).get_executor()
 

@@ -193,15 +193,22 @@ def exported(value: Any) -> Any:
     ("no file 'cat.png' (of dog.png)", {'image': 'cat.png'})
 
     Texts, and those inside dicts and lists. Names of images, videos and other data as base64 stay. A name that is an ordinary
-    word (root, user), or has fewer than four letters, is not looked for: it would be found in other words' place.
+    word (root, user), or has fewer than four letters, goes where it can be nothing else (bob@host, USER=bob, /home/bob):
+    elsewhere it would be found in other words' place.
     """
     names = {platform.node(), socket.gethostname(), os.environ.get("HOSTNAME", "")}
     names |= {name.split(".")[0] for name in names} | {os.environ.get("USER", ""), os.environ.get("LOGNAME", "")}
     with suppress(OSError, KeyError, ImportError):  # a user without a name
         names.add(getpass.getuser())
+    names -= {""}
     wanted = sorted((n for n in names if len(n) > 3 and n.lower() not in ORDINARY), key=len, reverse=True)
-    who = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, wanted))})(?!\w)" if wanted else r"(?!)")
-    home = re.compile(re.escape(str(Path.home())) + r"(?![\w.-])" if len(str(Path.home())) > 1 else r"(?!)")
+    every, long = ("|".join(map(re.escape, some)) or "(?!)" for some in (names, wanted))
+    who = re.compile(
+        rf"(?<!\w)(?:{long})(?!\w)|(?<![\w.])(?:{every})(?=@)|(?<=\w@)(?:{every})(?!\w)"
+        rf"|(?i:(?<=user=)|(?<=user: )|(?<=name=)|(?<=host=)|(?<=host: ))(?:{every})(?!\w)"
+    )
+    homes = {str(Path.home()), *(f"/{top}/{n}" for top in ("home", "Users") for n in names)} - {"/"}
+    home = re.compile(rf"(?<![\w.-])(?:{'|'.join(map(re.escape, homes))})(?![\w.-])" if homes else r"(?!)")
 
     def text_of(text: str) -> str:
         if text in wanted:  # a cell that is a name, such as an image's

@@ -27,11 +27,13 @@ from svdlab.errors import InputError, OutputError, takes
 LARGEST = 4 << 30  # bytes of frames that are read
 FORMATS = ["PNG", "GIF", "WEBP", "JPEG", "BMP", "TIFF", *(["AVIF"] if features.check("avif") else [])]  # AVIF: Pillow 11.3
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-CONTAINERS = "mov,matroska,avi,mpegts,mpeg,flv,ogg,asf,ivf,nut,yuv4mpegpipe"  # no playlists, which name other files
+# No playlists, which name other files; nothing of which ffmpeg gives a part without a word (FLV, Ogg, IVF, Y4M, MPEG-PS); no
+# MPEG-TS, on which the ffmpeg of imageio-ffmpeg 0.7 crashes.
+CONTAINERS = "mov,matroska,avi"
 
 
 class VideoWarning(UserWarning):
-    """A video whose frames do not follow each other at one rate, or that holds frames again."""
+    """A video whose frames do not follow each other at one rate, are interlaced, have oblong pixels, or come again."""
 
 
 @takes(path=errors.path)
@@ -41,15 +43,15 @@ def read_frames(path: str | Path) -> np.ndarray:
     >>> read_frames(clip.save("clip.mp4")).shape[-1]
     3
 
-    path: what ffmpeg reads (mkv, mp4, mov, webm, avi ...), an animated WebP, GIF, PNG or AVIF (by Pillow, transparency on
+    path: an mkv, webm, mp4, mov or avi (by ffmpeg), an animated WebP, GIF, PNG or AVIF (by Pillow, transparency on
     white), or a folder of images in the order of their numbers. Warns (VideoWarning) where the time from frame to frame
-    varies, so that no playback_fps gives px/s, and where an animated image holds frames again (see `distinct`). Raises
-    OutputError for what cannot be read, is damaged or cut short, and InputError for more than 4 GiB of frames. Files named in
-    a file (playlists) are never opened.
+    varies, so that no playback_fps gives px/s, where frames are interlaced or their pixels not square (they are given as they
+    are stored), and where an animated image holds frames again (see `distinct`). Raises OutputError for what cannot be read,
+    is damaged or cut short, and InputError for more than 4 GiB of frames. Files named in a file (playlists) are never opened.
     """
     path = Path(path)
     if path.is_dir():
-        files = (p for p in path.iterdir() if p.suffix.lower() in IMAGES)
+        files = (p for p in path.iterdir() if p.suffix.lower() in IMAGES and p.name[0] != ".")  # ._x.png of a Mac
         ordered = sorted(
             files, key=lambda p: [(t.isdecimal(), int(t) if t.isdecimal() else 0, t) for t in re.split(r"(\d+)", p.name)]
         )
@@ -73,9 +75,11 @@ def read_frames(path: str | Path) -> np.ndarray:
         raise
     except Exception as error:  # Pillow's readers raise OSError, EOFError, SyntaxError, struct.error and more
         raise OutputError(f"{str(path)!r} cannot be read as a video: {' '.join(str(error).split())}.") from error
-    animated = frames is not None
+    animated, oddities = frames is not None, []
     if frames is None:
-        frames, seconds = _decoded(path)
+        frames, seconds, oddities = _decoded(path)
+    for words in oddities:
+        warnings.warn(f"{path.name}: {words}", VideoWarning, stacklevel=3)
     gaps = np.diff(seconds) * 1000
     if len(gaps) > 1 and gaps.max() - gaps.min() > 0.1 * np.median(gaps) + 1.01:  # containers round to a millisecond
         words = f"its frames follow each other after {gaps.min():.0f} to {gaps.max():.0f} ms"
@@ -136,15 +140,20 @@ def unpacked(image: Image.Image, name: str) -> tuple[np.ndarray, list[float]]:
     return np.stack(frames), seconds[:-1]
 
 
-def _decoded(path: Path) -> tuple[np.ndarray, list[float]]:
-    """The frames of a video by ffmpeg, which turns them upright, and the seconds at which they are shown."""
+def _decoded(path: Path) -> tuple[np.ndarray, list[float], list[str]]:
+    """The frames of a video by ffmpeg, which turns them upright, the seconds at which they are shown, and what is odd."""
+    with open(path, "rb") as file:
+        head = file.read(12)
+    said_size = int.from_bytes(head[4:8], "little")  # which ffmpeg does not compare with the file's
+    if head[:4] == b"RIFF" and head[8:] == b"AVI " and 2**31 > said_size > path.stat().st_size - 8:
+        raise OutputError(f"{str(path)!r} is damaged: it is cut short.")
     filters = "showinfo=checksum=0,settb=1,setpts=1000*N"  # times of its own, so that passthrough drops none
     words = ("-map", "0:V:0", "-vf", filters, "-fps_mode", "passthrough", "-fs", str(LARGEST))
     data, said = ffmpeg(path, *words, "-f", "rawvideo", "-pix_fmt", "rgb24", level="level+info")
-    shown = re.findall(r"\] n: *\d+ pts:.*? pts_time:(\S+) .*? s:(\d+)x(\d+) ", said)
+    shown = re.findall(r"\] n: *\d+ pts:.*? pts_time:(\S+) .*? sar:(\S+) s:(\d+)x(\d+) i:(\w)", said)
     if len(data) >= LARGEST:
         raise InputError(f"{str(path)!r} has more than 4 GiB of frames: make it shorter or smaller.")
-    sizes, times = {s[1:] for s in shown}, [float(s[0]) if s[0] != "NOPTS" else math.nan for s in shown]
+    sizes, times = {s[2:4] for s in shown}, [float(s[0]) if s[0] != "NOPTS" else math.nan for s in shown]
     if len(sizes) > 1:
         raise OutputError(
             f"{str(path)!r} changes its size: {', '.join(sorted(map('x'.join, sizes)))} px; frames have one size."
@@ -153,7 +162,12 @@ def _decoded(path: Path) -> tuple[np.ndarray, list[float]]:
     wrong = re.findall(r"\[(?:error|fatal)\] (.*)", said)
     if wrong or not shown or len(data) != len(shown) * h * w * 3:
         raise OutputError(f"{str(path)!r} is damaged: {wrong[0].rstrip('.') if wrong else 'its frames are not whole'}.")
-    return np.frombuffer(data, np.uint8).reshape(-1, h, w, 3).copy(), times
+    odd = []
+    if shapes := {s[1] for s in shown} - {"0/1", "1/1"}:
+        odd.append(f"its pixels are not square ({min(shapes)}), and frames are as stored: scale it to square pixels first.")
+    if {s[4] for s in shown} & {"T", "B"}:
+        odd.append("its frames are interlaced, two moments in one: deinterlace it first (ffmpeg -vf yadif).")
+    return np.frombuffer(data, np.uint8).reshape(-1, h, w, 3).copy(), times, odd
 
 
 def ffmpeg(path: str | Path, *arguments: str, level: str = "error") -> tuple[bytes, str]:
@@ -172,7 +186,7 @@ def ffmpeg(path: str | Path, *arguments: str, level: str = "error") -> tuple[byt
     said = done.stderr.decode(errors="replace")
     if done.returncode:
         why = re.findall(r"\[(?:error|fatal)\] (.*)", said) or said.split("\n")
-        why = ["it is no video"] if "not on whitelist" in said else why
+        why = ["it is no video of a kind that is read: convert it to .mkv or .mp4"] if "not on whitelist" in said else why
         why = ["it holds no video"] if "0:V:0' matches no streams" in said else why
         why = [f"ffmpeg crashed on it (signal {-done.returncode}): convert it to .mkv or .mp4"] if done.returncode < 0 else why
         raise OutputError(f"{str(path)!r} cannot be read as a video: {' '.join(why[0].split())[:200].rstrip('.')}.")

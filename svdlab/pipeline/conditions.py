@@ -174,7 +174,7 @@ def conditions_of(checkpoint: str | Path) -> Conditions:
     >>> conditions_of("stabilityai/stable-video-diffusion-img2vid-xt-1-1") == PRESETS["SVD_1_1"]
     True
     """
-    names = {part.split("--")[-1] for part in Path(checkpoint).parts}
+    names = {part.split("--")[-1].lower() for part in Path(checkpoint).parts}  # the hub does not mind the case
     for preset, repository in REPOSITORIES.items():
         if str(checkpoint) == preset or repository.split("/")[1] in names:
             return PRESETS[preset]

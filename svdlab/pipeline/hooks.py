@@ -291,7 +291,8 @@ def edit(pipe: ProbePipeline, where: str | Iterable[str], fn: Fn, *, steps: Any 
     steps: as for `trace`. A step has index, sigma, sigma_next and timestep.
 
     fn is given a copy: to change it in place and return it is fine. Raises TraceError for an unknown place, and during the
-    call for a result of another shape, and for a value that was changed in place and not returned.
+    call for a result of another shape, and for a value that was changed in place and not returned. What fn itself raises ends
+    the call and comes through as it is.
     """
     wanted, named = chosen_steps(steps), isinstance(where, str) and where in EDITABLE
     selected = {} if named else select_modules(pipe, where, others=EDITABLE)

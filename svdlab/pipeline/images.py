@@ -81,9 +81,9 @@ def is_sample(name: str) -> bool:
 
 @takes(folder=path)
 def images_in(folder: str | Path) -> list[str]:
-    """The paths of all images directly in a folder, sorted; raises ImageFileError where there are none."""
+    """The paths of all images directly in a folder, sorted, without hidden ones; ImageFileError where there are none."""
     try:
-        found = sorted(str(p) for p in Path(folder).iterdir() if p.suffix.lower() in SUFFIXES)
+        found = sorted(str(p) for p in Path(folder).iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != ".")
     except OSError as error:
         raise ImageFileError(f"{folder} cannot be read as a folder of images: {error.strerror}.") from error
     if not found:
@@ -111,10 +111,11 @@ def open_image(source: Any) -> Image.Image:
             if file.stat().st_size > MOST_BYTES:
                 raise ValueError(f"it is larger than {MOST_BYTES} bytes.")
             with warnings.catch_warnings(category=Image.DecompressionBombWarning, action="ignore"):
-                image: Image.Image = Image.open(file)
-            if image.format in ("EPS", "WMF"):
-                raise ValueError(f"{image.format} is no pixels but a program, which is not run: convert it first.")
-            return _to_rgb(image, f" {str(source)!r}")
+                opened: Image.Image = Image.open(file)
+            with opened as image:
+                if image.format in ("EPS", "WMF"):
+                    raise ValueError(f"{image.format} is no pixels but a program, which is not run: convert it first.")
+                return _to_rgb(image, f" {str(source)!r}")
         except InputError as error:
             raise ImageFileError(str(error)) from error
         except Exception as error:  # Pillow's readers raise nearly anything for a damaged file
@@ -122,7 +123,7 @@ def open_image(source: Any) -> Image.Image:
             raise ImageFileError(f"{str(source)!r} cannot be read as an image, and is no sample's name: {words}") from error
     if isinstance(source, np.ndarray):
         floats = source.dtype.kind == "f" and source.size and source.min() >= 0 and source.max() <= 1  # nor NaN
-        array = (source * 255).round().astype(np.uint8) if floats else source
+        array = _bytes(source, "") if floats else source
         if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
             raise InputError(f'image array is {source.dtype} {source.shape}: give uint8, or floats in [0, 1], as "h w 3".')
         return _to_rgb(Image.fromarray(array))
@@ -134,6 +135,16 @@ def open_image(source: Any) -> Image.Image:
         raise
     except Exception as error:  # one whose file is closed or damaged
         raise InputError(f"image={shown(source)} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _bytes(values: np.ndarray, name: str) -> np.ndarray:
+    """Floats in [0, 1] as uint8; InputError where all become 0 and not all were."""
+    array = (values * 255).round().astype(np.uint8)
+    if values.any() and not array.any():
+        raise InputError(
+            f"the image{name} has values from {values.min():g} to {values.max():g} of 1, which is black: scale it."
+        )
+    return array
 
 
 def _to_rgb(image: Image.Image, name: str = "") -> Image.Image:
@@ -154,7 +165,7 @@ def _to_rgb(image: Image.Image, name: str = "") -> Image.Image:
         if not (low >= 0 and (high <= 1 if image.mode == "F" else 4096 <= high <= 65535)):
             known = "floats are 0 to 1" if image.mode == "F" else "16-bit is 0 to 65535, and more than 12 bits of it are used"
             raise InputError(f"the image{name} has values from {low:g} to {high:g}, and {known}: convert it to 8-bit RGB.")
-        image = Image.fromarray((values * 255 if image.mode == "F" else values / 257).round().astype(np.uint8))
+        image = Image.fromarray(_bytes(values if image.mode == "F" else values / 65535, name))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -167,11 +167,13 @@ def options_of(probes: Sequence[Probe], given: Mapping[str, Any]) -> dict[str, d
     """
     chosen: dict[str, dict[str, Any]] = {p.name: {} for p in probes}
     for key, value in given.items():
-        owner, _, option = text("option", key).rpartition(".")
-        takers = [p for p in probes if owner in ("", p.name) and option in {**p.axes, **p.options}]
+        owner, dot, option = text("option", key).rpartition(".")
+        takers = [p for p in probes if (owner == p.name or not dot) and option in {**p.axes, **p.options}]
         if not takers:
             known = ", ".join(f"{p.name}.{o}" for p in probes for o in {**p.axes, **p.options})
             raise InputError(f"unknown option {key}: {known or 'no option'} can be given.")
+        if twice := [p.name for p in takers if option in chosen[p.name]]:
+            raise InputError(f"{option} of {twice[0]} is given twice: give it once.")
         for p in takers:
             chosen[p.name][option] = p.checked(key, option, value)
     return chosen

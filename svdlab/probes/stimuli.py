@@ -176,7 +176,7 @@ def _listed(source: Any) -> pd.DataFrame:
         return pd.DataFrame({"item": pd.Series(source, dtype=object), "name": names})
     path = a_path("images", source)
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file() and p.name[0] != ".")
         return pd.DataFrame({"item": files, "name": [str(p.relative_to(path).with_suffix("")) for p in files]})
     if path.suffix.lower() not in (".csv", ".parquet") or not path.exists():
         return pd.DataFrame({"item": [path], "name": [path.stem]})

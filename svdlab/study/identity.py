@@ -19,6 +19,9 @@ import hashlib
 import inspect
 import io
 import json
+import os
+import sys
+import sysconfig
 import tokenize
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -36,6 +39,7 @@ from PIL import Image
 from svdlab.errors import InputError
 from svdlab.measure import fidelity, motion, published, video
 from svdlab.measure.files import hash_facts, plain, read_json, write_whole
+from svdlab.pipeline.sampler import steps_of
 from svdlab.study import ledger
 from svdlab.study.plans import COLUMNS
 
@@ -51,6 +55,9 @@ PLAIN = "give numbers, strings, truth values, None, or lists or dicts of these"
 TAKEN = {*COLUMNS, *ledger.FILES, "run_id", "status", "reason", "fps_id", "image_hash", "checkpoint", "weights", "label"}
 TAKEN |= {"licence", "intervention", "seconds", "schedule", "sigma_max", "lora_hash"}
 CARRIED = ("label_", "seconds_")
+# Folders of what is installed, and of svdlab, whose measures are found by name: no code of the user's own.
+INSTALLED = tuple(f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "purelib", "platlib"))
+INSTALLED += (f"{Path(video.__file__).parents[1]}{os.sep}",)
 
 
 # --- the model --------------------------------------------------------------------------------------------------------
@@ -153,6 +160,7 @@ def fingerprint(pipe: Any) -> dict[str, list[float]]:
             seen["vae.decode"] = decoded = pipe.decode_latents(latents.to(pipe.vae.dtype), 2, 2)
             seen["image_encoder"] = pipe._encode_image(picture, device, 1, False)
             seen["scheduler.step"] = _stepped(pipe.scheduler, noise(1, 2, channels // 2, z, z), latents)
+            seen["scheduler.schedule"] = _schedule(pipe.scheduler)
             seen["time ids"] = pipe._get_add_time_ids(6, 127, 0.02, dtype, 1, 1, False)
             seen["preprocess"] = pipe.video_processor.preprocess(picture, height=side, width=side)
             seen["postprocess"] = torch.as_tensor(pipe.video_processor.postprocess_video(video=decoded, output_type="np"))
@@ -170,6 +178,13 @@ def _stepped(scheduler: Any, v: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
     scheduler.scale_model_input(x, t)
     drawn = "generator" in inspect.signature(scheduler.step).parameters
     return scheduler.step(v, t, x, **({"generator": torch.Generator().manual_seed(0)} if drawn else {}))[0]
+
+
+def _schedule(scheduler: Any) -> torch.Tensor:
+    """Noise levels and timesteps of four steps: the first step sees only the first."""
+    scheduler = copy.deepcopy(scheduler)
+    scheduler.set_timesteps(4)
+    return torch.tensor([[step.sigma, step.sigma_next, step.timestep] for step in steps_of(scheduler)])
 
 
 @contextmanager
@@ -212,7 +227,7 @@ def check(pipe: Any, out: Path, model: dict[str, Any]) -> dict[str, list[float]]
     path, own = out / "models" / f"{hash_facts(model)}.json", fingerprint(pipe)
     try:
         kept = read_json(path, follow=False)["fingerprint"]
-        if "postprocess" not in kept:
+        if "scheduler.schedule" not in kept:
             raise KeyError("an earlier svdlab's, which saw less: as good as absent")
         modules = different(kept, own, model["dtype"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or damaged
@@ -293,6 +308,8 @@ def _as_measure(item: Any) -> Measure:
     if not inspect.isfunction(function) or not name.isidentifier() or name in OWN:
         what = "a function with a name of its own (def), or a functools.partial of one with its parameters by name"
         raise InputError(f"measure {name or item!r}: give {', '.join(OWN)}, {what}.")
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        raise InputError(f"measure {name} is a coroutine or a generator: give a function that returns its numbers.")
     if held := inspect.unwrap(function).__code__.co_freevars:
         raise InputError(
             f"measure {name} takes {', '.join(held)} from around it: make that a parameter, def {name}(clip, "
@@ -302,6 +319,11 @@ def _as_measure(item: Any) -> Measure:
         raise InputError(f"measure {name!r} would overwrite the column {name!r} of the results: give it another name.")
     if odd := [key for key, value in given.parameters.items() if not _is_plain(value)]:
         raise InputError(f"measure {name}: {odd[0]} is a {type(given.parameters[odd[0]]).__name__}: {PLAIN}.")
+    signature = inspect.signature(function)
+    try:
+        signature.bind(None, **({"pipe": None} if "pipe" in signature.parameters else {}), **given.parameters)
+    except TypeError as error:
+        raise InputError(f"measure {name}{signature} cannot be called with a clip and {given.parameters}: {error}.") from None
     return Measure(function, name, dict(given.parameters))
 
 
@@ -318,11 +340,13 @@ def _is_plain(value: Any) -> bool:
 
 def _source(function: Any, whole: bool) -> dict[str, str]:
     """The function's text and, with whole, its file's; and the files that these name by a word of their code, and so on: in
-    svdlab.measure and, with whole, beside the function's. One too many is harmless: it is measured once more."""
+    svdlab.measure and, with whole, beside the function's, and the user's modules that they come from. One too many is
+    harmless: it is measured once more."""
+    enclosed = _enclosed(function) if whole else []
     function = inspect.unwrap(function)
     path, folders = Path(function.__code__.co_filename), [Path(video.__file__).parent]
     try:
-        texts = {"": "\n".join(_cell(function, set()))}
+        texts = {"": "\n".join([*_cell(function, set()), *enclosed])}
         if whole and path.is_file():
             texts[""] += path.read_text(encoding="utf-8")
             folders.append(path.parent)
@@ -334,13 +358,44 @@ def _source(function: Any, whole: bool) -> dict[str, str]:
         for name in _words(text) & files.keys() - texts.keys():
             texts[name] = files[name].read_text(encoding="utf-8")
             queue.append(texts[name])
+    if whole:
+        seen = {str(path), *(str(files[name]) for name in texts.keys() & files.keys())}
+        texts |= _modules(_words(texts[""]), function.__globals__, seen)
     return texts
+
+
+def _modules(words: Iterable[str], space: Mapping[str, Any], seen: set[str]) -> dict[str, str]:
+    """The sources of the user's own modules from which what these words name in a namespace comes, and so on."""
+    texts: dict[str, str] = {}
+    for name in sorted(set(words) & space.keys()):
+        value = space[name]
+        module = value if inspect.ismodule(value) else sys.modules.get(str(getattr(value, "__module__", "")))
+        file = str(getattr(module, "__file__", None) or "")
+        if file.endswith(".py") and not file.startswith(INSTALLED) and file not in seen:
+            seen.add(file)
+            texts[f"{name}.py"] = text = Path(file).read_text(encoding="utf-8")
+            texts |= _modules({*words, *_words(text)}, vars(module), seen)
+    return texts
+
+
+def _enclosed(function: Any) -> list[str]:
+    """The plain values and the text that a decorator's wrapper holds: its function's own text does not name them."""
+    found: list[str] = []
+    while hasattr(function, "__wrapped__"):
+        code = getattr(function, "__code__", None)
+        if code is not None and not code.co_filename.startswith(INSTALLED):
+            found.append(dedent(inspect.getsource(code)))
+            cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
+            found += [f"{name} = {plain(c.cell_contents)!r}" for name, c in cells if _is_plain(c.cell_contents)]
+        function = function.__wrapped__
+    return found
 
 
 def _cell(function: Any, seen: set[str]) -> list[str]:
     """A function's text, with the functions and plain values that it names, and where others come from."""
     function = inspect.unwrap(function)  # what `errors.takes` encloses
-    texts = [dedent(inspect.getsource(function))]
+    own = {name: plain(value) for name, value in vars(function).items() if _is_plain(value)}
+    texts = [dedent(inspect.getsource(function)), *([repr(own)] if own else [])]
     for name in sorted(_words(texts[0]) & function.__globals__.keys() - seen):
         seen.add(name)
         value = function.__globals__[name]

@@ -14,6 +14,7 @@ run holds its lock, which the operating system takes back when the process dies.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -157,7 +158,7 @@ def new_run(out: str | Path, run_id: str, record: dict[str, Any]) -> Iterator[Pa
     folder, old = (target.with_name(f".{run_id}.{unique}.{kind}") for kind in ("tmp", "old"))
     try:
         with disk_errors(target):
-            folder.mkdir(parents=True)
+            folder.mkdir()
             yield folder
             for path in folder.iterdir():
                 path.chmod(folder.stat().st_mode & 0o666)  # some writers make files that only their owner can read
@@ -194,10 +195,15 @@ def disk_errors(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         free = shutil.disk_usage(next(p for p in target.parents if p.exists())).free
-        raise OutputError(
-            f"{target} could not be written: {error} ({free / 1e6:.0f} MB free). Every run already in the study is whole: "
-            f"make room and start the same sweep again, which goes on from here."
-        ) from error
+        text = f"{target} could not be written: {error} ({free / 1e6:.0f} MB free)."
+        if not target.parent.exists():
+            raise OutputError(
+                f"{text} {target.parent} was deleted or moved meanwhile: bring it back, and start again."
+            ) from error
+        room = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        what = "make room" if room else f"see that {target.parent} can be written to"
+        again = f"Every run already in the study is whole: {what} and start the same sweep again, which goes on from here."
+        raise OutputError(f"{text} {again}") from error
 
 
 def store_latents(out: str | Path, run_id: str, data: bytes) -> None:

@@ -20,7 +20,6 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -35,20 +34,13 @@ from svdlab.errors import InputError, RunError, shown, takes, whole
 from svdlab.errors import path as as_path
 from svdlab.measure import video
 from svdlab.measure.files import csv_text, exported, file_name, hash_facts, hash_file, plain, read_json, write_whole
-from svdlab.pipeline.conditions import Conditions
 from svdlab.show.labels import axis, name, number
 from svdlab.show.page import Folded, Media, page
 from svdlab.study import ledger, plans
+from svdlab.study.parameters import checked
 
 PACKAGE = Path(__file__).parents[1]
 SHIPPED = next((p for p in (PACKAGE / "notebooks", PACKAGE.parent / "notebooks") if p.is_dir()), PACKAGE)  # wheel, clone
-KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
-RANGES: dict[tuple[str, str], Any] = {  # of what is no condition and no seed
-    ("01-conditioning-sweep", "dask"): lambda name, value: whole(name, int(value), 1, 1024) if value.isdigit() else value,
-    ("02-denoising-trace", "agreement"): partial(errors.number, above=0, most=1),
-    ("05-bias", "pairs"): partial(whole, least=1, most=10_000),
-    ("05-bias", "speed_margin"): errors.POSITIVE,
-}
 LARGEST = 2**27  # bytes of a notebook
 CLIPS, ROWS = 36, 200  # of a study's runs that are on its page
 MEASURES = ("camera", "camera_px", "object_px", "flow_px", "drift_ssim_last", "flicker_mae")
@@ -193,62 +185,8 @@ def _check_kernel(path: Path) -> None:
 
 
 def check_parameters(path: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters as papermill can write them: tuples, ranges, arrays and, for a list, a single value become lists.
-
-    Raises InputError for a parameter that the notebook does not have, or of another type than it declares.
-    """
-    known, found = parameters_of(path), {}
-    for key, given in parameters.items():
-        value = _written(key, given)
-        if key not in known:
-            listed = ", ".join(f"{k} ({kind})" for k, kind in known.items()) or "none"
-            raise InputError(f"{path.name} has no parameter {key!r}: it has {listed}.")
-        wanted = KINDS.get(known[key], (object,))
-        if not isinstance(value, wanted) or (isinstance(value, bool) and wanted in (KINDS["int"], KINDS["float"])):
-            raise InputError(f"{path.name}: {key}={value!r} is a {type(value).__name__}, and it declares {known[key]}.")
-        found[key] = [value] if known[key] == "list" and not isinstance(value, list) else value
-        if known[key] == "list" and (value is None or isinstance(value, dict)):
-            raise InputError(f"{path.name}: {key}={value!r}: it declares list.")
-        try:
-            _check_range(path.stem, key, found[key])
-        except InputError as error:
-            raise InputError(f"{path.name}, parameter {key}: {error}") from error
-    return found
-
-
-def _check_range(notebook: str, key: str, value: Any) -> None:
-    """InputError for a value that no clip can have: of a condition, by the end of its name (sweep_fps), of a seed, a count."""
-    named = [name for name in (*plans.CONDITIONS, "steps") if key == name or key.endswith(f"_{name}")]
-    values = errors.several(key, value, lambda _, one: one) if isinstance(value, list) else (value,)
-    for one in values:
-        if isinstance(one, float):
-            errors.number(key, one)
-        if key in ("seed", "seeds"):
-            errors.seed(key, one) if key == "seed" or isinstance(value, list) else whole(key, one, 1, 10_000)
-        elif named and not isinstance(value, str) and (name := max(named, key=len)) not in plans.SEQUENCES:
-            name = "num_inference_steps" if name == "steps" else name
-            ends = {"max_guidance_scale": one} if name == "min_guidance_scale" else {}
-            ends |= {"min_guidance_scale": 0} if name == "max_guidance_scale" else {}
-            Conditions().replace(**{**ends, name: one})
-    if check := RANGES.get((notebook, key)):
-        check(key, value)
-
-
-def _written(name: str, value: Any) -> Any:
-    """A value as a notebook's cell can hold it; InputError for dates, functions and whatever has no literal."""
-    if isinstance(value, (np.generic, np.ndarray, pd.Series)):
-        value = value.tolist()
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): _written(f"{name}[{key!r}]", item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, range)):
-        if len(value) > plans.MOST:
-            raise InputError(f"{name} has {len(value)} values: give {plans.MOST} at most.")
-        return [_written(name, item) for item in value]
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    raise InputError(f"{name}={shown(value)}: give a number, a text, True or False, or a list of those.")
+    """The parameters as papermill can write them: see `svdlab.study.parameters`."""
+    return checked(path.stem, parameters_of(path), parameters)
 
 
 def read_value(text: str) -> Any:

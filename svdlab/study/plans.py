@@ -117,7 +117,8 @@ def read_csv(path: Path) -> pd.DataFrame:
     try:
         text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
         head = text.splitlines()[0]
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), strict=True)
+        how: dict[str, Any] = dict(delimiter=max(",;\t", key=head.count), strict=True, skipinitialspace=True)
+        reader = csv.reader(io.StringIO(text, newline=""), **how)
         header, *rows = [row for row in reader if row]
     except (ValueError, IndexError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a CSV file: {error}") from error

@@ -185,6 +185,52 @@ def test_a_playlist_opens_no_other_file(tmp_path, text):
         read_frames(tmp_path / "x.mp4")
 
 
+ODD = {
+    "x.mkv": (["-vf", "setsar=2/1"], "not square (2/1)"),
+    "sar.mp4": (["-vf", "setsar=3/4"], "not square (3/4)"),
+    "old.mkv": (["-r", "25", "-flags", "+ilme+ildct", "-c:v", "mpeg2video"], "interlaced"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_oblong_pixels_and_interlaced_frames_are_announced(tmp_path, name):
+    """Neighbours of case C3: frames whose geometry is not what they seem to show."""
+    how, words = ODD[name]
+    video.write_frames(tmp_path / "even.mkv", PAN, playback_fps=25)
+    ffmpeg("-i", tmp_path / "even.mkv", *how, tmp_path / name)
+    assert [words in text for text in said(tmp_path / name, PAN.shape)] == [True]
+
+
+CUT = {"x.avi": ["-c:v", "mjpeg"], "x.ogv": ["-c:v", "libtheora"], "x.ivf": ["-c:v", "libvpx-vp9"], "x.flv": [], "x.ts": []}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_no_container_is_read_that_hides_a_cut(tmp_path, name):
+    """A neighbour of case C4: ffmpeg gives what is left of these without a word, or crashes on them whole."""
+    video.write_frames(tmp_path / "even.mkv", PAN)
+    ffmpeg("-i", tmp_path / "even.mkv", "-pix_fmt", "yuvj420p" if name == "x.avi" else "yuv420p", *CUT[name], tmp_path / name)
+    data = (tmp_path / name).read_bytes()
+    for end in range(len(data) // 9, len(data), len(data) // 9):
+        (tmp_path / name).write_bytes(data[:end])
+        with pytest.raises(OutputError, match=r"damaged|cannot be read as a video"):
+            read_frames(tmp_path / name)
+    if name == "x.avi":
+        (tmp_path / name).write_bytes(data)
+        assert read_frames(tmp_path / name).shape == PAN.shape
+
+
+@pytest.mark.parametrize("end", ["SEGV", "KILL", "ABRT"])
+def test_an_ffmpeg_that_crashes_is_a_plain_error(tmp_path, monkeypatch, end):
+    video.write_frames(tmp_path / "x.mkv", PAN)
+    (tmp_path / "ffmpeg").write_text(f'#!/bin/sh\n[ "$1" = -version ] && exec true\nkill -{end} $$\n')
+    (tmp_path / "ffmpeg").chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "ffmpeg"))
+    for act in (read_frames, lambda path: video.write_frames(path, PAN), video.read_tags):
+        with pytest.raises(OutputError, match=r"x\.mkv.*(crashed|encoded)") as raised:
+            act(tmp_path / "x.mkv")
+        assert "\n" not in str(raised.value) and (tmp_path / "x.mkv").stat().st_size > 100
+
+
 def test_what_is_no_file_or_too_large_is_refused_before_it_is_read(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "fifo.mp4")
     for path in (tmp_path / "fifo.mp4", Path(os.devnull), tmp_path / "none.mp4"):
@@ -210,6 +256,6 @@ def test_a_video_that_changes_its_size_is_refused(tmp_path):
             "-f", "lavfi", "-i", f"testsrc=s={size}:d=1:r=8", "-c:v", "mpeg2video", "-f", "mpeg2video", tmp_path / f"{i}.m2v"
         )
     (tmp_path / "x.m2v").write_bytes((tmp_path / "0.m2v").read_bytes() + (tmp_path / "1.m2v").read_bytes())
-    ffmpeg("-i", tmp_path / "x.m2v", "-c", "copy", tmp_path / "x.mpg")
+    ffmpeg("-i", tmp_path / "x.m2v", "-c", "copy", tmp_path / "x.mkv")
     with pytest.raises(OutputError, match="changes its size"):
-        read_frames(tmp_path / "x.mpg")
+        read_frames(tmp_path / "x.mkv")

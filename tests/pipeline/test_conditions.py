@@ -55,7 +55,7 @@ def test_what_is_unusual_is_found() -> None:
 def test_a_checkpoint_has_its_preset_by_name_hub_id_and_folder(tmp_path: Path) -> None:
     for name, repository in REPOSITORIES.items():
         cached = f"/hub/models--{repository.replace('/', '--')}/snapshots/0123"
-        for checkpoint in (name, repository, Path(cached), f"models/{repository.split('/')[1]}"):
+        for checkpoint in (name, repository, repository.title(), Path(cached), f"models/{repository.split('/')[1]}"):
             assert conditions_of(checkpoint) == PRESETS[name], checkpoint
     assert conditions_of("organism") == conditions_of(tmp_path) == PRESETS["DIFFUSERS"] == Conditions()
     (tmp_path / "unet").mkdir()

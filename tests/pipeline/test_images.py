@@ -92,6 +92,8 @@ def test_unreadable_files(tmp_path: Path) -> None:
         (np.zeros((32, 32), np.int64), "int64"),
         (["a.png", "b.png"], "list"),
         (np.eye(64, dtype=np.uint8), "if 1 is white"),
+        (np.full((64, 64), 1e-3, np.float32), "0.001 to 0.001 of 1, which is black"),
+        (Image.fromarray(np.full((64, 64), 1e-3, np.float32)), "0.001 to 0.001 of 1, which is black"),
     ],
 )
 def test_unusable_images(source: Any, message: str) -> None:
@@ -130,8 +132,9 @@ def test_a_file_of_several_frames_is_announced(suffix: str, tmp_path: Path) -> N
     """Case C2: with their number, and the reader of videos, which can read them."""
     frames, name = [Image.new("RGB", (64, 48), (60 * i, 0, 0)) for i in range(4)], tmp_path / f"clip{suffix}"
     frames[0].save(name, save_all=True, append_images=frames[1:], **({"lossless": True} if suffix == ".webp" else {}))
-    with pytest.warns(FirstFrameWarning, match=rf"4 frames, of which only frame 0 .*read_frames\('{name}'\)"):
+    with pytest.warns(FirstFrameWarning, match=rf"4 frames, of which only frame 0 .*read_frames\('{name}'\)") as seen:
         open_image(name)
+    assert not [w for w in seen if w.category is ResourceWarning]  # the file is closed
     standing = Image.open(name)
     standing.seek(2)
     with pytest.warns(FirstFrameWarning, match="only frame 2"):
@@ -184,6 +187,7 @@ def test_damaged_files_of_every_kind_are_named(tmp_path: Path) -> None:
 def test_paths_may_be_under_home_and_folders_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     Image.fromarray(GREY).save(tmp_path / "a.PNG")
+    (tmp_path / "._a.PNG").write_bytes(b"\0\5\x16\7")  # beside it, from a Mac
     assert images_in("~") == [str(tmp_path / "a.PNG")] and open_image("~/a.PNG").size == (64, 48)
     for odd in ("~nobody-here/a.png", "a\0b.png", "x" * 300, "scene-\u00b2", "scene-" + "9" * 30):
         with pytest.raises(InputError):

@@ -64,7 +64,12 @@ def test_options_of_a_probe_of_ones_own_are_of_their_defaults_kind() -> None:
             probes.options_of([Toy()], {"toy.depth": value})
 
 
-@pytest.mark.parametrize("words", [["-p", "no_such", "2"], ["-p", "duration.rounds", "0"], ["-p", "rounds", "[1, 2"]])
+TWICE = ["-p", "rounds", "2", "-p", "duration.rounds", "3"]
+
+
+@pytest.mark.parametrize(
+    "words", [["-p", "no_such", "2"], ["-p", "duration.rounds", "0"], ["-p", "rounds", "[1, 2"], ["-p", ".rounds", "2"], TWICE]
+)
 def test_the_command_stops_at_a_wrong_option(words: list[str], capsys: Any, monkeypatch: Any, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(checkpoints, "load_pipeline", lambda *args, **kwargs: pytest.fail("the model was loaded"))

@@ -19,7 +19,7 @@ from PIL import Image
 
 from svdlab import show
 from svdlab.errors import InputError
-from svdlab.measure.files import file_name, printable
+from svdlab.measure.files import exported, file_name, printable
 from svdlab.show.clips import named
 from svdlab.show.figure import Figure, chosen, graphs, images
 from svdlab.show.labels import number
@@ -199,6 +199,15 @@ def test_files_name_no_folder_user_or_host(tmp_path: Path, monkeypatch: Any) -> 
 )
 def test_of_an_absolute_path_only_the_name_is_exported(value: Any, name: Any) -> None:
     assert file_name(value) == name
+
+
+@pytest.mark.parametrize("name", ["bob", "root", "al"])
+@pytest.mark.parametrize("text", ["{}@host: done", "USER={}", "LOGNAME={} x", "user: {}", "cd /home/{} ", "in '/Users/{}'"])
+def test_a_name_of_few_letters_or_an_ordinary_one_goes_where_it_is_a_name(name: str, text: str, monkeypatch: Any) -> None:
+    monkeypatch.setenv("USER", name)
+    assert name not in exported(text.format(name)).lower()
+    for word in ("rooted", "et al", "the root of 2", f"{name}-tree"):  # elsewhere it is a word
+        assert exported(word) == word
 
 
 @pytest.mark.parametrize("cell", ["=cmd|' /C calc'!A0", "\t=1+1", "＝1+1", "@SUM(A1)", "-2+3", " +1\r=1"])

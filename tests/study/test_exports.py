@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,15 @@ def test_a_notebooks_cluster_listens_on_loopback_and_admits_no_one_else() -> Non
         processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
         found = [c.laddr.ip for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
         assert len(found) > 2 and set(found) <= {"127.0.0.1", "::1"}
+        for port in {c.laddr.port for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}:
+            for page in (
+                "status",
+                "info/main/workers.html",
+                "json/counts.json",
+                "metrics",
+            ):  # of its dashboard, without a login
+                with pytest.raises(OSError):
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}", timeout=2)
         address, other = held["where"].scheduler_address, distributed.Security.temporary()
         workers = list(held["where"].scheduler.workers)
         for at, security in [(address.replace("tls", "tcp"), None), *((one, other) for one in (address, *workers))]:

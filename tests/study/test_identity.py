@@ -137,6 +137,14 @@ def second_half(module: Any, args: tuple, out: torch.Tensor) -> torch.Tensor:
     return torch.cat([out[: len(out) // 2], 0.5 * out[len(out) // 2 :]]) if len(out) > 1 else out
 
 
+def other_schedule(scheduler: Any) -> None:
+    def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> None:
+        type(self).set_timesteps(self, *args, **kwargs)
+        self.sigmas[2] *= 0.5  # in place; the first step does not see it
+
+    scheduler.set_timesteps = MethodType(set_timesteps, scheduler)
+
+
 ATTENTION = "mid_block.attentions.0.temporal_transformer_blocks.0.attn1"
 BEHAVIOUR = {
     "UNet block's forward": lambda pipe: forward_of(pipe.unet.get_submodule(ATTENTION), 0.0),
@@ -149,6 +157,7 @@ BEHAVIOUR = {
     ),
     "scaled a little": lambda pipe: pipe.unet.get_submodule(ATTENTION).register_forward_hook(lambda m, args, out: 1.02 * out),
     "scheduler's step": lambda pipe: replaced(pipe.scheduler, "step", lambda out: type(out)(0.9 * out.prev_sample)),
+    "schedule": lambda pipe: other_schedule(pipe.scheduler),
     "time ids": lambda pipe: replaced(pipe, "_get_add_time_ids", lambda ids: ids + 1),
     "image processor": lambda pipe: replaced(pipe.video_processor, "preprocess", lambda pixels: -pixels),
     "frames": lambda pipe: replaced(pipe.video_processor, "postprocess_video", lambda video: 1 - video),

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -32,6 +32,10 @@ def several(clip: Any, pipe: Any = None) -> dict[str, Any]:
     return {"low": np.float32(clip.frames.min()), "by_frame": clip.frames.mean(axis=(1, 2, 3)), "pipe": pipe}
 
 
+async def later(clip: Any) -> float:
+    return 0.0
+
+
 def identity(measure: Any) -> str:
     (found,) = as_measures(measure)
     return found.identity
@@ -42,7 +46,7 @@ def test_a_parameter_is_part_of_the_identity_and_a_default_is_one() -> None:
     assert len({identity(mean_of), identity(partial(mean_of, frame=1)), identity(several)}) == 3
 
 
-def module(tmp_path: Path, text: str) -> Callable[..., Any]:
+def module_of(tmp_path: Path, text: str) -> Callable[..., Any]:
     """The function `measure` of a module with this text, freshly imported."""
     (tmp_path / "own_measure.py").write_text(text)
     sys.modules.pop("own_measure", None)
@@ -54,10 +58,61 @@ def test_the_whole_module_of_a_function_counts(tmp_path: Path, monkeypatch: pyte
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     text = "LIMIT = 3\ndef helper(x):\n    return x\ndef measure(clip):\n    return helper(LIMIT)\n"
-    first = identity(module(tmp_path, text))
-    assert identity(module(tmp_path, text)) == first
-    assert identity(module(tmp_path, text.replace("= 3", "= 4"))) != first
-    assert identity(module(tmp_path, text.replace("return x", "return 2 * x"))) != first
+    first = identity(module_of(tmp_path, text))
+    assert identity(module_of(tmp_path, text)) == first
+    assert identity(module_of(tmp_path, text.replace("= 3", "= 4"))) != first
+    assert identity(module_of(tmp_path, text.replace("return x", "return 2 * x"))) != first
+
+
+PACKAGE = {  # neighbours of case A8: where else a measure's numbers come from
+    "a package's module": ("from own_package.inner import g as q\ndef measure(clip):\n    return q(clip)\n", "inner"),
+    "a package": ("import own_package\ndef measure(clip):\n    return own_package.g(clip)\n", "__init__"),
+    "a module of a package": ("import own_package.inner\ndef measure(clip):\n    return own_package.inner.g(clip)\n", "inner"),
+    "one that a package names": ("from own_package import h\ndef measure(clip):\n    return h(clip)\n", "inner"),
+}
+
+
+@pytest.mark.parametrize("name", PACKAGE)
+def test_a_package_of_the_users_counts(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    text, changed = PACKAGE[name]
+    held = {"inner": "def g(clip):\n    return 1\n", "__init__": "from .inner import g as h\ndef g(clip):\n    return 1\n"}
+    (tmp_path / "own_package").mkdir()
+
+    def found() -> str:
+        for module, source in held.items():
+            (tmp_path / "own_package" / f"{module}.py").write_text(source)
+        for loaded in [each for each in sys.modules if each.startswith("own_package")]:
+            del sys.modules[loaded]
+        return identity(module_of(tmp_path, text))
+
+    first = found()
+    assert found() == first
+    held[changed] += "# corrected\n"
+    assert found() != first
+
+
+def times(k: float) -> Callable[..., Any]:
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def scaled(clip: Any) -> Any:
+            return k * function(clip)
+
+        return scaled
+
+    return decorate
+
+
+def test_what_a_decorator_or_an_attribute_holds_counts() -> None:
+    assert identity(times(2)(mean_of)) == identity(times(2)(mean_of)) != identity(times(3)(mean_of))
+    assert identity(times(2)(mean_of)) != identity(mean_of)
+    before = identity(several)
+    several.limit = 3  # type: ignore[attr-defined]
+    try:
+        assert identity(several) != before
+    finally:
+        del several.limit  # type: ignore[attr-defined]
 
 
 ASK = """
@@ -129,6 +184,9 @@ def test_a_closure_is_refused_and_the_message_shows_the_fix() -> None:
         (lambda clip: 1, "a name of its own"),
         (partial(mean_of, CLIP), "by name"),
         (partial(mean_of, frame=CLIP), "frame is a SimpleNamespace"),
+        (partial(mean_of, farme=1), "cannot be called with a clip and {'farme': 1}: got an unexpected"),
+        (partial(mean_of, clip=1), "cannot be called with a clip"),
+        (later, "is a coroutine or a generator"),
         (Measure(mean_of, "status"), "would overwrite the column 'status'"),
         (Measure(mean_of, "fps"), "would overwrite the column 'fps'"),
         (Measure(mean_of, "label_arm"), "would overwrite"),

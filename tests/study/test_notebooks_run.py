@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import enum
 import subprocess
 import sys
 from datetime import date
@@ -14,10 +15,13 @@ import numpy as np
 import pandas as pd
 import papermill
 import pytest
+import torch
 from nbformat import v4
 
+from svdlab import probes
 from svdlab.errors import InputError, RunError
-from svdlab.study import notebooks
+from svdlab.probes import bias
+from svdlab.study import notebooks, parameters
 
 PARAMETERS = """fps: int = 7  # frames per second
 strength: float = 0.02  # noise
@@ -77,20 +81,72 @@ def test_values_reach_a_notebook_in_forms_that_it_can_hold(notebook: Path) -> No
     for given, held in [((6, 12), [6, 12]), (range(2), [0, 1]), (np.array([1.5]), [1.5]), (0, [0]), ([Path("a")], ["a"])]:
         assert notebooks.check_parameters(notebook, {"values": given}) == {"values": held}
     assert notebooks.check_parameters(notebook, {"fps": np.int64(7)}) == {"fps": 7}
-    for odd in (date(2024, 1, 31), {6, 12}, print, None, {"a": 1}):
+    for odd in (date(2024, 1, 31), {6, 12}, print, None, {"a": 1}, ["a\0b"], ["\ud800"], np.datetime64("2024-01-31")):
         with pytest.raises(InputError, match="values"):
             notebooks.check_parameters(notebook, {"values": odd})
 
 
+class Level(enum.IntEnum):
+    LOW = 3
+
+
+class Word(enum.StrEnum):
+    CAT = "cat"
+
+
+@pytest.mark.parametrize(
+    ("declared", "given", "held"),
+    [
+        ("list", torch.tensor([6, 12]), [6, 12]),
+        ("list", pd.Index([6, 12]), [6, 12]),
+        ("list[int]", 6, [6]),  # a type with its own parts is that type
+        ("list[int]", np.array(6), [6]),
+        ("tuple", (1, 2), [1, 2]),
+        ("int", Level.LOW, 3),
+        ("str", Word.CAT, "cat"),
+        ("float", np.float32(1.5), 1.5),
+        ("list[int]", None, "declares list"),
+        ("dict", [1], "declares dict"),
+        ("float", 10**400, "finite number"),
+        ("list", [10**400], "finite number"),
+    ],
+)
+def test_neighbours_of_values_in_other_forms(declared: str, given: Any, held: Any) -> None:
+    """Case C8 by kind: what a notebook is given is what it declares, as plain Python."""
+    if isinstance(held, str) and held != "cat":
+        with pytest.raises(InputError, match=held):
+            parameters.checked("own", {"value": declared}, {"value": given})
+    else:
+        found = parameters.checked("own", {"value": declared}, {"value": given})["value"]
+        assert found == held and type(found) is type(held)
+
+
+def test_the_names_that_notebooks_take_are_those_that_there_are() -> None:
+    assert set(parameters.PROBES) == {*probes.PROBES} and set(parameters.COMPARED) == {*bias.MEASURES}
+
+
 OUT_OF_RANGE = {
     "00-tour": dict(fps=0, sweep_fps=[6, 0], sweep_steps=0, sweep_motion_bucket_id=-1, seeds=-1, motion_bucket_id=-1),
-    "01-conditioning-sweep": dict(fps=["a"], max_guidance_scale=[float("nan")], num_inference_steps=0, seeds=[1.5], dask="0"),
+    "01-conditioning-sweep": dict(
+        fps=["a"],
+        max_guidance_scale=[float("nan")],
+        num_inference_steps=0,
+        seeds=[1.5],
+        dask="0",
+        measure="speed",
+        image="no-such.png",
+        checkpoint="nowhere",
+    ),
     "02-denoising-trace": dict(fps=0, seeds=-1, num_inference_steps=0, agreement=1.5, motion_bucket_id=float("inf")),
-    "03-motion": dict(playback_fps=0.0, motion_bucket_id=[], seeds=[True], fps=10**9),
-    "04-limitations": dict(seeds=0, also=None, quick=1),
-    "05-bias": dict(pairs=0, speed_margin=-0.3, seeds=[2**63], num_inference_steps="many"),
-    "06-interventions": dict(other_fps=0, other_motion_bucket_id=-1, seeds=[]),
-    "07-compare-checkpoints": dict(fps=[7, "twelve"], motion_bucket_id=[None], num_inference_steps=0, images=[]),
+    "03-motion": dict(playback_fps=0.0, images=[], motion_bucket_id=[], seeds=[True], fps=10**9),
+    "04-limitations": dict(seeds=0, also=None, quick=1, probe="stilness", images="no-such/"),
+    "05-bias": dict(
+        pairs=0, speed_margin=-0.3, seeds=[2**63], num_inference_steps="many", measures=["still", "speed"], manifest="x.csv"
+    ),
+    "06-interventions": dict(other_fps=0, other_motion_bucket_id=-1, seeds=[], other_image="no-such"),
+    "07-compare-checkpoints": dict(
+        fps=[7, "twelve"], motion_bucket_id=[None], num_inference_steps=0, images=["no-such.png"], first="x.ckpt"
+    ),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -43,6 +44,21 @@ def test_a_study_that_is_renamed_while_it_runs_is_an_error(pipe: Any, tmp_path: 
     out = tmp_path / "study"
     with pytest.raises(OutputError, match="study"):
         make(pipe, out, {"seed": 0}, {"seed": 1}, measure=partial(moved_away, out=str(out)))
+
+
+def deleted(clip: Any, out: str, part: str) -> float:
+    """A measure that deletes the study, or a part of it, once."""
+    shutil.rmtree(os.path.join(out, part), ignore_errors=True)
+    return 0.0
+
+
+@pytest.mark.parametrize("part", ["", "runs"])
+def test_a_study_that_is_deleted_while_it_runs_is_said_to_be_gone(part: str, pipe: Any, tmp_path: Path) -> None:
+    """Neighbours of case D2: no message about room on the disk."""
+    out = tmp_path / "study"
+    with pytest.raises(OutputError, match="was deleted or moved meanwhile") as raised:
+        make(pipe, out, {"seed": 0}, {"seed": 1}, measure=partial(deleted, out=str(out), part=part))
+    assert "make room" not in str(raised.value) and not (out / "runs").exists()
 
 
 def test_a_measure_cannot_take_a_columns_name(pipe: Any, tmp_path: Path) -> None:

@@ -165,6 +165,7 @@ def test_words_are_numbers_only_where_they_look_like_them() -> None:
         ("p.tsv", "fps\tlabel_a\r\n6\tx\r\n", "utf-16"),
         ("p.csv", 'fps;label_a\n"6";"x"\n\n', "utf-8-sig"),
         ("p.csv", "fps,label_a,seed\n6,x,\n", "utf-8"),
+        ("p.csv", 'fps, label_a, seed\n6, "x", 1\n', "utf-8"),
     ],
 )
 def test_neighbours_of_other_tools_plans(name: str, text: str, encoding: str, tmp_path: Path) -> None:
