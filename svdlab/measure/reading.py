@@ -75,7 +75,7 @@ def read_frames(path: str | Path) -> np.ndarray:
         raise
     except Exception as error:  # Pillow's readers raise OSError, EOFError, SyntaxError, struct.error and more
         raise OutputError(f"{str(path)!r} cannot be read as a video: {' '.join(str(error).split())}.") from error
-    animated, oddities = frames is not None, []
+    animated, oddities = frames is not None, list[str]()
     if frames is None:
         frames, seconds, oddities = _decoded(path)
     for words in oddities:

@@ -336,8 +336,11 @@ def check(out: str | Path) -> pd.DataFrame:
         _, wrong = inspect(run_folder(out, run_id))
         found += [{"run_id": run_id, "file": name, "problem": problem} for name, problem in wrong.items()]
         if wrong:
-            Path(out, "damaged").mkdir(exist_ok=True)
-            os.rename(run_folder(out, run_id), Path(out, "damaged", f"{run_id}-{uuid.uuid4().hex[:8]}"))
+            try:
+                Path(out, "damaged").mkdir(exist_ok=True)
+                os.rename(run_folder(out, run_id), Path(out, "damaged", f"{run_id}-{uuid.uuid4().hex[:8]}"))
+            except OSError as error:  # on a read-only disk
+                warnings.warn(f"{run_id} stays where it is: {error}", DamagedRunWarning, stacklevel=3)
     return pd.DataFrame(found, columns=["run_id", "file", "problem"])
 
 

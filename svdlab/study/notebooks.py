@@ -59,7 +59,7 @@ def run(notebook: str | Path, /, out: str | Path | None = None, *, progress: boo
     parameter or one of another type; RunError, with the cell, where the notebook fails: the executed copy is there.
     """
     path = find(notebook)
-    folder = Path("results", path.stem) if out is None else as_path("out", out)
+    folder = Path("results", path.stem) if out is None else errors.folder("out", out)
     parameters = check_parameters(path, parameters)
     _check_kernel(path)
     cell, error = _execute(path, folder, parameters, progress)
@@ -88,7 +88,7 @@ def run_grid(
         jobs = whole("jobs", jobs, 1, 64)
     points = [check_parameters(path, point) for point in points]
     _check_kernel(path)
-    root = Path("results", f"{path.stem}-grid") if out is None else as_path("out", out)
+    root = Path("results", f"{path.stem}-grid") if out is None else errors.folder("out", out)
     text = hash_file(path)
 
     def row(point: dict[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,16 @@ from svdlab.study import identity, plans
 
 KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
 PROBES = ("duration", "realism", "stillness", "text_control", "legibility", "faces", "autoencoder", "off_conditions")
-COMPARED = ("flow_px", "object_px", "camera_px", "pan_px", "object_dx", "still", "abstained", "drift_mse_first")
+COMPARED: tuple[str, ...] = (
+    "flow_px",
+    "object_px",
+    "camera_px",
+    "pan_px",
+    "object_dx",
+    "still",
+    "abstained",
+    "drift_mse_first",
+)
 COMPARED += ("drift_colour_last", "blur_slope", "flicker_brightness", "warp_error", "face_persistence", "reconstruction_mse")
 
 

@@ -77,17 +77,54 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))  # as on a read-only mount: no
 out, pipe = sys.argv[1], svdlab.load_pipeline()
 with warnings.catch_warnings(record=True) as seen:
     warnings.simplefilter("always")
-    plan = [{"num_inference_steps": 1, "num_frames": 2}]
+    plan = [{"num_inference_steps": 1, "num_frames": 2, "seed": 0}]
     table = svdlab.sweep(pipe, plan, out, image="scene-27", progress=False, measure=(), threads=1)
 said = [str(w.message) for w in seen if "only read" in str(w.message)]
 sys.stderr.write(f"{len(svdlab.load_results(out))} {table.status.tolist()} {len(said)}")
 """
 
 
-def test_a_study_that_cannot_be_written_to_is_read(pipe: Any, tmp_path: Path) -> None:
-    make(pipe, tmp_path / "study")
-    done = subprocess.run([sys.executable, "-c", READS, tmp_path / "study"], capture_output=True, text=True)
-    assert done.stderr.endswith("1 ['done'] 1"), done.stderr[-2000:]
+MOUNTED = """
+import sys, warnings, svdlab
+from svdlab.errors import OutputError
+from svdlab.study import ledger, notebooks
+out, said = sys.argv[1], []
+plan = [{"num_inference_steps": 1, "num_frames": 2, "seed": 0}]
+how = dict(image="scene-27", progress=False, threads=1)
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    pipe = svdlab.load_pipeline()
+    assert svdlab.sweep(pipe, plan, out, measure=(), **how).status.tolist() == ["done"]
+    assert len(svdlab.load_results(out)) == 1 and len(ledger.check(out)) == 1  # the damaged run
+    assert sum("only read" in str(w.message) for w in seen) == 1
+    assert sum("stays where it is" in str(w.message) for w in seen) == 1
+for act in (
+    lambda: svdlab.sweep(pipe, plan, out, measure="motion", **how),
+    lambda: svdlab.sweep(pipe, [plan[0] | {"seed": 9}], out, measure=(), **how),
+    lambda: svdlab.sweep(pipe, plan, out + "/new", measure=(), **how),
+    lambda: ledger.export(out, out + "/export"),
+    lambda: notebooks.report(out),
+    lambda: notebooks.run("00-tour", out + "/notebook", progress=False),
+):
+    try:
+        act()
+    except OutputError as error:
+        said.append("ritten" in str(error))
+sys.stderr.write(f"{sum(said)} refused")
+"""
+MOUNT = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"'
+
+
+def test_a_study_on_a_read_only_mount_is_read_and_nothing_else_is_tried(pipe: Any, tmp_path: Path) -> None:
+    """Case D4 and its neighbours, on a mount: measures, more rows, damaged runs, exports, reports and notebooks."""
+    make(pipe, study := tmp_path / "study", {"seed": 0})
+    (study / "runs" / ("0" * 24)).mkdir()
+    command: list[Any] = ["unshare", "-m", "sh", "-c", MOUNT, "sh", study, sys.executable, "-c", MOUNTED, study]
+    if subprocess.run(["unshare", "-m", "sh", "-c", MOUNT, "sh", study, "true"], capture_output=True).returncode:
+        shutil.rmtree(study / "runs" / ("0" * 24))
+        command = [sys.executable, "-c", READS, study]  # where this user may not mount
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stderr.endswith(("6 refused", "1 ['done'] 1")), done.stderr[-2000:]
 
 
 def test_a_lock_of_another_process_is_named_while_it_lasts(pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
