@@ -45,6 +45,7 @@ QUOTED = re.compile(
 BARE = re.compile(rf"(?:(?<![\w/\\.~<])|(?<=\dm)){ROOT}(?:(?<=~/)|[^\\/\s'\"<>|:;,()&]+[\\/]+)+(?=[^\\/\s'\"<>|:;,()&])")
 BASE64 = re.compile(r"(;base64,[\w+/=\s]+)")
 ORDINARY = ("root", "user", "admin", "guest", "runner", "ubuntu", "debian", "jovyan", "nobody", "localhost", "host", "model")
+ZERO_WIDTH = re.compile("[\u200b-\u200d\u2060]")
 HIDDEN = re.compile("[\0-\x08\x0e-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")  # controls, direction marks
 
 
@@ -151,13 +152,24 @@ def plain(value: Any) -> Any:
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if value is None or isinstance(value, (bool, int, str)):
+    if isinstance(value, str):
+        return whole_text(value)
+    if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(item) for item in value]
     return str(getattr(value, "__qualname__", value))  # a function's name
+
+
+def whole_text(text: str) -> str:
+    """Text as UTF-8 can hold it: half a surrogate pair, of a file's name in another encoding, becomes U+FFFD.
+
+    >>> whole_text("a\udcff.png")
+    'a\ufffd.png'
+    """
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def printable(text: Any, *, lines: bool = False) -> str:
@@ -171,7 +183,7 @@ def printable(text: Any, *, lines: bool = False) -> str:
     """
     text = ANSI.sub("", str(text))
     text = "\n".join(text.splitlines()) if lines else " ".join(text.split())
-    return HIDDEN.sub("", text).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return whole_text(HIDDEN.sub("", text))
 
 
 def file_name(value: Any) -> Any:
@@ -211,6 +223,7 @@ def exported(value: Any) -> Any:
     home = re.compile(rf"(?<![\w.-])(?:{'|'.join(map(re.escape, homes))})(?![\w.-])" if homes else r"(?!)")
 
     def text_of(text: str) -> str:
+        text = whole_text(text)
         if text in wanted:  # a cell that is a name, such as an image's
             return text
         if (name := file_name(text)) != text and ": " not in text and "\n" not in text:
@@ -247,7 +260,8 @@ def csv_text(table: Any) -> str:
         if pd.api.types.is_scalar(value) and not isinstance(value, str):
             return value
         text = str(value).replace("\r\n", "\n").replace("\r", "\n")  # pandas does not quote \r, which would end a row
-        if not text.startswith(("\t", "\n")) and not text.lstrip().startswith(tuple("=+-@＝＋－＠")):
+        bare = ZERO_WIDTH.sub("", printable(text)).lstrip()  # what a spreadsheet does not see
+        if not text.startswith(("\t", "\n")) and not bare.startswith(tuple("=+-@＝＋－＠﹦﹢﹣﹫")):
             return text
         try:
             float(text)

@@ -120,7 +120,8 @@ class Clip:
 
 def tensor(name: str, value: Any) -> torch.Tensor:
     """A tensor of finite floats."""
-    if not isinstance(value, torch.Tensor) or not value.is_floating_point() or not value.isfinite().all():
+    dense = isinstance(value, torch.Tensor) and value.layout == torch.strided and value.device.type != "meta"
+    if not dense or not value.is_floating_point() or not value.isfinite().all():
         raise InputError(f"{name}={errors.shown(value)}: give a tensor of finite floats.")
     return value.detach()
 
@@ -348,6 +349,7 @@ def _scheduler(pipe: ProbePipeline, c: Conditions, levels: list[float] | None, f
     try:
         scheduler = samplers.prepared(pipe, c.scheduler, c.num_inference_steps, levels)
         odd = samplers.unusual(pipe, scheduler, levels, c.guided)
+        float(scheduler.init_noise_sigma)  # a flow's has none
     except Exception as error:
         name = c.scheduler or type(pipe.scheduler).__name__
         raise InputError(f"{name} cannot make this schedule ({error}): {WORKING}.") from error

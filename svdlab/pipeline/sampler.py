@@ -180,10 +180,14 @@ class Denoising:
         if self.calls and "generator" in inspect.signature(self.scheduler.step).parameters:
             digests = [hashlib.sha256(f"{call.seed} {self.step.index}".encode()).digest() for call in self.calls]
             noise["generator"] = [torch.Generator().manual_seed(int.from_bytes(d[:7], "big")) for d in digests]
+        drawn = torch.get_rng_state()
         try:
-            return self.scheduler.step(v, t, x, **noise)
+            out = self.scheduler.step(v, t, x, **noise)
         except (IndexError, AssertionError, AttributeError, NotImplementedError, TypeError, ValueError) as error:
             raise InputError(f"{type(self.scheduler).__name__} fails on SVD's schedule ({error!r}): {WORKING}.") from error
+        if not torch.equal(drawn, torch.get_rng_state()):
+            raise InputError(f"{type(self.scheduler).__name__} draws noise of its own, which no seed determines: {WORKING}.")
+        return out
 
 
 def steps_of(scheduler: Any) -> list[Step]:

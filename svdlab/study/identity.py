@@ -19,6 +19,7 @@ import hashlib
 import inspect
 import io
 import json
+import math
 import os
 import sys
 import sysconfig
@@ -181,10 +182,11 @@ def _stepped(scheduler: Any, v: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
 
 
 def _schedule(scheduler: Any) -> torch.Tensor:
-    """Noise levels and timesteps of four steps: the first step sees only the first."""
+    """Logarithms of the noise levels, and timesteps, of four steps: the first step sees only the first."""
     scheduler = copy.deepcopy(scheduler)
     scheduler.set_timesteps(4)
-    return torch.tensor([[step.sigma, step.sigma_next, step.timestep] for step in steps_of(scheduler)])
+    steps = steps_of(scheduler)
+    return torch.tensor([[math.log(s.sigma + LEAST), math.log(s.sigma_next + LEAST), s.timestep] for s in steps])
 
 
 @contextmanager

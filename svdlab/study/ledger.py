@@ -35,7 +35,7 @@ from filelock import FileLock, Timeout
 
 from svdlab.errors import InputError, OutputError, path, shown, takes
 from svdlab.measure import video
-from svdlab.measure.files import csv_text, exported, hash_file, read_file, sync, write_whole
+from svdlab.measure.files import csv_text, exported, hash_file, plain, read_file, sync, whole_text, write_whole
 from svdlab.pipeline.conditions import Conditions
 
 RECORD = "run.json"
@@ -86,6 +86,8 @@ def run_ids(out: str | Path) -> list[str]:
 @takes(out=path)
 def existing(out: str | Path) -> Path:
     """The study's path; InputError where there is none."""
+    if whole_text(str(out)) != str(out):
+        raise InputError(f"{shown(str(out))} has a name that is no UTF-8: rename it.")
     if not Path(out).expanduser().joinpath("runs").is_dir():
         why = "it has no folder runs/" if Path(out).exists() else "no such file or folder"
         raise InputError(f"{out} is no study: {why}. A sweep makes one.")
@@ -102,6 +104,8 @@ def closed(out: Path) -> Path:
 
 def prepare(out: str | Path) -> Path:
     """Make the study's folders, see that they can be written to, and remove what killed processes left behind."""
+    if whole_text(str(out)) != str(out):
+        raise InputError(f"out={shown(str(out))}: its name is no UTF-8, which no table of its runs could hold.")
     out = closed(Path(out).expanduser())
     runs = out / "runs"
     if (out / MEASURED).exists():
@@ -184,7 +188,7 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 
 def record_text(record: dict[str, Any]) -> str:
     """The text of run.json, whose last entry is the SHA-256 of what stands before it."""
-    text = json.dumps(record, indent=1).removesuffix("\n}")
+    text = json.dumps(plain(record), indent=1).removesuffix("\n}")
     return f'{text},\n "sha256": "{hashlib.sha256(text.encode()).hexdigest()}"\n}}\n'
 
 
@@ -231,6 +235,8 @@ def read_record(folder: str | Path) -> dict[str, Any]:
     try:
         text, _, end = read_file(file_path, LARGEST_RECORD, follow=False).rpartition(b',\n "sha256": "')
         record = dict(json.loads(text + b"\n}"))
+        if b"\\ud" in text:  # half a surrogate pair, which no table holds
+            json.dumps(record, ensure_ascii=False).encode()
         parts = [("", record), ("call", record["call"]), ("model", record["model"])]
         parts += [(kind, entry) for kind in ("measure", "file") for entry in record[f"{kind}s"].values()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -344,6 +350,19 @@ def check(out: str | Path) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["run_id", "file", "problem"])
 
 
+def _one_kind(column: pd.Series) -> pd.Series:
+    """A column as Parquet holds it: values of several kinds become JSON texts."""
+    import pyarrow as pa
+
+    try:
+        pa.array(column, from_pandas=True)
+    except pa.ArrowException:
+        return column.map(
+            lambda v: v if isinstance(v, str) or (pd.api.types.is_scalar(v) and pd.isna(v)) else json.dumps(plain(v))
+        )
+    return column
+
+
 @takes(out=path, to=path)
 def export(out: str | Path, to: str | Path) -> Path:
     """A folder for a colleague without svdlab: results.csv and .parquet, previews with telling names, a README and NOTICE.
@@ -366,7 +385,7 @@ def export(out: str | Path, to: str | Path) -> Path:
                 video.write_sidecar(to / names[-1], video.describe(record["call"], run_id=record["run_id"]))
         results = exported(table(out, records).drop(columns=[*FILES], errors="ignore").assign(preview=names))
         (to / "results.csv").write_text(csv_text(results.reset_index()))
-        results.to_parquet(to / "results.parquet")
+        results.apply(_one_kind).to_parquet(to / "results.parquet")
         labels = sorted({record["call"]["source"]["label"] for record in records} - {""})
         text = README if not (out / MEASURED).exists() else "{n} videos of the study {study}, measured with svdlab. {labels}\n"
         (to / "README.txt").write_text(exported(text.format(n=len(records), study=out.name, labels="; ".join(labels))))

@@ -32,7 +32,7 @@ import pandas as pd
 
 from svdlab.errors import InputError, number, seed, shown
 from svdlab.errors import path as kind_of_path
-from svdlab.measure.files import read_file
+from svdlab.measure.files import read_file, whole_text
 from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.images import images_in, is_sample, open_image
 
@@ -266,6 +266,8 @@ def as_plan(plan: Any) -> pd.DataFrame:
         try:
             plan = _table([dict(row) for row in plan])
         except (TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
             raise InputError(f"plan is a {type(plan).__name__}: give a DataFrame, a list of dicts, or a file.") from error
     check_columns(plan.columns)
     if not len(plan):
@@ -334,6 +336,8 @@ def _axis(name: str, axis: Any) -> list[Any]:
 
 def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """What a row lacks is None, in a column of dtype object: pandas would turn whole numbers beside NaN into floats."""
+    if odd := next((v for row in rows for v in row.values() if isinstance(v, str) and whole_text(v) != v), None):
+        raise InputError(f"the plan holds {shown(odd)}, which is no UTF-8 and in no table: rename the file.")
     absent = dict.fromkeys(name for row in rows for name in row)
     table = pd.DataFrame([absent | row for row in rows], dtype=object)
     return table.apply(lambda column: column if column.isna().any() else column.infer_objects())

@@ -32,7 +32,7 @@ from tqdm.auto import tqdm
 
 from svdlab import errors
 from svdlab.errors import InputError, OutputError, SweepInterrupted, flag, path, shown, takes, text
-from svdlab.measure.files import hash_facts
+from svdlab.measure.files import hash_facts, whole_text
 from svdlab.pipeline.conditions import Conditions, UnusualConditionWarning
 from svdlab.pipeline.generate import ProbePipeline, resolve
 from svdlab.pipeline.images import FLIPS, image_hash, prepare_image
@@ -282,7 +282,7 @@ def _prepare(picture: Any, conditions: Conditions, inputs: dict[str, Any]) -> tu
     prepared = prepare_image(picture, height=conditions.height or 0, width=conditions.width or 0)
     digest = image_hash(prepared)
     inputs[digest] = prepared
-    return digest, str(picture) if isinstance(picture, (str, Path)) else f"image-{digest[:8]}"
+    return digest, whole_text(str(picture)) if isinstance(picture, (str, Path)) else f"image-{digest[:8]}"
 
 
 def _start(pipe: ProbePipeline, given: dict[str, Any], c: Conditions, inputs: dict[str, Any]) -> dict[str, str]:

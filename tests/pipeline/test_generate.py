@@ -188,6 +188,14 @@ def test_a_clip_starts_from_given_latents_or_noise(pipe: Any) -> None:
     assert [set(c.call.start) for c in (plain, given, noisy)] == [set(), {"noise"}, {"latents"}]
 
 
+@pytest.mark.parametrize("odd", [torch.zeros(8, 4, 16, 16, device="meta"), torch.zeros(8, 4, 16, 16).to_sparse()])
+def test_a_start_without_numbers_in_memory_is_refused(pipe: Any, odd: torch.Tensor) -> None:
+    """Neighbours of case B6."""
+    for name in ("latents", "noise"):
+        with pytest.raises(InputError, match=f"{name}=.*finite floats"):
+            svdlab.generate(pipe, "scene-1", **{name: odd})
+
+
 def test_a_clip_shows_and_saves_itself(pipe: Any, tmp_path: Any) -> None:
     clip = svdlab.generate(pipe, "scene-1", num_inference_steps=1, fps=9)
     assert repr(clip).startswith("Clip(8 frames of 64x64, fps 9, bucket 127") and "\n" not in repr(clip)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler, LCMScheduler
+from diffusers import EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
 
 import svdlab
 from svdlab.errors import InputError, TraceError
@@ -72,6 +72,21 @@ def test_a_batch_draws_each_samples_own_noise(pipe: Any, kind: str) -> None:
     with pytest.warns(UnusualConditionWarning, match=f"{kind} does not make the checkpoint's schedule"):
         both = generate_batch(own, ["scene-2", "scene-1"], [c, c], [5, 0], decode=False)
     assert close(both[1].latents, make(own))
+
+
+class Careless(EulerDiscreteScheduler):
+    """Draws noise from torch's own generator."""
+
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        out = super().step(*args, **kwargs)
+        return type(out)(out.prev_sample + 0.1 * torch.randn(out.prev_sample.shape))
+
+
+@pytest.mark.parametrize("kind", [Careless, FlowMatchEulerDiscreteScheduler], ids=lambda kind: kind.__name__)
+def test_a_scheduler_of_noise_that_no_seed_determines_or_of_another_kind_is_refused(four: Any, kind: Any) -> None:
+    """Neighbours of cases B2 and B3: none of diffusers' compatible classes."""
+    with pytest.raises(InputError, match=rf"{kind.__name__}.*use SVD's own EulerDiscreteScheduler"):
+        make(with_scheduler(four, kind))
 
 
 def test_what_needs_another_scheduler_is_refused(four: Any) -> None:

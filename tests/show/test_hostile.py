@@ -210,7 +210,10 @@ def test_a_name_of_few_letters_or_an_ordinary_one_goes_where_it_is_a_name(name: 
         assert exported(word) == word
 
 
-@pytest.mark.parametrize("cell", ["=cmd|' /C calc'!A0", "\t=1+1", "＝1+1", "@SUM(A1)", "-2+3", " +1\r=1"])
+UNSEEN = ["\ufeff=1+1", "\u200b=1+1", "\0=1+1", "\x1b[31m=1+1", "﹦1+1"]  # before or like a sign that begins a formula
+
+
+@pytest.mark.parametrize("cell", ["=cmd|' /C calc'!A0", "\t=1+1", "＝1+1", "@SUM(A1)", "-2+3", " +1\r=1", *UNSEEN])
 def test_a_csv_holds_no_formula(cell: str, tmp_path: Path) -> None:
     table = pd.DataFrame({cell: [1.0, -2.0], "b": [3.0, 4.0]}, index=[cell, "b"])
     show.save(show.heat(table, title="a", key="b"), tmp_path / "a", formats=["csv"])

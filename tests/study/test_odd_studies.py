@@ -19,7 +19,7 @@ import pytest
 import svdlab
 from svdlab.errors import InputError, OutputError
 from svdlab.measure.reading import read_frames
-from svdlab.study import ledger, sweep, workers
+from svdlab.study import ledger, notebooks, sweep, workers
 
 ONE = {"num_inference_steps": 1, "num_frames": 2}
 
@@ -197,6 +197,35 @@ def test_a_run_that_is_a_link_is_made_again_and_what_it_points_to_stays(pipe: An
         assert make(pipe, tmp_path / "study").status.tolist() == ["done"]
     assert not run.is_symlink() and (tmp_path / "elsewhere" / "run.json").exists()
     assert os.listdir(run.parent) == [run.name]
+
+
+KINDS = {"a": 1, "text": "b", "list": [1, 2], "nested": [[1], 2], "surrogate": "\ud800", "huge": 2**62}
+LEFT = list(KINDS)
+
+
+def another(clip: Any) -> Any:
+    """A measure whose values are of another kind for each clip."""
+    return KINDS[LEFT.pop(0)]
+
+
+def test_values_of_several_kinds_are_read_shown_and_exported(pipe: Any, tmp_path: Path) -> None:
+    """Neighbours of cases D1 and E6: no ArrowTypeError, no UnicodeEncodeError, in whatever a measure filed."""
+    LEFT[:] = list(KINDS)
+    make(pipe, tmp_path / "study", *({"seed": seed} for seed in range(len(KINDS))), measure=another)
+    found = svdlab.load_results(tmp_path / "study").sort_values("seed")["another"].tolist()
+    assert found == [*list(KINDS.values())[:4], "\ufffd", 2**62]
+    ledger.export(tmp_path / "study", tmp_path / "out")
+    assert {'"b"', "b"} & {*pd.read_parquet(tmp_path / "out" / "results.parquet")["another"]}
+    assert notebooks.report(tmp_path / "study").is_file()
+
+
+def test_names_that_are_no_utf8(pipe: Any, tmp_path: Path) -> None:
+    image = Path(os.fsdecode(bytes(tmp_path / "a") + b"\xff.png"))
+    svdlab.sample_image("scene-27").save(image)
+    svdlab.sweep(pipe, [ONE], tmp_path / "study", image=image, measure=(), progress=False)
+    assert Path(svdlab.load_results(tmp_path / "study").image[0]).name == "a\ufffd.png"
+    with pytest.raises(InputError, match="no UTF-8"):
+        make(pipe, Path(os.fsdecode(bytes(tmp_path / "b") + b"\xff")))
 
 
 def test_what_is_exported_names_no_folder_and_holds_no_formula(pipe: Any, tmp_path: Path) -> None:

@@ -174,6 +174,12 @@ def test_neighbours_of_other_tools_plans(name: str, text: str, encoding: str, tm
     assert plan.fps.tolist() == [6] and plan.label_a.tolist() == ["x"]
 
 
+def test_a_text_that_no_table_holds_is_named() -> None:
+    for act in (lambda: grid(image=["a\udcff.png"]), lambda: as_plan([{"label_a": "\ud800"}])):
+        with pytest.raises(InputError, match="no UTF-8"):
+            act()
+
+
 def test_a_newline_in_quotes_is_part_of_its_cell(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text('fps,label_a\n6,"two\nlines, ""x"""\n12,b\n', newline="")
     plan = read_plan(tmp_path / "p.csv")
