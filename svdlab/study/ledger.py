@@ -137,7 +137,9 @@ def claim(out: str | Path, run_id: str) -> FileLock | None:
     except Timeout:
         return None
     except (OSError, NotImplementedError) as error:
-        raise OutputError(f"{lock.lock_file} cannot be locked: {error}. Give a folder on another disk, as out=.") from error
+        planted = os.path.islink(lock.lock_file) or os.path.isdir(lock.lock_file)
+        what = "It is no lock: delete it" if planted else "Give a folder on another disk, as out="
+        raise OutputError(f"{lock.lock_file} cannot be locked: {error}. {what}.") from error
     return lock
 
 

@@ -133,7 +133,15 @@ def test_a_lock_of_another_process_is_named_while_it_lasts(pipe: Any, tmp_path: 
     lock = ledger.claim(tmp_path / "study", table.run_id[0])
     assert lock is not None
     monkeypatch.setattr(workers, "PATIENCE", 0.4)
-    threading.Timer(2, ledger.release, (lock,)).start()
+    real, asked = ledger.claim, []
+
+    def claim(*args: Any) -> Any:
+        asked.append(args)
+        if len(asked) == 2:  # the first looks for remains; however slow this machine is
+            threading.Timer(2, ledger.release, (lock,)).start()
+        return real(*args)
+
+    monkeypatch.setattr(ledger, "claim", claim)
     with pytest.warns(UserWarning, match=r"waiting for 1 run\(s\) that other processes have claimed .*\.lock"):
         assert make(pipe, tmp_path / "study").status.tolist() == ["done"]
 
@@ -146,6 +154,49 @@ def test_a_file_system_without_locks_is_said_at_once(number: int, pipe: Any, tmp
     monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(OutputError, match=r"\.lock cannot be locked.*on another disk"):
         make(pipe, tmp_path / "study")
+
+
+@pytest.mark.parametrize("kind", ["file", "read-only file", "pipe", "folder", "link"])
+def test_a_lock_that_nobody_holds_stops_nobody_and_one_that_is_none_is_named(kind: str, pipe: Any, tmp_path: Path) -> None:
+    """Neighbours of case D5: what another node's dead process, or an attacker, left at a lock's place."""
+    run = tmp_path / "study" / "runs" / make(pipe, tmp_path / "study").run_id[0]
+    shutil.rmtree(run)
+    lock = run.with_name(f".{run.name}.lock")
+    if kind == "folder":
+        lock.mkdir()
+    elif kind == "link":
+        lock.symlink_to(tmp_path / "elsewhere")
+    elif kind == "pipe":
+        os.mkfifo(lock)
+    else:
+        lock.write_text("4711\nanother-node")
+        lock.chmod(0o400 if kind == "read-only file" else 0o600)
+    if kind in ("folder", "link"):
+        with pytest.raises(OutputError, match="It is no lock: delete it"):
+            make(pipe, tmp_path / "study")
+    else:
+        assert make(pipe, tmp_path / "study").status.tolist() == ["done"]
+    assert not (tmp_path / "elsewhere").exists()
+
+
+SPOILT: dict[str, Any] = {
+    "a file": lambda path: path.write_text("x"),
+    "a pipe": os.mkfifo,
+    "a record that is a folder": lambda path: (path / "run.json").mkdir(parents=True),
+    "another run's copy": lambda path: shutil.copytree(path.parent / ledger.run_ids(path.parents[1])[0], path),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_what_is_no_run_is_a_damaged_run(kind: str, pipe: Any, tmp_path: Path) -> None:
+    """Neighbours of case D1; files that are no runs by their names say nothing."""
+    table = make(pipe, study := tmp_path / "study")
+    for name in ("Thumbs.db", ".DS_Store", "A" * 24, f"{table.run_id[0]} (copy)"):
+        (study / "runs" / name).write_text("x")
+    SPOILT[kind](study / "runs" / ("0" * 24))
+    with pytest.warns(ledger.DamagedRunWarning, match="1 damaged run.*0{24}"):
+        assert len(svdlab.load_results(study)) == 1
+    assert ledger.check(study).run_id.tolist() == ["0" * 24] and len(svdlab.load_results(study)) == 1
 
 
 @pytest.mark.parametrize("name", ["12:30", "study:1/a", "http:x", "-y %03d", "~/study"])
