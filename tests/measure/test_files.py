@@ -98,3 +98,18 @@ def test_no_text_of_a_csv_is_a_formula(start, kind):
     inert = f"'{text}".replace("\r", "\n")
     assert rows == [["label", inert, "x", "values"], [inert, "-1.5", "-1.0", "[-1]"], ["fine\n=x", "", "2.0", "[2]"]]
     assert text in table and str(table.label[0]) == text  # the table is as it was
+
+
+@pytest.mark.parametrize("kind", ["link", "hard link", "link to nothing", "link to itself"])
+def test_what_was_planted_at_a_files_name_is_replaced(kind: str, tmp_path: Path) -> None:
+    """Case E4 and its neighbours: what it led to stays as it is."""
+    secret, out = tmp_path / "secret", tmp_path / "out.html"
+    secret.write_text("mine")
+    if kind == "hard link":
+        os.link(secret, out)
+    else:
+        out.symlink_to({"link": secret, "link to nothing": tmp_path / "no" / "x", "link to itself": out}[kind])
+    with write_whole(out) as part:
+        part.write_text("new")
+    assert out.read_text() == "new" and not out.is_symlink() and secret.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.html", "secret"]

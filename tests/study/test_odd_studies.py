@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 import svdlab
+from svdlab import widgets
 from svdlab.errors import InputError, OutputError
 from svdlab.measure.reading import read_frames
 from svdlab.study import ledger, notebooks, sweep, workers
@@ -217,6 +218,12 @@ def test_no_name_of_a_study_is_a_protocol_an_option_or_another_folder(
 def test_a_study_without_runs_has_all_columns(pipe: Any, tmp_path: Path) -> None:
     (tmp_path / "study" / "runs").mkdir(parents=True)
     empty = svdlab.load_results(tmp_path / "study")
+    assert sweep.missing(pipe, [ONE], tmp_path / "study", image="scene-27") == 1  # neighbours of case D7
+    assert ledger.check(tmp_path / "study").empty
+    assert pd.read_csv(ledger.export(tmp_path / "study", tmp_path / "out") / "results.csv").empty
+    for act in (widgets.explore, notebooks.report):
+        with pytest.raises(InputError, match=r"0 row\(s\)|nothing to report"):
+            act(tmp_path / "study")
     full = make(pipe, tmp_path / "study")
     assert len(empty) == 0 and {c for c in full if not c.startswith("seconds_")} <= {*empty}
 
