@@ -394,6 +394,16 @@ def test_unusable_arguments_of_trace(pipe: Any, arguments: dict[str, Any], messa
         pass
 
 
+@pytest.mark.parametrize("where", ["latents", "cond", "model_output", "unet.mid_block"])
+def test_what_an_edit_itself_raises_comes_through_as_it_is(pipe: Any, where: str) -> None:
+    """An IndexError of the user's function is the user's to see; svdlab's own are InputError and TraceError."""
+    with (
+        pytest.raises(IndexError, match="list index out of range"),
+        svdlab.edit(pipe, where, lambda value, step: [][step.index]),
+    ):
+        make(pipe)
+
+
 def test_unusable_arguments_of_edit(pipe: Any) -> None:
     with pytest.raises(TraceError, match="denoised"), svdlab.edit(pipe, "denoise", lambda value, step: None):
         pass
