@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 from svdlab.errors import InputError, TraceError, flag, kind, number, several, takes, whole
@@ -24,6 +25,8 @@ from svdlab.pipeline.generate import Clip, ProbePipeline, Start, generate_batch
 from svdlab.pipeline.hooks import SELF, chosen_steps, edit, names, select_modules
 from svdlab.pipeline.images import prepare_image
 from svdlab.pipeline.pipeline import pipeline
+from svdlab.pipeline.sampler import steps_of
+from svdlab.pipeline.samplers import prepared
 from svdlab.pipeline.trace import Trace
 
 ONE_STEP: tuple[str, ...] = ("EulerDiscrete", "EulerAncestralDiscrete", "EDMEuler", "DDIM", "DDPM", "LCM")  # no memory
@@ -119,4 +122,8 @@ def _branch_from(pipe: ProbePipeline, trace: Trace, step: int, changes: dict[str
         raise InputError(f"{', '.join(fixed)} cannot change in mid-run: the latents have that shape and schedule.")
     conditions = call.conditions.replace(**{name: value for name, value in changes.items() if name != "image"})
     flips, image = [call.start.get("flip_noise")], changes.get("image", trace.images[0])
-    return image, conditions, Start(call.start.get("sigmas"), kept[step], flip_noise=flips, first=step)
+    start = Start(call.start.get("sigmas"), kept[step], flip_noise=flips, first=step)
+    own = steps_of(prepared(pipe, conditions.scheduler, conditions.num_inference_steps, start.levels()))
+    if not np.allclose([*(s.sigma for s in own), own[-1].sigma_next], trace.schedule, rtol=1e-3):
+        raise TraceError(f"the pipeline's {scheduler} has other noise levels than the trace: set the scheduler of that call.")
+    return image, conditions, start

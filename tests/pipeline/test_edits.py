@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import EulerAncestralDiscreteScheduler
 
 import svdlab
 from svdlab.errors import InputError, SvdlabError, TraceError
@@ -127,3 +128,16 @@ def test_what_a_branch_needs_is_said(pipe: Any, unet_calls: list[int]) -> None:
         with pytest.raises(SvdlabError, match=message):
             call()
     assert unet_calls == []
+
+
+def test_a_branch_of_another_schedulers_trace_is_refused(pipe: Any) -> None:
+    """A neighbour of case B4: its latents are of other noise levels."""
+    with svdlab.trace(pipe) as tr:
+        make(pipe)
+    own = pipe.scheduler
+    try:
+        pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(own.config)
+        with pytest.raises(TraceError, match="other noise levels than the trace"):
+            svdlab.branch(pipe, tr, 1)
+    finally:
+        pipe.scheduler = own
