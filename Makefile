@@ -23,7 +23,7 @@ PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 test test-slow: export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test test-slow test-full validate check format bench gallery lock clean
+.PHONY: help setup demo lab test test-slow test-full validate check format bench docs dist gallery lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +82,12 @@ validate: setup  ## the tables behind the claims, measured again: hours
 	$(BIN)/python -m tools.validate_designs docs/bias-designs.csv
 	$(BIN)/python -m tools.validate_stats docs/statistics.csv
 	$(call marked,validate,,validate)
+
+docs: setup  ## the site in build/site/, strictly: a broken link or a missing reference fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+dist: setup  ## the wheel and the source distribution in dist/
+	$(BIN)/python -m build --no-isolation
 
 bench: setup  ## times and memory, against what is promised
 	$(BIN)/python -m tools.bench $(ARGS)
