@@ -57,7 +57,9 @@ class MissingExtraError(SvdlabError, ImportError):
 
 
 class OutOfMemoryError(SvdlabError, MemoryError):
-    """Not even one clip fits into memory."""
+    """Not even one clip fits into memory. clip: what was denoised, where decoding failed."""
+
+    clip: Any = None
 
 
 class RunError(SvdlabError, RuntimeError):

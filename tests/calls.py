@@ -97,6 +97,7 @@ def of_pipeline(m: SimpleNamespace) -> dict[str, Target]:
         dtype="float32",
         variant="fp16",
         offload=None,
+        memory="auto",
         revision=None,
         local_files_only=False,
         compile=False,
@@ -143,7 +144,9 @@ def of_pipeline(m: SimpleNamespace) -> dict[str, Target]:
 
 def of_study(m: SimpleNamespace) -> dict[str, Target]:
     pipe, scene, elsewhere = m.pipe, m.scene, m.folder / "elsewhere"
-    how: dict[str, Any] = dict(measure=("motion",), keep=(), batch_size=2, threads=1, executor=None, progress=False)
+    how: dict[str, Any] = dict(
+        measure=("motion",), keep=(), batch_size=2, threads=1, executor=None, devices=(), progress=False
+    )
     one = lambda **row: svdlab.sweep(pipe, [row], elsewhere, image=scene, measure=("fidelity",), progress=False)
     clip, comfyui = m.clip.save(m.folder / "measured.mp4"), png(m.folder / "comfyui.png", PROMPT)
     tables: dict[str, Any] = dict(tables={"a": m.results, "b": m.results}, measures=["motion_flow_px"])

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 import warnings
 from contextlib import suppress
 from functools import partial
@@ -36,6 +37,8 @@ from svdlab.measure.files import hash_file, read_file, read_json
 from svdlab.measure.video import licence_line, show_licence
 from svdlab.pipeline.conditions import REPOSITORIES, file_preset, line
 from svdlab.pipeline.generate import ProbePipeline, Source
+from svdlab.pipeline.memory import MODES, choose, make_small
+from svdlab.pipeline.quick import compile_blocks
 from svdlab.pipeline.single_file import NUM_FRAMES, frames_of, full_size, read_parts
 
 SHIPPED = ("organism", "organism-fixed")
@@ -60,7 +63,14 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 
 @takes(checkpoint=kind(str, os.PathLike), dtype=kind(str, torch.dtype), variant=text, offload=text)
-@takes(device=kind(str, torch.device), compile=flag, revision=text, local_files_only=flag, num_frames=NUM_FRAMES)
+@takes(
+    device=kind(str, torch.device),
+    compile=flag,
+    memory=partial(one_of, options=MODES),
+    revision=text,
+    local_files_only=flag,
+    num_frames=NUM_FRAMES,
+)
 def load_pipeline(
     checkpoint: str | Path = "organism",
     *,
@@ -68,6 +78,7 @@ def load_pipeline(
     dtype: torch.dtype | str | None = None,
     variant: str | None = None,
     offload: str | None = None,
+    memory: str = "auto",
     compile: bool = False,
     revision: str | None = None,
     local_files_only: bool = False,
@@ -79,14 +90,17 @@ def load_pipeline(
     >>> pipe.source.licence
     'Apache-2.0 (svdlab)'
 
-    checkpoint: organism, organism-fixed, SVD, SVD_XT, SVD_1_1, a hub id, a folder in diffusers' layout, or Stability's
-    single file (its folder, where it is the only one). num_frames: that a single file was trained for, 14 or 25; default
-    by its name (svd, svd_xt, svd_xt_1_1). device: default CUDA, then MPS, then CPU. dtype: float32, float16 or bfloat16,
-    of torch or by name; default float16 on CUDA and MPS, float32 on the CPU. variant: of the weight files; default "fp16"
-    for float16 where there is one. offload: "model" (part by part) or "sequential" (layer by layer). compile:
-    torch.compile the UNet. revision: branch, tag or commit on the hub; the commit is recorded. local_files_only: use the
-    hub's cache alone. The token for a gated one is huggingface_hub's own (`hf auth login`, HF_TOKEN). Raises InputError,
-    or CheckpointError (an OSError). The licence line is printed once.
+    checkpoint: organism, organism-fixed, SVD, SVD_XT, SVD_1_1, a hub id, a folder in diffusers' layout, or Stability's single
+    file (its folder, where it is the only one). num_frames: that a single file was trained for, 14 or 25; default by its name
+    (svd, svd_xt, svd_xt_1_1). device: default CUDA, then MPS, then CPU. dtype: float32, float16 or bfloat16, of torch or by
+    name; default float16 on CUDA and MPS, float32 on the CPU. variant: of the weight files; default "fp16" for float16 where
+    there is one. offload: "model" (part by part) or "sequential" (layer by layer). memory: "full", "small" (the same clips,
+    but for rounding, on a card of 8 GB; slower), or "auto", which takes small where a clip of the checkpoint's size would not
+    fit into what is free, and says so; `pipe.memory` tells which. Hooks of your own see one half of the guidance at a time
+    where it is small. compile: torch.compile for the UNet's blocks; hooks inside them are refused. revision: branch, tag or
+    commit on the hub; the commit is recorded. local_files_only: use the hub's cache alone. The token for a gated one is
+    huggingface_hub's own (`hf auth login`, HF_TOKEN). Raises InputError, or CheckpointError (an OSError). The licence line is
+    printed once.
     """
     accelerator = torch.accelerator.current_accelerator(check_available=True)  # CUDA, MPS
     here = [*([accelerator.type] if accelerator else []), "cpu"]
@@ -105,14 +119,17 @@ def load_pipeline(
         raise InputError(f"num_frames={num_frames} is for single files: {shown(name)} says its own.")
     read = partial(_read_file, num_frames=num_frames) if folder.is_file() else partial(_read, variant=variant)
     pipe = read(name, folder, DTYPES[dtype])
+    if memory == "auto" and (memory := choose(pipe, torch.device(device), offload)) == "small":
+        print(f"{name}: memory='small', because a clip would not fit into what is free on {device}.", file=sys.stderr)
+    placed = memory == "small" and make_small(pipe, torch.device(device), offload)
     if offload == "model":
         pipe.enable_model_cpu_offload(device=device)
     elif offload == "sequential":
         pipe.enable_sequential_cpu_offload(device=device)
-    else:
+    elif not placed:
         pipe.to(device)
     if compile:
-        pipe.unet = torch.compile(pipe.unet)
+        compile_blocks(pipe.unet)
     return pipe
 
 

@@ -71,9 +71,9 @@ class Conditions:
     min_guidance_scale, max_guidance_scale: the ends of guidance_curve; both <= 1 turns guidance off.
     guidance_curve: linear | triangle (up and down again, as Stability's TrianglePredictionGuider), or one number per frame.
     guidance_interval: (low, high) in sigma: outside it guidance is 1 (Kynkaanniemi et al. 2024).
-    num_frames, height, width: None for the checkpoint's own. decode_chunk_size: frames per VAE call, None for all; it
-    changes pixels. playback_fps: of the player, None for fps. scheduler: the sampler, one of SCHEDULERS by diffusers' name,
-    None for the pipeline's own.
+    num_frames, height, width: None for the checkpoint's own. decode_chunk_size: frames per VAE call, None for what
+    fits (on a CPU all); it changes pixels. playback_fps: of the player, None for fps. scheduler: the sampler, one of
+    SCHEDULERS by diffusers' name, None for the pipeline's own.
     """
 
     fps: int = 7
@@ -241,10 +241,12 @@ def line(name: str, value: Any) -> str:
 
 
 def resolve(pipe: Any, conditions: Conditions) -> Conditions:
-    """Conditions with the checkpoint's own number of frames and size where they were None.
+    """Conditions with the checkpoint's own number of frames and size where they were None, and the chunk that fits.
 
     Raises InputError where the size does not suit the model's levels.
     """
+    from svdlab.pipeline.memory import fitting_chunk  # with torch, which conditions alone do not need
+
     source, frames = getattr(pipe, "source", Source()), conditions.num_frames or pipe.unet.config.num_frames
     height, width = conditions.height or source.height, conditions.width or source.width
     least = max(pipe.vae_scale_factor * 2 ** (len(pipe.unet.config.block_out_channels) - 1), 8)
@@ -253,6 +255,6 @@ def resolve(pipe: Any, conditions: Conditions) -> Conditions:
     own, scheduler = type(pipe.scheduler).__name__, conditions.scheduler
     if scheduler not in (None, own, *SCHEDULERS):
         raise InputError(f"{scheduler} does not work on SVD's noise levels: give scheduler= one of {', '.join(SCHEDULERS)}.")
-    chunk = conditions.decode_chunk_size or frames
+    chunk = conditions.decode_chunk_size or fitting_chunk(pipe, frames, height, width)
     filled = conditions.replace(num_frames=frames, height=height, width=width, decode_chunk_size=chunk)
     return filled.replace(scheduler=None) if scheduler == own else filled

@@ -7,13 +7,14 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import html
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -257,11 +258,31 @@ def generate_batch(
     return [decode_clip(pipe, clip) for clip in clips] if decode else clips
 
 
-def decode_clip(pipe: ProbePipeline, clip: Clip) -> Clip:
-    """Fill in the frames of a clip from its latents; raises BrokenClipError for NaN or black frames."""
+def decode_clip(pipe: ProbePipeline, clip: Clip, *, lower: bool = True, as_bytes: bool = False) -> Clip:
+    """Fill in the frames of a clip from its latents; raises BrokenClipError for NaN or black frames.
+
+    lower: where memory does not suffice, decode fewer frames at a time, which the clip's conditions then say, and a warning.
+    as_bytes: leave them uint8, for whoever writes them. Raises OutOfMemoryError, which holds the clip, where nothing helps.
+    """
     begun = time.perf_counter()
-    with _room([clip.conditions]):
-        clip.frames = decode_latents(pipe, clip.latents, clip.conditions.decode_chunk_size or len(clip.latents))
+    asked = chunk = clip.conditions.decode_chunk_size or len(clip.latents)
+    while True:
+        try:
+            with _room([clip.conditions]):
+                clip.frames = decode_latents(pipe, clip.latents, chunk, as_bytes=as_bytes)
+            break
+        except OutOfMemoryError as error:
+            if chunk == 1 or not lower:
+                error.clip = clip
+                raise
+            chunk //= 2
+        gc.collect()  # what the failed call holds
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    if chunk < asked:
+        clip.call = replace(clip.call, conditions=clip.conditions.replace(decode_chunk_size=chunk))
+        words = f"memory did not suffice to decode {asked} frames at a time: it was done by {chunk}, which changes pixels"
+        warnings.warn(f"{words} (decode_chunk_size={chunk} says so from the beginning).", stacklevel=2)
     clip.seconds["decoding"] = time.perf_counter() - begun
     return clip
 
@@ -371,7 +392,7 @@ def _room(conditions: Sequence[Conditions]) -> Iterator[None]:
         if isinstance(error, SvdlabError) or not full:
             raise
         c, n = conditions[0], len(conditions)
-        alone = "Load with offload='model', or choose a smaller decode_chunk_size, fewer frames or a smaller size"
+        alone = "Load with memory='small', or choose fewer frames or a smaller size; what a sweep denoised is kept"
         raise OutOfMemoryError(
             f"{n} clip(s) of {c.num_frames} frames of {c.width}x{c.height} px did not fit into memory. "
             f"{'Make fewer clips at a time' if n > 1 else alone}. ({str(error).partition(chr(10))[0] or type(error).__name__})"

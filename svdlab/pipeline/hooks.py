@@ -168,10 +168,11 @@ class _Recorder:
         self.keep, self.wanted, self.expected, self.trace, self.clock = keep, wanted, expected, Trace(), 0.0
         self.passed: dict[str, Any] = {}  # the sampler's values, by place
         self.kept: dict[str, torch.Tensor] = {}
+        self.halves: dict[str, dict[int, torch.Tensor]] = {}  # of a module's values, where they are computed in turn
 
     def hear(self, name: str, value: Any, run: Denoising) -> Any:
         if name == "latents":
-            self.passed, self.kept, self.clock = {}, {}, time.perf_counter()
+            self.passed, self.kept, self.halves, self.clock = {}, {}, {}, time.perf_counter()
             if run.step is run.steps[run.first]:
                 self.start(run)
         self.passed[name] = value
@@ -192,6 +193,8 @@ class _Recorder:
 
     def end(self, run: Denoising) -> None:
         """When a step is over: what passed through the sampler, and the modules' outputs, become a Step."""
+        for name, parts in self.halves.items():
+            self.kept[name] = parts[0] if len(parts) == 1 else torch.cat([parts[turn] for turn in sorted(parts)], dim=1)
         if silent := [name for name in self.expected if name not in self.kept]:
             raise TraceError(f"{silent[0]} did not run in this step: trace a module that does, such as one that encloses it.")
         passed = self.passed
@@ -210,8 +213,10 @@ class _Recorder:
                 raise TraceError(f"{large}: keep fewer steps (steps=) or fewer modules.")
         self.trace.steps.append(replace(run.step, seconds=time.perf_counter() - self.clock, values=self.kept))
 
-    def store(self, name: str, value: torch.Tensor) -> None:
-        self.kept[name] = value.detach().to("cpu", copy=True)
+    def store(self, name: str, value: torch.Tensor, run: Denoising | None = None) -> None:
+        """run: where the value is a module's, "b half ...", of the halves that are computed at once."""
+        held, key = (self.kept, name) if run is None else (self.halves.setdefault(name, {}), run.turn)
+        held[key] = value.detach().to("cpu", copy=True)  # type: ignore[index]
 
     def recording(self) -> Denoising | None:
         run = running(self.listener)
@@ -219,7 +224,7 @@ class _Recorder:
 
     def by_sample(self, value: torch.Tensor, run: Denoising) -> torch.Tensor:
         """First dimension (half b n) to "b half n ..." without an n of 1; a half that was not computed is NaN."""
-        value = value.unflatten(0, (run.halves, len(run.latents), -1)).transpose(0, 1)
+        value = value.unflatten(0, (run.at_once, len(run.latents), -1)).transpose(0, 1)
         if run.guidance is not None and run.halves == 1:
             value = torch.cat([torch.full_like(value, float("nan")), value], dim=1)
         return value.squeeze(2)
@@ -227,7 +232,7 @@ class _Recorder:
     def output_of(self, name: str) -> Callable:
         def hook(module: Any, args: tuple, output: Any) -> None:
             if (run := self.recording()) is not None:
-                self.store(name, self.by_sample(_tensor(output), run))
+                self.store(name, self.by_sample(_tensor(output), run), run)
 
         return hook
 
@@ -254,12 +259,12 @@ class _Recorder:
                 while h * w > q.shape[1]:  # the UNet's levels halve the latents' size
                     h, w = (h + 1) // 2, (w + 1) // 2
                 q = q[:, [min(int(y * h), h - 1) * w + min(int(x * w), w - 1) for y, x in queries]]
-            n = run.halves * len(run.latents) if temporal else len(q)  # one at a time, to bound the memory
+            n = run.at_once * len(run.latents) if temporal else len(q)  # one at a time, to bound the memory
             each = (_weights(attn, *pair).mean((0, 1)) for pair in zip(q.chunk(n), k.chunk(n), strict=True))
             weights = self.by_sample(torch.stack(list(each)), run)
-            self.store(f"{name}.weights", weights if temporal else weights.unflatten(-1, (h, w)))
+            self.store(f"{name}.weights", weights if temporal else weights.unflatten(-1, (h, w)), run)
             if temporal:
-                self.store(f"{name}.first_frame", weights[..., 0])
+                self.store(f"{name}.first_frame", weights[..., 0], run)
 
         return [(attn.to_q, catch("q")), (attn.to_k, catch("k")), (attn, finish)]
 

@@ -36,12 +36,13 @@ class ProbePipeline(StableVideoDiffusionPipeline):
     """
 
     source: Source = Source()
+    memory: str = "full"  # or "small": see `svdlab.pipeline.memory`
 
     @classmethod
     def from_pipe(cls, pipeline: Any, **kwargs: Any) -> ProbePipeline:
         """On another pipeline's parts, in the dtype that they have (diffusers would cast them to float32)."""
         pipe = super().from_pipe(pipeline, **{"torch_dtype": pipeline.unet.dtype, **kwargs})
-        pipe.source = getattr(pipeline, "source", cls.source)
+        pipe.source, pipe.memory = (getattr(pipeline, name, getattr(cls, name)) for name in ("source", "memory"))
         return pipe
 
     @torch.no_grad()

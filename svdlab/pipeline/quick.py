@@ -18,6 +18,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, AttnP
 from torch.nn.functional import conv2d
 from torch.nn.modules import module as torch_module
 
+BLOCKS = ("BasicTransformerBlock", "TemporalBasicTransformerBlock", "SpatioTemporalResBlock")
 STOCK = {kind: kind.__call__ for kind in (AttnProcessor, AttnProcessor2_0)}
 _COUNTING = threading.Lock()  # of the threads that use one pipeline at the same time
 
@@ -25,6 +26,18 @@ _COUNTING = threading.Lock()  # of the threads that use one pipeline at the same
 def touched(module: torch.nn.Module) -> bool:
     """Whether hooks or a forward of its own sit on a module: what it computes then need not be what its class computes."""
     return bool("forward" in vars(module) or module._forward_hooks or module._forward_pre_hooks)
+
+
+def compiled(part: torch.nn.Module) -> bool:
+    """Whether torch.compile made something of a model, or of blocks of it."""
+    return hasattr(part, "_orig_mod") or any(m._compiled_call_impl is not None for m in part.modules())
+
+
+def compile_blocks(unet: Any) -> None:
+    """torch.compile for each block that recurs, so that hooks on what encloses the blocks stay alive; diffusers names none of
+    SVD's (`_repeated_blocks`)."""
+    for block in [m for m in unet.modules() if type(m).__name__ in BLOCKS]:
+        block.compile()
 
 
 class _OneKey:
@@ -57,10 +70,9 @@ def one_key_attention(unet: Any) -> Iterator[None]:
     of the arithmetic at full size. Attentions with hooks inside, another processor or a forward of their own compute as they
     are, and so does a compiled UNet. Several threads may be in such a block at once; the last one to leave it undoes it.
     """
-    compiled = hasattr(unet, "_orig_mod") or any(m._compiled_call_impl is not None for m in unet.modules())
     mine: list[_OneKey] = []
     with _COUNTING:
-        for attn in () if compiled else unet.modules():
+        for attn in () if compiled(unet) else unet.modules():
             if type(attn) is not Attention or not attn.is_cross_attention or not _plain(attn):
                 continue
             own = vars(attn).get("forward") or _OneKey(attn)
@@ -105,11 +117,12 @@ def quick_convolutions(pipe: Any) -> Iterator[None]:
 
         return forward
 
-    parts = [part for part in (pipe.unet, pipe.vae) if not hasattr(part, "_orig_mod")]
+    here = pipe._execution_device.type == "cpu"  # and not merely the weights, which offload brings to the CPU
+    parts = [part for part in (pipe.unet, pipe.vae) if here and not compiled(part)]
     with ExitStack() as stack:
         for module in (m for part in parts for m in part.modules() if type(m) is torch.nn.Conv3d):
             over_time = module.kernel_size == (3, 1, 1) and module.padding == (1, 0, 0) and module.stride == (1, 1, 1)
-            if over_time and not touched(module) and module.weight.device.type == "cpu":
+            if over_time and not touched(module):
                 module.forward = in_two_dimensions(module, module.forward)  # type: ignore[method-assign]
                 stack.callback(vars(module).pop, "forward", None)
         yield

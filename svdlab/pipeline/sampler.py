@@ -97,7 +97,8 @@ class Denoising:
     added_time_ids "b 3", image_embeddings "b 1 d", image_latents "b c h w": of the conditional half. guidance: gives the scale
     "b f 1 1 1" of a step, or None where all of it is 1; None for no guidance, without an unconditional half. first: the step
     to begin with. calls, images: what makes each sample, for traces; a call's seed also makes the scheduler's own noise, if
-    it draws any. step: the one that is computed, with the number of halves that the UNet computes in it.
+    it draws any. step: the one that is computed, with the number of halves in it; at_once: of these in one call of the UNet,
+    turn: which call of the step that is.
     """
 
     pipe: Any
@@ -111,6 +112,8 @@ class Denoising:
     calls: list[Any] = field(default_factory=list)
     images: list[Any] = field(default_factory=list)
     halves: int = 1
+    at_once: int = 1
+    turn: int = 0
 
     def __post_init__(self) -> None:
         self.steps = steps_of(self.scheduler)
@@ -143,8 +146,7 @@ class Denoising:
                     x = at("latents", x)
                     ids, embeddings, images = (at(k, y[-self.halves * n :]) for k, y in zip(INPUTS, inputs, strict=True))
                     noisy = scheduler.scale_model_input(torch.cat([x] * self.halves), t)
-                    given = dict(encoder_hidden_states=embeddings, added_time_ids=ids, return_dict=False)
-                    v = pipe.unet(torch.cat([noisy, images], dim=2), t, **given)[0]
+                    v = self._unet(t, torch.cat([noisy, images], dim=2), embeddings, ids)
                     if scale is None:
                         v = at("cond", v)
                     else:
@@ -162,6 +164,16 @@ class Denoising:
         finally:
             _RUNNING.reset(token)
         return x
+
+    def _unet(self, t: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:
+        """All halves in one call; in small memory one after the other, but for edits of modules, which are given both."""
+        together = self.pipe.memory != "small" or any(edit.startswith("modules ") for edit in self.edits)
+        outputs, parts = [], [inputs] if together else zip(*(y.chunk(self.halves) for y in inputs), strict=True)
+        for self.turn, (sample, embeddings, ids) in enumerate(parts):
+            given = dict(encoder_hidden_states=embeddings, added_time_ids=ids, return_dict=False)
+            self.at_once = len(sample) // len(self.latents)
+            outputs.append(self.pipe.unet(sample, t, **given)[0])
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _towards_edited(self, x: torch.Tensor, v: torch.Tensor, step: Step) -> torch.Tensor:
         """The model output that leads to the edited denoised estimate."""

@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,14 @@ from svdlab.pipeline.images import FLIPS, image_hash, prepare_image
 from svdlab.pipeline.lora import digest_of
 from svdlab.pipeline.lora import lora as lora_on
 from svdlab.pipeline.pipeline import pipeline
+from svdlab.pipeline.quick import compiled
 from svdlab.pipeline.sampler import open_edits
 from svdlab.pipeline.trace import KEEP
 from svdlab.study import identity, ledger, plans
+from svdlab.study.executors import make_by, processes
 from svdlab.study.identity import Measure, as_measures
 from svdlab.study.plans import grid
-from svdlab.study.workers import How, Job, Lora, Making, make_by
+from svdlab.study.workers import How, Job, Lora, Making
 
 __all__ = ["grid", "load_results", "missing", "sweep"]
 
@@ -66,6 +69,7 @@ def sweep(
     keep: Sequence[str] | Mapping[str, Any] = (),
     batch_size: int | str = "auto",
     executor: Any = None,
+    devices: Any = (),
     threads: int | str = "auto",
     progress: bool = True,
     retry_failed: bool = False,
@@ -81,9 +85,11 @@ def sweep(
     the plan has no column `image`. measure: "motion", "fidelity", "published", functions of a `Clip` that return a number or
     a dict, or `functools.partial`s of them (see `svdlab.study.identity`). keep: names that `svdlab.trace` keeps, or a dict of
     its arguments. batch_size: clips in one call; halved where memory runs out. executor: any `concurrent.futures.Executor`;
-    its workers load pipelines of their own from where this one came. threads: that make batches side by side, with a share
-    of torch's threads each; "auto" takes on a CPU as many as torch has, up to four. retry_failed: make rows again that came
-    out broken. intervention: a name for what was done to the model, which tells its runs from those of the model itself.
+    its workers load pipelines of their own from where this one came. devices: "all" GPUs of this machine, or names, such as
+    ("cuda:0", "cuda:2"): a process for each, which loads a pipeline; with one GPU or none "all" changes nothing. threads: that
+    make batches side by side, with a share of torch's threads each; "auto" takes on a CPU as many as torch has, up to four.
+    retry_failed: make rows again that came out broken. intervention: a name for what was done to the model, which tells its
+    runs from those of the model itself.
 
     Returns the plan's rows in their order and with their index: `run_id`, `status` ("done" or "failed", with `reason`),
     every condition with its default filled in, `seed`, `image`, what was measured, and the paths `frames`,
@@ -93,10 +99,12 @@ def sweep(
     OutOfMemoryError where not even one clip fits; everything made until then is kept.
     """
     plan = plans.as_plan(plan)
-    models = _models(_usable(pipe, executor, intervention), plan, intervention)
+    devices = _devices(devices, executor)
+    alone = executor is None and not devices
+    models = _models(_usable(pipe, executor, devices, intervention), plan, intervention)
     how = How({}, as_measures(measure), _kept(keep), retry_failed)
     jobs, inputs = _jobs(pipe, plan, image, models)
-    several = _threads(threads, pipe, executor, len(jobs))
+    several = _threads(threads, pipe, alone, len(jobs))
     size = _batch_size(batch_size, pipe, jobs)
     try:
         out = ledger.prepare(out)
@@ -109,7 +117,7 @@ def sweep(
     results, lacking = _found(out, jobs, how)
     wanted = len({job.run_id for job in jobs})
     bar = tqdm(total=wanted, initial=wanted - len(lacking), desc="sweep", unit="clip", disable=not (progress and lacking))
-    with bar, _interruptible() as pressed:
+    with bar, processes(devices if lacking else ()) as pool, _interruptible() as pressed:
         for lora, model in models.items():  # one after the other: the threads share one model
             part = [job for job in lacking if job.lora == lora]
             with _adapted(pipe, lora):
@@ -117,7 +125,7 @@ def sweep(
                 if part and not pressed.is_set():
                     queue = deque(_batches(part, min(size, math.ceil(len(part) / several))))
                     making = Making(pipe, queue, inputs, out, own, bar.update, pressed.is_set)
-                    making.run(several) if executor is None else make_by(executor, making)
+                    making.run(several) if alone else make_by(executor or pool, making)
     if lacking:
         results, lacking = _found(out, jobs, replace(how, retry_failed=False))
         if lacking and pressed.is_set():
@@ -170,16 +178,26 @@ def missing(pipe: ProbePipeline, plan: Any, out: str | Path, *, image: Any = Non
 # --- from rows to jobs ------------------------------------------------------------------------------------------------
 
 
-def _usable(pipe: Any, executor: Any, intervention: str | None) -> ProbePipeline:
+def _devices(asked: Any, executor: Any) -> tuple[str, ...]:
+    if isinstance(asked, str) and asked == "all":
+        found = tuple(f"cuda:{n}" for n in range(torch.cuda.device_count()))
+        return found if len(found) > 1 and executor is None else ()
+    if executor is not None and asked:
+        raise InputError("give executor= or devices=: each brings workers of its own.")
+    known = ["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
+    return errors.several("devices", asked, partial(errors.one_of, options=known), 0)
+
+
+def _usable(pipe: Any, executor: Any, devices: Any, intervention: str | None) -> ProbePipeline:
     if open_edits(pipe) and intervention is None:
         raise InputError(
             f"this sweep runs inside svdlab.edit of {', '.join(open_edits(pipe))}: name what is done to the model, so that "
             f"its clips have ids of their own, as in sweep(..., intervention='no temporal attention')."
         )
-    if executor is not None and pipe.source.lora:
-        raise InputError("no svdlab.lora block reaches an executor's workers: give the plan's columns lora and lora_scale.")
-    if executor is not None and (intervention is not None or not pipe.source.checkpoint):
-        raise InputError("an executor's workers load the checkpoint by svdlab.load_pipeline: no intervention reaches them.")
+    if (executor is not None or devices) and pipe.source.lora:
+        raise InputError("no svdlab.lora block reaches other processes: give the plan's columns lora and lora_scale.")
+    if (executor is not None or devices) and (intervention is not None or not pipe.source.checkpoint):
+        raise InputError("other processes load the checkpoint by svdlab.load_pipeline: no intervention reaches them.")
     if executor is not None and not hasattr(executor, "submit"):
         raise InputError(f"executor is a {type(executor).__name__}: give a concurrent.futures.Executor.")
     return pipe
@@ -207,15 +225,15 @@ def _kept(keep: Any) -> dict[str, Any] | None:
     return {"keep": tuple(keep)} if len(keep) else None
 
 
-def _threads(asked: Any, pipe: ProbePipeline, executor: Any, jobs: int) -> int:
+def _threads(asked: Any, pipe: ProbePipeline, alone: bool, jobs: int) -> int:
     """How many batches are made side by side. Raises InputError for more than one where they would disturb each other."""
     parts: list[Any] = [getattr(part, "_orig_mod", part) for part in (pipe.unet, pipe.vae, pipe.image_encoder)]
     moved = any(hasattr(m, "_hf_hook") or getattr(m, "_diffusers_hook", None) for part in parts for m in part.modules())
     device = pipe._execution_device.type
     reasons = {
-        "executor= brings workers of its own": executor is not None,
+        "executor= and devices= bring workers of their own": not alone,
         f"the pipeline is on {device}": device != "cpu",
-        "its UNet is compiled": parts[0] is not pipe.unet,
+        "its UNet is compiled": compiled(pipe.unet),
         "hooks of accelerate or diffusers change its weights while it runs": moved,
         "its VAE is float16, and changes to float32 and back": pipe.vae.dtype == torch.float16,
         "autocast holds for one thread": torch.is_autocast_enabled(device),

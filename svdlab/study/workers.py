@@ -1,5 +1,5 @@
 """What makes runs: a queue of batches, denoised and decoded by threads on one pipeline, and one thread that measures and
-writes; or the same in an executor's workers, each with a pipeline of its own from the same checkpoint.
+writes. `svdlab.study.executors` has the same done by other processes.
 
     batch of jobs -> claimed -> denoised in one call -> decoded clip by clip -> measured and written
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextvars
 import gc
-import json
 import os
 import socket
 import threading
@@ -23,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,27 +33,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 
 from svdlab import __version__
-from svdlab.errors import BrokenClipError, CheckpointError, OutOfMemoryError, RunError, SvdlabError
+from svdlab.errors import BrokenClipError, OutOfMemoryError, SvdlabError
 from svdlab.measure import video
 from svdlab.measure.files import plain
 from svdlab.pipeline import samplers
-from svdlab.pipeline.checkpoints import load_pipeline
 from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.generate import Call, Clip, ProbePipeline, Start, decode_clip, generate_batch
 from svdlab.pipeline.hooks import trace
-from svdlab.pipeline.lora import attach
 from svdlab.pipeline.quick import quick_convolutions
 from svdlab.pipeline.sampler import open_edits
 from svdlab.pipeline.trace import Trace, colour_map
-from svdlab.study import identity, ledger
+from svdlab.study import ledger
 from svdlab.study.identity import Measure, measure_clip, missing_measures
 
 BUSY_WAIT = 0.2  # s between looks at runs that another process is making
 PATIENCE = 10  # s of waiting for them, after which it is said
 CLIPS_IN_MEMORY = 2  # decoded: one being measured and written, one being decoded or waiting
-TASK_BATCHES = 4  # batches in one task of an executor: enough that writing overlaps with denoising,
-TASKS = 8  # but no fewer tasks than this, where there are so many batches, or some workers would end long before others
-LOADING = threading.Lock()  # transformers patches torch.nn while it loads
 
 
 class Lora(NamedTuple):
@@ -115,8 +109,10 @@ class Job:
         return *alike, "latents" in self.start, "noise" in self.start
 
 
-def device_name() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
+def device_name(pipe: Any = None) -> str:
+    """Of the device that a pipeline computes on; without one, of the present GPU."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if pipe is None else pipe._execution_device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {torch.get_num_threads()} threads"
 
 
 class _Abandoned(BaseException):
@@ -276,7 +272,7 @@ class Making:
     def _read(self, job: Job, folder: Path, record: dict[str, Any]) -> Clip | None:
         """A run's clip; None where its files are none, whatever the record says: it is then made again."""
         try:
-            frames = video.read_frames(folder / ledger.FRAMES).astype(np.float32) / 255
+            frames = video.as_frames(video.read_frames(folder / ledger.FRAMES))
             latents = load_file(folder / ledger.LATENTS)["latents"]
             return Clip(frames, Call.read(record["call"]), self.inputs[job.image], latents, record["seconds"])
         except (SafetensorError, SvdlabError, KeyError, OSError) as error:
@@ -293,7 +289,7 @@ class Making:
         reason = ""
         self.room.acquire()
         try:
-            decode_clip(self.pipe, clip)
+            decode_clip(self.pipe, clip, lower=self.threads == 1, as_bytes=True)  # of two threads one stops first
         except BrokenClipError as error:
             reason = str(error)
         except BaseException:
@@ -331,7 +327,7 @@ class Making:
             "svdlab": __version__,
             "call": clip.call.asdict(),
             "model": self.how.model,
-            "device": device_name(),
+            "device": device_name(self.pipe),
             "process": f"{socket.gethostname()}:{os.getpid()}",
             "batch_size": batch_size,
             "seconds": {k: round(v, 4) for k, v in clip.seconds.items()},
@@ -362,8 +358,8 @@ class Making:
         with ledger.new_run(self.out, record["run_id"], record) as folder:
             if record["status"] == "failed":
                 return
-            frames = video.as_bytes(clip.frames)
-            clip.frames = frames.astype(np.float32) / 255  # what the file holds: measuring that again gives the same
+            frames = clip.frames
+            clip.frames = video.as_frames(frames)  # what the file holds: measuring that again gives the same
             self._measure(record, clip)
             # Through Python's own file: on a full disk safetensors' writer raises a class of its own.
             (folder / ledger.LATENTS).write_bytes(save({"latents": clip.latents.contiguous()}))
@@ -385,73 +381,3 @@ class Making:
         record["measures"] |= measure_clip(clip, wanted, self.pipe)
         errors = [f"measure {name}: {entry['error']}" for name, entry in record["measures"].items() if "error" in entry]
         record.update(status="failed" if errors else "done", reason="; ".join(errors))
-
-
-# --- an executor's workers --------------------------------------------------------------------------------------------
-
-
-def make_by(executor: Any, making: Making) -> None:
-    """The batches as tasks for an executor's workers. Raises RunError where a worker fails for a reason of its own."""
-    load, batches, futures = load_arguments(making.pipe), list(making.queue), {}
-    size = max(1, min(TASK_BATCHES, len(batches) // TASKS))
-    try:
-        for part in (batches[n : n + size] for n in range(0, len(batches), size)):
-            inputs = {key: making.inputs[key] for batch in part for job in batch for key in job.inputs}
-            task = executor.submit(_make, load, part, inputs, making.out.resolve(), making.how)
-            futures[task] = sum(map(len, part))
-        for future in as_completed(futures):
-            if not future.cancelled():
-                future.result()
-                making.done(futures[future])
-            if making.stop():
-                for other in futures:
-                    other.cancel()  # those that run already go on to their end
-    except SvdlabError:
-        raise
-    except Exception as error:  # whatever an executor raises where its workers die
-        raise RunError(f"a worker failed ({type(error).__name__}: {error}): run the same sweep again to go on.") from error
-    finally:
-        for future in futures:
-            future.cancel()
-
-
-def load_arguments(pipe: ProbePipeline) -> dict[str, Any]:
-    """Arguments of `load_pipeline` that load another pipeline like this one, as plain JSON."""
-    source = pipe.source
-    local, single = Path(source.checkpoint).exists(), Path(source.checkpoint).is_file()
-    moved_by = type(getattr(pipe.unet, "_hf_hook", None)).__name__
-    return {
-        "checkpoint": str(Path(source.checkpoint).resolve()) if local else source.checkpoint,
-        "revision": None if local else source.revision,
-        "device": pipe._execution_device.type,
-        "dtype": str(pipe.unet.dtype).removeprefix("torch."),
-        "variant": source.variant,
-        "num_frames": pipe.unet.config.num_frames if single else None,
-        "offload": {"CpuOffload": "model", "AlignDevicesHook": "sequential"}.get(moved_by),
-    }
-
-
-def _make(load: dict[str, Any], batches: list[list[Job]], inputs: dict[str, Any], out: Path, how: How) -> None:
-    """Make runs with this worker's pipeline, which its first task loads."""
-    with LOADING:
-        pipe = _loaded(*map(json.dumps, (load, how.model, how.fingerprint, how.lora)))
-    Making(pipe, deque(batches), inputs, out, how).run()
-
-
-@lru_cache(maxsize=1)
-def _loaded(load: str, model: str, fingerprint: str, lora: str) -> ProbePipeline:
-    """A worker's pipeline, for as long as it has this LoRA. Raises CheckpointError where it is not what the sweep's is, by
-    weights, settings or behaviour."""
-    pipe, wanted = load_pipeline(**json.loads(load)), json.loads(model)
-    if lora != "null":
-        attach(pipe, *json.loads(lora))
-    own = identity.facts(pipe)
-    other = sorted(name for name in own if own[name] != wanted[name])
-    if not other:
-        other = identity.different(json.loads(fingerprint), identity.fingerprint(pipe), own["dtype"])[:3]
-    if other:
-        raise CheckpointError(
-            f"the worker's {pipe.source.checkpoint!r} differs from the sweep's pipeline in {', '.join(other)}: save the "
-            f"changed pipeline (pipe.save_pretrained) and load that, or sweep without executor=."
-        )
-    return pipe

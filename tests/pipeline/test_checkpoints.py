@@ -356,13 +356,13 @@ def test_unknown_names_revisions_and_a_hub_that_fails(hub: Hub, monkeypatch: pyt
 SCRIPT = """
 import pickle, sys, svdlab
 from pathlib import Path
-from svdlab.study import workers
+from svdlab.study import executors
 pipe = svdlab.load_pipeline(sys.argv[1])
 with svdlab.trace(pipe) as tr:
     clip = svdlab.generate(pipe, "scene-3", num_inference_steps=1)
 print(pipe.source.revision, clip.frames.shape)
 clip.save("made/clip.mp4"), tr.save("made/trace.safetensors"), pipe.save_pretrained("made/checkpoint")
-Path("made/task.pickle").write_bytes(pickle.dumps([clip, clip.call, pipe.source, workers.load_arguments(pipe)]))
+Path("made/task.pickle").write_bytes(pickle.dumps([clip, clip.call, pipe.source, executors.load_arguments(pipe)]))
 """
 
 

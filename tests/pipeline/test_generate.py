@@ -13,6 +13,7 @@ from diffusers import StableVideoDiffusionPipeline
 
 import svdlab
 from svdlab.errors import BrokenClipError, InputError, OutOfMemoryError
+from svdlab.measure import video
 from svdlab.organism import world
 from svdlab.pipeline import sampler as schedule
 from svdlab.pipeline.generate import Start, generate_batch
@@ -211,7 +212,9 @@ def test_encode_is_the_inverse_of_decode(pipe: Any) -> None:
     scenes = world.scenes(1, seed=4).video[0]
     latents = encode(pipe, scenes)
     assert latents.shape == (len(scenes), 4, 16, 16) and latents.dtype == torch.float32
-    assert np.abs(decode_latents(pipe, latents, len(latents)) - scenes).mean() < 0.05
+    frames = decode_latents(pipe, latents, len(latents))
+    assert np.abs(frames - scenes).mean() < 0.05 and frames.dtype == np.float32
+    assert np.array_equal(decode_latents(pipe, latents, len(latents), as_bytes=True), video.as_bytes(frames))
     assert close(encode(pipe, (scenes * 255).round().astype(np.uint8)), encode(pipe, (scenes * 255).round() / 255))
     for wrong in (scenes * 2, scenes[:, :61], scenes[..., :2]):
         with pytest.raises(InputError):

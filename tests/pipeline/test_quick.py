@@ -40,6 +40,13 @@ def test_quick_convolutions_give_what_torch_gives_and_leave_nothing(pipe: Any, t
     assert not [m for m in convolutions if "forward" in vars(m)]
 
 
+def test_quick_convolutions_are_for_what_the_cpu_computes(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offload keeps a GPU's weights on the CPU."""
+    monkeypatch.setattr(type(pipe), "_execution_device", torch.device("cuda"))
+    with quick_convolutions(pipe):
+        assert not any("forward" in vars(m) for m in pipe.unet.modules())
+
+
 # --- attention to one key -----------------------------------------------------------------------------------------------
 
 

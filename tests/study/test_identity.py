@@ -251,6 +251,17 @@ def test_a_fingerprint_is_the_same_on_other_threads_and_kernels(checkpoint: Path
     assert not any(m._forward_hooks for part in (pipe.unet, pipe.vae, pipe.image_encoder) for m in part.modules())
 
 
+def test_layerwise_casting_passes_through_and_is_another_model(checkpoint: Path, out: Path) -> None:
+    """Weights kept in eight bits, computed in float32 or bfloat16: three models with ids of their own."""
+    found = []
+    for compute in (None, torch.float32, torch.bfloat16):
+        pipe = svdlab.load_pipeline(checkpoint, device="cpu", dtype="bfloat16" if compute is torch.bfloat16 else None)
+        if compute:
+            pipe.unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=compute)
+        found.append(sweep(pipe, out).run_id[0])
+    assert len(set(found)) == 3 and set(svdlab.load_results(out).status) == {"done"}
+
+
 def test_a_kept_fingerprint_that_is_damaged_is_written_again(small: Any, out: Path) -> None:
     sweep(small, out)
     (path,) = (out / "models").iterdir()

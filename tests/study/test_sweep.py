@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 import svdlab
 from svdlab.errors import BrokenClipError, InputError, OutOfMemoryError, SweepInterrupted
 from svdlab.measure import fidelity, motion, video
-from svdlab.study import identity, ledger, workers
+from svdlab.study import executors, identity, ledger, workers
 from svdlab.study.sweep import sweep as _sweep
 from tests.small import FRAMES, SIDE, save_checkpoint
 
@@ -176,7 +176,7 @@ def test_a_new_measure_runs_no_model(small: Any, tmp_path: Path) -> None:
 def test_a_failed_decoding_costs_no_denoising(small: Any, out: Path, monkeypatch: pytest.MonkeyPatch, error: type) -> None:
     plan, whole = plan_of(seed=[0, 1]), sweep(small, plan_of(seed=[0, 1]), out.with_name("whole"))
 
-    def fail(pipe: Any, clip: Any) -> None:
+    def fail(pipe: Any, clip: Any, **how: Any) -> None:
         raise error("no")
 
     monkeypatch.setattr(workers, "decode_clip", fail)
@@ -321,7 +321,7 @@ def slow(clip: svdlab.Clip) -> int:
 @pytest.mark.parametrize("threads", [1, 2])
 def test_at_most_two_clips_are_in_memory(small: Any, out: Path, monkeypatch: pytest.MonkeyPatch, threads: int) -> None:
     plain = workers.decode_clip
-    monkeypatch.setattr(workers, "decode_clip", lambda *args: DECODED.append(1) or plain(*args))
+    monkeypatch.setattr(workers, "decode_clip", lambda *args, **how: DECODED.append(1) or plain(*args, **how))
     DECODED.clear(), SEEN.clear()
     table = sweep(small, plan_of(seed=range(8)), out, measure=slow, batch_size=3, threads=threads)
     assert len(SEEN) == 8 and max(SEEN) == 2, SEEN
@@ -533,7 +533,7 @@ def test_no_token_reaches_the_ledger(checkpoint: Path, out: Path, tmp_path: Path
         table = sweep(pipe, plan, out, keep=("denoised",), executor=executor)
     assert table.status.tolist() == ["done", "failed"]
     ledger.export(out, tmp_path / "export")
-    task = repr(workers.load_arguments(pipe))
+    task = repr(executors.load_arguments(pipe))
     written = [p.read_bytes() for folder in (out, tmp_path / "export") for p in folder.rglob("*") if p.is_file()]
     assert len(written) > 8
     for secret in secrets:
@@ -558,8 +558,11 @@ def test_no_token_reaches_the_ledger(checkpoint: Path, out: Path, tmp_path: Path
         ([{}], {"keep": ("everything",)}, "everything"),
         ([{}], {"batch_size": 0}, "batch_size=0"),
         ([{}], {"executor": 2}, "executor is a int"),
+        ([{}], {"devices": "some"}, "devices='some': give a list"),
+        ([{}], {"devices": ["cuda:99"]}, "give one of cpu"),
+        ([{}], {"devices": ["cpu"], "executor": ThreadPoolExecutor(1)}, "executor= or devices="),
         ([{}], {"threads": 0}, "threads=0: give a whole number"),
-        ([{}, {"seed": 1}], {"threads": 2, "executor": ThreadPoolExecutor(1)}, "executor= brings workers"),
+        ([{}, {"seed": 1}], {"threads": 2, "executor": ThreadPoolExecutor(1)}, "bring workers of their own"),
         ([{"start_noise": "noise.pt"}], {}, "start_noise='noise.pt'"),
         ([{"flip_noise": "mirror"}], {}, "flip_noise='mirror'"),
         (7, {}, "plan is a int"),
