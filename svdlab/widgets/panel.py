@@ -31,11 +31,13 @@ from svdlab.pipeline.generate import Call
 from svdlab.pipeline.images import image_hash, open_image
 from svdlab.show.clips import Video
 from svdlab.show.figure import FORMATS, GREY, INK, PALE, Figure, save
+from svdlab.show.page import blocks
 from svdlab.study.ledger import FILES
 from svdlab.study.plans import CONDITIONS
 
 STYLE = f"<style>{Path(__file__).with_name('style.css').read_text()}</style>"
 INKS = {INK: "var(--svdlab-ink)", "#000000": "var(--svdlab-ink)", GREY: "var(--svdlab-pale)", PALE: "var(--svdlab-line)"}
+LARGEST = 2**21  # letters of an SVG
 COLUMN = 340  # px: two of them stand side by side in a window of 900 px
 WAIT = 0.1  # s that the controls rest before something is drawn on a thread
 SMALL = 256 * 256  # px: up to that images are sent as they are; beyond, lossy, at a tenth of the size
@@ -281,7 +283,8 @@ def put_figure(where: ipywidgets.HTML, fig: Figure) -> None:
         fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = re.sub("#[0-9a-f]{6}", lambda colour: INKS.get(colour[0], colour[0]), buffer.getvalue().partition("<svg")[2])
     alt = fig.title or "figure"
-    where.tooltip, where.value = alt, f'<div class="svdlab-figure" role="img" aria-label="{escaped(alt)}"><svg{svg}</div>'
+    drawn = f"<svg{svg}" if len(svg) < LARGEST else blocks(fig)  # as PNG, where it holds many frames
+    where.tooltip, where.value = alt, f'<div class="svdlab-figure" role="img" aria-label="{escaped(alt)}">{drawn}</div>'
 
 
 # --- controls and text ------------------------------------------------------------------------------------------------
