@@ -6,7 +6,7 @@
 
 full: weights stay on the device, both halves of the guidance are computed in one call. small: one half after the other, the
 feed-forward layers frame by frame, and on CUDA the weights come block by block while the block before computes (diffusers'
-group offload). At 25 frames of 576x1024 px in float16 the UNet's activations are 8.3 GB and 2.2 GB (arithmetic on the meta
+group offload). At 25 frames of 576x1024 px in float16 the UNet's activations are 8.0 GB and 2.2 GB (arithmetic on the meta
 device, tests/slow/test_memory.py; not measured on a GPU).
 """
 
@@ -20,7 +20,7 @@ import torch
 
 MODES = ("auto", "full", "small")
 # Tensors of the first level's size that are alive at the UNet's peak, for each half that is computed at the same time.
-ACTIVATIONS = {"full": 28.2, "small": 15.1}
+ACTIVATIONS = {"full": 27.2, "small": 15.1}
 DECODING = 8  # the same of the VAE's last level, for each frame of a chunk
 SPARE = 1.2  # for what allocators round up and libraries take
 SMALL = 6.5e9  # bytes: what "small" is made for, a card of 8 GB with a desktop on it
