@@ -384,7 +384,9 @@ def _verdict(probe: Probe, audit: Sequence[Check], found: Sequence[Effect]) -> t
 
 def _short(study: Study) -> list[str]:
     """Which verdicts the images are too few for, in words."""
-    n = study.plan["label_stimulus"].nunique() if "label_stimulus" in study.plan else len(study.stimuli)
+    known = study.stimuli.table.set_index("name")
+    images = known.get("wall", pd.Series(known.index, known.index))  # of signs, what they hang on
+    n = images[study.plan["label_stimulus"].unique()].nunique() if "label_stimulus" in study.plan else len(study.stimuli)
     if n < LEAST_IMAGES:
         return [f"{n} images: numbers without a verdict, which takes {LEAST_IMAGES}"]
     return [f"{n} images: {what} takes {least}" for what, least in study.probe.needed(study).items() if n < least]

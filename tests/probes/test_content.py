@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from scipy import ndimage
@@ -15,7 +16,7 @@ from svdlab.measure.text import make_plate
 from svdlab.pipeline.images import prepare_image, sample_image
 from svdlab.probes import content, stimuli
 from svdlab.stats.effects import DESCRIPTIVE, EFFECT, EQUIVALENT
-from tests.probes.conftest import FEW, findings_of, table_of
+from tests.probes.conftest import FEW, by_key, findings_of, table_of
 
 SIDE = 128
 WORDS = ("OPEN", "EXIT", "CAFE", "LAMP", "PORT", "SALT")
@@ -81,6 +82,17 @@ def test_no_verdict_on_text_where_the_autoencoder_destroys_it(pipe, study_folder
     result.figure()
 
 
+def test_signs_vary_in_script_font_and_image_and_n_counts_the_images(pipe, tmp_path):
+    study = probes.prepare("legibility", pipe, tmp_path, conditions=FEW, progress=False)
+    signs = study.stimuli.table
+    assert set(signs.script) == set(content.WORDS) and set(signs.font) == {"sans", "serif", "mono"}
+    assert len(signs) == 12 and signs.wall.nunique() == 12 and signs.text.nunique() == 12
+    rows = [dict(stimulus=f"sign {i}", wall=f"image {i % 7}", seed=i, letter_height=7, script="Greek") for i in range(21)]
+    numbers = dict.fromkeys(("letters_lost", "letters_lost_last", "dropped", "letters_own"), 0.01)
+    found = by_key(study.probe.findings(study, pd.DataFrame(rows).assign(**numbers)))
+    assert found["letters_lost"].n == 7 and found["letters_lost_Greek"].verdict == DESCRIPTIVE
+
+
 def test_a_sign_that_does_not_fit_is_refused(pipe, tmp_path):
     with pytest.raises(InputError, match="no sign fits"):
         probes.run("legibility", pipe, tmp_path, heights=(0.01,), progress=False)
@@ -91,6 +103,11 @@ def test_signs_hang_on_the_users_images(pipe, tmp_path):
     study = probes.prepare("legibility", pipe, tmp_path, images=[red], seeds=1, quick=True, conditions=FEW, progress=False)
     corner = np.stack([np.asarray(image)[0, 0] for image in study.stimuli.images])
     assert len(corner) == 6 and (corner == (200, 30, 30)).all()
+    assert (
+        probes.estimate(pipe, tmp_path, names=["legibility"], images=[red], quick=True, conditions=FEW)
+        .why[0]
+        .startswith("1 images")
+    )
 
 
 # --- faces ------------------------------------------------------------------------------------------------------------
