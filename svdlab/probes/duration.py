@@ -20,8 +20,8 @@ from PIL import Image
 from svdlab.errors import whole
 from svdlab.measure import fidelity
 from svdlab.pipeline.generate import Clip
-from svdlab.probes.probe import Check, Example, Graph, Probe, Study, most, near
-from svdlab.probes.stimuli import FRAMES, fading, still, through_autoencoder
+from svdlab.probes.probe import Check, Example, Graph, Probe, Study, above, below, graded, most, near
+from svdlab.probes.stimuli import FRAMES, blurred, fading, still, through_autoencoder
 from svdlab.stats.effects import Effect, difference, exact, mean, share
 
 BLUR_RISE = 0.15  # of blur_effect (0 sharp to 1): what a Gaussian of about 1.5 px does to a sharp photograph
@@ -29,6 +29,7 @@ CONTRAST = (0.5, 2.0)  # of the image's own
 COLOUR_SHIFT = 0.15  # Euclidean distance of mean RGB colours, [0, sqrt 3]
 BLUR_MARGIN, COLOUR_MARGIN = 0.03, 0.02  # over one clip
 SEED_STEP = 1000  # between the seeds of a chain's rounds, so that no round repeats another's noise
+BREAKS, NO_BLUR = 3.0, 0.3  # px: sigmas of the audit, of which the one breaks a chain and the other must not seem a loss
 AUDIT_ROUNDS, AUDIT_STEP = 3, 0.02  # of the audit's chains: rounds, and RGB distance per frame
 
 
@@ -72,14 +73,25 @@ class Duration(Probe):
         def breaks(image: np.ndarray) -> dict[str, Any]:
             rest = decay(curves_of(through_autoencoder(study.pipe, still(image, 2))), image)
             base = np.clip(image, 0.2, 0.8)  # so that the drift is not clipped
+            softer = lambda sigma: decay(curves_of(blurred(base[None], sigma)), base)["blur_rise"][0]
+            slower = fading(still(base, FRAMES), shift=COLOUR_MARGIN / 2 / np.sqrt(2) / (FRAMES - 1))
+            drifted = decay(curves_of(slower), base)["colour_shift"][-1]
             chain = fading(still(base, AUDIT_ROUNDS * FRAMES), shift=AUDIT_STEP / np.sqrt(2))
             drift = decay(curves_of(chain), base)
-            return {"sound": not rest["broken"][0], "at": np.argmax(drift["broken"]), "step": drift["colour_shift"][5] / 5}
+            found = {"soft": softer(BREAKS), "hardly": softer(NO_BLUR), "half": drifted, "full": drift["colour_shift"][1]}
+            return found | {
+                "sound": not rest["broken"][0],
+                "at": np.argmax(drift["broken"]),
+                "step": drift["colour_shift"][5] / 5,
+            }
 
         seen, due = study.each(breaks), int(COLOUR_SHIFT / AUDIT_STEP) + 1
         return [
             most("an image after the autoencoder counts as whole", seen["sound"], least=1),
             near(f"colours drifting by {AUDIT_STEP} per frame", seen["step"], AUDIT_STEP, within=0.1),
+            graded("a drift of the margin, and of half of it", seen["full"], seen["half"], COLOUR_MARGIN),
+            above(f"a blur of {BREAKS:g} px breaks a chain: rise of the blur, median", seen["soft"].median(), BLUR_RISE),
+            below(f"a blur of {NO_BLUR:g} px is less than the margin, median", seen["hardly"].median(), BLUR_MARGIN),
             most(f"that drift breaks a chain at frame {due}, within 1", (seen["at"] - due).abs() <= 1, least=1),
         ]
 

@@ -35,7 +35,7 @@ from svdlab.measure.fidelity import BANDS, EMPTY, FINE, REGIONS, budget, decibel
 from svdlab.measure.text import make_plate
 from svdlab.pipeline.generate import Clip, ProbePipeline
 from svdlab.pipeline.images import sample_image
-from svdlab.probes.probe import Check, Example, Graph, Probe, Study, below, most, near
+from svdlab.probes.probe import Check, Example, Graph, Probe, Study, below, graded, most, near
 from svdlab.probes.stimuli import (
     PHOTOGRAPHS,
     Stimuli,
@@ -370,6 +370,13 @@ def spoilt(study: Study) -> list[Check]:
         noisy = rest + np.random.default_rng(0).normal(0, 0.02, rest.shape).astype(np.float32)
         flickering = rest + np.where(at % 2, 0.01, -0.01).astype(np.float32)
         stepped = rest + np.float32(0.02) * (at >= 3)
+        grain = np.random.default_rng(1).normal(0, ERROR_MARGIN / LEVEL, image.shape).astype(np.float32)
+        contrast = lambda db: (
+            image.mean((0, 1)) + 10 ** (-db / 20) * (image - image.mean((0, 1)))
+        )  # takes that much of all detail
+        fine = lambda frame: float(_fine(frame[None].astype(np.float32))[0])
+        detail = [-decibels(fine(contrast(db)), fine(image)) for db in (DETAIL_MARGIN, DETAIL_MARGIN / 2)]
+        errors = [losses(image, image + part * grain)["rms"] for part in (1, 0.5)]
         same, noise, blur = (stage_measures(image, (rest, *[clip] * 3), 3) for clip in (rest, noisy, blurred(rest, 1.0)))
         return {
             "nothing": max(same["mse_total"], abs(same["detail_total"]), same["flicker_clip"], same["seam_height"]),
@@ -378,6 +385,7 @@ def spoilt(study: Study) -> list[Check]:
             "flicker": fidelity.flicker(flickering)["flicker_brightness"] / 0.04,  # second differences of -0.01, 0.01 ...
             "seam": seams(rest, stepped, 3)["seam_height"] / 0.02,
             "blur": blur["detail_denoiser"],
+            **dict(zip(("detail", "half_detail", "error", "half_error"), (*detail, *errors), strict=True)),
         }
 
     seen = pd.DataFrame([look(study.stimuli.array(name)) for name in study.stimuli.names[:SPOILT]])
@@ -388,6 +396,8 @@ def spoilt(study: Study) -> list[Check]:
         near("flicker of 0.01 is recovered, over its size", seen["flicker"], 1, within=0.1, worst=True),
         near("seams of 0.02 are recovered, over their size", seen["seam"], 1, within=0.1, worst=True),
         below("a blur of 1 px takes fine detail away, dB", seen["blur"], -3),
+        graded("fine detail less by the margin, dB, and by half of it", seen["detail"], seen["half_detail"], DETAIL_MARGIN),
+        graded("noise of the margin, grey levels, and of half of it", seen["error"], seen["half_error"], ERROR_MARGIN),
     ]
 
 

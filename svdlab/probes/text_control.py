@@ -21,7 +21,7 @@ import torch
 from svdlab.errors import one_of, several
 from svdlab.pipeline import edits, hooks
 from svdlab.pipeline.generate import generate
-from svdlab.probes.probe import Check, Example, Graph, Probe, Study, below, most, near
+from svdlab.probes.probe import Check, Example, Graph, Probe, Study, below, graded, most, near
 from svdlab.stats.effects import Effect, difference, mean, ratio
 
 MARGIN = 0.10  # of what another seed changes, and of the way to the other image's clip
@@ -71,10 +71,12 @@ class TextControl(Probe):
         with hooks.edit(study.pipe, "image_embeddings", same):
             again = generate(study.pipe, image, short, seed=0).frames
         first, last = (study.stimuli.array(study.stimuli.names[i]) for i in (0, -1))
+        way = lambda part: part_of_the_way((1 - part) * first + part * last, first, last)
         return [
             below("an embedding times 1: rms change of the clip", rms(plain, again), 1e-9),
             most("an edit of the embedding reaches every step", [step in steps for step in range(2)], least=1),
-            near("three tenths of the way", part_of_the_way(0.7 * first + 0.3 * last, first, last), 0.3, within=0.003),
+            near("three tenths of the way", way(0.3), 0.3, within=0.003),
+            graded("a tenth of the way, which is the margin, and half of it", way(MARGIN), way(MARGIN / 2), MARGIN),
         ]
 
     def measure(self, study: Study) -> pd.DataFrame:
