@@ -145,7 +145,7 @@ samplers = ["EulerDiscreteScheduler", "HeunDiscreteScheduler", "EDMDPMSolverMult
 plan = svdlab.grid(scheduler=samplers, image=image, seed=seeds[0], fps=fps, motion_bucket_id=motion_bucket_id)
 tried = sorted({max(1, num_inference_steps // 4), max(1, num_inference_steps // 2), num_inference_steps})
 enough = svdlab.steps_needed(pipe, plan, steps=tried, reference=3 * num_inference_steps)
-title = f"Error against a clip of {3 * num_inference_steps} Euler steps"
+title = f"Error in levels of 255, against a clip of {3 * num_inference_steps} Euler steps"
 fig = show.dose_response(enough, x="num_inference_steps", y="error", by="scheduler", title=title)
 show.save(fig, Path(out, "steps"))
 

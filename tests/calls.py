@@ -120,7 +120,7 @@ def of_pipeline(m: SimpleNamespace) -> dict[str, Target]:
         "transplant": (svdlab.transplant, dict(pipe=pipe, trace=tr, steps=[1], motion_bucket_id=30)),
         "trace": (entered(svdlab.trace), dict(pipe=pipe, **keep)),
         "edit": (entered(svdlab.edit), dict(pipe=pipe, where="latents", fn=lambda value, step: value, steps=None)),
-        "lora": (entered(svdlab.lora), dict(pipe=pipe, file=m.folder / "pan.safetensors", scale=0.5)),
+        "lora": (entered(svdlab.lora), dict(pipe=pipe, file=m.folder / "pan.safetensors", scale=0.5, digest=None)),
         "module_names": (svdlab.module_names, dict(pipe=pipe, contains="")),
         "Trace.save": (tr.save, dict(path=m.folder / "x.safetensors")),
         "Trace.load": (svdlab.Trace.load, dict(path=tr.save(m.folder / "y.safetensors"))),

@@ -80,7 +80,7 @@ def attach(pipe: Any, file: str | os.PathLike, scale: float, digest: str | None)
     content, source, kept = _read(Path(file)), pipe.source, dict[Any, torch.nn.Parameter]()
     changes, found = _changes(pipe, Path(file), content), hashlib.sha256(content).hexdigest()
     if digest not in (None, found):
-        raise InputError(f"{file} is not the LoRA that it was when the sweep began.")
+        raise InputError(f"{file} is not the LoRA that it was: its SHA-256 is {found}.")
     names = f"{source.lora} {source.lora_scale:g} + {Path(file).name}" if source.lora else Path(file).name
     hashes = f"{source.lora_hash} + {found}" if source.lora else found
     named = replace(source, lora=names, lora_hash=hashes, lora_scale=float(scale))
