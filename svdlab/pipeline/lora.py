@@ -31,7 +31,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from svdlab.errors import InputError, number, path, takes
+from svdlab.errors import InputError, number, path, takes, text
 from svdlab.measure.files import read_file, read_json
 from svdlab.pipeline.pipeline import pipeline
 from svdlab.pipeline.single_file import UNET, stability_name
@@ -47,7 +47,7 @@ _OPEN: ContextVar[tuple[Any, ...]] = ContextVar("open", default=())  # pipelines
 
 
 @contextmanager
-@takes(pipe=pipeline, file=path, scale=partial(number, least=-1000, most=1000))
+@takes(pipe=pipeline, file=path, scale=partial(number, least=-1000, most=1000), digest=text)
 def lora(pipe: Any, file: str | os.PathLike, scale: float = 1.0, *, digest: str | None = None) -> Iterator[None]:
     """Inside the block, the UNet has the LoRA of a .safetensors file at this strength. At 0 it is the model without it.
 
