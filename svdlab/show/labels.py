@@ -119,7 +119,8 @@ def _range(values: Sequence[Any]) -> str:
 
 def caption(clip: Any) -> str:
     """What distinguishes one clip from others: its main conditions and its seed."""
-    values = next(iter(records(clip)), {})
+    found = next(iter(records(clip)), {})
+    values = {key: value for key, value in found.items() if not pd.isna(value)}  # of a measured file nothing may be known
     return ", ".join(f"{word} {number(values[key])}" for key, word in (SHORT | {"seed": "seed"}).items() if key in values)
 
 

@@ -299,13 +299,15 @@ def _facts(record: dict[str, Any]) -> dict[str, Any]:
 
 def _runs(runs: pd.DataFrame) -> dict[str, list[Any]]:
     """What was constant, a table of what varied and what was measured, the clips."""
-    columns = [c for c in ("image", *plans.CONDITIONS, "seed") if c in runs and runs[c].notna().any()]
+    columns = [c for c in ("file", "image", *plans.CONDITIONS, "seed") if c in runs and runs[c].notna().any()]
     varied = [c for c in columns if runs[c].astype(str).nunique() > 1]
-    constant = ", ".join(f"{name(c)} {number(runs[c].iloc[0])}" for c in columns if c not in varied)
+    constant = ", ".join(f"{name(c)} {number(runs[c].dropna().iloc[0])}" for c in columns if c not in varied)
     if "image" in runs:
         runs = runs.assign(image=runs["image"].map(file_name))
+        varied = [c for c in varied if c != "image" or "file" not in runs or not runs["image"].equals(runs["file"])]
     runs = runs.sort_values(varied) if varied else runs
-    table = runs[[*varied, *(c for c in MEASURES if c in runs), "status"]].head(ROWS)
+    why = ["reason"] if (runs["reason"] != "").any() else []
+    table = runs[[*varied, *(c for c in MEASURES if c in runs), "status", *why]].head(ROWS)
     there = runs[runs["preview"].astype(bool)]
     clips = [
         Media(run["preview"], ", ".join(f"{name(c)} {number(run[c])}" for c in varied) or str(run_id)[:8])
