@@ -278,3 +278,20 @@ def test_options_of_bias_are_checked_before_its_images_are_drawn(tmp_path: Path,
     for words in (["-p", "alpha", "7"], ["-p", "fps", "0"], ["--seeds", "0"], ["-p", "measures", "[smile]"]):
         code, _, err = run(capsys, "probe", "bias", *words, "--out", tmp_path / "out")
         assert code == 1 and words[-1].strip("[]") in err and not (tmp_path / "out").exists(), err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["sweep", "--grid", "grid.yaml", "--out", "out", "--batch-size", "0"], "--batch-size 0: give a whole number"),
+        (["probe", "stillness", "-p", "num_frames", "1"], "-p num_frames 1: give a whole number"),
+        (["doctor", "--run", "organism", "-p", "device", "gpu"], "-p device gpu"),
+        (["convert", "x.safetensors", "new", "--num-frames", "3"], "no such file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_messages_speak_of_flags(words: list[str], expected: str, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "grid.yaml").write_text("fps: [6]\n")
+    code, _, err = run(capsys, *words)
+    assert code == 1 and expected in err and "=" not in err and len(err.strip().splitlines()) == 1, err

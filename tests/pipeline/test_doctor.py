@@ -52,3 +52,12 @@ def test_acceptance_passes_a_sound_pipeline_and_no_other(pipe) -> None:
     table = doctor.accept(pipe, "scene-3", num_inference_steps=3, num_frames=4)
     hook.remove()
     assert (table.loc[:4, "status"] == "failed").all()
+
+
+def test_the_doctor_fits_one_screen_and_details_say_what_to_do() -> None:
+    table = doctor.report("no/such-checkpoint", online=False)
+    lines, more = doctor.screen(table), doctor.screen(table, details=True)
+    assert len(lines) == len(table) + 1 <= 24 and all(len(line) <= 80 for line in lines + more)
+    assert "--details" in lines[-1] and more[: len(table)] == lines[:-1]
+    said = " ".join(" ".join(more).split())
+    assert all(advice in said for advice in table["advice"]) and all(found in said for found in table["found"])

@@ -32,7 +32,7 @@ def test_six_kinds_of_video_from_a_wheel(installed: Callable[..., Any], tmp_path
     animated(place / "c.webp", clip, lossless=True)
     animated(place / "d.png", clip)
     animated(place / "e.gif", clip)
-    container(place / "f.webm")
+    container(place / "f.webm", [Image.fromarray(frame) for frame in clip])
     (place / "f.txt").unlink()
     done = installed("svdlab", "measure", "videos", "--out", "study", cwd=tmp_path)
     assert done.returncode == 0 and "6 of 6 files measured" in done.stdout, done.stderr

@@ -7,6 +7,7 @@ import json
 import struct
 import subprocess
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,30 +95,16 @@ def webp(path: Path, prompt: Any) -> Path:
     return path
 
 
-def container(path: Path, **tags: str) -> Path:
+def container(path: Path, frames: Sequence[Any] = FRAMES, **tags: str) -> Path:
     """By ffmpeg with a file of metadata, as Video Helper Suite does it."""
     escaped = {k: v.replace("\\", "\\\\").replace(";", "\\;").replace("#", "\\#").replace("=", "\\=") for k, v in tags.items()}
     notes = path.with_suffix(".txt")
     notes.write_text(";FFMETADATA1\n" + "".join(f"{k}={v}\n" for k, v in escaped.items()).replace("\\n", "\\\\n"))
-    words = [
-        "-f",
-        "rawvideo",
-        "-pix_fmt",
-        "rgb24",
-        "-s",
-        "64x32",
-        "-r",
-        "8",
-        "-i",
-        "-",
-        "-i",
-        str(notes),
-        "-map_metadata",
-        "1",
-    ]
+    size = "{}x{}".format(*frames[0].size)
+    words = [*f"-f rawvideo -pix_fmt rgb24 -s {size} -r 8 -i -".split(), "-i", str(notes), "-map_metadata", "1"]
     how = ["-c:v", "libvpx-vp9"] if path.suffix == ".webm" else ["-c:v", "libx264", "-movflags", "use_metadata_tags"]
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", *words, *how, str(path)]
-    subprocess.run(command, input=b"".join(f.tobytes() for f in FRAMES), check=True)
+    subprocess.run(command, input=b"".join(f.tobytes() for f in frames), check=True)
     return path
 
 
