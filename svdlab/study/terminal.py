@@ -88,7 +88,7 @@ def _in_flags(message: str, words: list[str]) -> str:
         message = re.sub(rf"(?<![\w.']){name}='([^'\n]*)'(?=[\s,:;.)]|$)", rf"{flag} \1", message)  # the flag takes no quotes
         message = re.sub(rf"(?<![\w.']){name}=(?=[^\s.,)])", f"{flag} ", message)
         message = re.sub(rf"(?<![\w.']){name}=", flag, message)
-    return message
+    return re.sub(r"(?<!\S)(--[a-z][a-z-]*)=(?=\S)", r"\1 ", message)
 
 
 @cache
