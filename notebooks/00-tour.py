@@ -55,8 +55,7 @@ video.save(Path(out, "scene"))
 video
 
 # %%
-fig = show.filmstrip(clip, given=True)
-show.save(fig, Path(out, "filmstrip"))
+show.save(show.filmstrip(clip, given=True), Path(out, "filmstrip"))
 
 # %% [markdown]
 # ## How the clip is made
@@ -67,14 +66,12 @@ show.save(fig, Path(out, "filmstrip"))
 # %%
 last = len(tr) - 1
 steps = sorted({0, last // 6, last // 3, last // 2, 2 * last // 3, 5 * last // 6, last})
-fig = show.denoising(tr, frame=clip.frames.shape[0] // 2, steps=steps)
-show.save(fig, Path(out, "denoising-latents"))
+show.save(show.denoising(tr, frame=clip.frames.shape[0] // 2, steps=steps), Path(out, "denoising-latents"))
 
 # %%
 frame = clip.frames.shape[0] // 2
 decoded = tr.decode(pipe, steps=steps, frames=[frame])
-fig = show.denoising(tr, frame=frame, steps=steps, decoded=decoded)
-show.save(fig, Path(out, "denoising"))
+show.save(show.denoising(tr, frame=frame, steps=steps, decoded=decoded), Path(out, "denoising"))
 
 # %% [markdown]
 # **How to read it:** at high sigma the estimate is an average over everything that could follow the image, so it is
@@ -86,8 +83,7 @@ show.save(fig, Path(out, "denoising"))
 # subject's, in px/frame.
 
 # %%
-fig = show.flow(clip)
-show.save(fig, Path(out, "flow"))
+show.save(show.flow(clip), Path(out, "flow"))
 
 # %%
 summary = motion.summary(clip.frames, playback_fps=clip.playback_fps)
@@ -109,8 +105,7 @@ results[["fps", "motion_bucket_id", "seed", "camera", "object_px", "camera_px"]]
 
 # %%
 one_seed = results[results.seed == seeds[0]]
-fig = show.sheet(one_seed, rows="motion_bucket_id", columns="fps", note="object_px")
-show.save(fig, Path(out, "sweep"))
+show.save(show.sheet(one_seed, rows="motion_bucket_id", columns="fps", note="object_px"), Path(out, "sweep"))
 
 # %%
 video = show.video(one_seed[one_seed.fps == sweep_fps[0]], title=f"Motion buckets at fps {sweep_fps[0]}")
@@ -118,8 +113,7 @@ video.save(Path(out, "sweep"))
 video
 
 # %%
-fig = show.dose_response(results, x="motion_bucket_id", y="object_px", by="fps")
-show.save(fig, Path(out, "dose-response"))
+show.save(show.dose_response(results, x="motion_bucket_id", y="object_px", by="fps"), Path(out, "dose-response"))
 
 # %% [markdown]
 # **How to read it:** the world that the organism was trained on moves by `0.14 * motion_bucket_id / fps` px/frame. So
@@ -134,8 +128,7 @@ show.save(fig, Path(out, "dose-response"))
 # %%
 other = svdlab.generate(pipe, photograph, conditions, seed=0)
 show.video(other).save(Path(out, "photograph"))
-fig = show.filmstrip(other, given=True)
-show.save(fig, Path(out, "photograph"))
+show.save(show.filmstrip(other, given=True), Path(out, "photograph"))
 
 # %% [markdown]
 # ## Try it

@@ -19,7 +19,7 @@
 checkpoint: str = "organism"  # or SVD, SVD_XT, SVD_1_1, a hub id, a local folder
 image: str = "scene-27"  # a sample's name or a path
 fps: list = [6, 12]  # frames per second, as diffusers counts: the UNet sees fps - 1
-motion_bucket_id: list = [30, 75, 120]  # how much motion is asked for
+motion_bucket_id: list = [30, 60, 120]  # how much motion is asked for
 max_guidance_scale: list = [1.0, 3.0]  # guidance at the last frame; 1 is none
 seeds: list = [0, 1, 2]  # shared by all conditions
 num_inference_steps: int = 10  # denoising steps
@@ -31,8 +31,8 @@ out: str = "../results/01-conditioning-sweep"  # folder for figures, runs and th
 from pathlib import Path
 
 import svdlab
-from svdlab import show, widgets
-from svdlab import stats
+from svdlab import show, stats, widgets
+from svdlab.study.failures import rates
 
 # %% [markdown]
 # ## The plan
@@ -84,12 +84,10 @@ f"{len(results)} runs, {(results.status != 'done').sum()} of them not done"
 unguided = results[results.max_guidance_scale == results.max_guidance_scale.min()]
 guided = results[results.max_guidance_scale == results.max_guidance_scale.max()]
 layout = dict(rows="motion_bucket_id", columns="fps", note=measure)
-fig = show.sheet(unguided[unguided.seed == plan.seed[0]], **layout)
-show.save(fig, Path(out, "sheet-unguided"))
+show.save(show.sheet(unguided[unguided.seed == plan.seed[0]], **layout), Path(out, "sheet-unguided"))
 
 # %%
-fig = show.sheet(guided[guided.seed == plan.seed[0]], **layout)
-show.save(fig, Path(out, "sheet-guided"))
+show.save(show.sheet(guided[guided.seed == plan.seed[0]], **layout), Path(out, "sheet-guided"))
 
 # %% [markdown]
 # ## The curves
@@ -97,18 +95,15 @@ show.save(fig, Path(out, "sheet-guided"))
 # Points are runs, thin lines join the runs of one seed, the band is the interval of the mean over seeds.
 
 # %%
-fig = show.dose_response(unguided, x="motion_bucket_id", y=measure, by="fps")
-show.save(fig, Path(out, "motion-bucket"))
+show.save(show.dose_response(unguided, x="motion_bucket_id", y=measure, by="fps"), Path(out, "motion-bucket"))
 
 # %%
-fig = show.dose_response(unguided, x="fps", y=measure, by="motion_bucket_id")
-show.save(fig, Path(out, "fps"))
+show.save(show.dose_response(unguided, x="fps", y=measure, by="motion_bucket_id"), Path(out, "fps"))
 
 # %%
 largest = results.motion_bucket_id.isin(plan.motion_bucket_id.unique()[-2:])
 fastest = results[(results.fps == results.fps.min()) & largest]
-fig = show.dose_response(fastest, x="max_guidance_scale", y=measure, by="motion_bucket_id")
-show.save(fig, Path(out, "guidance"))
+show.save(show.dose_response(fastest, x="max_guidance_scale", y=measure, by="motion_bucket_id"), Path(out, "guidance"))
 
 # %%
 conditions = ("motion_bucket_id", "fps", "max_guidance_scale")
@@ -123,12 +118,24 @@ for condition in varied:
 #
 # ## Together or apart
 #
-# The same runs against bucket / fps: points on one line mean that only the ratio matters.
+# The same runs against bucket / fps, in a colour for each fps. Some ratios are there at two fps: bucket 30 at fps 6 is bucket 60
+# at fps 12. Where their points agree, and all lie on one line, only the ratio matters.
 
 # %%
 ratio = unguided.assign(**{"motion bucket / fps": unguided.motion_bucket_id / unguided.fps})
-fig = show.dose_response(ratio, x="motion bucket / fps", y=measure)
-show.save(fig, Path(out, "ratio"))
+show.save(show.dose_response(ratio, x="motion bucket / fps", y=measure, by="fps", together=True), Path(out, "ratio"))
+
+# %% [markdown]
+# ## What fails
+#
+# The worst clips by each measure (drift, flicker, blur, cuts ...), with the frame and the region where it shows, and how often
+# that happens under each condition.
+
+# %%
+show.save(show.failures(results), Path(out, "failures"))
+
+# %%
+rates(results)[["kind", "condition", "level", "failed", "clips", "value", "low", "high"]].round(3)
 
 # %% [markdown]
 # ## Walk over it

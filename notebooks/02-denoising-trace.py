@@ -30,7 +30,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import svdlab
-from svdlab import motion, show, widgets
+from svdlab import show, widgets
+from svdlab.study.lock_in import lock_in, locked
 
 # %% [markdown]
 # ## One clip, with everything that was computed
@@ -48,8 +49,7 @@ tr.to_xarray()
 # %%
 middle = clip.frames.shape[0] // 2
 videos = tr.decode(pipe)
-fig = show.denoising(tr, frame=[0, middle], decoded=videos)
-show.save(fig, Path(out, "denoised"))
+show.save(show.denoising(tr, frame=[0, middle], decoded=videos), Path(out, "denoised"))
 
 # %% [markdown]
 # **How to read it:** columns run from strong noise (large sigma) to none. Frame 0 is given by the image, and is there
@@ -69,12 +69,10 @@ steps
 # Three principal components as red, green and blue: first of the noisy latents, then of the denoised estimates.
 
 # %%
-fig = show.latents(tr, frame=middle, mode="pca")
-show.save(fig, Path(out, "latents"))
+show.save(show.latents(tr, frame=middle, mode="pca"), Path(out, "latents"))
 
 # %%
-fig = show.latents(tr, frame=middle, mode="pca", name="denoised")
-show.save(fig, Path(out, "latents-denoised"))
+show.save(show.latents(tr, frame=middle, mode="pca", name="denoised"), Path(out, "latents-denoised"))
 
 # %% [markdown]
 # ## Guidance pressure
@@ -85,8 +83,7 @@ show.save(fig, Path(out, "latents-denoised"))
 # %%
 pressure = pd.DataFrame(tr["guidance_pressure"].mean(dim=(2, 3)).numpy(), index=tr.sigmas)
 labels = dict(key="|cond - uncond|, mean over places", rows="sigma before the step", columns="frame")
-fig = show.heat(pressure, tr, title="Guidance pressure by step and frame", **labels)
-show.save(fig, Path(out, "guidance-pressure"))
+show.save(show.heat(pressure, tr, title="Guidance pressure by step and frame", **labels), Path(out, "guidance-pressure"))
 
 # %% [markdown]
 # ## Who looks at the first frame
@@ -96,43 +93,31 @@ show.save(fig, Path(out, "guidance-pressure"))
 
 # %%
 names = sorted(name for name in tr.names if name.endswith(".first_frame"))  # down, mid, up
-blocks = [n.removeprefix("unet.").split(".attentions")[0].replace("_blocks", "").replace("_block", "") for n in names]
-blocks = [f"{block}, {n.split('.attentions.')[1][0]}" for block, n in zip(blocks, names, strict=True)]
-
-# %%
 attended = np.stack([tr[n][:, 1].mean(dim=1).numpy() for n in names])
-table = pd.DataFrame(attended, index=blocks, columns=tr.sigmas)
+table = pd.DataFrame(attended, index=[show.block(n) for n in names], columns=tr.sigmas)
 labels = dict(key="mean weight", rows="block", columns="sigma before the step", centre=1 / len(clip.frames))
-fig = show.heat(table, tr, title="Temporal attention to the first frame, by block and step", **labels)
-show.save(fig, Path(out, "first-frame"))
+title = "Temporal attention to the first frame, by block and step"
+show.save(show.heat(table, tr, title=title, **labels), Path(out, "first-frame"))
 
 # %% [markdown]
-# ## Motion lock-in
+# The whole maps, of all frames on all frames:
+
+# %%
+show.save(show.attention(tr), Path(out, "attention"))
+
+# %% [markdown]
+# ## Lock-in of image and motion
 #
-# For every step the estimate is decoded, its optical flow is measured, and compared with the flow of the finished clip:
-# the cosine between the two flow fields is 1 where they agree in direction and proportion, and 0 where they have nothing in
-# common. The motion is *locked in* at the first step from which on the agreement stays above the threshold.
+# For every step the estimate is decoded and compared with the finished clip: its frames by the correlation of their pixels, its
+# motion by the cosine between the optical flows, 1 where they agree in direction and proportion, 0 where they have nothing in
+# common. Image or motion is *locked in* at the first step from which on the agreement stays above the threshold.
 
 # %%
-rows = []
-for seed in seeds:
-    with svdlab.trace(pipe) as one:
-        svdlab.generate(pipe, image, conditions, seed=seed)
-    flows = np.stack([motion.flow(video).ravel() for video in one.decode(pipe)])
-    length = np.linalg.norm(flows, axis=1) * np.linalg.norm(flows[-1])
-    cosine = flows @ flows[-1] / np.maximum(length, 1e-9)
-    rows += [dict(seed=seed, step=step.index, sigma=step.sigma, agreement=c) for step, c in zip(one, cosine, strict=True)]
+agreements = lock_in(pipe, image, conditions, seeds=seeds)
+show.save(show.lock_in(agreements, threshold=agreement), Path(out, "lock-in"))
 
 # %%
-about = dict(checkpoint=pipe.source.checkpoint, label=pipe.source.label, fps=fps, motion_bucket_id=motion_bucket_id)
-table = pd.DataFrame(rows).assign(**about)
-fig = show.dose_response(table, x="step", y="agreement", title="Agreement of the estimate's flow with the clip's, by step")
-show.save(fig, Path(out, "lock-in"))
-
-# %%
-unsettled = table[table.agreement < agreement].groupby("seed").step.max().reindex(seeds).fillna(-1).astype(int)
-first = (unsettled + 1).clip(upper=num_inference_steps - 1)
-pd.DataFrame(dict(step=first, sigma=tr.schedule[first]), index=pd.Index(seeds, name="seed"))
+locked(agreements, agreement)
 
 # %% [markdown]
 # ## How many steps are enough

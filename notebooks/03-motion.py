@@ -49,25 +49,22 @@ table = motion.measure(clip.frames, playback_fps=playback_fps)
 table.round(2)
 
 # %%
-fig = show.trajectories(clip)
-show.save(fig, Path(out, "trajectories"))
+show.save(show.trajectories(clip), Path(out, "trajectories"))
 
 # %%
-fig = show.stepwise(clip, playback_fps=playback_fps)
-show.save(fig, Path(out, "stepwise"))
+show.save(show.stepwise(clip, playback_fps=playback_fps), Path(out, "stepwise"))
 
 # %%
-fig = show.xt_slice(clip)
-show.save(fig, Path(out, "xt-slice"))
+show.save(show.xt_slice(clip), Path(out, "xt-slice"))
 
 # %%
-fig = show.camera_path(clip)
-show.save(fig, Path(out, "camera-path"))
+panned = svdlab.generate(pipe, images[1], conditions, seed=seeds[0], num_inference_steps=num_inference_steps)
+show.save(show.camera_path(panned), Path(out, "camera-path"))
 
 # %% [markdown]
 # **How to read it:** trajectories are flow, chained from frame to frame. In the slice, time runs downwards: what stands
-# still is a vertical line, what moves leans, and the lean is its speed. The camera's path is where the frame's centre would
-# have to go to explain the motion of the whole ground.
+# still is a vertical line, what moves leans, and the lean is its speed. The camera's path is of another clip,
+# whose camera moves: it is where the frame's centre would have to go to explain the motion of the whole ground.
 #
 # `motion.summary` is the same in one row. Its class names the camera's motion: ground that moves left is `pan_right`.
 
@@ -88,8 +85,7 @@ found = dose_response(results, "motion_bucket_id", "object_px")
 print(found.sentence)
 
 # %%
-fig = show.dose_response(results, x="motion_bucket_id", y="object_px")
-show.save(fig, Path(out, "dose-response"))
+show.save(show.dose_response(results, x="motion_bucket_id", y="object_px"), Path(out, "dose-response"))
 
 # %%
 shares = variance_shares(results, "object_px", ["motion_bucket_id", "image", "seed"])

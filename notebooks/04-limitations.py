@@ -59,9 +59,7 @@ result = probes.run(probe, pipe, out, **choice)
 print(result)
 
 # %%
-fig = result.figure()
-show.save(fig, Path(out, probe))
-fig
+show.save(result.figure(), Path(out, probe))
 
 # %% [markdown]
 # **How to read it:** each effect has an axis of its own, with its 95 % CI over images; grey is the margin that was fixed beforehand.

@@ -53,8 +53,7 @@ table.head(4)
 
 # %%
 chosen = manifest or Path(out, "images", "manifest.csv")
-fig = bias.pairs(read_manifest(chosen))
-show.save(fig, Path(out, "pairs"))
+show.save(bias.pairs(read_manifest(chosen)), Path(out, "pairs"))
 
 # %% [markdown]
 # ## Decide first
@@ -81,8 +80,7 @@ print(result.verdict)
 result.table[["scheme", "measure", "n", "value", "low", "high", "q", "verdict"]].round(4)
 
 # %%
-fig = result.figure()
-show.save(fig, Path(out, "forest"))
+show.save(result.figure(), Path(out, "forest"))
 
 # %% [markdown]
 # **How to read it:** an interval that excludes zero is an effect if q is below 0.05; a triangle is equivalent within the grey
@@ -92,8 +90,7 @@ show.save(fig, Path(out, "forest"))
 
 # %%
 surest = result.table.sort_values(["p", "d"]).iloc[0]
-fig = bias.slopes(result, surest)
-show.save(fig, Path(out, "slopes"))
+show.save(bias.slopes(result, surest), Path(out, "slopes"))
 
 # %%
 video = bias.worst_pairs(result, surest, count=2)

@@ -86,8 +86,7 @@ show.save(fig, Path(out, "branch-and-swap-speed"))
 
 # %%
 names = sorted(n for n in svdlab.module_names(pipe, ".attentions.") if n.endswith(".temporal_transformer_blocks.0"))
-short = [n.removeprefix("unet.").split(".temporal")[0].replace("_blocks", "").replace("_block", "") for n in names]
-blocks = {label.replace(".attentions.", ", "): name for label, name in zip(short, names, strict=True)}
+blocks = {show.block(name): name for name in names}
 
 # %%
 unguided, rows = conditions.replace(max_guidance_scale=1.0), []

@@ -61,8 +61,7 @@ for name in (first, second):
 for name, table in tables.items():
     one = table[(table.image == images[0]) & (table.seed == seeds[0])]
     fig = show.sheet(one, rows="motion_bucket_id", columns="fps", note=measure, title=f"{name}: last frames")
-    show.save(fig, Path(out, f"sheet-{Path(name).name}"))
-    display(fig)
+    display(show.save(fig, Path(out, f"sheet-{Path(name).name}")))
 
 # %% [markdown]
 # ## Speed
@@ -98,9 +97,14 @@ slope = compare(tables, [measure], by=["fps"], within=slope_against("motion_buck
 slope[["fps", "first", "second", "value", "low", "high", "q", "n", "verdict"]].round(4)
 
 # %% [markdown]
-# ## In a sentence
+# ## In one picture, and in a sentence
 #
 # The fine-tuning's own condition is fps 7 (fps_id 6) and bucket 127; every other row is away from it.
+
+# %%
+found = pd.concat([speed, spread, slope], ignore_index=True).assign(measure=lambda t: f"{measure}, " + t["within"].astype(str))
+title = f"{second} minus {first}: {measure}, its spread over seeds, and its slope on the motion bucket"
+show.save(show.forest(found, by="measure", of=pipe.source.label, title=title), Path(out, "conclusion"))
 
 # %%
 print(f"{measure}, {second} minus {first}, over {len(images)} pictures:")

@@ -114,12 +114,13 @@ def sweep(
     out: Annotated[Path, typer.Option(help="Folder for the runs; what it holds already is not made again.", callback=folder)],
     checkpoint: Checkpoint = "organism",
     image: Annotated[
-        str | None, typer.Option(help="A path, a sample's name, or a folder of images; the plan may name one per row.")
+        str | None,
+        typer.Option(help="A path, a sample's name; a folder, a glob or a .csv of images; or the plan names one per row."),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Clips at a time; default by size.")] = None,
     threads: Annotated[int | None, typer.Option(help="Batches side by side; default on a CPU one per core.")] = None,
 ) -> None:
-    """Make and measure a clip for every point of a grid.
+    """Make and measure a clip for every point of a grid; write results.csv, a contact sheet and a curve beside the runs.
 
     Started again, it goes on where it was. Exits with 1 where a clip failed.
 
@@ -136,8 +137,10 @@ def sweep(
     from svdlab.study import sweep as sweeps
 
     table = sweeps.sweep(load_pipeline(checkpoint), plan, out, image=image, **given)
-    failed = int((table["status"] == "failed").sum())
-    say(f"{len(table)} runs in {out}, {failed} of them failed. The table: svdlab.load_results({str(out)!r})")
+    from svdlab.study.overview import overview
+
+    failed, files = int((table["status"] == "failed").sum()), overview(table, out)
+    say(*files, f"{len(table)} runs in {out}, {failed} of them failed. The table: svdlab.load_results({str(out)!r})")
     raise typer.Exit(int(failed > 0))
 
 

@@ -25,10 +25,11 @@ from svdlab.probes import probe as probe_
 from svdlab.probes.bias import planted, symmetry
 from svdlab.show import figure, labels, page
 from svdlab.stats import effects
-from svdlab.study import failures, notebooks, pairs, plans, sweep
+from svdlab.study import failures, lock_in, notebooks, overview, pairs, plans, sweep
 from svdlab.widgets import panel
 from tests.study.test_comfy import PROMPT, png
 
+SPATIAL = "unet.mid_block.attentions.0.transformer_blocks.0.attn1"
 Target = tuple[Callable[..., Any], dict[str, Any]]
 CONDITIONS: dict[str, Any] = dict(
     fps=7,
@@ -440,13 +441,16 @@ def of_organism(m: SimpleNamespace) -> dict[str, Target]:
 def of_show(m: SimpleNamespace) -> dict[str, Target]:
     clip, tr, results, field = m.clip, m.tr, m.results, np.ones((3, 16, 16, 2), np.float32)
     sheet: dict[str, Any] = dict(rows="motion_bucket_id", columns="fps", frame=-1, note="motion_flow_px", clips=[clip] * 4)
-    curve: dict[str, Any] = dict(x="motion_bucket_id", y="motion_flow_px", by="fps", title="")
+    curve: dict[str, Any] = dict(x="motion_bucket_id", y="motion_flow_px", by="fps", together=False, title="")
     fig = show.heat(m.table[["x", "fps"]], title="a", key="x")
     saved: dict[str, Any] = dict(path=m.folder / "f", formats=("csv",))
     grid: dict[str, Any] = dict(size=(16, 16), of=clip, row_labels=["a"], column_labels=["b"], row_title="", column_title="")
     heat: dict[str, Any] = dict(table=m.table[["x", "fps"]], title="", key="x", rows="r", columns="c", centre=0.0)
     sections: dict[str, Any] = dict(title="a", sections={"b": ["c"]}, label="", footer="")
     movie = show.video(clip)
+    with svdlab.trace(m.pipe, attention=SPATIAL) as seen:
+        seen.clip = svdlab.generate(m.pipe, m.scene, num_inference_steps=1)
+    locked = pd.DataFrame({"seed": [0, 0], "step": [0, 1], "sigma": [700.0, 0.1], "motion": [0.1, 1.0], "image": [0.9, 1.0]})
     return {
         "show.about": (lambda things: show.about(things), dict(things=clip)),
         "show.video": (show.video, dict(clips=[clip], labels=["a"], fps=7, columns=1, title="")),
@@ -466,6 +470,14 @@ def of_show(m: SimpleNamespace) -> dict[str, Target]:
         "show.heat": (show.heat, heat),
         "show.forest": (show.forest, dict(effects=[m.effect], by="unit", standardised=False, of=clip, title="")),
         "show.failures": (show.failures, dict(results=results, k=2, kinds=["drift"], title="")),
+        "show.attention": (
+            show.attention,
+            dict(tr=seen, names=[SPATIAL], steps=[0], frames=[0], clip=seen.clip, queries=((0.5, 0.5),), title=""),
+        ),
+        "show.block": (show.block, dict(module="unet.mid_block")),
+        "show.lock_in": (show.lock_in, dict(table=locked, threshold=0.9, title="")),
+        "lock_in.locked": (lock_in.locked, dict(table=locked, threshold=0.9)),
+        "overview.overview": (overview.overview, dict(results=results, out=m.folder / "overview")),
         "show.for_paper": (entered(show.for_paper), dict(column=3.3, title=False, footer=False)),
         "show.save": (show.save, dict(fig=fig, **saved)),
         "figure.figure": (figure.figure, dict(width=300.0, height=200.0, of=clip, title="")),

@@ -44,7 +44,8 @@ LEAVES = {
         *("scene.mp4", "photograph.mp4", "sweep.mp4", "results.parquet"),
     ],
     "02-denoising-trace": [
-        *("denoised.png", "latents.png", "guidance-pressure.png", "first-frame.png", "lock-in.png", "steps.png"),
+        *("denoised.png", "latents.png", "guidance-pressure.png", "first-frame.png", "lock-in.png"),
+        *("attention.png", "steps.png"),
         "trace.safetensors",
     ],
     "03-motion": [
@@ -54,8 +55,8 @@ LEAVES = {
     "04-limitations": ["stillness.png", "limitations.md", "limitations.html", "limitations.json"],
     "05-bias": ["pairs.png", "forest.png", "slopes.png", "worst-pairs.mp4", "comparisons.csv"],
     "06-interventions": ["branch-and-swap.png", "branch-and-swap-speed.png", "ablation.png", "embedding-or-latents.png"],
-    "07-compare-checkpoints": ["sheet-organism.png", "sheet-organism-fixed.png", "speed.png", "spread.png"],
-    "01-conditioning-sweep": ["sheet-guided.png", "motion-bucket.png", "guidance.png", "results.parquet"],
+    "07-compare-checkpoints": ["sheet-organism.png", "sheet-organism-fixed.png", "speed.png", "spread.png", "conclusion.png"],
+    "01-conditioning-sweep": ["sheet-guided.png", "motion-bucket.png", "ratio.png", "failures.png", "results.parquet"],
 }
 
 

@@ -34,7 +34,7 @@ REGION = 0.3  # of each side of the frame: the box that is marked
 
 @dataclass(frozen=True)
 class Kind:
-    """A way to fail: the first of `columns` that a table has (minus `less`) reaches `threshold`.
+    """A way to fail: a column that is called as one of `columns`, or ends so (minus `less`), reaches `threshold`.
 
     says: what the number is, in words. unit: "share" for percent. only: a column of truth values that must hold as well.
     """
@@ -48,7 +48,8 @@ class Kind:
 
     def values(self, table: pd.DataFrame) -> pd.Series | None:
         """The number of each row, NaN where there is none; None where the table lacks the columns."""
-        name = next((c for c in self.columns if c in table), None)
+        own = [c for c in map(str, table) if c in self.columns or c.endswith(tuple(f"_{name}" for name in self.columns))]
+        name = min(own, key=len, default=None)  # a measure of the user's own may go before it, as in people_face_persistence
         if name is None or (self.less and self.less not in table):
             return None
         found = _numbers(table[name]) - (_numbers(table[self.less]) if self.less else 0.0)

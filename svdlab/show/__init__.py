@@ -13,7 +13,8 @@ table behind it as `.data`. Small images are enlarged by whole factors without s
 from svdlab.show.clips import Video, denoising, filmstrip, latents, sheet, video
 from svdlab.show.failures import failures
 from svdlab.show.figure import Figure, for_paper, save
-from svdlab.show.labels import about
+from svdlab.show.inside import attention, lock_in
+from svdlab.show.labels import about, block
 from svdlab.show.motion import camera_path, flow, flow_colours, stepwise, trajectories, xt_slice
 from svdlab.show.tables import dose_response, forest, heat
 
@@ -21,6 +22,8 @@ __all__ = [
     "Figure",
     "Video",
     "about",
+    "attention",
+    "block",
     "camera_path",
     "denoising",
     "dose_response",
@@ -32,6 +35,7 @@ __all__ = [
     "forest",
     "heat",
     "latents",
+    "lock_in",
     "save",
     "sheet",
     "stepwise",

@@ -384,10 +384,7 @@ def as_colours(tr: Any, values: np.ndarray, *, pca: bool = False) -> tuple[np.nd
 
 def kept(tr: Any, name: str, frame: Any, steps: Any) -> tuple[np.ndarray, list[int], list[int]]:
     """What was kept under a name, float32 "s f c h w" at the chosen steps and frames, and those."""
-    if not hasattr(tr, "batch") or not hasattr(tr, "steps"):
-        raise InputError(f"tr={errors.shown(tr)}: give a Trace, as from `with svdlab.trace(pipe) as tr`.")
-    if tr.batch != 1:
-        raise TraceError(f"this trace holds {tr.batch} samples: show one, as in show.denoising(tr[0]).")
+    kept_steps(tr)
     found = tr[name]
     if found.ndim != 5:
         raise InputError(f'{name!r} has shape {tuple(found.shape)}: latents are "s f c h w".')
@@ -398,6 +395,14 @@ def kept(tr: Any, name: str, frame: Any, steps: Any) -> tuple[np.ndarray, list[i
         ends = [tr.steps[i].sigma if name == "latents" else tr.steps[i].sigma_next for i in picked]
         values = values / np.sqrt(np.square(ends) + 1)[:, None, None, None, None]
     return values, picked, rows
+
+
+def kept_steps(tr: Any) -> None:
+    """InputError for what is no trace, TraceError for one of several samples."""
+    if not hasattr(tr, "batch") or not hasattr(tr, "steps"):
+        raise InputError(f"tr={errors.shown(tr)}: give a Trace, as from `with svdlab.trace(pipe) as tr`.")
+    if tr.batch != 1:
+        raise TraceError(f"this trace holds {tr.batch} samples: show one, as in show.denoising(tr[0]).")
 
 
 def _steps(tr: Any, picked: list[int]) -> list[dict[str, Any]]:

@@ -138,6 +138,16 @@ def captions(table: pd.DataFrame, among: pd.DataFrame | None = None) -> list[str
     return [", ".join(said(c, row[c]) for c in varied) for row in table.to_dict("records")]
 
 
+@takes(module=text)
+def block(module: str) -> str:
+    """The block of the UNet that a module lies in, by diffusers' own name.
+
+    >>> block("unet.down_blocks.0.attentions.1.temporal_transformer_blocks.0.attn1.first_frame")
+    'down_blocks.0.attentions.1'
+    """
+    return re.split(r"\.(?:temporal_)?transformer_blocks\.", module.removeprefix("unet."))[0]
+
+
 def short(values: Iterable[Any]) -> dict[Any, str]:
     """A label for each image of a study: of a path its last parts, as few as tell it from the others.
 

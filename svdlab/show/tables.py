@@ -17,6 +17,7 @@ from svdlab.show.figure import (
     GREY,
     INK,
     LABEL,
+    MARKERS,
     NARROW,
     PALE,
     SMALL,
@@ -29,7 +30,7 @@ from svdlab.show.figure import (
     room,
     side_by_side,
 )
-from svdlab.show.labels import WORDS, axis, cut, name, number, ordered
+from svdlab.show.labels import WORDS, axis, cut, name, number, ordered, short
 from svdlab.stats.crossed import numbers
 from svdlab.stats.effects import DESCRIPTIVE, EFFECT, EQUIVALENT, INCONCLUSIVE, TOO_FEW, Effect, as_table, quantity
 from svdlab.stats.intervals import mean_interval
@@ -50,13 +51,16 @@ LOOKS = {  # verdict -> colour, marker, filled and its name; what has no claim i
 }
 
 
-@takes(x=text, y=text, by=text, title=WORDS)
-def dose_response(results: pd.DataFrame, *, x: str, y: str, by: str | None = None, title: str = "") -> Figure:
+@takes(x=text, y=text, by=text, together=flag, title=WORDS)
+def dose_response(
+    results: pd.DataFrame, *, x: str, y: str, by: str | None = None, together: bool = False, title: str = ""
+) -> Figure:
     """A measure against a condition: each run a point, runs of one seed joined, the mean with its interval.
 
     >>> show.dose_response(results, x="motion_bucket_id", y="object_px", by="fps")
 
-    by: a column for small multiples side by side, on shared axes. The band is the 95 % interval of the mean over images
+    by: a column for small multiples side by side, on shared axes; with `together` in one graph, in a colour and a marker each
+    (four values at most). The band is the 95 % interval of the mean over images
     where there are several, else over seeds (`svdlab.stats.mean_interval`), drawn from three of them up. The figure's table
     has a row for each point, with mean, interval and number of runs there. Raises InputError for a missing column, or a
     measure with no number in it.
@@ -76,28 +80,34 @@ def dose_response(results: pd.DataFrame, *, x: str, y: str, by: str | None = Non
     groups: list[Any] = [(v, table[table[by] == v]) for v in ordered(results[by].dropna())] if by else [(None, table)]
     if not groups:
         raise InputError(f"the column {by!r} is empty in {len(table)} rows: leave by= out.")
-    columns = side_by_side(min(4, len(groups)), 150)
+    if together and len(groups) > len(COLOURS):
+        raise InputError(f"together=True: {by!r} has {len(groups)} values, and one graph holds {len(COLOURS)} at most.")
+    columns = 1 if together else side_by_side(min(4, len(groups)), 150)
     fig, axes = graphs(
-        size=(max(150, min(360, room() / columns)), 240) if by else (520, 320),
-        rows=-(-len(groups) // columns),
+        size=(max(150, min(360, room() / columns)), 240) if by and not together else (520, 320),
+        rows=1 if together else -(-len(groups) // columns),
         columns=columns,
         of=results,
         title=title or f"{name(y).capitalize()} against {name(x)}" + (f", by {name(by)}" if by else ""),
     )
     for spare in axes.flat[len(groups) :]:
         spare.set_visible(False)
-    tables = []
-    for i, (ax, (value, group)) in enumerate(zip(axes.flat, groups, strict=False)):
-        means = _means(group, unit)
-        _curve(ax, group, means, numeric=numeric)
-        first, last = i % columns == 0, i + columns >= len(groups)
+    tables, called = [], short(results["image"]) if "image" in (x, by) else {}
+    for i, (value, group) in enumerate(groups):
+        ax, means = axes.flat[0 if together else i], _means(group, unit)
+        look = (COLOURS[i], MARKERS[i]) if together and by else (COLOURS[0], "o")
+        _curve(ax, group, means, *look, numeric=numeric, own=together and bool(by))
+        first, last = i % columns == 0 or together, i + columns >= len(groups) or together
         ax.set(xlabel=axis(x) if last else "", ylabel=axis(y) if first else "")
         ax.tick_params(labelbottom=last, labelleft=first)
-        if by:
-            ax.set_title(f"{name(by)} {number(value)}", fontsize=LABEL, loc="left", color=INK)
+        if by and together:
+            ax.plot([], [], color=look[0], marker=look[1], markersize=4, label=f"{name(by)} {number(value)}")
+            ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0, frameon=False, fontsize=LABEL)
+        elif by:
+            ax.set_title(f"{name(by)} {called.get(value, number(value))}", fontsize=LABEL, loc="left", color=INK)
         gaps = np.diff(sorted(places.values()))
         if not len(gaps) or gaps.min() >= 0.1 * gaps.sum():  # every value can have its tick without the labels touching
-            ax.set_xticks(list(places.values()), [number(v) for v in places])
+            ax.set_xticks(list(places.values()), [called.get(v, number(v)) if x == "image" else number(v) for v in places])
         runs = group.dropna(subset="_y").sort_values("_x", kind="stable")
         runs = runs[[c for c in dict.fromkeys([by, x, y, "image", "seed", "run_id"]) if c in runs]].assign(_x=runs["_x"])
         tables.append(runs.merge(means.rename(columns={"mean": f"{y}_mean"}), on="_x").drop(columns="_x"))
@@ -120,38 +130,45 @@ def _means(group: pd.DataFrame, unit: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["mean", "low", "high", "runs", "_x"])
 
 
-def _curve(ax: Axes, group: pd.DataFrame, means: pd.DataFrame, *, numeric: bool) -> None:
+def _curve(ax: Axes, group: pd.DataFrame, means: pd.DataFrame, colour: str, marker: str, *, numeric: bool, own: bool) -> None:
+    """own: the points in the group's colour and marker, because other groups lie in the same graph."""
     group = group.dropna(subset="_y").sort_values("_x")
     keys = [key for key in ("seed", "image") if key in group]
     units = [u for _, u in group.groupby(keys)] if "seed" in keys else []
     if all(u["_x"].is_unique for u in units):  # else another condition varies too, and joining would draw a tangle
         for one in units:
             ax.plot(one["_x"], one["_y"], color=PALE, linewidth=0.8, zorder=1)
-    ax.plot(group["_x"], group["_y"], "o", markersize=3.2, markerfacecolor="none", markeredgecolor=GREY, zorder=2)
+    edge = colour if own else GREY
+    ax.plot(group["_x"], group["_y"], marker, markersize=3.2, markerfacecolor="none", markeredgecolor=edge, zorder=2)
     if numeric:
-        ax.fill_between(means["_x"], means["low"], means["high"], color=COLOURS[0], alpha=0.2, linewidth=0, zorder=3)
-        ax.plot(means["_x"], means["mean"], color=COLOURS[0], linewidth=1.8, zorder=4)
+        ax.fill_between(means["_x"], means["low"], means["high"], color=colour, alpha=0.2, linewidth=0, zorder=3)
+        ax.plot(means["_x"], means["mean"], color=colour, linewidth=1.8, zorder=4)
     else:  # between categories there is nothing to draw a line through
-        ax.vlines(means["_x"], means["low"], means["high"], color=COLOURS[0], linewidth=5, alpha=0.3, zorder=3)
-        ax.plot(means["_x"], means["mean"], "_", color=COLOURS[0], markersize=14, markeredgewidth=2, zorder=4)
+        ax.vlines(means["_x"], means["low"], means["high"], color=colour, linewidth=5, alpha=0.3, zorder=3)
+        ax.plot(means["_x"], means["mean"], "_", color=colour, markersize=14, markeredgewidth=2, zorder=4)
         ax.margins(x=0.15)
 
 
 @takes(title=WORDS, key=WORDS, rows=WORDS, columns=WORDS, centre=errors.number)
 def heat(
-    table: pd.DataFrame, *things: Any, title: str, key: str, rows: str = "", columns: str = "", centre: float | None = None
+    table: Any, *things: Any, title: str, key: str, rows: str = "", columns: str = "", centre: float | None = None
 ) -> Figure:
-    """A DataFrame as a heat map, its index downwards, its columns to the right.
+    """A DataFrame, or an array "y x", as a heat map: its index downwards, its columns to the right.
 
     >>> pressure = pd.DataFrame((tr["cond"] - tr["uncond"]).abs().mean((2, 3, 4)), index=tr.sigmas)
+    >>> show.heat(tr.denoised[-1, 0, 0], tr, title="A channel of the latents", key="z", centre=0.0)
     >>> show.heat(pressure, tr, title="Guidance pressure", key="|cond - uncond|", rows="sigma", columns="frame")
 
     things: clips, traces or tables that the footer names. key: what the colours mean, with the unit. rows, columns: what
     index and columns are. centre: this value is white, and both sides get a colour each; without it viridis runs from the
     least to the greatest. NaN is left blank. Raises InputError for a table without numbers.
     """
+    if hasattr(table, "detach"):  # a tensor of torch, which nothing here imports
+        table = table.detach().float().cpu().numpy()
+    if isinstance(table, np.ndarray) and table.ndim == 2 and table.dtype.kind in "fiub":
+        table = pd.DataFrame(table)
     if not isinstance(table, pd.DataFrame):
-        raise InputError(f"table={errors.shown(table)}: give a DataFrame.")
+        raise InputError(f'table={errors.shown(table)}: give a DataFrame, or an array "y x" of numbers.')
     try:
         values = table.to_numpy(dtype=float)
     except (TypeError, ValueError, OverflowError) as error:

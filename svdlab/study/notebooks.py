@@ -37,6 +37,7 @@ from svdlab.measure.files import csv_text, exported, file_name, hash_facts, hash
 from svdlab.show.labels import axis, name, number
 from svdlab.show.page import Folded, Media, page
 from svdlab.study import ledger, plans
+from svdlab.study.overview import worst
 from svdlab.study.parameters import checked
 
 PACKAGE = Path(__file__).parents[1]
@@ -272,7 +273,8 @@ def report(folder: str | Path, out: str | Path | None = None) -> Path:
         head.append(
             f"{len(records)} {'files' if measured else 'runs'}, {done} of them {'measured' if measured else 'done'}{of}."
         )
-    sections = {"": [*head, *body], **(_runs(ledger.table(study, records)) if records else {})}
+    runs = ledger.table(study, records)
+    sections = {"": [*head, *body], **(_runs(runs) | worst(runs) if records else {})}
     versions = [(key, listed(key)) for key in VERSIONS if listed(key)] or [("svdlab", __version__)]
     sections |= {"Versions": [pd.DataFrame(versions, columns=["what", "which"])], "Notice": [Folded(video.notice())]}
     licence = f"Licence of the weights: {listed('licence') or 'not recorded'}. The clips are made by a generative model."

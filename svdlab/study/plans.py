@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import glob
 import io
 import itertools
 import math
@@ -34,7 +35,7 @@ from svdlab.errors import InputError, number, seed, shown
 from svdlab.errors import path as kind_of_path
 from svdlab.measure.files import read_file, whole_text
 from svdlab.pipeline.conditions import Conditions
-from svdlab.pipeline.images import images_in, is_sample, open_image
+from svdlab.pipeline.images import SUFFIXES, images_in, is_sample, open_image
 
 DEFAULTS = {f.name: f.default for f in fields(Conditions)}
 CONDITIONS = tuple(DEFAULTS)
@@ -92,16 +93,55 @@ def read_plan(path: str | Path) -> pd.DataFrame:
 
 
 def with_images(plan: pd.DataFrame, image: str | None) -> tuple[pd.DataFrame, str | None]:
-    """A plan for `svdlab sweep --image`, and the image of its rows that have none: of a folder every image, a row each.
-    InputError where an image cannot be opened, or both name images."""
-    if image is not None and kind_of_path("--image", image).is_dir():
-        if "image" in plan and plan["image"].notna().any():
-            raise InputError(f"images are given both by --image {image} and in the plan. Leave one out.")
-        plan, image = plan.drop(columns="image", errors="ignore").merge(grid(image=images_in(image)), how="cross"), None
+    """A plan for `svdlab sweep --image`, and the image of its rows that have none, as `across_images` gives them; InputError
+    where an image cannot be opened."""
+    plan, image = across_images(plan, image, "--image")
     with warnings.catch_warnings(action="ignore"):  # of what the sweep says again
         for each in [image] if image is not None else plan["image"].dropna().unique() if "image" in plan else []:
             open_image(each)
     return plan, image
+
+
+def across_images(plan: pd.DataFrame, image: Any, name: str = "image") -> tuple[pd.DataFrame, Any]:
+    """A plan and an image for its rows: of a folder, a glob or a CSV file of images, each row with each image, and None.
+
+    >>> table, rest = across_images(grid(fps=[6, 12]), "photos/*.jpg")                   # doctest: +SKIP
+
+    A CSV file has a column `image` (or `path`, or `file`), from its own folder where it is relative; its other columns are
+    carried along as label_... . Whatever else `image` is comes back as it is. InputError where both name images.
+    """
+    if not isinstance(image, (str, Path)) or is_sample(str(image)):
+        return plan, image
+    image = str(image)
+    found = Path(image).expanduser()
+    table = found.suffix.lower() in (".csv", ".tsv") and found.is_file()
+    if not (table or found.is_dir() or (re.search(r"[*?\[]", image) and not os.path.lexists(found))):
+        return plan, image
+    if "image" in plan and plan["image"].notna().any():
+        raise InputError(f"images are given both by {name} {image} and in the plan. Leave one out.")
+    images = _listed(found) if table else grid(image=images_in(found) if found.is_dir() else _matching(found))
+    return plan.drop(columns="image", errors="ignore").merge(images, how="cross"), None
+
+
+def _matching(pattern: Path) -> list[str]:
+    paths = sorted(path for path in glob.glob(str(pattern), recursive=True) if Path(path).suffix.lower() in SUFFIXES)
+    if not paths:
+        raise InputError(f"{pattern} matches no image: the suffixes are {', '.join(SUFFIXES)}.")
+    return paths
+
+
+def _listed(file: Path) -> pd.DataFrame:
+    listed = read_csv(file)
+    column = next((c for c in ("image", "path", "file") if c in listed), None)
+    if column is None or listed.empty:
+        raise InputError(f"{file} lists no image: it needs a column 'image', and has {', '.join(map(str, listed)) or 'none'}.")
+    if not listed[column].map(bool).all():
+        raise InputError(f"{file} has a row without an image.")
+    images = [str(own) if (own := file.parent / Path(each).expanduser()).is_file() else each for each in listed[column]]
+    others = {
+        f"label_{re.sub(r'[^0-9a-zA-Z_]', '_', str(c).removeprefix('label_'))}": listed[c] for c in listed if c != column
+    }
+    return pd.DataFrame({"image": images, **others})
 
 
 def _beside(plan: Path, image: Any) -> Any:

@@ -12,6 +12,7 @@ sweep again after whatever stopped it, and it makes what is missing.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import signal
 import sys
@@ -19,7 +20,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -33,7 +34,7 @@ from tqdm.auto import tqdm
 
 from svdlab import errors
 from svdlab.errors import InputError, OutputError, SweepInterrupted, flag, path, shown, takes, text
-from svdlab.measure.files import hash_facts, whole_text
+from svdlab.measure.files import hash_facts, read_json, whole_text, write_whole
 from svdlab.pipeline.conditions import Conditions, UnusualConditionWarning
 from svdlab.pipeline.generate import ProbePipeline, resolve
 from svdlab.pipeline.images import FLIPS, image_hash, prepare_image
@@ -55,6 +56,7 @@ __all__ = ["grid", "load_results", "missing", "sweep"]
 # thread take 0.85 of the time that they take one by one; eight or sixteen gain no more.
 BATCH_SITES = 2**13
 LARGEST_BATCH = 8
+WANTED = ".wanted"  # of a file beside the runs: the ids of a sweep that was begun
 MOST_THREADS = 4  # beyond which nothing was tried
 
 
@@ -82,7 +84,8 @@ def sweep(
     ['done']
 
     plan: see `svdlab.study.plans`; a DataFrame, a list of rows, or a file. out: the study's folder. image: for the rows where
-    the plan has no column `image`. measure: "motion", "fidelity", "published", functions of a `Clip` that return a number or
+    the plan has no column `image`; of a folder, a glob or a CSV file of images each row with each. measure: "motion",
+    "fidelity", "published", functions of a `Clip` that return a number or
     a dict, or `functools.partial`s of them (see `svdlab.study.identity`). keep: names that `svdlab.trace` keeps, or a dict of
     its arguments. batch_size: clips in one call; halved where memory runs out. executor: any `concurrent.futures.Executor`;
     its workers load pipelines of their own from where this one came. devices: "all" GPUs of this machine, or names, such as
@@ -91,6 +94,9 @@ def sweep(
     retry_failed: make rows again that came out broken. intervention: a name for what was done to the model, which tells its
     runs from those of the model itself.
 
+    In the background: `job = concurrent.futures.ThreadPoolExecutor(1).submit(svdlab.sweep, pipe, plan, out)`, and when it is
+    due `job.result()`. Meanwhile `load_results(out)` reads from any notebook what is there, and how much is missing.
+
     Returns the plan's rows in their order and with their index: `run_id`, `status` ("done" or "failed", with `reason`),
     every condition with its default filled in, `seed`, `image`, what was measured, and the paths `frames`,
     `preview`, `latents`, `trace`. A row whose clip is NaN or black is failed, and the others go on.
@@ -98,7 +104,7 @@ def sweep(
     model computes something else than for the study's runs of the same id; OutputError where the disk refuses,
     OutOfMemoryError where not even one clip fits; everything made until then is kept.
     """
-    plan = plans.as_plan(plan)
+    plan, image = plans.across_images(plans.as_plan(plan), image)
     devices = _devices(devices, executor)
     alone = executor is None and not devices
     models = _models(_usable(pipe, executor, devices, intervention), plan, intervention)
@@ -116,6 +122,7 @@ def sweep(
         return _table(plan, jobs, results)
     results, lacking = _found(out, jobs, how)
     wanted = len({job.run_id for job in jobs})
+    begun = _announce(out, sorted({job.run_id for job in jobs})) if lacking else None
     bar = tqdm(total=wanted, initial=wanted - len(lacking), desc="sweep", unit="clip", disable=not (progress and lacking))
     with bar, processes(devices if lacking else ()) as pool, _interruptible() as pressed:
         for lora, model in models.items():  # one after the other: the threads share one model
@@ -134,6 +141,8 @@ def sweep(
             )
         if lacking:
             raise OutputError(f"{len(lacking)} of {wanted} runs are not in {out}: was it moved or changed meanwhile?")
+    if begun is not None:
+        begun.unlink(missing_ok=True)
     return _table(plan, jobs, results)
 
 
@@ -156,10 +165,24 @@ def load_results(out: str | Path) -> pd.DataFrame:
     >>> load_results("results/first-look").query("status == 'done'").groupby("seed").flow_px.mean().shape
     (2,)
 
+    Its `.attrs["missing"]` is the number of runs that sweeps into this study have begun and not finished, running or stopped.
     Raises InputError where `out` is no study; damaged runs are left out with a DamagedRunWarning.
     """
-    out = ledger.existing(out)
-    return ledger.table(out, ledger.survey(out)).reset_index()
+    out, wanted = ledger.existing(out), set()
+    for begun in Path(out, "runs").glob(f".*{WANTED}"):
+        with suppress(OSError, ValueError, TypeError):  # finished meanwhile, or damaged
+            wanted |= {str(run_id) for run_id in read_json(begun, follow=False)}
+    found = ledger.table(out, ledger.survey(out)).reset_index()
+    found.attrs["missing"] = len(wanted - set(found["run_id"]))
+    return found
+
+
+def _announce(out: Path, ids: list[str]) -> Path:
+    """Tell who reads the study meanwhile which runs will be there; the file goes when they are."""
+    begun = Path(out, "runs", f".{hash_facts({'runs': ids})}{WANTED}")
+    with ledger.disk_errors(begun), write_whole(begun) as part:
+        part.write_text(json.dumps(ids))
+    return begun
 
 
 @takes(pipe=pipeline, out=path, intervention=text)
@@ -169,7 +192,7 @@ def missing(pipe: ProbePipeline, plan: Any, out: str | Path, *, image: Any = Non
     >>> missing(pipe, [{"num_inference_steps": 2}], "results/new", image="scene-3")
     1
     """
-    plan = plans.as_plan(plan)
+    plan, image = plans.across_images(plans.as_plan(plan), image)
     jobs, _ = _jobs(pipe, plan, image, _models(pipe, plan, intervention))
     ids = {job.run_id for job in jobs}
     return len(ids) - sum(1 for _ in ledger.survey(ledger.closed(Path(out).expanduser()), ids))

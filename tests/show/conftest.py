@@ -17,6 +17,7 @@ import svdlab
 from svdlab.organism import world
 
 NOTE = "model organism, not SVD"
+SPATIAL = "unet.mid_block.attentions.0.transformer_blocks.0.attn1"
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +28,7 @@ def pan() -> world.Scenes:
 
 @pytest.fixture(scope="session")
 def tr(pipe: Any) -> Any:
-    with svdlab.trace(pipe) as tr:
+    with svdlab.trace(pipe, attention=("temporal", SPATIAL)) as tr:
         tr.clip = svdlab.generate(pipe, "scene-27", seed=0, num_inference_steps=4)
     return tr
 

@@ -26,7 +26,9 @@ from tests.show.conftest import NOTE, nothing_cut, overlapping, texts
 MADE = SimpleNamespace(checkpoint="owner/svd", label=NOTE, licence="a licence")
 LONG = "subject speed in every one of the four background conditions, at three frame rates and all five motion buckets"
 SHEET = dict(rows="motion_bucket_id", columns="fps", note="object_px")
+ORIGIN = dict(checkpoint="organism", label=NOTE, licence="Apache-2.0")
 FIGURES: dict[str, Any] = {  # of clip, trace, table
+    "attention": lambda c, tr, t: show.attention(tr),
     "camera_path": lambda c, tr, t: show.camera_path(c),
     "denoising": lambda c, tr, t: show.denoising(tr, frame=[0, 4]),
     "dose_response": lambda c, tr, t: show.dose_response(t, x="motion_bucket_id", y="object_px", by="fps"),
@@ -35,6 +37,11 @@ FIGURES: dict[str, Any] = {  # of clip, trace, table
     "flow": lambda c, tr, t: show.flow(c),
     "forest": lambda c, tr, t: show.forest([mean("speed", "speed", t, "object_px", unit="px/frame")], of=t),
     "heat": lambda c, tr, t: show.heat(pd.DataFrame(np.eye(3)), tr, title="A table", key="share"),
+    "lock_in": lambda c, tr, t: show.lock_in(
+        pd.DataFrame({"seed": [0, 0, 1, 1], "sigma": [700.0, 0.1] * 2, "motion": [0.1, 1, 0.2, 1], "image": 1.0}).assign(
+            **ORIGIN
+        )
+    ),
     "latents": lambda c, tr, t: show.latents(tr, frame=2),
     "sheet": lambda c, tr, t: show.sheet(t[t.seed == 0], **SHEET, clips=[c] * 12),
     "stepwise": lambda c, tr, t: show.stepwise(c),
@@ -45,7 +52,7 @@ FIGURES: dict[str, Any] = {  # of clip, trace, table
 
 def test_no_figure_is_left_out() -> None:
     functions = {name for name in show.__all__ if inspect.isfunction(getattr(show, name))}
-    assert set(FIGURES) == functions - {"about", "flow_colours", "for_paper", "save", "video"}
+    assert set(FIGURES) == functions - {"about", "block", "flow_colours", "for_paper", "save", "video"}
 
 
 @pytest.mark.parametrize("name", FIGURES)
