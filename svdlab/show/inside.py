@@ -168,6 +168,7 @@ def lock_in(table: pd.DataFrame, *, threshold: float = 0.9, title: str = "") -> 
     ax.axhline(threshold, color=GREY, linestyle="--", linewidth=1, zorder=0)
     ax.set_xscale("log")
     ax.invert_xaxis()
+    ax.set_yticks(np.arange(0, 1.01, 0.2))
     low = float(min(0.0, table[[*CURVES]].min().min()))
     ax.set(xlabel="sigma, the noise level before the step", ylabel="agreement (1: the clip's own)", ylim=(low - 0.05, 1.06))
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=1 if room() < 400 else 2, frameon=False, fontsize=LABEL)
