@@ -40,7 +40,7 @@ def test_spatial_maps_lie_over_the_frames_with_their_query(tr: Any) -> None:
     ):
         with pytest.raises(error):
             show.attention(tr, **wrong)
-    with pytest.raises(TraceError, match="empty"):
+    with pytest.raises(TraceError, match="no attention maps"):
         show.attention(type(tr)())
 
 
