@@ -7,8 +7,9 @@
 Stillness sweeps the motion bucket. A clip is *still* where the camera moves the frame by less than STILL_TRAVEL of its width
 from the first frame to the last, no subject travels that far, less than STILL_ACTIVITY of the frame moves by itself, and there
 is no cut or fade; a *slow pan* where only the camera moves, by less than SLOW_TRAVEL. Travel is net; a third of the camera's
-path counts, so a pan there and back is motion. STILL_ACTIVITY was chosen on 183 clips of the organism, labelled by its
-ground-truth tracker: of 31 that stand still 23 are classified still (sprites that waver are not), of 152 that move none.
+path counts, so a pan there and back is motion; what the autoencoder makes of a still image (`motion.noise_floor`) is no path.
+STILL_ACTIVITY was chosen on 183 clips of the organism, labelled by its ground-truth tracker: of 31 that stand still 23 are
+classified still (sprites that waver are not), of 152 that move none.
 
 OffConditions sweeps fps and bucket. Its centre is the study's own fps and bucket (fps 7, which is fps_id 6, and bucket 127:
 SVD 1.1's fixed conditions). Every other cell is compared with it image by image, on the same noise: as it is, and at equal
@@ -100,8 +101,9 @@ class Stillness(Probe):
         ]
 
     def measure(self, study: Study) -> pd.DataFrame:
-        grey = study.each(np.mean)
-        return classify(study.sweep()).assign(dark=lambda t: t["stimulus"].map(grey) < DARK)
+        grey, table = study.each(np.mean), study.sweep()
+        floor = study.through(motion.noise_floor, still)[0]  # of this checkpoint's autoencoder, on each image
+        return classify(table.assign(floor=table["stimulus"].map(floor), dark=table["stimulus"].map(grey) < DARK))
 
     def findings(self, study: Study, clips: pd.DataFrame) -> Iterator[Effect]:
         """Of a table from `classify` with `stimulus`, `seed`, `motion_bucket_id` and `dark`."""
@@ -129,12 +131,14 @@ class Stillness(Probe):
 def classify(table: pd.DataFrame) -> pd.DataFrame:
     """A table of clips with the columns of `motion.summary`, `num_frames` and `width`, with `camera_travel`, `object_travel`
     and `travel`, the larger (% of the frame's width over the clip), `still`, `slow_pan`, `judged` added. Fades are `cuts`.
+    With a column `floor` (`motion.noise_floor`, px/frame), camera speed below that adds nothing to the camera's path.
 
     >>> seen = svdlab.sweep(pipe, plan, out, image="scene-27", measure="motion", progress=False)
     >>> classify(seen)[["still", "slow_pan", "camera_travel", "object_travel"]]
     """
     cuts, percent = table["cuts"] + table["fades"], 100 / table["width"]
-    camera = percent * np.maximum(table["net_px"], table["camera_px"] * (table["num_frames"] - 1) / 3)
+    path = (table["camera_px"] - table.get("floor", 0.0)).clip(lower=0) * (table["num_frames"] - 1)
+    camera = percent * np.maximum(table["net_px"], path / 3)
     subject, known = percent * table["travel"], ~table["abstained"].astype(bool) & np.isfinite(table["net_px"])
     judged = known | (cuts > 0)  # a clip with a cut is not still, whatever else it is
     rests = (subject < STILL_TRAVEL) & (table["activity"] < STILL_ACTIVITY) & (cuts == 0)

@@ -115,6 +115,14 @@ def test_stirring_is_graded_at_the_threshold() -> None:
     assert found["still"].tolist() == [True, False]
 
 
+def test_the_autoencoders_own_unrest_is_no_path() -> None:
+    """A camera that trembles by 0.5 px a frame for 25 frames is motion, unless a still image through the codec does so too."""
+    rest = dict(net_px=0.1, camera_px=0.5, travel=0.0, activity=0.0, cuts=0, fades=0, abstained=False, num_frames=25, width=64)
+    table = pd.DataFrame([rest, rest | {"net_px": 6.4}])
+    assert classify(table)["still"].tolist() == [False, False]
+    assert classify(table.assign(floor=0.45))["still"].tolist() == [True, False]  # net motion counts in full
+
+
 def test_each_kind_of_motion_is_reported_by_bucket() -> None:
     """Camera, subject, activity and cuts apart, whatever the others do."""
     rest = dict(net_px=0.0, camera_px=0.0, pan_px=0.0, travel=0.0, activity=0.0, cuts=0, fades=0)
