@@ -297,7 +297,7 @@ def run(probe: str | Probe | type[Probe], pipe: ProbePipeline, out: str | Path, 
 
 
 @takes(pipe=pipeline, out=path)
-def run_all(pipe: ProbePipeline, out: str | Path, *, names: Iterable[Any] = PROBES, **kwargs: Any) -> dict[str, Result]:
+def run_all(pipe: ProbePipeline, out: str | Path, *, names: Iterable[Any] = tuple(PROBES), **kwargs: Any) -> dict[str, Result]:
     """Run several probes one after the other, by default all; further arguments as for `run`.
 
         results = run_all(pipe, "results/limitations", quick=True, **{"duration.rounds": 2})
@@ -345,7 +345,7 @@ def together(results: Mapping[str, Result]) -> dict[str, Result]:
 
 
 @takes(pipe=pipeline, out=path)
-def estimate(pipe: ProbePipeline, out: str | Path, *, names: Iterable[Any] = PROBES, **kwargs: Any) -> pd.DataFrame:
+def estimate(pipe: ProbePipeline, out: str | Path, *, names: Iterable[Any] = tuple(PROBES), **kwargs: Any) -> pd.DataFrame:
     """What probes would take, before they start: a row each, with clips, those missing, seconds of device time, and notes.
 
     >>> estimate(pipe, "results/limitations", names=["stillness"], quick=True)[["probe", "missing", "seconds", "why"]]

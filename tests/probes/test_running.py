@@ -269,3 +269,9 @@ def test_behind_a_perfect_autoencoder_the_audit_passes(
     study = probes.prepare(name, pipe, tmp_path, seeds=1, quick=True, conditions=FAST, progress=False)
     assert all(check.passed for check in study.probe.audit(study))
     assert set(study.plan["label_stimulus"]) == set(study.stimuli.names) and not study.notes
+
+
+def test_all_probes_are_the_default(pipe, tmp_path):
+    conditions = dict(num_inference_steps=2, num_frames=4)
+    table = probes.estimate(pipe, tmp_path, images=["scene-1"], seeds=1, quick=True, conditions=conditions)
+    assert table["probe"].tolist() == list(probes.PROBES)
