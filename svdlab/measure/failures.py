@@ -234,10 +234,9 @@ def face(frames: Any, image: Any = None) -> dict[str, Any]:
 
     >>> face(clip.frames, clip.image)["face_persistence"]        # doctest: +SKIP
     """
-    try:
-        found = faces.summarise(faces.track(frames, image))
-    except InputError:
+    if not faces.detect(frames[0] if image is None else image):
         return {"face_persistence": math.nan}
+    found = faces.summarise(faces.track(frames, image))
     return {f"face_{key}": value for key, value in found.items()}
 
 
