@@ -85,14 +85,15 @@ class Explorer(Panel):
         self.jobs = tuple(pane.job for pane in self.panes)
         again = lambda: self.refresh(restart=True)
         self.two = control(ipywidgets.ToggleButton, "Second pane", again, width=None, icon="columns")
-        self.ranks, self.curve = ipywidgets.HTML(), ipywidgets.HTML()
+        self.ranks, self.curve, self.failed = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
         numeric = [n for n, values in self.runs.axes.items() if all(isinstance(v, (int, float)) for v in values)]
         doses = [n for n in numeric if n != "seed"] or numeric
         self.x = self._dropdown("against", doses, x and errors.one_of("x", x, doses))
         self.y = self._dropdown("measure", self.measures, y and errors.one_of("y", y, self.measures))
         graph = [wrapping(self.x, self.y), self.curve] if doses and self.measures else []
         graph = graph or [pale("no condition with numbers varies")]
-        self.tabs = ipywidgets.Tab([self.ranks, ipywidgets.VBox(graph)], titles=("Measures", "Dose and response"))
+        boxes = [self.ranks, ipywidgets.VBox(graph), self.failed]
+        self.tabs = ipywidgets.Tab(boxes, titles=("Measures", "Dose and response", "Failures"))
         self.tabs.observe(lambda _: self.refresh(), "selected_index")
         head = pale(f"{len(self.runs.table)} runs · {about(self.runs.table)}")
         super().__init__([head, wrapping(*self.panes, stacked(self.two, self.tabs))], out=out)
@@ -127,6 +128,15 @@ class Explorer(Panel):
         self.ranks.value = _ranks(self.runs.table, self.measures, [pane.place for pane in self._visible()])
         if self.tabs.selected_index == 1 and self.x.value and self.y.value:
             self.draw(lambda: put_figure(self.curve, self.curve_figure()))
+        elif self.tabs.selected_index == 2 and not self.failed.value:
+            self.failed.value = status("looking for failures …")
+            self.draw(self._draw_failures)
+
+    def _draw_failures(self) -> None:
+        try:
+            put_figure(self.failed, show.failures(_with_frames(self.runs.table)))
+        except InputError as error:
+            self.failed.value = status(str(error))
 
     def curve_figure(self) -> Figure:
         """The dose-response curve of the chosen measure at the first pane's other conditions, with marks at what is on screen.
@@ -153,10 +163,9 @@ class Explorer(Panel):
     # --- export -------------------------------------------------------------------------------------------------------
 
     def _on_screen(self) -> tuple[pd.DataFrame, list[str]]:
-        table = self.current[self.current["frames"] != ""]
+        table = _with_frames(self.current)
         if table.empty:
             raise InputError("no run is on screen: choose a point that was run.")
-        table = table.assign(frames=[str(checked(place)) for place in table["frames"]])
         return table, [self.caption(run) for _, run in table.iterrows()]
 
     def figure(self) -> Figure:
@@ -257,6 +266,7 @@ class Pane(ipywidgets.VBox):
     def _made(self, table: pd.DataFrame) -> str:
         runs = self.panel.runs
         runs.hold(pd.concat([runs.table, table], ignore_index=True))
+        self.panel.failed.value = ""
         for pane in self.panel.panes:
             pane.walk.max = len(runs.table) - 1
         self.go(len(runs.table) - 1)
@@ -328,6 +338,12 @@ class Runs:
         numeric = [str(c) for c in self.table.select_dtypes("number") if not str(c).startswith("label_")]
         varying = [c for c in numeric if c not in NO_MEASURE and self.table[c].nunique() > 1]
         return sorted(varying, key=lambda c: FIRST.index(c) if c in FIRST else len(FIRST))[:MOST_MEASURES]
+
+
+def _with_frames(table: pd.DataFrame) -> pd.DataFrame:
+    """The runs that have frames, which are no links."""
+    table = table[table["frames"] != ""]
+    return table.assign(frames=[str(checked(place)) for place in table["frames"]])
 
 
 def _text(point: dict[str, Any]) -> str:

@@ -148,6 +148,15 @@ def test_measures_are_ranked_among_all_runs(results: pd.DataFrame) -> None:
         assert re.findall(r"<td[^>]*>(.*?)</td>", panel.ranks.value) == [*ranks, "0.25", "0.75"]
 
 
+def test_failures_are_a_tab(results: pd.DataFrame) -> None:
+    panel = widgets.explore(results)
+    panel.tabs.selected_index = 2
+    assert panel.settled() and "Worst of 3 clips" in panel.failed.tooltip and panel.failed.value.count("<image") >= 6
+    panel = widgets.explore(results[["run_id", "seed", "fps", "frames", "preview", "status"]], measures=["seed"])
+    panel.tabs.selected_index = 2
+    assert panel.settled() and "<svg" not in panel.failed.value and "looking" not in panel.failed.value
+
+
 def test_the_curve_marks_what_is_on_screen_and_a_missing_run_has_no_mark(results: pd.DataFrame) -> None:
     panel = widgets.explore(results, x="motion_bucket_id", y="object_px")
     panel.tabs.selected_index, panel.two.value = 1, True
