@@ -265,6 +265,8 @@ def test_nothing_is_cut_in_two_widths_and_themes(browser: Any, lab: labs.Lab, le
         sheet.wait(lambda: panels["live"].locator(".svdlab img").count() == 1, 60, "no comparison")
         page.set_viewport_size({"width": 900, "height": 1000})
         page.wait_for_timeout(1500)
+        panels["explore"].get_by_role("tab", name="Failures").click()
+        sheet.wait(lambda: page.locator(".svdlab-figure[aria-label^='Worst of']:visible").count(), 60, "no failures")
         look("compared")
     assert not wrong, "\n".join(wrong)
 
