@@ -330,7 +330,7 @@ class Faces(Probe):
             if not faces:
                 return row | dict.fromkeys((*planted, *HARMLESS), False) | dict.fromkeys(("height", "soft", "hardly"), np.nan)
             height = faces[0].box[3]
-            soft = [track(blurred(rest[:1], part * height), image)["blur"][0] for part in (0.02, 0.002)]
+            soft = [track(blurred(rest[:1], part * height), image)["blur"][0] for part in (0.04, 0.002)]
             row |= dict(
                 zip(("height", "soft", "hardly"), (height, *(b - track(rest[:1])["blur"][0] for b in soft)), strict=True)
             )
@@ -355,7 +355,7 @@ class Faces(Probe):
             above("a still face is found in all frames", seen.steady[seen.there], 0.999),
             most("a vanished face is missed in its frames, and no others", seen.missed[seen.there], least=1),
             most("the face is found after the autoencoder, in half of the frames", seen.there & seen.through),
-            above("a blur by 2 % of the face's height raises its blur, median", good.soft.median(), BLUR_MARGIN),
+            above("a blur by 4 % of the face's height raises its blur, median", good.soft.median(), BLUR_MARGIN),
             below("a blur by 0.2 % does so by less than the margin, median", good.hardly.median(), BLUR_MARGIN),
             *(most(f"{what}, {size}: seen", good[what]) for what in DAMAGES),
             *(most(f"{what}, {size}: not taken for damage", ~good[what]) for what in HARMLESS),
