@@ -52,7 +52,8 @@ class _OneKey:
         stock = STOCK.get(kind) is kind.__call__ and not more and attention_mask is None
         if not stock or e is None or e.shape[1] != 1 or hidden_states.ndim != 3 or not _bare(attn):
             return self.plain(hidden_states, e, attention_mask, **more)
-        return attn.to_out[0](attn.to_v(e)).expand(*hidden_states.shape[:2], -1)
+        # Expanded before the last layer, not after it: to the last bit what attention gives, so that a hook changes nothing.
+        return attn.to_out[0](attn.to_v(e).expand(*hidden_states.shape[:2], -1).contiguous())
 
 
 def _bare(attn: Attention) -> bool:
@@ -64,11 +65,11 @@ def _bare(attn: Attention) -> bool:
 
 @contextmanager
 def one_key_attention(unet: Any) -> Iterator[None]:
-    """Inside the block, the UNet's attention to the image costs next to nothing.
+    """Inside the block, the UNet's attention to the image is computed without queries and keys, bit for bit the same.
 
-    An image is one key, whose softmax is 1 whatever the query: the result is `to_out(to_v(e))` at every site, which is 3.7 %
-    of the arithmetic at full size. Attentions with hooks inside, another processor or a forward of their own compute as they
-    are, and so does a compiled UNet. Several threads may be in such a block at once; the last one to leave it undoes it.
+    An image is one key, whose softmax is 1 whatever the query: the result is `to_out(to_v(e))` at every site. Attentions with
+    hooks inside, another processor or a forward of their own compute as they are, and so does a compiled UNet. Several
+    threads may be in such a block at once; the last one to leave it undoes it.
     """
     mine: list[_OneKey] = []
     with _COUNTING:
