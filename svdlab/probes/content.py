@@ -258,7 +258,7 @@ def lowered(plate: Plate, by: float) -> float:
 
 
 HALF = f"melted by half as much ({100 * MELT / 2:.2g} % of the height)"
-CHANGED = "changes eyes, nose or mouth (damaged, turned or speaking)"
+CHANGED = "frames in which its parts change (damage, turn, speech)"
 HARMLESS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "darker by 40 %": lambda image: 0.6 * image,
     "a pan by 3 % of the width": lambda image: panned(image, 2, px=0.03 * image.shape[1])[1],
@@ -282,7 +282,7 @@ class Faces(Probe):
     graphs = (
         Graph("The detector's score", "frame", "score_by_frame", "score (0: lost)", by="image", of=by_image),
         Graph("Eyes, nose, mouth like the input's", "frame", "parts_by_frame", "lowest correlation", by="image", of=by_image),
-        Graph("Frames in which the face is found", "image", "persistence", "share", kind="bars", of=by_image),
+        Graph("Frames with the face", "image", "persistence", "share", kind="bars", of=by_image),
     )
     worst = "-persistence"
     headline = ("lost", "changed")
@@ -366,7 +366,7 @@ class Faces(Probe):
         eyes, lost = "eye distances", "frames in which the denoiser loses the face"
         found = (
             mean("lost", lost, clips, unit="share", margin=LOST_MARGIN),
-            mean("changed", f"frames in which the denoiser {CHANGED}", clips, unit="share", margin=LOST_MARGIN),
+            mean("changed", CHANGED, clips, unit="share", margin=LOST_MARGIN),
             bounded(mean("persistence", "frames in which the face is found", clips, unit="share", null=None), 0, 1),
             mean("score_lost", "the detector's score that the denoiser removes", clips, unit="", margin=SCORE_MARGIN),
             mean("blur_added", "blur (0 to 1) that the denoiser adds to the face", clips, unit="", margin=BLUR_MARGIN),
