@@ -58,12 +58,16 @@ plan.nunique().rename("values").to_frame().T
 # jobs of one GPU. Give the scheduler's address as `dask`.
 
 # %%
-executor = None
 if dask:
     from dask.config import set as configure
-    from dask.distributed import Client, LocalCluster
 
     configure({f"distributed.{who}.http.routes": [] for who in ("scheduler", "worker")})  # a dashboard has no login
+
+# %%
+executor = None
+if dask:
+    from dask.distributed import Client, LocalCluster
+
     here = dict(threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", security=True)
     here["scheduler_kwargs"] = {"dashboard": False}
     where = LocalCluster(n_workers=int(dask), **here) if dask.isdigit() else dask

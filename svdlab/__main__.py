@@ -199,7 +199,7 @@ def probe(
     options = values(parameter)
     single = lambda key: key in SEQUENCES or not isinstance(options[key], list)  # else a probe's axis
     changes = {key: options.pop(key) for key in list(options) if key in CONDITIONS and single(key)}
-    out = out or as_folder("--out", "results/bias" if name == "bias" else "results/limitations")
+    out = as_folder("--out", out or ("results/bias" if name == "bias" else "results/limitations"))
     if seeds is not None:
         seeds = whole("--seeds", seeds, 1, 10_000)
     if name == "bias":

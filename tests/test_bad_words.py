@@ -72,6 +72,7 @@ MODEL = ["--checkpoint", GONE]
 STUDY, GRID = ["--grid", "grid.yaml", *MODEL], ["--grid", "points.yaml"]
 # Command and parameter -> the other words that the command then needs, "@" where the odd word stands.
 TABLE: dict[str, list[str]] = {
+    "report OF": ["@"],  # before commands that leave folders of such names
     "demo --out": ["@"],
     "notebook NAME": ["@"],
     "notebook --parameter": [TRACE, "-p", "@", "1"],
@@ -96,7 +97,6 @@ TABLE: dict[str, list[str]] = {
     "probe --quick": ["stillness", "--quick=@", *MODEL],
     "probe --parameter": ["stillness", "-p", "@", "1", *MODEL],
     "probe --manifest": ["bias", "--manifest", "@", *MODEL],
-    "report OF": ["@"],
     "report --out": ["study", "--out", "@"],
     "convert FILE": ["@", "new"],
     "convert TO": ["no-such.safetensors", "@"],

@@ -28,6 +28,7 @@ from svdlab.errors import (
     InputError,
     MissingExtraError,
     flag,
+    folder,
     kind,
     one_of,
     path,
@@ -307,6 +308,7 @@ def run_all(pipe: ProbePipeline, out: str | Path, *, names: Iterable[Any] = tupl
     the images, has status "not run" and states why; the others go on. All findings are corrected together (`together`). What
     none could use raises InputError.
     """
+    folder("out", out)  # else each probe would be "not run"
     results, calls = {}, _calls(run, pipe, out, names, kwargs)
     for probe, call in tqdm(calls, desc="probes", unit="probe", disable=not kwargs.get("progress", True)):
         try:

@@ -163,7 +163,7 @@ def heat(
     index and columns are. centre: this value is white, and both sides get a colour each; without it viridis runs from the
     least to the greatest. NaN is left blank. Raises InputError for a table without numbers.
     """
-    if hasattr(table, "detach"):  # a tensor of torch, which nothing here imports
+    if hasattr(table, "detach") and hasattr(table, "cpu"):  # a tensor of torch, which nothing here imports
         table = table.detach().float().cpu().numpy()
     if isinstance(table, np.ndarray) and table.ndim == 2 and table.dtype.kind in "fiub":
         table = pd.DataFrame(table)

@@ -113,13 +113,16 @@ def across_images(plan: pd.DataFrame, image: Any, name: str = "image") -> tuple[
     if not isinstance(image, (str, Path)) or is_sample(str(image)):
         return plan, image
     image = str(image)
-    found = Path(image).expanduser()
-    table = found.suffix.lower() in (".csv", ".tsv") and found.is_file()
-    if not (table or found.is_dir() or (re.search(r"[*?\[]", image) and not os.path.lexists(found))):
+    try:
+        found = Path(image).expanduser()
+        table, folder = found.suffix.lower() in (".csv", ".tsv") and found.is_file(), found.is_dir()
+    except (OSError, RuntimeError, ValueError):  # too long, a NUL, no such user: whoever opens it names the fault
+        return plan, image
+    if not (table or folder or (re.search(r"[*?\[]", image) and not os.path.lexists(found))):
         return plan, image
     if "image" in plan and plan["image"].notna().any():
         raise InputError(f"images are given both by {name} {image} and in the plan. Leave one out.")
-    images = _listed(found) if table else grid(image=images_in(found) if found.is_dir() else _matching(found))
+    images = _listed(found) if table else grid(image=images_in(found) if folder else _matching(found))
     return plan.drop(columns="image", errors="ignore").merge(images, how="cross"), None
 
 
@@ -269,7 +272,7 @@ def _checked(plan: pd.DataFrame) -> pd.DataFrame:
                 raise InputError(f"row {label!r} of the plan: {shown(row)} holds a value of no condition's kind.") from error
     loras(plan)
     for cell in plan["seed"].tolist() if "seed" in plan else []:
-        if not empty(cell):
+        if not empty(cell) or cell == "":  # as of every condition: an empty text is no number
             seed("seed", int(cell) if isinstance(cell, float) and cell.is_integer() else cell)
     return plan
 

@@ -56,7 +56,7 @@ __all__ = ["grid", "load_results", "missing", "sweep"]
 # thread take 0.85 of the time that they take one by one; eight or sixteen gain no more.
 BATCH_SITES = 2**13
 LARGEST_BATCH = 8
-WANTED = ".wanted"  # of a file beside the runs: the ids of a sweep that was begun
+WANTED = ".wanted"  # of a file in the study: the ids of a sweep that was begun
 MOST_THREADS = 4  # beyond which nothing was tried
 
 
@@ -169,7 +169,7 @@ def load_results(out: str | Path) -> pd.DataFrame:
     Raises InputError where `out` is no study; damaged runs are left out with a DamagedRunWarning.
     """
     out, wanted = ledger.existing(out), set()
-    for begun in Path(out, "runs").glob(f".*{WANTED}"):
+    for begun in Path(out).glob(f".*{WANTED}"):
         with suppress(OSError, ValueError, TypeError):  # finished meanwhile, or damaged
             wanted |= {str(run_id) for run_id in read_json(begun, follow=False)}
     found = ledger.table(out, ledger.survey(out)).reset_index()
@@ -179,7 +179,7 @@ def load_results(out: str | Path) -> pd.DataFrame:
 
 def _announce(out: Path, ids: list[str]) -> Path:
     """Tell who reads the study meanwhile which runs will be there; the file goes when they are."""
-    begun = Path(out, "runs", f".{hash_facts({'runs': ids})}{WANTED}")
+    begun = Path(out, f".{hash_facts({'runs': ids})}{WANTED}")
     with ledger.disk_errors(begun), write_whole(begun) as part:
         part.write_text(json.dumps(ids))
     return begun
