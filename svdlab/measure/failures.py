@@ -3,7 +3,7 @@
     >>> found = judge(results)                                   # a row per clip and kind, the worst first
     >>> found[["kind", "value", "threshold", "failed", "reason"]]
     >>> place("blur", clip.frames)                               # (frame, (left, top, right, bottom)), px
-    (7, (...))
+    (..., (...))
 
 A kind is one column (or the difference of two) and a threshold. Thresholds are choices, made for what a viewer sees, not for
 what an instrument can measure. `face` and `letters` are measures for `svdlab.sweep`, for images that show a face or text.

@@ -59,7 +59,7 @@ def measure_files(
 
     >>> table = measure_files([clip.save("mine.mp4")], "results/mine", progress=False)
     >>> table[["file", "status", "num_frames"]].to_numpy().tolist()
-    [['mine.mp4', 'done', 14]]
+    [['mine.mp4', 'done', 8]]
 
     videos: a file, a folder or several: mp4, webm, mkv, mov, avi, gif, animated WebP and PNG. A folder with videos is every
     video in it and in its folders; one with stills only is the frames of one clip, in the order of their numbers. image: the
