@@ -30,7 +30,7 @@ help:  ## this list
 
 setup: $(READY)  ## .venv/ with everything in the lock; does nothing, and needs no network, when nothing changed
 
-# Whatever was interrupted is made anew: pip cannot tell a half-unpacked package from a whole one.
+# Whatever was interrupted is made anew: pip takes a half-unpacked package for a whole one.
 # The lock comes first, complete and by hash; then torch, whose dependencies are there by now, so that pip adds only
 # what its build brings along; then svdlab itself, which fetches nothing.
 $(READY): requirements.lock requirements-torch.lock pyproject.toml
@@ -47,7 +47,7 @@ $(READY): requirements.lock requirements-torch.lock pyproject.toml
 	$(PIP) check
 	@touch $@
 
-demo: setup  ## the tour notebook on the embedded checkpoint: pictures in results/00-tour/
+demo: setup  ## the tour notebook on the embedded checkpoint: figures in results/00-tour/
 	$(BIN)/svdlab demo
 
 lab: setup  ## JupyterLab on copies of the notebooks, in lab/, which git ignores
@@ -64,7 +64,7 @@ check: setup  ## style, types, notebooks: what needs no test to be run
 test: check  ## everything that guards a change: under 15 minutes on 2 cores
 	$(BIN)/pytest $(PARALLEL) $(ARGS)
 
-# pytest exits with 5 when nothing matched: said aloud, and no failure only while no test carries the mark.
+# pytest exits with 5 when nothing matched: reported, and no failure only while no test carries the mark.
 define marked
 	$(BIN)/pytest -m '$(1)' $(2) $(ARGS) || { code=$$?; [ $$code = 5 ] && $(if $(ARGS),false,true) \
 		&& ! grep -rqE 'mark\.($(3))\b' --include='test_*.py' tests && echo "$@: no test carries this mark yet"; }
@@ -98,7 +98,7 @@ format: setup  ## ruff's layout, notebooks without outputs and in step with thei
 	$(if $(NOTEBOOKS),$(BIN)/nbstripout $(NOTEBOOKS))
 	$(if $(NOTEBOOKS),$(BIN)/python tools/notebook_pairs.py --write $(NOTEBOOKS))
 
-gallery: setup  ## results/gallery/ anew: runs its notebooks, takes their pictures and the explorer's
+gallery: setup  ## results/gallery/ anew: runs its notebooks, takes their figures and the explorer's
 	$(BIN)/python tools/gallery.py $(ARGS)
 
 lock:  ## requirements.lock anew from pyproject.toml; newest versions with ARGS=--upgrade

@@ -51,7 +51,7 @@ swaps = {
     f"fps {other_fps}": dict(fps=other_fps),
     f"motion bucket {other_motion_bucket_id}": dict(motion_bucket_id=other_motion_bucket_id),
     "no guidance": dict(max_guidance_scale=1.0),
-    "other picture": dict(image=other_image),
+    "other image": dict(image=other_image),
 }
 branches = {name: svdlab.transplant(pipe, tr, **change) for name, change in swaps.items()}
 
@@ -70,7 +70,7 @@ show.save(fig, Path(out, "branch-and-swap"))
 # %%
 speed = {n: [motion.summary(b.frames)["object_px"] for b in some.values()] for n, some in branches.items()}
 moved = pd.DataFrame(speed, index=range(num_inference_steps)).T
-labels = dict(key="px per frame", rows="swapped in", columns="from step")
+labels = dict(key="px/frame", rows="swapped in", columns="from step")
 fig = show.heat(moved, clip, title="How fast the subject moves, by the step from which the change holds", **labels)
 show.save(fig, Path(out, "branch-and-swap-speed"))
 

@@ -97,7 +97,7 @@ slope = compare(tables, [measure], by=["fps"], within=slope_against("motion_buck
 slope[["fps", "first", "second", "value", "low", "high", "q", "n", "verdict"]].round(4)
 
 # %% [markdown]
-# ## In one picture, and in a sentence
+# ## In one figure, and in a sentence
 #
 # The fine-tuning's own condition is fps 7 (fps_id 6) and bucket 127; every other row is away from it.
 
@@ -107,7 +107,7 @@ title = f"{second} minus {first}: {measure}, its spread over seeds, and its slop
 show.save(show.forest(found, by="measure", of=pipe.source.label, title=title), Path(out, "conclusion"))
 
 # %%
-print(f"{measure}, {second} minus {first}, over {len(images)} pictures:")
+print(f"{measure}, {second} minus {first}, over {len(images)} images:")
 for row in pd.concat([speed, spread]).itertuples():
     place = f"{row.within} at fps {row.fps:.0f}, bucket {row.motion_bucket_id:.0f}"
     print(f"- {place}: {row.value:+.2f} ({row.low:+.2f} to {row.high:+.2f}), {row.verdict}")

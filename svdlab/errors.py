@@ -67,7 +67,7 @@ class RunError(SvdlabError, RuntimeError):
 
 
 class SweepInterrupted(SvdlabError, KeyboardInterrupt):
-    """A sweep that was told to stop, after it had finished what was in hand."""
+    """A sweep that was asked to stop, after it had finished what was in hand."""
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------

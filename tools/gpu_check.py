@@ -3,7 +3,7 @@
     python -m tools.gpu_check OUT.json               # 25 frames of 576x1024, float16; writes OUT.json after each section
     python -m tools.gpu_check OUT.json --small       # the organism, on a GPU or a CPU: whether the script itself runs
 
-A section that may not end in the time that is left (--minutes) is skipped, and said so; what fails is written down, and the
+A section that may not end in the time left (--minutes) is skipped, which is recorded; what fails is written down, and the
 next one goes on. Seconds are medians after one call that is not counted.
 """
 

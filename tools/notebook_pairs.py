@@ -1,4 +1,4 @@
-"""Holds each notebook against the .py half that jupytext pairs it with, so that a review can read the .py.
+"""Compares each notebook with the .py half that jupytext pairs it with, so that a review can read the .py.
 
 `python tools/notebook_pairs.py notebooks/*.ipynb` says which differ, and exits with 1 if any does;
 `--write` before the names brings the older half into step with the newer.

@@ -96,7 +96,7 @@ def camera_rows(pipe: ProbePipeline, n: int = 32) -> list[tuple]:
 
 
 def photograph_rows(pipe: ProbePipeline, seeds: int = 4) -> tuple[list[tuple], np.ndarray]:
-    """Whether photographs come back and pan by the law; the rows, and a picture of the clips."""
+    """Whether photographs come back and pan by the law; the rows, and an image of the clips."""
     images = [np.asarray(i, np.float32) / 255 for i in Stimuli.of(PHOTOGRAPHS).prepared(world.SIZE, world.SIZE).images]
     fps, bucket = 7, 100
     n = seeds * len(images)
@@ -165,7 +165,7 @@ def static_row(pipe: ProbePipeline, n: int = 40) -> tuple:
 
 
 def second_rows(pipe: ProbePipeline) -> tuple[pd.DataFrame, np.ndarray]:
-    """The table, and the photographs' clips as one picture."""
+    """The table, and the photographs' clips as one image."""
     rows, picture = photograph_rows(pipe)
     rows += [*camera_rows(pipe), parallax_row(pipe), letter_row(pipe), static_row(pipe)]
     return pd.DataFrame(rows, columns=COLUMNS), picture

@@ -280,7 +280,7 @@ def measured(job: tuple[str, tuple[int, int], int, str]) -> dict[str, Any]:
 
 
 def held_out(quick: bool, tell: Callable[[str], None]) -> pd.DataFrame:
-    """The suite's table of the held-out half, made by a process for each core; `tell` is told every 32 clips how far it is."""
+    """The suite's table of the held-out half, made by a process for each core; `tell` gets its progress every 32 clips."""
     counts, found = QUICK if quick else COUNTS, list[dict[str, Any]]()
     for measures in clips(counts=counts, processes=os.cpu_count() or 1):
         found.append(measures)

@@ -12,8 +12,8 @@ The detector's score hardly falls where eyes are painted over or a mouth is upsi
 and mouth with the first image's own. ALIKE was chosen on half of 22 photographs of people. On the other half, with faces of 25
 to 231 px, 1 to 4 % of those that were shifted, turned, scaled, lit otherwise, blurred or compressed lay below it, and 91 to
 100 % of those with eyes painted over, the mouth upside down or waves of 3.5 % of the face's height (half as much: 0 to 62 %).
-An undamaged face that turns away or speaks lies below it too (in a film, in 0 to 96 % of frames): `parts` shows that a face
-kept its own, not that one is damaged. Nor does a face embedding (dlib's): .23 to .78 for damage, up to .7 in that film.
+An undamaged face that turns away or talks lies below it too (in a video, in 0 to 96 % of frames): `parts` shows that a face
+kept its own, not that one is damaged. Nor does a face embedding (dlib's): .23 to .78 for damage, up to .7 in that video.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ LONGEST_BASELINE = 8  # frames
 QUICK_SIDE = 192  # px: the longer side of the images that are looked at to choose baselines
 BASELINE_PATH = 1 / 128  # of the shorter side: a baseline lets things travel that far before it stops growing
 LOOKED_AT = 512  # sites across the longer side, about, at which dense fields are compared
-SITES = 200  # across the longer side, about, at which moving things are told from the camera
+SITES = 200  # across the longer side, about, at which moving things are separated from the camera
 FAST = 0.02  # of the diagonal: a global shift beyond that is given to DIS to start from
 BASELINE = partial(whole, least=1, most=1000)
 
@@ -60,7 +60,7 @@ def _starts(name: str, value: Any) -> np.ndarray:
 class BothWays:
     """Flow of a clip in both directions.
 
-    forward, backward: float32 "t h w 2", px per frame, at the pixels of frame `start[t]`, of frame `start[t] + baseline[t]`.
+    forward, backward: float32 "t h w 2", px/frame, at the pixels of frame `start[t]`, of frame `start[t] + baseline[t]`.
     visible: bool "t h w", where going and coming back agree (Sundaram et al. 2010).
     start, baseline: int "t": pair t was measured from frame start to frame start + baseline.
     """
@@ -101,7 +101,7 @@ Fields = tuple[np.ndarray, ...]
 
 
 def there_and_back(estimate: Callable[[int, int], np.ndarray], step: int = 1) -> Callable[[int, int], Fields]:
-    """Gives forward, backward (px per frame) and visible, every `step` px, from a first frame over so many."""
+    """Gives forward, backward (px/frame) and visible, every `step` px, from a first frame over so many."""
 
     def work(first: int, length: int) -> Fields:
         there, back = estimate(first, first + length), estimate(first + length, first)

@@ -7,7 +7,7 @@ A pair's flow is split in two. The camera is the one similarity (shift, zoom, ro
 Its numbers describe the camera, not the frame's content: content that runs left is a pan to the right. What is left over, and
 confirmed by the images, is parallax where it runs along the camera's own lines, and otherwise `activity`; pieces of it are the
 subject. Speeds are px of the frames given, per frame; px/s only follow from `playback_fps`, which is not the fps that a model
-was told.
+was conditioned on.
 
 Limits: a subject that fills most of the frame is taken for the camera; frames without texture are not judged at all
 (`abstained`); a subject that runs along with a travelling camera's content, faster than half of it, is taken for depth.
@@ -67,7 +67,7 @@ def _rows(name: str, table: Any) -> Any:
 
 @takes(frames=CLIP, playback_fps=FPS, floor=LIMIT)
 def measure(frames: Any, *, playback_fps: float | None = None, floor: float = FLOOR) -> pd.DataFrame:
-    """A row per frame pair: what the camera did, what the object did, and whether that could be told.
+    """A row per frame pair: what the camera did, what the object did, and whether that could be measured.
 
     >>> measure(clip.frames, playback_fps=7)[["pan_px", "object_px", "object_area"]]
 
@@ -79,8 +79,8 @@ def measure(frames: Any, *, playback_fps: float | None = None, floor: float = FL
     does not explain; `activity` share of the frame that is confirmed to move by itself, `parallax` mean speed that depth adds,
     px, `hidden` share of the frame that flow finds in one frame only, `photometric` change of brightness that is no motion
     (mean over blocks of CELL px, on a scale of 1); `cut`, `fade` the shot changes here; `frozen` nothing moves, by more than
-    `floor` px per frame; `abstained` nothing can be told, `why`, and all numbers are NaN; the pair was measured from frame
-    `start` over `baseline` frames. With `playback_fps` also `*_px_s` (px per second) and `*_pct_s` (percent of the frame width
+    `floor` px/frame; `abstained` nothing can be measured, `why`, and all numbers are NaN; the pair was measured from frame
+    `start` over `baseline` frames. With `playback_fps` also `*_px_s` (px/s) and `*_pct_s` (percent of the frame width
     per second).
     """
     return _measure(frames, playback_fps, floor)
@@ -95,7 +95,7 @@ def _measure(frames: np.ndarray, playback_fps: float | None, floor: float) -> pd
     fine = [residual.fine_part(grey, working_factor(few[0].shape)) for grey in greys]
 
     def look(start: int, baseline: int) -> tuple[residual.Pair, float, str, dict[str, Any]]:
-        """The pair, the share of it that flow finds in both frames, why nothing can be told, and the numbers."""
+        """The pair, the share of it that flow finds in both frames, why nothing can be measured, and the numbers."""
         end, (forward, _, visible) = start + baseline, flows(start, baseline)
         pair = residual.Pair(shape, greys[start], greys[end], (fine[start], fine[end]), forward, visible, baseline)
         seen = float(visible.mean())
@@ -147,7 +147,7 @@ def summary(frames: Any, *, playback_fps: float | None = None, floor: float = FL
     `net_se_px`; `abstained` (half of the pairs outside a fade, or more), `frozen` (no camera, subject, activity, cut or fade),
     `frozen_share` and `abstained_share` of the pairs; all numbers of `measure` as means (object_direction: of the mean
     vector); `travel` (px, net, of the subject over the clip), `cuts` and `fades` (numbers), `onset` (first pair that moves),
-    `decay` (mean speed of the last third over the first third). Numbers that cannot be told are NaN. floor: px per frame; a
+    `decay` (mean speed of the last third over the first third). Numbers that cannot be measured are NaN. floor: px/frame; a
     camera below it is static, unless first and last frame show a drift nearly as fast: then its class is "abstained". It holds
     for real video; `noise_floor` measures that of a checkpoint's autoencoder.
     """
@@ -241,15 +241,15 @@ def _class(table: pd.DataFrame, shape: tuple[int, ...], floor: float) -> tuple[s
     each = each.astype(float)
     errors = seen.camera_se_px.to_numpy(float) if "camera_se_px" in seen else np.zeros(len(seen))
     noise = float(np.square(errors).mean())
-    path = math.sqrt(max(0.0, float(np.square(each).sum(1).mean()) - 4 * noise))  # less what the errors alone would give
+    path = math.sqrt(max(0.0, float(np.square(each).sum(1).mean()) - 4 * noise))  # minus what the errors alone would give
     return decide(tuple(each.mean(0)), math.sqrt(noise), path, shape=shape, floor=floor)
 
 
 def _drifts(frames: np.ndarray, table: pd.DataFrame, floor: float) -> bool:
     """Whether the camera of the longest shot ends elsewhere than it began, by more than a static camera's error explains.
 
-    Slow motion may not show between neighbouring frames, where a codec repeats blocks, and one just below the floor cannot be
-    told from none.
+    Slow motion may not show between neighbouring frames, where a codec repeats blocks, and one just below the floor looks
+    like none.
     """
     ends = np.flatnonzero(np.diff(table.cut | table.fade, prepend=True, append=True))  # first and last frame of each shot
     first, last = max(zip(ends[::2], ends[1::2], strict=True), key=lambda shot: shot[1] - shot[0])

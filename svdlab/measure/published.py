@@ -45,7 +45,7 @@ def summary(frames: Any, image: Any = None, *, playback_fps: float) -> dict[str,
     Keys: `vbench_flicker`, (255 - mean absolute difference of neighbours) / 255 on 8-bit frames, which any motion lowers
     (VBench applies it to clips that pass the static filter only); `vbench_dynamic`, see `dynamic_degree`, of every max(1,
     round(playback_fps / 8))-th frame; `vbench_static`, see `static_filter`; `vbench_camera`, the labels of `camera_motion`,
-    joined by "+"; `evalcrafter_flow_px`, EvalCrafter's and DEVIL's flow score, the mean speed in px per frame of the given
+    joined by "+"; `evalcrafter_flow_px`, EvalCrafter's and DEVIL's flow score, the mean speed in px/frame of the given
     size; `evalcrafter_warp`, see `warping_error`; `aigcbench_mse`, `aigcbench_ssim`, squared error on 0 to 255 and SSIM of
     input image and first frame. Raises InputError for a playback_fps not above 0 or that leaves one frame.
     """
@@ -78,7 +78,7 @@ def baselines(frames: Any, image: Any = None, *, playback_fps: float) -> pd.Data
     Columns: `better`, which way the number counts where it is published ("" for a description); `clip`; `frozen`, the first
     frame again and again; `fade_to_noise`, from it to white noise, evenly; `pan_of_still`, it moved sideways by 2 % of its
     width per frame, mirrored at its border; `shuffled`, the clip's frames in random order; `as_good`, those of the four that
-    score at least as well as the clip. On ten shots of films, frozen won `vbench_flicker` and `evalcrafter_warp` ten times of
+    score at least as well as the clip. On ten real shots, frozen won `vbench_flicker` and `evalcrafter_warp` ten times of
     ten, with perfect scores, the pan and the shuffled frames `vbench_dynamic` and `evalcrafter_flow_px`; the numbers against
     the input image look at the first frame alone.
     """

@@ -42,7 +42,7 @@ FARTHER = 0.5  # of the camera's speed: a piece inside the frame that is slower 
 @dataclass(frozen=True)
 class Pair:
     """Two frames, `baseline` apart. earlier, later: their grey images (uint8), coarse and fine part (flow.parts), of a size of
-    their own. forward "h w 2", px per frame, at every few px, and visible: their flow, and where it can be trusted.
+    their own. forward "h w 2", px/frame, at every few px, and visible: their flow, and where it can be trusted.
     """
 
     shape: tuple[int, int]
@@ -68,8 +68,8 @@ class Pair:
 
 @dataclass(frozen=True)
 class Residual:
-    """dx, dy, speed: of the subject against the camera, px per frame. area: its share of the frame. activity: share of the
-    frame that moves by itself, whatever its net. parallax: mean speed that depth adds, px per frame.
+    """dx, dy, speed: of the subject against the camera, px/frame. area: its share of the frame. activity: share of the
+    frame that moves by itself, whatever its net. parallax: mean speed that depth adds, px/frame.
     """
 
     dx: float = 0.0
@@ -108,7 +108,7 @@ class Evidence:
         return Evidence(energy, unlike(one, two, energy), moved, _mean(own * own))
 
     def trusted(self, pair: Pair) -> tuple[Pair, np.ndarray]:
-        """The pair with no flow where images change but not by motion, and the sites where texture can tell: bool "h w"."""
+        """The pair with no flow where images change but not by motion, and the sites where texture decides: bool "h w"."""
         can = self.energy >= LEVELS**2
         ratio = self.moved / np.maximum(self.still, 1e-6)
         size, textured = pair.visible.shape[::-1], can & (self.still < 0.5 * self.energy)
@@ -133,7 +133,7 @@ def unlike(one: np.ndarray, there: np.ndarray, energy: np.ndarray) -> np.ndarray
 
 
 def look(pair: Pair, evidence: Evidence, camera: Camera, ours: np.ndarray) -> Residual:
-    """What moves by itself between two frames. ours: the camera's flow at the sites, px per frame."""
+    """What moves by itself between two frames. ours: the camera's flow at the sites, px/frame."""
     residual = pair.forward - ours
     fast = speed(residual)
     factor = working_factor(pair.shape)
@@ -193,7 +193,7 @@ def _confirmed(pair: Pair, evidence: Evidence, ours: np.ndarray, moving: np.ndar
 
 
 def brought(later: np.ndarray, flow: np.ndarray, pair: Pair, frames: int | None = None) -> np.ndarray:
-    """A later image, of any size, at the places to which a flow at the sites (px per frame) takes the earlier one's pixels.
+    """A later image, of any size, at the places to which a flow at the sites (px/frame) takes the earlier one's pixels.
 
     frames: between the two; None: the pair's baseline.
     """

@@ -199,7 +199,7 @@ def read(image: Any) -> str:
     factor = max(1, -(-WORKING_SIDE // min(pixels.shape[:2])))
     if factor > 1:
         pixels = cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-    # Said each time: rapidocr keeps what one call switched off for all calls after it.
+    # Given each time: rapidocr keeps what one call switched off for all calls after it.
     found = engine()(pixels[..., ::-1], use_det=True, use_cls=False, use_rec=True)
     lines = zip(found.txts or (), found.boxes if found.txts else (), strict=True)
     return " ".join(text for text, _ in sorted(lines, key=lambda line: line[1][:, 1].min()))

@@ -258,7 +258,7 @@ def _encode(path: Path, frames: np.ndarray, fps: float | None, **how: Any) -> No
 
 @takes(repo_id=lambda name, value: value if value is None else errors.LABEL(name, value), card=errors.kind(Mapping))
 def licence_line(repo_id: str | None, card: Mapping[str, Any]) -> str:
-    """What a checkpoint's licence asks to be said, from its hub id and the header of its model card; "" where neither says.
+    """The line that a checkpoint's licence asks for, from its hub id and the header of its model card; "" where none.
 
     >>> licence_line(None, {"license": "apache-2.0"})
     'apache-2.0'

@@ -343,7 +343,7 @@ def _paint_sprite(video: np.ndarray, at: Any, dx: np.ndarray, dy: np.ndarray, so
         colour = np.full(3, 0.97 if at["direction"] in ("in", "up", "clockwise") else 0.05, np.float32)
         if announced == "zoom":
             paint(np.hypot(dx, dy - drop) - 0.34 * radius, colour)
-        else:  # a bar, upright for a tilt and level for a roll
+        else:  # a stripe, upright for a tilt and level for a roll
             wide, high = (0.18, 0.52) if announced == "tilt" else (0.52, 0.18)
             wide, high = ((0.8 if triangle else 1.0) * radius * side for side in (wide, high))
             paint(np.maximum(np.abs(dx) - wide, np.abs(dy - drop) - high), colour)

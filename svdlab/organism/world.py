@@ -12,8 +12,8 @@ known odds: which way a pan goes, and whether a dark scene moves at all.
 
 There are two editions. The shipped weights were trained on the first: plane waves and one sprite. The second, `edition=2`,
 draws these and, more often, natural grounds; scenes without a sprite, with two, with letters or a face; two layers of depth;
-and two camera moves more, each announced by a bar on the sprite: upright and light for a tilt up, dark for a tilt down; level
-and light for a clockwise roll, dark for an anticlockwise one. An image without a mark pans: so does a photograph.
+and two camera moves more, each announced by a stripe on the sprite: upright and light for a tilt up, dark for a tilt down;
+level and light for a clockwise roll, dark for an anticlockwise one. An image without a mark pans: so does a photograph.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from svdlab.organism import scenery
 from svdlab.organism.scenery import COMPASS, FAR, GROUND, SIZE, SPRITE, ZOOM_RADIUS
 
 FRAMES = 8
-K = 0.14  # px per frame = K * motion_bucket_id / fps: bucket 127 at fps 6 moves 3 px/frame
+K = 0.14  # px/frame = K * motion_bucket_id / fps: bucket 127 at fps 6 moves 3 px/frame
 MAX_DISPLACEMENT = 4.0  # px/frame; nothing is claimed beyond
 MAX_ZOOM_DISPLACEMENT = 2.6  # px/frame at ZOOM_RADIUS, so that a zoomed sprite stays inside; above bucket 127 at fps 7
 FPS = (4, 24)
@@ -97,7 +97,7 @@ class Scenes:
     track: float32 "n f 2", the sprite's centre in px; NaN where there is none.
     track_second: the same of a second sprite, which never moves by itself.
     labels: uint8 "n f h w", what each pixel shows: scenery.GROUND, NEAR, PATTERN, SECOND or SPRITE.
-    factors: DataFrame, a row per clip: what was drawn, and `displacement`, the law's px per frame.
+    factors: DataFrame, a row per clip: what was drawn, and `displacement`, the law's px/frame.
     """
 
     video: np.ndarray
@@ -123,7 +123,7 @@ class Scenes:
 
 
 def law(fps: Any, motion_bucket_id: Any, *, warm: Any = False) -> Any:
-    """Displacement in px per frame: K * motion_bucket_id / fps, halved for a warm sprite that moves itself.
+    """Displacement in px/frame: K * motion_bucket_id / fps, halved for a warm sprite that moves itself.
 
     >>> round(float(law(6, 127)), 2)
     2.96

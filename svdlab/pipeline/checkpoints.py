@@ -300,7 +300,7 @@ def _read_file(name: str, file: Path, dtype: torch.dtype, num_frames: int | None
 
 
 def _read(name: str, folder: Path, dtype: torch.dtype, variant: str | None) -> ProbePipeline:
-    """diffusers' own loading, of SVD's own classes only, without its bars."""
+    """diffusers' own loading, of SVD's own classes only, without its progress bars."""
     parts = (*CLASSES, "feature_extractor")
     try:
         _inside(folder, list(parts))

@@ -139,7 +139,7 @@ class Start:
     >>> generate_batch(pipe, [scene], [Conditions()], [0], Start(sigmas=[80.0, 8.0, 0.8], flip_noise=["left_right"]))
 
     sigmas: noise levels, highest first. latents: "b f c h w", to go on from as they are. noise: unit noise "b f c h w" in the
-    place of the seeds'. flip_noise: for each clip None, "left_right", "up_down" or "half_turn": the noises that the seed makes
+    place of the seeds'. flip_noise: for each clip None, "left_right", "up_down" or "half_turn": the noise that the seed makes
     for image and latents flipped, as the flipped image needs them. first: the step that latents belong to.
     """
 

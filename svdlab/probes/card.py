@@ -193,7 +193,7 @@ def _graphs(sub: Any, row: list[tuple[Graph, pd.DataFrame]]) -> None:
 
 
 def _draw(ax: Axes, points: pd.DataFrame, *, bars: bool) -> None:
-    """A line for each `by`, with its band; as bars, a point with its interval for each x, side by side."""
+    """A line for each `by`, with its band; with "bars", a point with its interval for each x, side by side."""
     names, groups = list(dict.fromkeys(points["x"])), list(points.groupby("by", sort=False))
     for n, ((name, group), colour, marker) in enumerate(zip(groups, COLOURS * 4, MARKERS * 4, strict=False)):
         value, low, high = (group[c].astype(float) for c in ("value", "low", "high"))

@@ -210,7 +210,7 @@ def sign(clip: Clip, *, pipe: ProbePipeline, signs: Mapping[str, list[Any]], ocr
 def text_measures(plate: Plate, through: np.ndarray, frames: np.ndarray, *, ocr: bool = True) -> dict[str, Any]:
     """One clip "f h w 3" of a sign against `through`, the autoencoder's own. Flat dict.
 
-    `letters_own` mean correlation of the round trip's letters with themselves, `letters_lost` what the clip has less over all
+    `letters_own` mean correlation of the round trip's letters with themselves, `letters_lost` what the clip lacks over all
     frames, `letters_lost_last` in the last one; `dropped` share of letters and frames with a correlation below 0.5, beyond the
     round trip's; and the list `letters_by_frame`. With OCR: `errors` character error rate over all frames, `errors_own`,
     `errors_added`, `errors_added_last`, `text_read` in the last frame, and the list `errors_by_frame`.
@@ -378,7 +378,7 @@ class Faces(Probe):
 
     def verdict(self, found: Mapping[str, Effect]) -> str:
         unsure = "changed" in found and found["changed"].verdict == EFFECT
-        more = " Whether those faces are damaged, or turned or speak, no number here can tell: look at the clips."
+        more = " Whether those faces are damaged, or turn or talk, no number here decides: look at the clips."
         return super().verdict(found) + more * unsure
 
 

@@ -251,7 +251,7 @@ def still(image: np.ndarray, frames: int = FRAMES) -> np.ndarray:
 
 @takes(image=IMAGE, frames=LENGTH, px=partial(number, least=-1000, most=1000))
 def panned(image: np.ndarray, frames: int = FRAMES, *, px: float) -> np.ndarray:
-    """The image under a camera that moves right by px per frame; beyond its border the image is mirrored."""
+    """The image under a camera that moves right by px/frame; beyond its border the image is mirrored."""
     # Spline coefficients are computed once per colour: the same frames in a sixth of the time.
     planes = [ndimage.spline_filter(image[..., c], order=3, mode="mirror") for c in range(image.shape[-1])]
     view = lambda t: [ndimage.shift(p, (0, -px * t), order=3, mode="mirror", prefilter=False) for p in planes]

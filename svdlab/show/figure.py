@@ -45,7 +45,7 @@ LEAST = 300  # px: images that are narrower together leave no room for a title
 THUMBNAIL = 96  # px: images up to that are hard to see at their own size
 EDGE, GAP = 12, 6  # px around everything, and between images
 INK, GREY, PALE = "#222222", "#767676", "#d9d9d9"
-# Okabe and Ito's colours can be told apart without colour vision; side by side they also differ in marker.
+# Okabe and Ito's colours are distinct without colour vision; side by side they also differ in marker.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 MARKERS = ("o", "s", "^", "D")
 TITLE, LABEL, SMALL = 10.5, 8.5, 6.5  # pt

@@ -5,7 +5,7 @@
 
 The unit is what was sampled independently, most often the image. A list has a value per unit; a DataFrame a row per unit and
 a column per seed, which is needed where units share seeds (`svdlab.stats.crossed`). Intervals are two-sided with confidence
-0.95 unless told otherwise, and nothing is resampled. InputError is raised for empty or non-finite input.
+0.95 unless given otherwise, and nothing is resampled. InputError is raised for empty or non-finite input.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def permutation_p(differences: Any) -> float:
 
     Nothing is drawn at random, so that p can be as small as 2 / 2 ** n however many tests a study has (five pairs never
     reach 0.05). Up to 13 pairs every pattern is counted, as scipy.stats.permutation_test does; of more, differences are
-    rounded to steps of 1 / 32768 of the sum of all, what rounding cannot tell counts as extreme, and the distribution is
+    rounded to steps of 1 / 32768 of the sum of all, what rounding leaves open counts as extreme, and the distribution is
     built up pair by pair (Streitberg and Roehmel 1986). It is exact where the differences are symmetrical under the null;
     for skewed ones see `hall`.
     """

@@ -59,7 +59,7 @@ def contrast(
 
     values: one per row, or a DataFrame with a column per seed, whose part in the error is then counted. clusters: of each row.
     p is the larger of CR2's and Hall's for skewed values. Below 6 clusters or 4 degrees of freedom there is no verdict.
-    Raises InputError where the design cannot tell the contrast apart from its other columns.
+    Raises InputError where the design cannot separate the contrast from its other columns.
     """
     table, x, names = _checked(values, design, clusters)
     e = Effect(key, what, math.nan, math.nan, math.nan, unit, len(set(names)), seeds, alpha=alpha, of=of, method="CR2")
@@ -130,7 +130,7 @@ def _checked(values: Any, design: Any, clusters: Sequence[Any]) -> tuple[pd.Data
 
 def _fit(y: np.ndarray, x: np.ndarray, names: list[Any], c: np.ndarray) -> _Fit:
     if not estimable(x, c):
-        raise InputError("the groups cannot be told apart from the covariates in these images: leave the covariate out.")
+        raise InputError("the groups cannot be separated from the covariates in these images: leave the covariate out.")
     bread = np.linalg.pinv(x.T @ x)
     weights = c @ bread @ x.T  # "q n"
     _, cluster = np.unique(pd.factorize(pd.Series(names, dtype=object))[0], return_inverse=True)

@@ -85,7 +85,7 @@ def pairs_of(manifest: pd.DataFrame, contrast: Contrast) -> pd.DataFrame:
 
 
 def covariates_of(part: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Covariates as numbers: numeric columns less their mean, of categories one column for each but the first.
+    """Covariates as numbers: numeric columns minus their mean, of categories one column for each but the first.
 
     >>> covariates_of(pd.DataFrame({"age": ["20", "40"], "light": ["day", "night"]}), ["age", "light"]).to_numpy().tolist()
     [[-10.0, 0.0], [10.0, 1.0]]
@@ -107,7 +107,7 @@ def covariates_of(part: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 
 def check_covariates(manifest: pd.DataFrame, names: Sequence[str]) -> None:
-    """InputError where a covariate is no column, is empty, or cannot be told apart from the group."""
+    """InputError where a covariate is no column, is empty, or cannot be separated from the group."""
     for scheme, part in manifest.groupby("group_scheme", sort=False):
         covariates = covariates_of(part, names)
         if paired(part):
@@ -117,7 +117,7 @@ def check_covariates(manifest: pd.DataFrame, names: Sequence[str]) -> None:
         sides = np.eye(groups, x.shape[1])[1:] - np.eye(1, x.shape[1])
         if not linear.estimable(x, sides):
             raise InputError(
-                f"{', '.join(names)} cannot be told apart from the groups of scheme {scheme!r}: no image of one group is like "
+                f"{', '.join(names)} cannot be separated from the groups of scheme {scheme!r}: no image of one group is like "
                 f"those of another. Leave the covariate out (the difference is then confounded with it), or add images."
             )
 

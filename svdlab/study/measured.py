@@ -43,7 +43,7 @@ VIDEOS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".wm
 ANIMATED = (".webp", ".png", ".apng", ".avif")  # stills, or animated
 MOST = 100_000  # files that are looked for
 SHOWN, STRIP, SIDE = 12, 8, 256  # clips and frames of the sheet, and px of a frame's width in it
-FLOWS = 6  # clips with a flow picture
+FLOWS = 6  # clips with an image of their flow
 
 
 @takes(out=errors.path, progress=flag)
@@ -252,7 +252,7 @@ def _played_once(frames: np.ndarray) -> int:
 
 
 def _settings(source: Path) -> tuple[Settings | None, list[str]]:
-    """What ComfyUI wrote, and what is to be said of it."""
+    """What ComfyUI wrote, and notes on it."""
     if source.is_dir():
         return None, []
     try:

@@ -278,7 +278,7 @@ def report(folder: str | Path, out: str | Path | None = None) -> Path:
     versions = [(key, listed(key)) for key in VERSIONS if listed(key)] or [("svdlab", __version__)]
     sections |= {"Versions": [pd.DataFrame(versions, columns=["what", "which"])], "Notice": [Folded(video.notice())]}
     licence = f"Licence of the weights: {listed('licence') or 'not recorded'}. The clips are made by a generative model."
-    licence = "Measured files: what is said of their origin is what they say themselves." if measured else licence
+    licence = "Measured files: their origin is as the files name it, and was not checked." if measured else licence
     target = as_path("out", out) if out is not None else folder / "report.html"
     html = page(folder.resolve().name, sections, label=listed("label"), footer=licence if records else "")
     with write_whole(target) as part:

@@ -144,7 +144,7 @@ def make_pairs(
     files: dict[str, Image.Image] = {}
     for scheme in chosen:
         flip, how = FLIPPED.get(scheme, ""), CHANGES.get(scheme)
-        group, notes = (how.group, f"changed by {how.amount}: {how.means}") if how else (flip, "both noises flipped too")
+        group, notes = (how.group, f"changed by {how.amount}: {how.means}") if how else (flip, "its noise flipped too")
         for name, given in named.items():
             image = open_image(given)
             other = change(image, scheme, how.amount) if how else mirror(image, flip)

@@ -47,7 +47,7 @@ from svdlab.study import ledger
 from svdlab.study.identity import Measure, measure_clip, missing_measures
 
 BUSY_WAIT = 0.2  # s between looks at runs that another process is making
-PATIENCE = 10  # s of waiting for them, after which it is said
+PATIENCE = 10  # s of waiting for them, after which that is reported
 CLIPS_IN_MEMORY = 2  # decoded: one being measured and written, one being decoded or waiting
 
 
@@ -205,7 +205,7 @@ class Making:
                 self.queue.extendleft(jobs for jobs in left if jobs)
 
     def _wait(self) -> None:
-        """Others make what is left. Said once: a file system may keep the lock of a process that is dead."""
+        """Others make what is left. Reported once: a file system may keep the lock of a process that is dead."""
         time.sleep(BUSY_WAIT)
         self.waited += 1
         if self.waited * BUSY_WAIT >= PATIENCE and not self.told:

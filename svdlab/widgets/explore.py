@@ -355,7 +355,7 @@ def _label(value: Any) -> str:
 
 
 def _ranks(table: pd.DataFrame, measures: Sequence[str], places: Sequence[int | None]) -> str:
-    """A table, as HTML, of each measure of one run or two, and their percentiles among all runs as bars."""
+    """A table, as HTML, of each measure of one run or two, and their percentiles among all runs as a bar chart."""
     values = table[list(measures)].apply(pd.to_numeric, errors="coerce")
     shares, columns, bars = values.rank(pct=True), {}, []
     for which, place in zip(("this run",) if len(places) == 1 else ("first", "second"), places, strict=True):

@@ -211,7 +211,7 @@ class Live(Panel):
 
 
 class Job(ipywidgets.VBox):
-    """Buttons that start and cancel work on a thread, a bar and a status line.
+    """Buttons that start and cancel work on a thread, a progress bar and a status line.
 
     >>> job = Job(pipe, "Go", lambda: lambda: svdlab.generate(pipe, "scene-27", num_inference_steps=2), repr)
     >>> job.start(); job.join()

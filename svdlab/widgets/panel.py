@@ -121,7 +121,7 @@ class Panel(ipywidgets.VBox):
         self.message.value = status(f"{nearby(names[0].parent)}/: {', '.join(p.name for p in names)}")
 
     def _attempt(self, act: Callable[[], Any]) -> None:
-        """Do something for the one who looks at the screen: whatever goes wrong is said there, beside the export button."""
+        """Do something for the user: an error is shown on the screen, beside the export button."""
         try:
             act()
         except Exception as error:

@@ -19,7 +19,7 @@ TOOLS = Path(__file__).parents[2] / "tools"
 
 def tool():
     pytest.importorskip("skvideo")
-    spec = importlib.util.spec_from_file_location("calibrate_film", TOOLS / "calibrate_film.py")
+    spec = importlib.util.spec_from_file_location("calibrate_video", TOOLS / "calibrate_film.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -113,6 +113,6 @@ def test_real_clips_were_labelled_by_eye_before():
 @pytest.mark.validate
 def test_the_camera_class_agrees_where_the_eye_was_sure():
     table = tool().agreement()
-    assert set(table.camera) <= set(motion.CAMERAS) and (table.film == "bigbuckbunny").sum() >= 20
-    sure = table[(table.film == "bigbuckbunny") & (table.confidence == "clear")]
+    assert set(table.camera) <= set(motion.CAMERAS) and (table.video == "bigbuckbunny").sum() >= 20
+    sure = table[(table.video == "bigbuckbunny") & (table.confidence == "clear")]
     assert (sure.camera == sure.measured).mean() >= 0.9

@@ -84,7 +84,7 @@ def test_verdicts() -> None:
 def test_a_covariate_that_is_the_group_is_refused() -> None:
     x = np.column_stack([dummies(6, 6), np.repeat([1, 2], 6)])
     assert not estimable(x, [1, -1, 0])
-    with pytest.raises(InputError, match="cannot be told apart from the covariates"):
+    with pytest.raises(InputError, match="cannot be separated from the covariates"):
         contrast("k", "k", range(12), x, range(12), [1, -1, 0], unit="")
     with pytest.raises(InputError, match="one row each"):
         contrast("k", "k", range(12), x[:3], range(12), [1, -1, 0], unit="")

@@ -103,7 +103,7 @@ def test_a_difference_that_a_covariate_explains_is_adjusted_away() -> None:
     assert len(seen) == 80 and seen.a.notna().sum() == seen.b.notna().sum() == 40
 
 
-@pytest.mark.parametrize(("column", "said"), [("light", "cannot be told apart from the groups"), ("sun", "no such column")])
+@pytest.mark.parametrize(("column", "said"), [("light", "cannot be separated from the groups"), ("sun", "no such column")])
 def test_a_covariate_that_is_the_group_or_no_column_is_refused(column: str, said: str) -> None:
     table = rows("aaabbb", light=["day"] * 3 + ["night"] * 3, gap=["1", "2", "", "1", "2", "3"])
     with pytest.raises(InputError, match=said):

