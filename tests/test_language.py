@@ -38,7 +38,8 @@ ALLOWED = {
     r"(?:progress|error|colou?r) ?bars?|bar charts?|upright bars": "parts of a figure, of a grating",
     r"[\"']bars[\"']|^bars$": "the value of `kind=` that draws a bar chart",
 }
-WORDS = {re.compile(rf"(?<![\w.-])(?:{words})(?![\w-])", re.IGNORECASE): instead for words, instead in RULED_OUT.items()}
+WORDS = {re.compile(words, re.IGNORECASE): instead for words, instead in RULED_OUT.items()}
+ANY = re.compile(rf"(?<![\w.-])(?:{'|'.join(RULED_OUT)})(?![\w-])", re.IGNORECASE)
 FINE = re.compile("|".join(ALLOWED), re.IGNORECASE)
 
 
@@ -64,12 +65,9 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def found(lines: Iterator[tuple[int, str]]) -> list[str]:
-    return [
-        f"{n}: {match[0]!r}, better {instead}: {text.strip()[:150]}"
-        for n, text in lines
-        for words, instead in WORDS.items()
-        if (match := words.search(FINE.sub("", text)))
-    ]
+    hits = ((n, text, ANY.search(FINE.sub("", text))) for n, text in lines if ANY.search(text))
+    better = lambda hit: next(instead for words, instead in WORDS.items() if words.fullmatch(hit))
+    return [f"{n}: {hit[0]!r}, better {better(hit[0])}: {text.strip()[:150]}" for n, text, hit in hits if hit]
 
 
 FILES = [
