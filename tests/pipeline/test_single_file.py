@@ -46,6 +46,22 @@ def as_one_file(parts: dict[str, Any]) -> dict[str, torch.Tensor]:
     return {name: tensor.clone().contiguous() for name, tensor in joined.items()}
 
 
+def hollow_file(path: Path) -> Path:
+    """Stability's file in full size: 2.3 B numbers in float16, all zero, a hole on the disk."""
+    header, offset = {}, 0
+    with KEYS.open() as lines:
+        for key, shape in list(csv.reader(lines, delimiter="\t"))[1:]:
+            size = list(map(int, shape.split("x")))
+            end = offset + 2 * math.prod(size)
+            header[key] = {"dtype": "F16", "shape": size, "data_offsets": [offset, end]}
+            offset = end
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + offset)
+    return path
+
+
 @pytest.fixture(scope="module")
 def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parts = svdlab.load_pipeline("organism", device="cpu").components
@@ -150,20 +166,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
 
 @pytest.mark.slow
 def test_a_full_size_file_is_loaded(tmp_path: Path) -> None:
-    """2.3 B numbers in float16, all zero: the file is a hole on the disk."""
-    header, offset = {}, 0
-    with KEYS.open() as lines:
-        for key, shape in list(csv.reader(lines, delimiter="\t"))[1:]:
-            size = list(map(int, shape.split("x")))
-            end = offset + 2 * math.prod(size)
-            header[key] = {"dtype": "F16", "shape": size, "data_offsets": [offset, end]}
-            offset = end
-    text = json.dumps(header).encode()
-    path = tmp_path / "svd_xt_1_1.safetensors"
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(8 + len(text) + offset)
-    pipe = svdlab.load_pipeline(path, device="cpu", dtype="float16")
+    pipe = svdlab.load_pipeline(hollow_file(tmp_path / "svd_xt_1_1.safetensors"), device="cpu", dtype="float16")
     assert sum(p.numel() for part in MODELS for p in pipe.components[part].parameters()) > 2.2e9
     assert pipe.unet.config.num_frames == 25 and not any(t.is_meta for t in pipe.image_encoder.buffers())
     assert "Stability AI" in pipe.source.licence
