@@ -125,7 +125,7 @@ def of_pipeline(m: SimpleNamespace) -> dict[str, Target]:
         "module_names": (svdlab.module_names, dict(pipe=pipe, contains="")),
         "Trace.save": (tr.save, dict(path=m.folder / "x.safetensors")),
         "Trace.load": (svdlab.Trace.load, dict(path=tr.save(m.folder / "y.safetensors"))),
-        "Trace.decode": (tr.decode, dict(pipe=pipe, steps=[0], frames=[0], name="denoised")),
+        "Trace.decode": (tr.decode, dict(pipe=pipe, steps=[0], frames=[0])),
         "Clip.save": (m.clip.save, dict(path=m.folder / "x.mp4")),
         "encode": (images.encode, dict(pipe=pipe, video=m.clip.frames)),
         "Trace.getitem": (tr.__getitem__, dict(key="latents")),

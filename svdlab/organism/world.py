@@ -53,7 +53,8 @@ DIRECTIONS = {
 }
 RADIUS = (9.0, 13.0)  # px
 MARGIN = 1.0  # px between the sprite's track and the border
-NEW = dict(ground=("waves", "leaves"), layers=(1, 2), sprites=(0, 1, 2), pattern=("none", "text", "face"))  # in edition 2
+# Of edition 2 alone.
+NEW: dict[str, Any] = dict(ground=("waves", "leaves"), layers=(1, 2), sprites=(0, 1, 2), pattern=("none", "text", "face"))
 MOST, MOST_PIXELS = 100_000, 2**28  # scenes of one call, and their pixels: 3 GB
 KINDS: dict[str, Any] = {  # what each factor may be
     "fps": partial(number, least=FPS[0], most=FPS[1]),

@@ -19,8 +19,7 @@ import psutil
 import torch
 
 MODES = ("auto", "full", "small")
-# Tensors of the first level's size that are alive at the UNet's peak, for each half that is computed at the same time.
-ACTIVATIONS = {"full": 27.2, "small": 15.1}
+ACTIVATIONS = 27.2  # tensors of the first level's size that are alive at the UNet's peak, for each half
 DECODING = 8  # the same of the VAE's last level, for each frame of a chunk
 SPARE = 1.2  # for what allocators round up and libraries take
 SMALL = 6.5e9  # bytes: what "small" is made for, a card of 8 GB with a desktop on it
@@ -49,11 +48,10 @@ def make_small(pipe: Any, device: torch.device, offload: str | None) -> bool:
     return True
 
 
-def denoising(pipe: Any, frames: int, height: int, width: int, mode: str = "full") -> int:
-    """Bytes of the UNet's activations at their peak, under guidance."""
+def denoising(pipe: Any, frames: int, height: int, width: int) -> int:
+    """Bytes of the UNet's activations at their peak, under guidance, both halves in one call."""
     sites, unet = frames * (height // pipe.vae_scale_factor) * (width // pipe.vae_scale_factor), pipe.unet
-    each = ACTIVATIONS[mode] * unet.config.block_out_channels[0] * unet.dtype.itemsize
-    return int(sites * each * (2 if mode == "full" else 1))
+    return int(2 * sites * ACTIVATIONS * unet.config.block_out_channels[0] * unet.dtype.itemsize)
 
 
 def decoding(pipe: Any, chunk: int, height: int, width: int) -> int:

@@ -24,7 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from svdlab.errors import InputError, OutputError, TraceError, number, path, several, shown, takes, text, whole
+from svdlab.errors import InputError, OutputError, TraceError, number, path, several, shown, takes, whole
 from svdlab.measure.files import write_whole
 from svdlab.measure.video import small_html
 from svdlab.pipeline.conditions import line
@@ -124,8 +124,8 @@ class Trace:
         z = np.moveaxis(z.astype(np.float32), -3, -1)
         return np.clip(z @ colours[:-1] + colours[-1], 0, 1)
 
-    @takes(pipe=pipeline, name=text)
-    def decode(self, pipe: Any, *, steps: Any = None, frames: Any = None, name: str = "denoised") -> np.ndarray:
+    @takes(pipe=pipeline)
+    def decode(self, pipe: Any, *, steps: Any = None, frames: Any = None) -> np.ndarray:
         """Frames of the denoised estimates by the pipeline's own VAE, float32 "s f h w c" in [0, 1].
 
         >>> stills = tr.decode(pipe, steps=[0, 3], frames=[4])
@@ -135,9 +135,7 @@ class Trace:
         """
         if self.batch != 1:
             raise TraceError(f"this trace holds {self.batch} samples: decode one, as in tr[0].decode(pipe).")
-        latents = self[name]
-        if KEEP.get(name) != FRAMES:
-            raise InputError(f"name={name!r} is no latents: give {', '.join(key for key in KEEP if KEEP[key] == FRAMES)}.")
+        latents = self.denoised
         for axis, (what, chosen) in enumerate([("steps", steps), ("frames", frames)]):
             if chosen is not None:
                 position = partial(whole, most=latents.shape[axis] - 1)

@@ -124,7 +124,7 @@ def _side_by_side(tables: Mapping[str, pd.DataFrame], measures: list[str], by: l
     names = list(tables)
     shared = [c for c in CONDITIONS if all(c in t for t in tables.values()) and c not in FILLED_BY_CHECKPOINT]
     if any(t["scheduler"].map(_cell).eq("").any() for t in tables.values() if "scheduler" in shared):
-        shared.remove("scheduler")  # an earlier svdlab did not record it
+        shared.remove("scheduler")  # a measured file does not say it
     keys, parts = ["image", "seed", *shared], []
     if taken := [measure for measure in measures if measure in keys]:
         raise InputError(f"{taken[0]!r} is no measure: runs are paired by it.")

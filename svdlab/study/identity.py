@@ -53,8 +53,7 @@ TOLERANCE, HALF_TOLERANCE = 5e-3, 5e-2  # of a fingerprint's norm: other machine
 LEAST = 1e-4  # norm below which an output is nothing but rounding
 PLAIN = "give numbers, strings, truth values, None, or lists or dicts of these"
 # Columns of results: a measure of that name would overwrite one.
-TAKEN = {*COLUMNS, *ledger.FILES, "run_id", "status", "reason", "fps_id", "image_hash", "checkpoint", "weights", "label"}
-TAKEN |= {"licence", "intervention", "seconds", "schedule", "sigma_max", "lora_hash"}
+TAKEN = {*COLUMNS, *ledger.FIRST_COLUMNS, *ledger.FILES, "run_id", "seconds"}
 CARRIED = ("label_", "seconds_")
 # Folders of what is installed, and of svdlab, whose measures are found by name: no code of the user's own.
 INSTALLED = tuple(f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "purelib", "platlib"))
@@ -228,10 +227,7 @@ def check(pipe: Any, out: Path, model: dict[str, Any]) -> dict[str, list[float]]
     """
     path, own = out / "models" / f"{hash_facts(model)}.json", fingerprint(pipe)
     try:
-        kept = read_json(path, follow=False)["fingerprint"]
-        if "scheduler.schedule" not in kept:
-            raise KeyError("an earlier svdlab's, which saw less: as good as absent")
-        modules = different(kept, own, model["dtype"])
+        modules = different(read_json(path, follow=False)["fingerprint"], own, model["dtype"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or damaged
         with ledger.disk_errors(path), write_whole(path) as part:
             part.write_text(json.dumps({"model": model, "parts": describe(pipe), "fingerprint": own}) + "\n")

@@ -31,7 +31,7 @@ from svdlab.errors import InputError, OutputError, flag, takes
 from svdlab.measure import video
 from svdlab.measure.files import csv_text, exported, hash_facts, hash_file, printable, write_whole
 from svdlab.measure.reading import FORMATS, IMAGES, VideoWarning, distinct, ffmpeg, read_frames
-from svdlab.pipeline.images import open_image
+from svdlab.pipeline.images import open_image, prepare_image
 from svdlab.show.figure import draw, fitted, images, scaled
 from svdlab.show.labels import cut
 from svdlab.study import ledger, notebooks
@@ -193,7 +193,9 @@ def _one(
             record["image_name"] = settings.image or name
         size = dict(num_frames=len(frames), height=frames.shape[1], width=frames.shape[2], playback_fps=rate)
         call["conditions"] |= size
-        first = frames[0] if image is None else _fitted(image, frames.shape[1:3])
+        first = frames[0]
+        if image is not None:  # cropped as a sweep crops it
+            first = np.asarray(prepare_image(image, height=frames.shape[1], width=frames.shape[2]))
         call["image"] = hashlib.sha256(np.ascontiguousarray(first).tobytes()).hexdigest()[:24]
         facts["notes"] = "; ".join(notes)
         clip = SimpleNamespace(frames=frames, image=first, playback_fps=rate)
@@ -261,15 +263,6 @@ def _settings(source: Path) -> tuple[Settings | None, list[str]]:
     except InputError as error:
         return None, [str(error)]
     return found, list(found.notes) if found else []
-
-
-def _fitted(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    """The image's middle of the frames' aspect, at their size."""
-    h, w = size[:2]
-    scale = max(h / image.shape[0], w / image.shape[1])
-    near = cv2.resize(image, (max(w, round(image.shape[1] * scale)), max(h, round(image.shape[0] * scale))))
-    top, left = (near.shape[0] - h) // 2, (near.shape[1] - w) // 2
-    return near[top : top + h, left : left + w]
 
 
 # --- what the command leaves beside the runs --------------------------------------------------------------------------

@@ -48,7 +48,6 @@ def test_full_size_in_small_memory_takes_at_most_6_5_gb() -> None:
     pipe.memory = "small"
     unet.enable_forward_chunking()
     in_turn = peak(lambda: call(1))
-    assert in_turn == pytest.approx(memory.denoising(pipe, FRAMES, HEIGHT, WIDTH, "small"), rel=0.05)
     blocks = [*unet.down_blocks, *unet.up_blocks]
     following = max(size(a) + size(b) for a, b in pairwise(blocks))
     denoising = in_turn + following + size(unet) - sum(map(size, blocks))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -63,17 +65,6 @@ def survey(out: Path, ids: Any = None) -> list[str]:
 # --- places -----------------------------------------------------------------------------------------------------------
 
 
-def test_links_are_not_followed(out: Path, tmp_path: Path) -> None:
-    folder = write_run(out, 1)
-    folder.rename(tmp_path / "outside")
-    folder.symlink_to(tmp_path / "outside")
-    assert "link" in ledger.check(out).problem[0]
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other/runs").symlink_to(tmp_path / "outside")
-    with pytest.raises(InputError, match="leads out"):
-        ledger.prepare(tmp_path / "other")
-
-
 @pytest.mark.parametrize("run_id", ["../../etc", "A" * 24, "1" * 23, "", None])
 def test_what_is_no_run_id_reaches_no_folder(run_id: Any, out: Path) -> None:
     with pytest.raises(InputError, match="no run id"):
@@ -87,6 +78,10 @@ def test_a_folder_that_cannot_be_a_study_is_refused(tmp_path: Path) -> None:
     for act in (ledger.check, lambda p: ledger.export(p, tmp_path / "x")):
         with pytest.raises(InputError, match="no study"):
             act(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/runs").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="leads out"):
+        ledger.prepare(tmp_path / "other")
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -167,12 +162,26 @@ def rewritten(**changes: Any) -> Any:
     return harm
 
 
+def instead(make: Any) -> Any:
+    """Something else in a run's place."""
+    return lambda folder: (folder.rename(folder.parents[2] / "aside"), make(folder))
+
+
+def text(content: str) -> Any:
+    return lambda folder: (folder / ledger.RECORD).write_text(content)
+
+
 @pytest.mark.parametrize(
     "harm",
     [
+        instead(lambda folder: folder.symlink_to(folder.parents[2] / "aside")),
+        instead(lambda folder: folder.write_text("x")),
+        instead(os.mkfifo),
+        instead(lambda folder: (folder / ledger.RECORD).mkdir(parents=True)),
+        instead(lambda folder: shutil.copytree(folder.with_name(f"{1:024x}"), folder)),  # another run's copy
+        *map(text, ("{}", "[" * 100_000, "\0", '{"run_id": 7}', "[" + "0," * 2**24)),
         lambda folder: [p.unlink() for p in folder.iterdir()],  # an empty folder: an interrupted copy
         lambda folder: (folder / ledger.FRAMES).write_bytes(b"cut"),
-        lambda folder: (folder / ledger.RECORD).write_text("{}"),
         lambda folder: (folder / ledger.RECORD).write_text(ledger.record_text([])),
         lambda folder: (folder / ledger.RECORD).write_bytes(b"\xff\xfe"),
         rewritten(call=...),
@@ -186,7 +195,10 @@ def rewritten(**changes: Any) -> Any:
     ],
 )
 def test_whatever_cannot_be_read_is_a_damaged_run_that_is_named(out: Path, harm: Any) -> None:
+    """Case D1 and its neighbours; files that are no runs by their names say nothing."""
     good, bad = write_run(out, 1), write_run(out, 2)
+    for name in ("Thumbs.db", ".DS_Store", "A" * 24, f"{good.name} (copy)"):
+        (out / "runs" / name).write_text("x")
     harm(bad)
     with pytest.warns(ledger.DamagedRunWarning, match=bad.name):
         assert survey(out) == [good.name]

@@ -9,20 +9,15 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 import svdlab
 from svdlab.errors import InputError
 from svdlab.measure.files import hash_file
 from svdlab.study import ledger
-from tests.small import save_checkpoint
+from tests.study.making import latents, same, sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore::svdlab.pipeline.images.CropWarning", "ignore:__array__ implementation")
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return svdlab.load_pipeline(save_checkpoint(tmp_path_factory.mktemp("checkpoint") / "small"), device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -35,18 +30,6 @@ def pan(small: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
             state[f"unet.{name}.lora.up.weight"] = torch.randn(module.out_features, 2, generator=draw) / 8
     save_file(state, path := tmp_path_factory.mktemp("loras") / "camera-pan.safetensors")
     return path
-
-
-def sweep(pipe: Any, plan: Any, out: Path, **how: Any) -> pd.DataFrame:
-    return svdlab.sweep(pipe, plan, out, **{"image": "cat", "measure": (), "progress": False, **how})
-
-
-def latents(table: pd.DataFrame) -> torch.Tensor:
-    return torch.stack([load_file(path)["latents"] for path in table.latents])
-
-
-def same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return bool((a - b).abs().max() < 1e-3 * b.abs().max())
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -124,22 +107,3 @@ def test_schedulers_are_rows_of_one_study(small: Any, tmp_path: Path) -> None:
         assert same(z, clip.latents)
     read = svdlab.load_results(tmp_path / "study").set_index("run_id").loc[table.run_id]
     assert read.scheduler.tolist() == table.scheduler.tolist()
-
-
-def test_a_run_has_the_id_that_it_had_before_there_were_schedulers_and_loras(small: Any, tmp_path: Path) -> None:
-    """Whatever a plan leaves out adds nothing to what is hashed."""
-    from svdlab.measure.files import hash_facts
-    from svdlab.study import identity
-
-    table = sweep(small, [{"num_inference_steps": 1}], tmp_path / "study")
-    record = ledger.read_record(tmp_path / "study" / "runs" / table.run_id[0])
-    values = {k: v for k, v in record["call"]["conditions"].items() if k != "scheduler"}
-    decoding = {name: values.pop(name) for name in ("decode_chunk_size", "playback_fps")}
-    facts = {
-        "model": hash_facts(identity.facts(small)),
-        "conditions": values,
-        "seed": 0,
-        "image": record["call"]["image"],
-        "start": {},
-    }
-    assert hash_facts({"latents": hash_facts(facts), **decoding}) == table.run_id[0]

@@ -180,26 +180,6 @@ def test_a_lock_that_nobody_holds_stops_nobody_and_one_that_is_none_is_named(kin
     assert not (tmp_path / "elsewhere").exists()
 
 
-SPOILT: dict[str, Any] = {
-    "a file": lambda path: path.write_text("x"),
-    "a pipe": os.mkfifo,
-    "a record that is a folder": lambda path: (path / "run.json").mkdir(parents=True),
-    "another run's copy": lambda path: shutil.copytree(path.parent / ledger.run_ids(path.parents[1])[0], path),
-}
-
-
-@pytest.mark.parametrize("kind", SPOILT)
-def test_what_is_no_run_is_a_damaged_run(kind: str, pipe: Any, tmp_path: Path) -> None:
-    """Neighbours of case D1; files that are no runs by their names say nothing."""
-    table = make(pipe, study := tmp_path / "study")
-    for name in ("Thumbs.db", ".DS_Store", "A" * 24, f"{table.run_id[0]} (copy)"):
-        (study / "runs" / name).write_text("x")
-    SPOILT[kind](study / "runs" / ("0" * 24))
-    with pytest.warns(ledger.DamagedRunWarning, match="1 damaged run.*0{24}"):
-        assert len(svdlab.load_results(study)) == 1
-    assert ledger.check(study).run_id.tolist() == ["0" * 24] and len(svdlab.load_results(study)) == 1
-
-
 @pytest.mark.parametrize("name", ["12:30", "study:1/a", "http:x", "-y %03d", "~/study"])
 def test_no_name_of_a_study_is_a_protocol_an_option_or_another_folder(
     name: str, pipe: Any, tmp_path: Path, monkeypatch: Any
@@ -236,15 +216,6 @@ def test_a_seed_keeps_every_digit(pipe: Any, tmp_path: Path) -> None:
     ledger.export(tmp_path / "study", tmp_path / "out")
     for read, name in ((pd.read_csv, "results.csv"), (pd.read_parquet, "results.parquet")):
         assert sorted(read(tmp_path / "out" / name).seed) == [seed, 2**63 - 1]
-
-
-@pytest.mark.parametrize("text", ["[" * 100_000, "{}", "\0", '{"run_id": 7}', "[" + "0," * 2**24])
-def test_a_spoilt_record_is_a_damaged_run(text: str, pipe: Any, tmp_path: Path) -> None:
-    table = make(pipe, tmp_path / "study", {"seed": 0}, {"seed": 1})
-    (tmp_path / "study" / "runs" / table.run_id[0] / "run.json").write_text(text)
-    with pytest.warns(ledger.DamagedRunWarning, match=table.run_id[0]):
-        assert svdlab.load_results(tmp_path / "study").run_id.tolist() == [table.run_id[1]]
-    assert make(pipe, tmp_path / "study", {"seed": 0}, {"seed": 1}).status.tolist() == ["done", "done"]
 
 
 def test_a_run_that_is_a_link_is_made_again_and_what_it_points_to_stays(pipe: Any, tmp_path: Path) -> None:
