@@ -28,6 +28,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from svdlab.errors import InputError, shown
 from svdlab.errors import path as as_path
@@ -128,17 +130,17 @@ def units(part: pd.DataFrame) -> pd.Series:
 
 
 def linked(index: Any, keys: Iterable[pd.Series]) -> pd.Series:
-    """For each label of the index, the first one with which equal keys connect it; an empty key connects nothing."""
-    root = pd.Series(index, index=index)
-    columns = [key[key != ""] for key in keys]
-    while True:
-        before = root.copy()
-        for key in columns:
-            least = root[key.index].groupby(key).transform("min")
-            root[key.index] = least
-        root = root.map(root)
-        if root.equals(before):
-            return root
+    """For each label of the index, the least one with which equal keys connect it; an empty key connects nothing."""
+    codes = [pd.factorize(key.where(key != ""))[0] for key in keys]  # -1 where it is empty
+    count, rows, values = len(index), [], []
+    for column in codes:
+        (held,) = np.nonzero(column >= 0)
+        rows.append(held)
+        values.append(column[held] + count)
+        count += len(index)
+    edges = (np.concatenate(rows), np.concatenate(values))
+    _, part = connected_components(coo_array((np.ones(len(edges[0])), edges), shape=(count, count)), directed=False)
+    return pd.Series(index, index=index).groupby(part[: len(index)]).transform("min")
 
 
 def _leads_out(base: Path, file: str) -> bool:
