@@ -39,6 +39,7 @@ from svdlab.show.labels import WORDS, number
 HALO = [patheffects.withStroke(linewidth=2.4, foreground="white", alpha=0.85)]
 ARROWS = 7  # across the shorter side
 KEY = 64  # px of the disc of directions
+LOST = np.float32(0.72)  # the grey of pixels that the flow loses
 
 
 def FLOW(name: str, value: Any) -> np.ndarray:
@@ -57,24 +58,26 @@ def flow(clip: Any, *, pairs: Sequence[int] | None = None, title: str = "") -> F
     >>> show.flow(np.ones((7, 64, 64, 2)), title="Ground truth")
 
     clip: a Clip, frames "f h w c", or a flow "t h w 2" in px (x right, y down). pairs: which, default 5 evenly spread. All
-    pairs share one key, whose rim is the 99.5th percentile of their speeds. The figure's table has the flow on the arrows'
-    grid.
+    pairs share one key, whose rim is the 99.5th percentile of their speeds. Pixels that the flow loses (they get hidden, or
+    going and coming back disagree) are grey and count for nothing. The figure's table has the flow on the arrows' grid.
     """
     known = getattr(clip, "ndim", 0) == 4 and clip.shape[-1] == 2
-    field = FLOW("clip", clip) if known else motion.flow(frames_of(clip))
+    both = None if known else motion.both_ways(frames_of(clip))
+    field = FLOW("clip", clip) if both is None else both.forward
     picked = chosen(pairs, len(field), side_by_side(5, 150), "frame pair")
     field = field[picked]
-    speed = np.linalg.norm(field, axis=-1)
-    full = max(0.5, float(np.percentile(speed, 99.5)))
+    seen = np.ones(field.shape[:-1], bool) if both is None else both.visible[picked]
+    full = rim(field, seen)
     size = fitted(field.shape[1:3], columns=len(picked), width=room() - 140)
     labels = dict(title=title or "Optical flow (px/frame)", column_title="from frame to frame")
     fig, axes = images(size=size, of=made_by(clip), column_labels=[_pair(i) for i in picked], **labels)
     arrows = []
-    for ax, one in zip(axes[0], field, strict=True):
-        draw(ax, scaled(flow_colours(one, full), size))
-        arrows.append(_arrows(ax, one, size, threshold=0.15 * full))
+    for ax, one, mask in zip(axes[0], field, seen, strict=True):
+        draw(ax, scaled(np.where(mask[..., None], flow_colours(one, full), LOST), size))
+        arrows.append(_arrows(ax, one, mask, size, full))
     _disc(axes[0, -1], size, full)
-    return fig.finish(pd.concat(arrows, keys=picked, names=["pair"]).reset_index("pair"))
+    table = pd.concat(arrows, keys=picked, names=["pair"]).reset_index("pair")
+    return fig.finish(table, "" if seen.all() else f"grey: lost by the flow, {number(round(100 * (1 - seen.mean()), 1))} %")
 
 
 @takes(title=WORDS)
@@ -201,15 +204,21 @@ def _pair(i: int) -> str:
     return f"{i}\N{RIGHTWARDS ARROW}{i + 1}"
 
 
-def _arrows(ax: Axes, field: np.ndarray, size: tuple[int, int], *, threshold: float) -> pd.DataFrame:
-    """Arrows on a grid, the fastest as long as the grid is wide; none where speed is below the threshold. Returns the grid's
-    flow: `x_px`, `y_px`, `dx_px`, `dy_px`, and whether an arrow was `drawn`."""
+def rim(field: np.ndarray, seen: np.ndarray) -> float:
+    """The speed of full colour for a flow "... h w 2": the 99.5th percentile of what is seen, bool "... h w"."""
+    return max(0.5, float(np.percentile(np.linalg.norm(field, axis=-1)[seen], 99.5))) if seen.any() else 0.5
+
+
+def _arrows(ax: Axes, field: np.ndarray, seen: np.ndarray, size: tuple[int, int], full: float) -> pd.DataFrame:
+    """Arrows on a grid, the fastest as long as the grid is wide; none for what is slow beside `full`, or not seen. Returns the
+    grid's flow: `x_px`, `y_px`, `dx_px`, `dy_px`, and whether an arrow was `drawn`."""
     h, w = field.shape[:2]
     k, step = size[1] / w, min(h, w) / ARROWS
     xs, ys = _grid(h, w, step)
-    u, v = field[ys.astype(int), xs.astype(int)].T
-    keep = np.hypot(u, v) > threshold
-    longest = max(0.1, float(np.percentile(np.linalg.norm(field, axis=-1), 99)))
+    there = ys.astype(int), xs.astype(int)
+    u, v = field[there].T
+    keep = seen[there] & (np.hypot(u, v) > 0.15 * full)
+    longest = max(0.1, float(np.percentile(np.linalg.norm(field[seen], axis=-1), 99))) if seen.any() else 0.1
     look: dict[str, Any] = dict(width=max(0.004, 1.6 / size[1]), headwidth=4, headlength=4, headaxislength=3.6)
     look |= dict(angles="xy", scale_units="xy", scale=longest / (0.95 * step * k), pivot="mid", color="#000000", alpha=0.75)
     ax.quiver(xs[keep] * k, ys[keep] * k, u[keep], v[keep], **look)

@@ -15,7 +15,6 @@ alone changes nothing.
 from __future__ import annotations
 
 import copy
-import hashlib
 import inspect
 import io
 import json
@@ -43,6 +42,7 @@ from svdlab.measure.files import hash_facts, plain, read_json, write_whole
 from svdlab.pipeline.sampler import steps_of
 from svdlab.study import ledger
 from svdlab.study.plans import COLUMNS
+from svdlab.study.weights import module_of, weights_hash
 
 FORMAT = 2  # of run.json and of the ids
 PARTS = ("unet", "vae", "image_encoder", "feature_extractor", "scheduler", "video_processor")
@@ -77,28 +77,11 @@ def facts(pipe: Any, intervention: str | None = None) -> dict[str, Any]:
     }
 
 
-def weights_hash(pipe: Any) -> str:
-    """SHA-256 over all parameters and buffers as they are in memory.
-
-    One checkpoint has one hash on every device, and another in every dtype. Where weights are not in memory (sequential
-    offload), what the source recorded stands in.
-    """
-    digest = hashlib.sha256()
-    for part in ("unet", "vae", "image_encoder"):
-        module = _module(pipe, part)
-        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-            if tensor.device.type == "meta":
-                return f"{pipe.source.weights_hash or pipe.source.checkpoint}@{pipe.source.revision}"
-            digest.update(f"{part}.{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def describe(pipe: Any) -> dict[str, Any]:
     """Class and config of each part, with a hash of its modules' settings."""
     described: dict[str, Any] = {}
     for name in PARTS:
-        part = _module(pipe, name)
+        part = module_of(pipe, name)
         config = part if hasattr(part, "to_dict") else getattr(part, "config", {})
         config = config.to_dict() if hasattr(config, "to_dict") else config
         own = {key: plain(value) for key, value in config.items() if key[0] != "_" and key not in RECORDS}
@@ -106,11 +89,6 @@ def describe(pipe: Any) -> dict[str, Any]:
         if isinstance(part, torch.nn.Module):
             described[name]["modules"] = hash_facts({key: _settings(module) for key, module in part.named_modules()})
     return described
-
-
-def _module(pipe: Any, name: str) -> Any:
-    part = getattr(pipe, name)
-    return getattr(part, "_orig_mod", part)  # a compiled one has the ids of the plain one
 
 
 def _class(thing: Any) -> str:
@@ -194,7 +172,7 @@ def _outputs(pipe: Any) -> Iterator[dict[str, Any]]:
     seen: dict[str, Any] = {}
     with ExitStack() as hooks:
         for part in ("unet", "vae", "image_encoder"):
-            for name, module in _module(pipe, part).named_modules(prefix=part):
+            for name, module in module_of(pipe, part).named_modules(prefix=part):
                 if name != part and any(module.children()):
                     keep = lambda module, args, output, name=name: seen.update({name: output})
                     hooks.callback(module.register_forward_hook(keep).remove)

@@ -20,6 +20,7 @@ from svdlab.pipeline.generate import Clip
 from svdlab.show.clips import Video, named, rate_of
 from svdlab.show.figure import Figure, fitted
 from svdlab.show.labels import about, number
+from svdlab.show.motion import LOST, rim
 from svdlab.widgets.panel import (
     Panel,
     checked,
@@ -124,10 +125,11 @@ def _differences(videos: list[np.ndarray]) -> tuple[list[np.ndarray], str]:
 
 def _flows(videos: list[np.ndarray]) -> tuple[list[np.ndarray], str]:
     """Optical flow as colours, on one scale for all clips."""
-    fields = [motion.flow(video) for video in videos]
-    most = max(0.5, *(float(np.percentile(np.linalg.norm(field, axis=-1), 99.5)) for field in fields))
+    found = [motion.both_ways(video) for video in videos]
+    most = max(rim(both.forward, both.visible) for both in found)
     key = f"red is right, yellow up, green left, blue down; full colour is {number(round(most, 2))} px/frame"
-    return [show.flow_colours(field, most) for field in fields], f"flow until the next frame: {key}"
+    colours = [np.where(both.visible[..., None], show.flow_colours(both.forward, most), LOST) for both in found]
+    return colours, f"flow until the next frame: {key}; grey is lost by the flow"
 
 
 OVERLAYS = {"clip": lambda videos: (videos, ""), "difference": _differences, "flow": _flows}

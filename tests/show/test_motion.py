@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from skimage.color import rgb2lab
 
 from svdlab import show
 from svdlab.errors import InputError
+from svdlab.measure import motion
 from svdlab.organism import world
 from svdlab.show.figure import scaled
+from svdlab.show.labels import number
 from tests.show.conftest import drawn_in, texts
 
 
@@ -35,6 +38,22 @@ def test_a_known_flow_is_drawn_in_its_keys_colour() -> None:
     assert "rim: 2 px/frame" in texts(fig) and fig.footer == ""  # an array: nobody said that a model made it
     assert len(fig.data) == 49 and fig.data[["pair", "dx_px", "dy_px"]].drop_duplicates().to_numpy().tolist() == [[0, 0, -2]]
     assert fig.data.drawn.all() and fig.data.x_px.between(0, 64).all()
+
+
+def test_the_colours_are_scaled_by_what_is_seen() -> None:
+    """A texture pans by 2 px under a square that runs the other way by 16 px: what it hides has no motion of its own."""
+    rng = np.random.default_rng(0)
+    ground, square = (cv2.GaussianBlur(rng.random((96, 200, 3), np.float32), (0, 0), 1.5) for _ in range(2))
+    frames = np.stack([ground[:, 40 - 2 * t : 168 - 2 * t] for t in range(4)])
+    for t, frame in enumerate(frames):
+        frame[32:64, 80 - 16 * t : 112 - 16 * t] = square[:32, :32]
+    both, fig = motion.both_ways(frames), show.flow(frames)
+    speed = np.linalg.norm(both.forward, axis=-1)
+    due, of_all = (float(np.percentile(each, 99.5)) for each in (speed[both.visible], speed))
+    assert f"rim: {number(round(due, 2))} px/frame" in texts(fig) and 1.2 * due < of_all
+    assert fig.footer == f"grey: lost by the flow, {number(round(100 * (1 - both.visible.mean()), 1))} %"
+    lost = fig.data[~both.visible[fig.data.pair, fig.data.y_px.astype(int), fig.data.x_px.astype(int)]]
+    assert len(lost) and not lost.drawn.any() and fig.data.drawn.any()
 
 
 def test_graphs_of_a_known_pan(pan: world.Scenes, clip: Any) -> None:

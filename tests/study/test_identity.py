@@ -21,6 +21,7 @@ import svdlab
 from svdlab.errors import CheckpointError, InputError
 from svdlab.pipeline.quick import quick_convolutions
 from svdlab.study import identity
+from svdlab.study.weights import weights_hash
 from tests.study import making
 
 pytestmark = pytest.mark.filterwarnings("ignore::svdlab.pipeline.images.CropWarning", "ignore:__array__ implementation")
@@ -236,6 +237,48 @@ def test_layerwise_casting_passes_through_and_is_another_model(checkpoint: Path,
             pipe.unet.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=compute)
         found.append(sweep(pipe, out).run_id[0])
     assert len(set(found)) == 3 and set(svdlab.load_results(out).status) == {"done"}
+
+
+def of_torch(unet: Any) -> None:
+    torch.ao.quantization.quantize_dynamic(unet, {torch.nn.Linear}, dtype=torch.qint8, inplace=True)
+
+
+def of_torchao(unet: Any) -> None:
+    torchao = pytest.importorskip("torchao.quantization", reason="torchao is none of svdlab's packages")
+    torchao.quantize_(unet, torchao.Int8WeightOnlyConfig())
+
+
+def of_quanto(unet: Any) -> None:
+    quanto = pytest.importorskip("optimum.quanto", reason="optimum-quanto is none of svdlab's packages")
+    quanto.quantize(unet, weights=quanto.qint8)
+    quanto.freeze(unet)
+
+
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated")
+@pytest.mark.parametrize("quantise", [of_torch, of_torchao, of_quanto])
+def test_a_quantised_model_has_ids_of_its_own_by_its_weights(checkpoint: Path, out: Path, quantise: Callable) -> None:
+    """The plain model, the quantised one, and that of other weights; a quantiser keeps them in tensors of its own kind."""
+    found = []
+    for factor in (None, 1.0, 1.5, 1.0):
+        pipe = svdlab.load_pipeline(checkpoint, device="cpu")
+        if factor:
+            with torch.no_grad():
+                [m.weight.mul_(factor) for m in pipe.unet.modules() if isinstance(m, torch.nn.Linear)]
+            quantise(pipe.unet)
+        found.append(sweep(pipe, out))
+    table = pd.concat(found)
+    assert table.run_id.nunique() == table.weights.nunique() == 3 and set(table.status) == {"done"}
+    assert table.run_id.iloc[1] == table.run_id.iloc[3]
+
+
+def test_the_hash_of_weights_sees_a_write_that_torch_does_not_count(small: Any) -> None:
+    """Case B1's kind: a write through `.data`, or through numpy, leaves the tensor's version as it was."""
+    weight = small.unet.conv_in.weight
+    before, version = weights_hash(small), weight._version
+    weight.data[0, 0, 0, 0] += 1
+    through_data = weights_hash(small)
+    weight.detach().numpy()[0, 0, 0, 0] += 1
+    assert len({before, through_data, weights_hash(small)}) == 3 and weight._version == version
 
 
 def test_a_kept_fingerprint_that_is_damaged_is_written_again(small: Any, out: Path) -> None:

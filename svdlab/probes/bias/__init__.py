@@ -71,9 +71,9 @@ from svdlab.stats.effects import EFFECT, VERDICTS, numbers, quantity
 from svdlab.stats.intervals import detectable
 from svdlab.study import ledger
 from svdlab.study.groups import OTHERS, Contrast, check_covariates, confounds, contrasts, pairs_of
-from svdlab.study.identity import weights_hash
 from svdlab.study.manifest import BOX, image_of, paired, read_manifest, units
 from svdlab.study.sweep import sweep
+from svdlab.study.weights import weights_hash
 
 PLAN = "plan.json"
 PLANNED: dict[str, Any] = dict(  # its schema

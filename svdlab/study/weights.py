@@ -1,0 +1,62 @@
+"""The hash of all weights as they are in memory, quantised ones too.
+
+>>> len(weights_hash(pipe))
+64
+
+Nothing is kept from an earlier call: torch counts no write through `.data` or `.numpy()`, so that a hash kept by its counters
+would be another model's. A GB takes about 0.55 s of one processor with SHA instructions, shared by up to 16 threads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+THREADS = 16
+
+
+def weights_hash(pipe: Any) -> str:
+    """SHA-256 over all parameters and buffers as they are in memory, the tensors in parallel.
+
+    One checkpoint has one hash on every device, and another in every dtype. Where weights are not in memory (sequential
+    offload), what the source recorded stands in.
+    """
+    held = [each for part in ("unet", "vae", "image_encoder") for each in _tensors(part, _state(module_of(pipe, part)))]
+    if any(tensor.device.type == "meta" for _, tensor in held):
+        return f"{pipe.source.weights_hash or pipe.source.checkpoint}@{pipe.source.revision}"
+    with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+        return hashlib.sha256("".join(pool.map(_digest, held)).encode()).hexdigest()
+
+
+def module_of(pipe: Any, name: str) -> Any:
+    """A part of a pipeline; a compiled one has the ids of the plain one."""
+    part = getattr(pipe, name)
+    return getattr(part, "_orig_mod", part)
+
+
+def _state(module: torch.nn.Module) -> dict[str, Any]:
+    return {**module.state_dict(), **dict(module.named_buffers()), **dict(module.named_parameters())}
+
+
+def _tensors(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """The plain tensors that a state holds; of a quantised one, those that it is made of."""
+    if isinstance(value, torch.Tensor) and is_traceable_wrapper_subclass(value):
+        value = {key: getattr(value, key) for key in value.__tensor_flatten__()[0]}
+    if isinstance(value, torch.Tensor):
+        yield name, value.detach().dequantize() if value.is_quantized else value.detach()
+    elif isinstance(value, (Mapping, tuple)):
+        for key, each in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _tensors(f"{name}.{key}", each)
+
+
+def _digest(held: tuple[str, torch.Tensor]) -> str:
+    name, tensor = held
+    digest = hashlib.sha256(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
