@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 THREADS = 16
 
@@ -46,7 +45,7 @@ def _state(module: torch.nn.Module) -> dict[str, Any]:
 
 def _tensors(name: str, value: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """The plain tensors that a state holds; of a quantised one, those that it is made of."""
-    if isinstance(value, torch.Tensor) and is_traceable_wrapper_subclass(value):
+    if hasattr(value, "__tensor_flatten__"):  # a subclass that wraps others
         value = {key: getattr(value, key) for key in value.__tensor_flatten__()[0]}
     if isinstance(value, torch.Tensor):
         yield name, value.detach().dequantize() if value.is_quantized else value.detach()
