@@ -44,24 +44,14 @@ from tests.small import save_checkpoint
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path(sys.argv[1]).resolve()
 INSIDE, OUTSIDE, TEMPORARY = (FOLDER / name for name in ("inside", "outside", "tmp"))
-OWN = [
-    ROOT,
-    "/work/main",
-    sys.prefix,
-    sys.base_prefix,
-    "/usr",
-    "/lib",
-    "/proc",
-    "/sys",
-    "/dev/shm",
-    "/dev/null",
-    "/dev/urandom",
-]
+OWN = [ROOT, sys.prefix, sys.base_prefix, "/work/main", "/usr", "/lib", "/proc", "/sys"]
+OWN += ["/dev/shm", "/dev/null", "/dev/urandom"]
 READ = [INSIDE, TEMPORARY, *map(os.path.realpath, OWN), "/etc/localtime", "/etc/ssl", "/etc/mime.types", "/etc/fonts"]
 WRITTEN = [INSIDE, TEMPORARY, "/dev/null", "/dev/shm", "/proc"]
 EVIL = "\x1b[31m<img src=https://x.org/a.png onerror=alert(1)>![x](/etc/hostname)\n=cmd()"
 SPRUNG = INSIDE / "sprung"
 PICKLE = b"\x80\x02cos\nsystem\nX" + len(t := f"touch {SPRUNG}".encode()).to_bytes(4, "little") + t + b"\x85R."
+CHANGES = [f"os.{name}" for name in ["rename", "remove", "rmdir", "mkdir", "link", "chmod", "utime", "truncate", "symlink"]]
 LIMIT = 40  # s of one call, on a machine that does other things as well: none waits for a pipe
 ROWS = [{"num_inference_steps": 1, "seed": seed} for seed in range(2)]
 
@@ -93,17 +83,7 @@ def forbidden(event: str, args: tuple[Any, ...]) -> bool:
         )
     if event in ("os.listdir", "os.scandir"):
         return not isinstance(args[0], int) and not lies(args[0] or ".", READ)
-    if event in (
-        "os.rename",
-        "os.remove",
-        "os.rmdir",
-        "os.mkdir",
-        "os.link",
-        "os.chmod",
-        "os.utime",
-        "os.truncate",
-        "os.symlink",
-    ):
+    if event in CHANGES:
         names = args[1:2] if event == "os.symlink" else args[:2] if event in ("os.rename", "os.link") else args[:1]
         relative = any(isinstance(value, int) and value >= 0 for value in args[1:])  # to a folder that is open
         return not relative and not all(isinstance(name, int) or lies(name, WRITTEN, follow=False) for name in names)

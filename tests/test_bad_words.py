@@ -26,43 +26,11 @@ from svdlab.probes import find
 from svdlab.study import notebooks
 from svdlab.study.plans import CONDITIONS
 
-WORDS = [
-    "nan",
-    ".nan",
-    "inf",
-    "-1",
-    "0",
-    "true",
-    "null",
-    "text",
-    "",
-    " ",
-    "[]",
-    "{}",
-    "1e30",
-    "9" * 30,
-    "-1.5",
-    "0x10",
-    "\u0661",
-]
+WORDS = ["nan", ".nan", "inf", "-1", "0", "true", "null", "text", "", " ", "[]", "{}", "1e30"]
+WORDS += ["9" * 30, "-1.5", "0x10", "\u0661"]
 WORDS += ["a\0b", "x" * 300, "..", ".", "pipe", "/dev/null/x", "~no-such-user/x", "[1, 2", "=cmd|'/C calc'!A0", "a\nb"]
-FEWER = [
-    "nan",
-    ".nan",
-    "-1",
-    "0",
-    "true",
-    "null",
-    "text",
-    "",
-    "{}",
-    "9" * 30,
-    "a\0b",
-    "x" * 300,
-    "[1, 2",
-    "\x1b[31m",
-    "\udcff",
-]
+FEWER = ["nan", ".nan", "-1", "0", "true", "null", "text", "", "{}", "9" * 30]
+FEWER += ["a\0b", "x" * 300, "[1, 2", "\x1b[31m", "\udcff"]
 WORDS += ["\x1b[31m", "\u202egpj", "\udcff", "${HOME}", "-", "*", "!!python/object/apply:os.system [true]", "[" * 3000]
 
 # What has no weights here: whatever comes to be loaded has passed every check of its words.

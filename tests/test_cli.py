@@ -44,6 +44,7 @@ def toy(tmp_path: Path) -> Path:
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     path = tmp_path / "toy.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), path)
+    (tmp_path / "grid.yaml").write_text("fps: [6, 12]\n")
     return path
 
 
@@ -90,22 +91,17 @@ def test_a_notebooks_parameters_arrive_in_their_own_types(toy: Path, tmp_path: P
         (["-p", "fps", "[6, 12"], ["cannot be read as a value"]),
         (["-p", "fps", "{a: &x 1, b: *x}"], ["aliases"]),
         (["-p", "fps", "12", "--grid", "no-such.yaml"], ["no-such.yaml cannot be read"]),
+        (["-p", "fps", "7", "--grid", "grid.yaml"], ["given both by -p and in"]),
     ],
 )
 def test_a_wrong_parameter_is_an_error_that_lists_the_known_ones(
-    arguments: list[str], expected: list[str], toy: Path, tmp_path: Path, capsys: Any
+    arguments: list[str], expected: list[str], toy: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     code, out, err = run(capsys, "notebook", toy, "--out", tmp_path / "done", *arguments)
     assert code == 1 and out == "" and all(text in err for text in expected), err
     assert len(err.strip().splitlines()) == 1 and "Traceback" not in err and "\x1b" not in err
     assert not (tmp_path / "done").exists()  # before anything runs
-
-
-def test_a_parameter_is_not_given_twice(toy: Path, tmp_path: Path, capsys: Any) -> None:
-    grid = tmp_path / "grid.yaml"
-    grid.write_text("fps: [6, 12]\n")
-    code, _, err = run(capsys, "notebook", toy, "-p", "fps", "7", "--grid", grid)
-    assert code == 1 and "given both by -p and in" in err
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,7 +17,6 @@ from svdlab.organism import world
 from svdlab.pipeline import sampler as schedule
 from svdlab.pipeline.generate import Start, generate_batch
 from svdlab.pipeline.images import decode_latents, encode, encode_pixels
-from tests.four_levels import four_levels
 from tests.pipeline.making import beside, close, make
 
 STEPS = 2
@@ -91,19 +89,6 @@ def test_equal_images_of_a_batch_are_encoded_once_and_a_caller_may_keep_encoding
         handle.remove()
 
 
-def test_a_changed_encoder_is_noticed_at_once(pipe: Any) -> None:
-    """Whatever changes what the image encoder or the VAE gives, the next clip has it, as in a fresh process."""
-    plain = make(pipe)
-    for part in (pipe.image_encoder.visual_projection, pipe.vae.encoder):
-        handle = part.register_forward_hook(lambda module, args, output: 0 * output)
-        try:
-            changed = make(pipe)
-        finally:
-            handle.remove()
-        assert not close(changed.latents, plain.latents)
-    assert torch.equal(make(pipe).latents, plain.latents)
-
-
 # Noise and noise levels
 
 
@@ -136,14 +121,6 @@ def test_levels_of_ones_own_and_a_start_from_less_noise(pipe: Any) -> None:
             svdlab.generate(pipe, "scene-1", sigmas=wrong)
 
 
-def test_supplied_latents_are_taken_as_they_are() -> None:
-    pipe, levels = four_levels().to(torch.bfloat16), [30.0, 3.0, 0.0]
-    latents = torch.randn(1, 4, 4, 8, 8, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16) * 30
-    with svdlab.trace(pipe, keep=("latents",)) as tr:
-        make(pipe, start=Start(levels, latents))
-    assert torch.equal(tr.latents[0], latents[0])
-
-
 def test_a_batch_must_agree(pipe: Any) -> None:
     a, b = svdlab.Conditions(num_inference_steps=1), svdlab.Conditions(num_inference_steps=2)
     unguided = svdlab.Conditions(num_inference_steps=1, max_guidance_scale=1.0)
@@ -158,14 +135,6 @@ def test_a_batch_must_agree(pipe: Any) -> None:
         make(pipe, start=Start([1.0], torch.zeros(1, 8, 4, 8, 8)))
     with pytest.raises(InputError, match="ProbePipeline"):
         generate_batch(stock(pipe), ["scene-1"], [a], [0])
-
-
-def test_a_clip_knows_its_call(pipe: Any) -> None:
-    clip = make(pipe, fps=9)
-    assert clip.call.conditions.fps == 9
-    assert (clip.conditions.num_frames, clip.conditions.height, clip.conditions.decode_chunk_size) == (8, 64, 8)
-    assert type(clip.call).read(json.loads(json.dumps(clip.call.asdict()))) == clip.call
-    assert clip.seconds["denoising"] > 0
 
 
 def test_what_generate_does_not_take_is_refused_with_what_to_use(pipe: Any) -> None:
@@ -282,5 +251,3 @@ def test_a_flip_that_cannot_be_is_refused(pipe: Any) -> None:
     for arguments in ((3, [], [0]), (["scene-1"], [{}], [0]), (["scene-1"], [svdlab.Conditions()], 0)):
         with pytest.raises(InputError):
             generate_batch(pipe, *arguments)
-    with pytest.raises(InputError, match="row 0 of the plan: flip_noise='mirror'"):
-        svdlab.sweep(pipe, [{"flip_noise": "mirror"}], "never-made", image="scene-3")

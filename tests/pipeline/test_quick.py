@@ -50,23 +50,17 @@ def test_quick_convolutions_are_for_what_the_cpu_computes(pipe: Any, monkeypatch
 # --- attention to one key -----------------------------------------------------------------------------------------------
 
 
-class Counted:
-    """How often queries and keys of the attention to the image are computed: never, where one key is enough."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.queries = 0
-        attention = torch.nn.functional.scaled_dot_product_attention
-
-        def counting(query: Any, key: Any, *args: Any, **more: Any) -> Any:
-            self.queries += key.shape[-2] == 1
-            return attention(query, key, *args, **more)
-
-        monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counting)
-
-
 @pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
-    return Counted(monkeypatch)
+def queries(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """One for each time that queries and keys of an attention to one key are computed: never, where that is enough."""
+    found, attention = [], torch.nn.functional.scaled_dot_product_attention
+
+    def counting(query: Any, key: Any, *args: Any, **more: Any) -> Any:
+        found.extend([True] * (key.shape[-2] == 1))
+        return attention(query, key, *args, **more)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", counting)
+    return found
 
 
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,16 +76,16 @@ def trace_of(pipe: Any, keep: tuple[str, ...], scale: float) -> Any:
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_one_key_gives_what_attention_gives_and_leaves_nothing(
-    pipe: Any, counted: Counted, monkeypatch: pytest.MonkeyPatch, scale: float
+    pipe: Any, queries: list[bool], monkeypatch: pytest.MonkeyPatch, scale: float
 ) -> None:
     """On the organism to the last bit, whatever is traced and edited."""
     before, keep = hooks_of(pipe), ("latents", "denoised", "cond") + ("uncond",) * (scale > 1)
     quick = trace_of(pipe, keep, scale)
-    few = counted.queries
+    few = len(queries)
     assert hooks_of(pipe) == before
     slow(monkeypatch)
     plain = trace_of(pipe, keep, scale)
-    assert few == 2 and counted.queries - few > 10  # the traced one alone computes its queries, once a step
+    assert few == 2 and len(queries) - few > 10  # the traced one alone computes its queries, once a step
     for name in (*keep, ATTN):
         assert torch.equal(quick[name], plain[name]), name
 

@@ -96,26 +96,3 @@ def test_a_token_is_in_no_file_no_log_no_error_no_notebook_and_no_task(tmp_path:
     assert {"everything.log", "tasks.bin", "book.ipynb", "study.html", "executed.html", "results.csv", "run.json"} <= names
     assert [path for path in left if TOKEN.encode() in path.read_bytes()] == []
     assert [text for text in said if TOKEN in text] == []
-
-
-LISTEN = """
-import json, sys, psutil
-if __name__ == "__main__":
-    dask = "1"
-    exec(sys.argv[1])
-    here = psutil.Process()
-    found = [c for p in (here, *here.children(recursive=True)) for c in p.net_connections() if c.status == "LISTEN"]
-    print(json.dumps(sorted({c.laddr.ip for c in found})), len(found), executor.submit(abs, -1).result())
-"""
-
-
-def test_the_dask_of_the_sweep_notebook_listens_on_loopback(tmp_path: Path) -> None:
-    """Case E5: its dashboard did on all addresses."""
-    book = nbformat.read(ROOT / "notebooks" / "01-conditioning-sweep.ipynb", 4)
-    (cell,) = [cell.source for cell in book.cells if cell.cell_type == "code" and "LocalCluster(" in cell.source]
-    (tmp_path / "listen.py").write_text(LISTEN)
-    command = [sys.executable, tmp_path / "listen.py", cell]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=200)
-    assert done.returncode == 0, done.stderr
-    addresses, number, made = done.stdout.splitlines()[-1].rsplit(" ", 2)
-    assert json.loads(addresses) == ["127.0.0.1"] and int(number) >= 3 and made == "1"

@@ -164,27 +164,6 @@ def test_what_was_denoised_before_a_kill_is_only_decoded(checkpoint: Path, tmp_p
         assert (load_file(one)["latents"] - load_file(other)["latents"]).abs().max() < 1e-3
 
 
-def test_what_was_denoised_before_a_decoding_failed_is_only_decoded(checkpoint: Path, tmp_path: Path) -> None:
-    pipe, plan = svdlab.load_pipeline(checkpoint, device="cpu"), rows(4)
-    how: dict[str, Any] = dict(image="cat", measure=(), batch_size=4, threads=1, progress=False)
-    decoded: list[int] = []
-
-    def fail(module: Any, args: tuple[Any, ...]) -> None:
-        decoded.append(len(args[0]))
-        if len(decoded) == 3:  # the fingerprint's, the first clip's, and now
-            raise ValueError("the decoder broke")
-
-    handle = pipe.vae.decoder.register_forward_pre_hook(fail)
-    with pytest.raises(ValueError, match="the decoder broke"):
-        svdlab.sweep(pipe, plan, tmp_path / "study", **how)
-    handle.remove()
-    assert len(ledger.run_ids(tmp_path / "study")) == 1
-    with denoised(pipe) as calls:
-        table = svdlab.sweep(pipe, plan, tmp_path / "study", **how)
-    assert set(table.status) == {"done"} and calls == [] and ledger.check(tmp_path / "study").empty
-    assert sorted(p.name for p in (tmp_path / "study" / "runs").iterdir()) == sorted(table.run_id)
-
-
 def test_two_sweeps_of_one_plan_share_the_work(checkpoint: Path, tmp_path: Path) -> None:
     out, plan = tmp_path / "study", rows(24)
     with start(checkpoint, out, plan) as first, start(checkpoint, out, plan) as second:

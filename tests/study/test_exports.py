@@ -32,14 +32,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "marker"
 
 
-def test_a_report_names_no_folder(pipe: Any, home: Path) -> None:
-    svdlab.sample_image("scene-27").save(home / "mine.png")
-    plan = svdlab.grid(image=[str(home / "mine.png"), "scene-3"], num_inference_steps=1, num_frames=2)
-    svdlab.sweep(pipe, plan, home / "study", measure=(), progress=False)
-    text = notebooks.report(home / "study").read_text()
-    assert "mine.png" in text and "marker" not in text
-
-
 @pytest.mark.parametrize("fails", [False, True])
 def test_an_executed_notebook_names_no_folder(home: Path, fails: bool) -> None:
     work = "print(out)" + "\nopen(out + '/no-such')" * fails

@@ -42,7 +42,9 @@ def of(values: Any, table: pd.DataFrame, contrast: Contrast = AB, **how: Any) ->
     return estimate("k", "k", frame, table, contrast, unit="", **how)
 
 
-RNG = np.random.default_rng(5)
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(5)
 
 
 def test_contrasts_by_default_and_against_a_reference() -> None:
@@ -57,16 +59,16 @@ def test_contrasts_by_default_and_against_a_reference() -> None:
             contrasts(table, wrong)  # type: ignore[arg-type]
 
 
-def test_unpaired_groups_differ_by_their_means() -> None:
-    y = RNG.normal(size=40) + np.repeat([1.5, 0], [15, 25])
+def test_unpaired_groups_differ_by_their_means(rng: np.random.Generator) -> None:
+    y = rng.normal(size=40) + np.repeat([1.5, 0], [15, 25])
     e = of(y, rows("a" * 15 + "b" * 25))
     assert (e.value, e.n, e.of) == (pytest.approx(y[:15].mean() - y[15:].mean()), 40, "image")
     assert corrected([e])[0].verdict == EFFECT
 
 
-def test_each_of_several_levels_against_the_mean_of_the_others_and_one_test_of_all() -> None:
+def test_each_of_several_levels_against_the_mean_of_the_others_and_one_test_of_all(rng: np.random.Generator) -> None:
     table, level = rows("abcd" * 12), np.tile([0.0, 0.0, 0.0, 2.0], 12)
-    y = level + 0.5 * RNG.normal(size=48)
+    y = level + 0.5 * rng.normal(size=48)
     means = [y[table.group == g].mean() for g in "abcd"]
     assert of(y, table, Contrast("x", "d", OTHERS)).value == pytest.approx(means[3] - np.mean(means[:3]))
     frame = pd.DataFrame(y, index=table.index)
@@ -76,10 +78,10 @@ def test_each_of_several_levels_against_the_mean_of_the_others_and_one_test_of_a
     assert overall(frame, pairs, "x")[3] < 1e-6 and overall(frame - level[:, None], pairs, "x")[3] > 0.05
 
 
-def test_poses_of_an_identity_are_one_unit_paired_or_not() -> None:
-    own = np.repeat(RNG.normal(size=16), 5)
+def test_poses_of_an_identity_are_one_unit_paired_or_not(rng: np.random.Generator) -> None:
+    own = np.repeat(rng.normal(size=16), 5)
     table = rows("a" * 40 + "b" * 40, subject_id=[f"s{i // 5}" for i in range(80)])
-    e = of(own + 0.01 * RNG.normal(size=80), table)
+    e = of(own + 0.01 * rng.normal(size=80), table)
     assert (e.n, e.of) == (16, "subject")
     alone = of(own[::5], rows("a" * 8 + "b" * 8))
     assert e.high - e.low == pytest.approx(alone.high - alone.low, rel=0.05)
@@ -88,17 +90,17 @@ def test_poses_of_an_identity_are_one_unit_paired_or_not() -> None:
     assert (e.n, e.of) == (8, "subject")
 
 
-def test_a_difference_that_a_covariate_explains_is_adjusted_away() -> None:
-    age = np.concatenate([RNG.normal(50, 10, 40), RNG.normal(30, 10, 40)])
-    y = 0.1 * age + 0.3 * RNG.normal(size=80)
+def test_a_difference_that_a_covariate_explains_is_adjusted_away(rng: np.random.Generator) -> None:
+    age = np.concatenate([rng.normal(50, 10, 40), rng.normal(30, 10, 40)])
+    y = 0.1 * age + 0.3 * rng.normal(size=80)
     table = rows("a" * 40 + "b" * 40, age=age.round(1).astype(str))
     assert of(y, table).low > 1 and abs(of(y, table, covariates=["age"]).value) < 0.3
-    light = np.where(RNG.random(80) < np.repeat([0.8, 0.3], 40), "day", "night")
-    y = (light == "day") * 2.0 + 0.3 * RNG.normal(size=80)
+    light = np.where(rng.random(80) < np.repeat([0.8, 0.3], 40), "day", "night")
+    y = (light == "day") * 2.0 + 0.3 * rng.normal(size=80)
     e = of(y, table.assign(light=light), covariates=["light"])
     assert of(y, table).low > 0.3 and e.low < 0 < e.high
     pairs = table.assign(pair_id=[str(i % 40) for i in range(80)])
-    assert abs(of(0.1 * age + 0.3 * RNG.normal(size=80), pairs, covariates=["age"]).value) < 0.4
+    assert abs(of(0.1 * age + 0.3 * rng.normal(size=80), pairs, covariates=["age"]).value) < 0.4
     seen = side_means(pd.DataFrame(y, index=table.index), table, Contrast("x", "a", "b"))
     assert len(seen) == 80 and seen.a.notna().sum() == seen.b.notna().sum() == 40
 
@@ -112,12 +114,12 @@ def test_a_covariate_that_is_the_group_or_no_column_is_refused(column: str, said
         check_covariates(table, ["gap"])
 
 
-def test_one_treated_image_is_compared_with_the_mean_of_its_controls() -> None:
+def test_one_treated_image_is_compared_with_the_mean_of_its_controls(rng: np.random.Generator) -> None:
     """Eight pairs with 1, 2 or 3 controls; shared controls make a larger unit."""
     sizes = [1, 2, 3, 1, 2, 3, 1, 2]
     names = [f"{i}" for i, k in enumerate(sizes) for _ in range(k + 1)]
     table = rows("".join("a" + "b" * k for k in sizes), pair_id=names)
-    y = RNG.normal(size=len(table))
+    y = rng.normal(size=len(table))
     d = [y[[n == str(i) for n in names]][0] - y[[n == str(i) for n in names]][1:].mean() for i in range(8)]
     e = of(y, table)
     assert (e.value, e.n, e.of) == (pytest.approx(np.mean(d)), 8, "pair")
@@ -125,8 +127,8 @@ def test_one_treated_image_is_compared_with_the_mean_of_its_controls() -> None:
     assert units(table.assign(subject_id=[f"s{n}" if n < 5 else f"t{n}" for n in range(len(table))])).nunique() == 8
 
 
-def test_of_two_groups_with_few_images_nothing_is_claimed() -> None:
-    assert of(RNG.normal(size=9), rows("a" * 7 + "b" * 2)).verdict == TOO_FEW
+def test_of_two_groups_with_few_images_nothing_is_claimed(rng: np.random.Generator) -> None:
+    assert of(rng.normal(size=9), rows("a" * 7 + "b" * 2)).verdict == TOO_FEW
 
 
 # --- manifests of images ----------------------------------------------------------------------------------------------

@@ -177,6 +177,9 @@ def test_a_closure_is_refused_and_the_message_shows_the_fix() -> None:
         as_measures(share)
 
 
+COLUMNS = ("status", "fps", "seed", "seconds_denoising", "label_arm", "run_id")  # case D3
+
+
 @pytest.mark.parametrize(
     ("measure", "said"),
     [
@@ -187,9 +190,7 @@ def test_a_closure_is_refused_and_the_message_shows_the_fix() -> None:
         (partial(mean_of, farme=1), "cannot be called with a clip and {'farme': 1}: got an unexpected"),
         (partial(mean_of, clip=1), "cannot be called with a clip"),
         (later, "is a coroutine or a generator"),
-        (Measure(mean_of, "status"), "would overwrite the column 'status'"),
-        (Measure(mean_of, "fps"), "would overwrite the column 'fps'"),
-        (Measure(mean_of, "label_arm"), "would overwrite"),
+        *((Measure(mean_of, name), f"would overwrite the column '{name}'") for name in COLUMNS),
         ([mean_of, partial(mean_of, frame=1)], "two measures are called 'mean_of'"),
     ],
 )

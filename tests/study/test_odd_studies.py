@@ -37,10 +37,6 @@ def moved_away(clip: Any, out: str) -> float:
     return 0.0
 
 
-def status(clip: Any) -> float:
-    return 0.0
-
-
 def test_a_study_that_is_renamed_while_it_runs_is_an_error(pipe: Any, tmp_path: Path) -> None:
     out = tmp_path / "study"
     with pytest.raises(OutputError, match="study"):
@@ -60,15 +56,6 @@ def test_a_study_that_is_deleted_while_it_runs_is_said_to_be_gone(part: str, pip
     with pytest.raises(OutputError, match="was deleted or moved meanwhile") as raised:
         make(pipe, out, {"seed": 0}, {"seed": 1}, measure=partial(deleted, out=str(out), part=part))
     assert "make room" not in str(raised.value) and not (out / "runs").exists()
-
-
-def test_a_measure_cannot_take_a_columns_name(pipe: Any, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="would overwrite the column 'status'"):
-        make(pipe, tmp_path / "study", measure=status)
-    for name in ("fps", "seed", "seconds_denoising", "label_mine", "run_id"):
-        with pytest.raises(InputError, match="overwrite"):
-            make(pipe, tmp_path / "study", measure=sweep.Measure(status, name))
-    assert not (tmp_path / "study").exists()
 
 
 READS = """

@@ -126,9 +126,6 @@ def test_what_cannot_be_reported_or_written(study: Path, tmp_path: Path) -> None
         report(tmp_path / "nowhere")
     with pytest.raises(errors.OutputError):
         report(study, study / "sheet.png" / "page.html")
-    (tmp_path / "broken.ipynb").write_text("{")
-    with pytest.raises(errors.InputError, match="cannot be read as a notebook"):
-        report(tmp_path)
 
 
 def test_a_report_follows_no_links(study: Path, tmp_path: Path) -> None:

