@@ -124,38 +124,23 @@ class Silent(AttnProcessor2_0):
         return torch.zeros_like(hidden_states)
 
 
-def silent(attn: Any) -> None:
-    attn.set_processor(Silent())
+FOREIGN: dict[str, Any] = {
+    "a processor": lambda attn: attn.set_processor(Silent()),
+    "fused": lambda attn: (attn.fuse_projections(), attn.set_processor(FusedAttnProcessor2_0())),
+    "a forward": lambda attn: setattr(attn, "forward", lambda hidden_states, *args, **kwargs: torch.zeros_like(hidden_states)),
+    "a hook inside": lambda attn: attn.to_v.register_forward_hook(lambda module, args, output: 0 * output),
+    "a pre-hook": lambda attn: attn.register_forward_pre_hook(lambda module, args: (0 * args[0],)),
+    "in place": lambda attn: attn.register_forward_hook(lambda module, args, output: output.mul_(2)),
+}
 
 
-def fused(attn: Any) -> None:
-    attn.fuse_projections()
-    attn.set_processor(FusedAttnProcessor2_0())
-
-
-def own_forward(attn: Any) -> None:
-    attn.forward = lambda hidden_states, *args, **kwargs: torch.zeros_like(hidden_states)
-
-
-def hook_inside(attn: Any) -> None:
-    attn.to_v.register_forward_hook(lambda module, args, output: 0 * output)
-
-
-def pre_hook(attn: Any) -> None:
-    attn.register_forward_pre_hook(lambda module, args: (0 * args[0],))
-
-
-def doubled(attn: Any) -> None:
-    attn.register_forward_hook(lambda module, args, output: output.mul_(2))
-
-
-@pytest.mark.parametrize("change", [silent, fused, own_forward, hook_inside, pre_hook, doubled], ids=lambda f: f.__name__)
-def test_what_is_foreign_to_an_attention_computes_as_it_is(change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_is_foreign_to_an_attention_computes_as_it_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cases A4 and B5: another processor, fused projections, a forward of its own, hooks, also one that works in place."""
     pipe = four_levels()
     for module in pipe.unet.modules():
         if getattr(module, "attn2", None) is not None:
-            change(module.attn2)
+            FOREIGN[name](module.attn2)
     before, quick = hooks_of(pipe), make(pipe).latents
     assert hooks_of(pipe) == before
     slow(monkeypatch)

@@ -11,6 +11,7 @@ import pytest
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 pytestmark = pytest.mark.slow
+SWEEP = ("svdlab", "sweep", "--grid", "grid.yaml", "--out", "study", "--image", "scene-27")
 MAKE = """
 import torch, svdlab
 from safetensors.torch import save_file
@@ -34,33 +35,33 @@ with svdlab.lora(pipe := svdlab.load_pipeline(), "camera-pan.safetensors", 0.5):
 """
 
 
-def test_a_lora_sweep_from_a_wheel(installed: Run, tmp_path: Path) -> None:
+def swept(installed: Run, tmp_path: Path, grid: str, x: str) -> pd.DataFrame:
+    """What the command makes of a grid, read and drawn in Python."""
     assert installed("python", "-c", MAKE, cwd=tmp_path).returncode == 0
-    grid = "lora: camera-pan.safetensors\nlora_scale: [0, 0.5, 1.0]\nseed: [0, 1]\nnum_inference_steps: 2\n"
     (tmp_path / "grid.yaml").write_text(grid)
-    done = installed("svdlab", "sweep", "--grid", "grid.yaml", "--out", "study", "--image", "scene-27", cwd=tmp_path)
+    done = installed(*SWEEP, cwd=tmp_path)
     assert done.returncode == 0 and "6 runs" in done.stdout, done.stderr
-    done = installed("python", "-c", READ.replace("{x}", "lora_scale"), cwd=tmp_path)
+    done = installed("python", "-c", READ.replace("{x}", x), cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.strip().endswith("camera-pan.safetensors"), done.stderr
-    table = pd.read_csv(tmp_path / "t.csv")
+    return pd.read_csv(tmp_path / "t.csv")
+
+
+def test_a_lora_sweep_from_a_wheel(installed: Run, tmp_path: Path) -> None:
+    grid = "lora: camera-pan.safetensors\nlora_scale: [0, 0.5, 1.0]\nseed: [0, 1]\nnum_inference_steps: 2\n"
+    table = swept(installed, tmp_path, grid, "lora_scale")
     assert (
         sorted(table.lora_scale) == [0, 0, 0.5, 0.5, 1, 1] and set(table.status) == {"done"} and table.weights.nunique() == 3
     )
     assert table[table.lora_scale > 0].lora.unique() == ["camera-pan.safetensors"] and (tmp_path / "figure.png").stat().st_size
-    again = installed("svdlab", "sweep", "--grid", "grid.yaml", "--out", "study", "--image", "scene-27", cwd=tmp_path)
+    again = installed(*SWEEP, cwd=tmp_path)
     assert again.returncode == 0 and "0 of them failed" in again.stdout
 
 
 def test_a_scheduler_sweep_from_a_wheel(installed: Run, tmp_path: Path) -> None:
-    assert installed("python", "-c", MAKE, cwd=tmp_path).returncode == 0
     names = "[EulerDiscreteScheduler, HeunDiscreteScheduler, EDMDPMSolverMultistepScheduler]"
-    (tmp_path / "grid.yaml").write_text(f"scheduler: {names}\nnum_inference_steps: [2, 4]\n")
-    done = installed("svdlab", "sweep", "--grid", "grid.yaml", "--out", "study", "--image", "scene-27", cwd=tmp_path)
-    assert done.returncode == 0 and "6 runs" in done.stdout, done.stderr
-    done = installed("python", "-c", READ.replace("{x}", "num_inference_steps"), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    table = pd.read_csv(tmp_path / "t.csv")
+    grid = f"scheduler: {names}\nnum_inference_steps: [2, 4]\n"
+    table = swept(installed, tmp_path, grid, "num_inference_steps")
     assert table.scheduler.nunique() == 3 and set(table.schedule) == {"karras"} and set(table.sigma_max) == {700.0}
     (tmp_path / "grid.yaml").write_text("scheduler: [UniPCMultistepScheduler]\n")
-    refused = installed("svdlab", "sweep", "--grid", "grid.yaml", "--out", "other", "--image", "scene-27", cwd=tmp_path)
+    refused = installed(*SWEEP, cwd=tmp_path)
     assert refused.returncode == 1 and "give scheduler= one of EulerDiscreteScheduler" in refused.stderr

@@ -92,7 +92,7 @@ def test_nothing_is_claimed_of_where_a_file_came_from(study: Path, tmp_path: Pat
     fig = show.save(show.sheet(table, rows="file", columns="height"), tmp_path / "sheet")
     assert fig.sources == () and read_tags(tmp_path / "sheet.png") == {} and "seed" not in fig.footer
     page = notebooks.report(study, tmp_path / "report.html").read_text()
-    assert "generative model" not in page.split("Notice")[0] and "what they say themselves" in page
+    assert "generative model" not in page.split("Notice")[0] and "was not checked" in page
     ledger.export(study, tmp_path / "handed-on")
     assert "generative" not in (tmp_path / "handed-on" / "README.txt").read_text()
     assert not list((tmp_path / "handed-on" / "previews").glob("*.json"))

@@ -54,16 +54,6 @@ def module_of(tmp_path: Path, text: str) -> Callable[..., Any]:
     return importlib.import_module("own_measure").measure
 
 
-def test_the_whole_module_of_a_function_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    text = "LIMIT = 3\ndef helper(x):\n    return x\ndef measure(clip):\n    return helper(LIMIT)\n"
-    first = identity(module_of(tmp_path, text))
-    assert identity(module_of(tmp_path, text)) == first
-    assert identity(module_of(tmp_path, text.replace("= 3", "= 4"))) != first
-    assert identity(module_of(tmp_path, text.replace("return x", "return 2 * x"))) != first
-
-
 PACKAGE = {  # neighbours of case A8: where else a measure's numbers come from
     "a package's module": ("from own_package.inner import g as q\ndef measure(clip):\n    return q(clip)\n", "inner"),
     "a package": ("import own_package\ndef measure(clip):\n    return own_package.g(clip)\n", "__init__"),
@@ -159,12 +149,16 @@ def in_a_cell(text: str) -> Callable[..., Any]:
     return space["measure"]
 
 
-def test_of_a_notebooks_cell_what_the_function_names_counts() -> None:
+@pytest.mark.parametrize("where", ["a module", "a cell"])
+def test_what_a_function_names_counts(where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a module all of its text."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    of = lambda text: identity(in_a_cell(text) if where == "a cell" else module_of(tmp_path, text))
     text = "LIMIT = 3\nOTHER = 1\ndef helper(x):\n    return x\ndef measure(clip):\n    return helper(LIMIT)\n"
-    first = identity(in_a_cell(text))
-    assert identity(in_a_cell(text.replace("OTHER = 1", "OTHER = 2"))) == first
-    assert identity(in_a_cell(text.replace("= 3", "= 4"))) != first
-    assert identity(in_a_cell(text.replace("return x", "return 2 * x"))) != first
+    first = of(text)
+    assert of(text) == first and (of(text.replace("OTHER = 1", "OTHER = 2")) == first) == (where == "a cell")
+    assert of(text.replace("= 3", "= 4")) != first and of(text.replace("return x", "return 2 * x")) != first
 
 
 def test_a_closure_is_refused_and_the_message_shows_the_fix() -> None:
