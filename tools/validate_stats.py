@@ -99,26 +99,28 @@ def study(rng: np.random.Generator, n: int, *, seeds: int = 2, share: float = 0.
 
 
 def cases(studies: int) -> Iterator[tuple[str, int, float, float, Callable[[np.random.Generator], bool]]]:
-    """What is simulated: in words, how often, the least and the most that is promised, and one study."""
-    for seeds, images, share in product(SEEDS, IMAGES, SHARES):
+    """What is simulated: in words, how often, the least and the most that is promised, and one study.
+
+    Two seeds cannot tell small variances of their own from none: an interval that covers 0.93 where they have a fifth of the
+    variance covers up to 0.98 where they have none.
+    """
+    most = lambda seeds, share: 0.98 if seeds == 2 and not share else 0.97
+    for part, seeds, images, share in product((IMAGE_SHARE, 0.3, 0.7), SEEDS, IMAGES, SHARES):
         what = f"coverage: {images} images x {seeds} shared seeds, seed share {share:g}"
-        yield what, 1, 0.93, 0.97, lambda rng, a=(images, seeds, share): coverage(rng, *a)  # type: ignore[misc]
-    for part, seeds, images in product((0.3, 0.7), SEEDS, IMAGES):
-        what = f"coverage: {images} images x {seeds} shared seeds, seed share 0.2, image share {part}"
-        yield what, 1, 0.90, 0.98, lambda rng, a=(images, seeds, 0.2), p=part: coverage(rng, *a, image_share=p)  # type: ignore[misc]
+        what, how = what + f", image share {part}" * (part != IMAGE_SHARE), dict(image_share=part)
+        yield what, 1, 0.93, most(seeds, share), lambda rng, a=(images, seeds, share), how=how: coverage(rng, *a, **how)  # type: ignore[misc]
     for seeds, share in product((2, 4), (0.0, 0.2)):
         what = f"coverage: 16 images x {seeds} shared seeds, seed share {share:g}, 15 % of the cells missing"
-        yield what, 1, 0.93, 0.975, lambda rng, a=(16, seeds, share): coverage(rng, *a, missing=0.15)  # type: ignore[misc]
+        yield what, 1, 0.93, most(seeds, share), lambda rng, a=(16, seeds, share): coverage(rng, *a, missing=0.15)  # type: ignore[misc]
     for images, share in product(IMAGES, SHARES):
         what = f"coverage: {images} images x 2 seeds of their own, seed share {share:g}"
         yield what, 1, 0.93, 0.97, lambda rng, a=(images, 2, share): coverage(rng, *a, own=True)  # type: ignore[misc]
     for (name, draw), n in product(DIFFERENCES.items(), PAIRS):
-        most = 0.07 if "lognormal" in name else 0.06
-        yield f"type I error: {n} pairs, {name}", 1, 0.0, most, lambda rng, d=draw, n=n: effect(rng, d, n)  # type: ignore[misc]
+        limit = 0.07 if "lognormal" in name else 0.06
+        yield f"type I error: {n} pairs, {name}", 1, 0.0, limit, lambda rng, d=draw, n=n: effect(rng, d, n)  # type: ignore[misc]
     for (name, draw), n in product(DIFFERENCES.items(), PAIRS):
-        most = 0.07 if "sigma 1" in name else 0.055
         what = f"called equivalent at the margin: {n} pairs, {name}"
-        yield what, 1, 0.0, most, lambda rng, d=draw, n=n: equivalent(rng, d, n)  # type: ignore[misc]
+        yield what, 1, 0.0, 0.055, lambda rng, d=draw, n=n: equivalent(rng, d, n)  # type: ignore[misc]
     for confound, n in product(("", "matched"), (12, 24)):
         what = f"A/A studies that find any effect: {n} pairs of disjoint images{', strata matched' * bool(confound)}"
         yield what, studies, 0.0, 0.06, lambda rng, n=n, c=confound: study(rng, n, confound=c)  # type: ignore[misc]

@@ -204,15 +204,17 @@ class OffConditions(Probe):
             drift = lambda clip: fidelity.drift(clip, clip[0])["drift_colour_last"]
             calm = 0.2 + 0.6 * frames  # with room for a drift
             full, half = (drift(fading(calm, shift=k * limit / np.sqrt(2) / (len(frames) - 1))) for k in (1.0, 0.5))
-            own = drift(calm)
-            return {"drift": own / 0.6, "rise": soft - sharp, "little": hardly - sharp, "full": full, "half": half}
+            own, noise = drift(calm), np.random.default_rng(0).normal(0, 1 / np.sqrt(2), calm.shape).astype(np.float32)
+            warp = {f"warp_{k}": fidelity.warp_error(calm + np.float32(k * most_warp) * noise)["warp_error"] for k in (1, 0.5)}
+            return {"drift": own / 0.6, "rise": soft - sharp, "little": hardly - sharp, "full": full, "half": half, **warp}
 
-        limit = QUALITY["drift_colour_last"][2]
+        limit, most_warp = QUALITY["drift_colour_last"][2], QUALITY["warp_error"][2]
         rest = study.through(at_rest, still)[0]
         pan = study.each(lambda image: motion.summary(panned(image, px=px))["pan_px"])
         return [
             below("colours hold in a still image after the autoencoder: drift", rest["drift"], limit),
             graded("a colour drift of the margin, and of half of it", rest["full"], rest["half"], limit),
+            graded("noise from frame to frame of the margin, and of half of it", rest["warp_1"], rest["warp_0.5"], most_warp),
             above(f"a blur of {BLUR:g} px raises the measured blur, median", rest["rise"].median(), LEAST_RISE),
             below(
                 f"a blur of {NO_BLUR:g} px does so by less than the margin, median",

@@ -78,7 +78,16 @@ class Duration(Probe):
             drifted = decay(curves_of(slower), base)["colour_shift"][-1]
             chain = fading(still(base, AUDIT_ROUNDS * FRAMES), shift=AUDIT_STEP / np.sqrt(2))
             drift = decay(curves_of(chain), base)
-            found = {"soft": softer(BREAKS), "hardly": softer(NO_BLUR), "half": drifted, "full": drift["colour_shift"][1]}
+            flat = base.mean((0, 1)) + (base - base.mean((0, 1))) / CONTRAST[1]  # room for twice the contrast
+            edges = [part * limit for limit in CONTRAST for part in (0.9, 1.1)]
+            seen = [decay(curves_of((flat.mean((0, 1)) * (1 - k) + k * flat)[None]), flat)["broken"][0] for k in edges]
+            found = {
+                "contrast": seen == [True, False, False, True],
+                "soft": softer(BREAKS),
+                "hardly": softer(NO_BLUR),
+                "half": drifted,
+                "full": drift["colour_shift"][1],
+            }
             return found | {
                 "sound": not rest["broken"][0],
                 "at": np.argmax(drift["broken"]),
@@ -90,6 +99,7 @@ class Duration(Probe):
             most("an image after the autoencoder counts as whole", seen["sound"], least=1),
             near(f"colours drifting by {AUDIT_STEP} per frame", seen["step"], AUDIT_STEP, within=0.1),
             graded("a drift of the margin, and of half of it", seen["full"], seen["half"], COLOUR_MARGIN),
+            most(f"contrast breaks a chain 10 % beyond {CONTRAST[0]} or {CONTRAST[1]}, not before", seen["contrast"], least=1),
             above(f"a blur of {BREAKS:g} px breaks a chain: rise of the blur, median", seen["soft"].median(), BLUR_RISE),
             below(f"a blur of {NO_BLUR:g} px is less than the margin, median", seen["hardly"].median(), BLUR_MARGIN),
             most(f"that drift breaks a chain at frame {due}, within 1", (seen["at"] - due).abs() <= 1, least=1),

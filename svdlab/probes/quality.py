@@ -368,8 +368,8 @@ def spoilt(study: Study) -> list[Check]:
         image = (0.1 + 0.8 * image).astype(np.float32)  # with room for what is added
         rest, at = still(image, 6), np.arange(6)[:, None, None, None]
         noisy = rest + np.random.default_rng(0).normal(0, 0.02, rest.shape).astype(np.float32)
-        flickering = rest + np.where(at % 2, 0.01, -0.01).astype(np.float32)
-        stepped = rest + np.float32(0.02) * (at >= 3)
+        flicker = lambda by: fidelity.flicker(rest + by / 4 * (-1.0) ** at)["flicker_brightness"]  # by: its second difference
+        seam = lambda by: seams(rest, rest + by * (at >= 3), 3)["seam_height"]
         grain = np.random.default_rng(1).normal(0, ERROR_MARGIN / LEVEL, image.shape).astype(np.float32)
         contrast = lambda db: (
             image.mean((0, 1)) + 10 ** (-db / 20) * (image - image.mean((0, 1)))
@@ -382,8 +382,10 @@ def spoilt(study: Study) -> list[Check]:
             "nothing": max(same["mse_total"], abs(same["detail_total"]), same["flicker_clip"], same["seam_height"]),
             "noise": math.sqrt(noise["mse_denoiser"]) / 0.02,
             "elsewhere": noise["mse_autoencoder"] + noise["mse_chunks"] + noise["mse_mp4"],
-            "flicker": fidelity.flicker(flickering)["flicker_brightness"] / 0.04,  # second differences of -0.01, 0.01 ...
-            "seam": seams(rest, stepped, 3)["seam_height"] / 0.02,
+            "flicker": flicker(0.04) / 0.04,
+            "seam": seam(0.02) / 0.02,
+            **{f"flicker_{k}": LEVEL * flicker(k * FLICKER_MARGIN / LEVEL) for k in (1, 0.5)},
+            **{f"seam_{k}": LEVEL * seam(k * SEAM_MARGIN / LEVEL) for k in (1, 0.5)},
             "blur": blur["detail_denoiser"],
             **dict(zip(("detail", "half_detail", "error", "half_error"), (*detail, *errors), strict=True)),
         }
@@ -398,6 +400,8 @@ def spoilt(study: Study) -> list[Check]:
         below("a blur of 1 px takes fine detail away, dB", seen["blur"], -3),
         graded("fine detail less by the margin, dB, and by half of it", seen["detail"], seen["half_detail"], DETAIL_MARGIN),
         graded("noise of the margin, grey levels, and of half of it", seen["error"], seen["half_error"], ERROR_MARGIN),
+        graded("flicker of the margin, and of half of it", seen["flicker_1"], seen["flicker_0.5"], FLICKER_MARGIN),
+        graded("seams of the margin, and of half of it", seen["seam_1"], seen["seam_0.5"], SEAM_MARGIN),
     ]
 
 

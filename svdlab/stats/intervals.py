@@ -95,8 +95,10 @@ def permutation_p(differences: Any) -> float:
     return min(1.0, 2 * float(min(chance[max(0, above - slack) :].sum(), chance[: above + slack + 1].sum())))
 
 
-def p_of(found: Estimate, values: Any, null: float) -> float:
+def p_of(found: Estimate, values: Any, null: float, *, limit: bool = False) -> float:
     """The two-sided p whose test the interval inverts: of shares z's (Wilson, Bonett-Price) or exact, of means `Sample.p`.
+
+    limit: the null is a limit of equivalence.
 
     >>> round(p_of(t_interval([1, 2, 3]), [1, 2, 3], 0.0), 3)
     0.074
@@ -110,7 +112,7 @@ def p_of(found: Estimate, values: Any, null: float) -> float:
     if found.method == "Bonett-Price":
         more = np.append(x.means, [1.0, -1.0])
         return x.level(more.mean() - null, more.var() / len(more), math.inf)
-    return x.p(null)
+    return x.p(null, limit=limit)
 
 
 def p_equivalent(found: Estimate, values: Any, low: float, high: float) -> float:
@@ -120,7 +122,8 @@ def p_equivalent(found: Estimate, values: Any, low: float, high: float) -> float
     >>> round(p_equivalent(t_interval([0.9, 1.0, 1.1]), [0.9, 1.0, 1.1], 0.5, 1.5), 3)
     0.013
     """
-    sides = ((p_of(found, values, low), found.value > low), (p_of(found, values, high), found.value < high))
+    side = partial(p_of, found, values, limit=True)
+    sides = ((side(low), found.value > low), (side(high), found.value < high))
     return max(p if inside else 1.0 for p, inside in sides)
 
 

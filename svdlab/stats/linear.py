@@ -77,10 +77,10 @@ def contrast(
     e = replace(e, value=value, low=value - reach, high=value + reach, sd=math.sqrt(n * variance))
     if n < LEAST_IMAGES or fit.df < LEAST_DF or not variance:
         return e
-    p = lambda null: max(x_.level(value - null, variance, fit.df), hall(x_.means, null))
+    p = lambda null, limit=False: max(x_.level(value - null, variance, fit.df), hall(x_.means, null, limit=limit))
     same = math.nan
     if margin is not None:
-        same = max(p(side) if abs(value) < margin else 1.0 for side in (-margin, margin))
+        same = max(p(side, True) if abs(value) < margin else 1.0 for side in (-margin, margin))
     return replace(e, p=p(0.0), p_equivalent=same, verdict=INCONCLUSIVE)
 
 

@@ -39,7 +39,7 @@ from svdlab.study.comfy import Settings, read_prompt, settings_of
 from svdlab.study.identity import Measure, as_measures, measure_clip, missing_measures
 from svdlab.study.plans import CONDITIONS
 
-VIDEOS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".gif")
+VIDEOS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v", ".gif")  # what read_frames reads
 ANIMATED = (".webp", ".png", ".apng", ".avif")  # stills, or animated
 MOST = 100_000  # files that are looked for
 SHOWN, STRIP, SIDE = 12, 8, 256  # clips and frames of the sheet, and px of a frame's width in it

@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 
 from svdlab import probes
-from svdlab.measure import motion
-from svdlab.probes import Check, Graph, Study
+from svdlab.measure import fidelity, motion
+from svdlab.measure.fidelity import flicker, per_frame, seams, warp_error
+from svdlab.probes import Check, Graph, Study, quality
 from svdlab.probes.probe import above, below, graded, most, near
 from svdlab.probes.stimuli import panned, still
 from tests.probes.conftest import FAST
@@ -89,6 +90,32 @@ def test_images_on_which_the_instrument_fails_leave_the_plan(study: Study) -> No
     assert study.notes == ["1 of 3 images, on which motion cannot be measured, are left out: image-2."]
     study.keep(pd.Series(False, index=study.stimuli.names), "none of which is seen")
     assert len(study.plan) == before * 2 / 3  # numbers without a verdict are better than none
+
+
+@pytest.mark.parametrize(
+    ("probe", "planted"),
+    [
+        ("duration", "contrast breaks a chain"),
+        ("realism", "flicker of the margin"),
+        ("autoencoder", "seams of the margin"),
+        ("off_conditions", "noise from frame to frame"),
+    ],
+)
+def test_every_margin_has_a_graded_control_that_an_instrument_a_third_off_does_not_pass(
+    pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, probe: str, planted: str
+) -> None:
+    images = ["scene-1", "scene-2", "scene-3"]
+    study = probes.prepare(probe, pipe, tmp_path, images=images, seeds=1, quick=True, conditions=FAST, progress=False)
+    ours = lambda: next(c for c in study.probe.audit(study) if c.check.startswith(planted))
+    assert ours().passed
+    off = {
+        "contrast breaks a chain": (fidelity, "per_frame", lambda f: per_frame(f).eval("contrast = contrast ** 1.4")),
+        "flicker of the margin": (fidelity, "flicker", lambda f: {k: 1.4 * v for k, v in flicker(f).items()}),
+        "seams of the margin": (quality, "seams", lambda *a: {k: 1.4 * v for k, v in seams(*a).items()}),
+        "noise from frame to frame": (fidelity, "warp_error", lambda f: {k: 1.4 * v for k, v in warp_error(f).items()}),
+    }
+    monkeypatch.setattr(*off[planted])
+    assert not ours().passed
 
 
 def test_a_plan_starts_from_the_studys_conditions(study: Study) -> None:

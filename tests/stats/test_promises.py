@@ -24,6 +24,8 @@ from tools import validate_stats as vs
         "type I error: 20 pairs, lognormal, sigma 1",
         "type I error: 12 pairs, normal",
         "called equivalent at the margin: 12 pairs, normal",  # case F16
+        "called equivalent at the margin: 8 pairs, lognormal, sigma 1",
+        "called equivalent at the margin: 20 pairs, lognormal, sigma 1",
     ],
 )
 def test_a_promise_holds(only: str) -> None:

@@ -17,6 +17,7 @@ from svdlab import load_results, measure_files, motion, show, widgets
 from svdlab.__main__ import main
 from svdlab.errors import InputError
 from svdlab.measure.calibrate import moving
+from svdlab.measure.reading import ffmpeg
 from svdlab.measure.video import h264, read_tags, write_frames
 from svdlab.study import ledger, measured, notebooks
 from svdlab.study.compare import compare
@@ -215,3 +216,12 @@ def test_the_command_goes_from_files_to_table_sheet_flow_and_report(folder: Path
     assert pd.read_parquet(out / "measured.parquet")["file"].tolist() == ["a.mp4", "damaged.mp4"]
     assert str(tmp_path) not in (out / "measured.csv").read_text()
     assert measured.find_videos(folder)  # the same folder, seen again
+
+
+@pytest.mark.parametrize("suffix", measured.VIDEOS)
+def test_every_suffix_that_is_looked_for_is_read(tmp_path: Path, suffix: str) -> None:
+    write_frames(tmp_path / "even.mkv", pan(frames=3), playback_fps=10)
+    video = tmp_path / f"x{suffix}"
+    ffmpeg("-i", tmp_path / "even.mkv", video)
+    found = measure_files(video, tmp_path / "study", measure=(), progress=False)
+    assert found["status"].tolist() == ["done"] and found["num_frames"].tolist() == [3]
