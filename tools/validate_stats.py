@@ -101,7 +101,7 @@ def study(rng: np.random.Generator, n: int, *, seeds: int = 2, share: float = 0.
 def cases(studies: int) -> Iterator[tuple[str, int, float, float, Callable[[np.random.Generator], bool]]]:
     """What is simulated: in words, how often, the least and the most that is promised, and one study.
 
-    Two seeds cannot tell small variances of their own from none: an interval that covers 0.93 where they have a fifth of the
+    With two seeds a small variance of theirs looks like none: an interval that covers 0.93 where they have a fifth of the
     variance covers up to 0.98 where they have none.
     """
     most = lambda seeds, share: 0.98 if seeds == 2 and not share else 0.97

@@ -17,10 +17,10 @@ from svdlab import load_results, measure_files, motion, show, widgets
 from svdlab.__main__ import main
 from svdlab.errors import InputError
 from svdlab.measure.calibrate import moving
-from svdlab.measure.reading import ffmpeg
 from svdlab.measure.video import h264, read_tags, write_frames
 from svdlab.study import ledger, measured, notebooks
 from svdlab.study.compare import compare
+from tests.measure.test_reading import ffmpeg
 from tests.study.test_comfy import PROMPT, changed, webp
 
 SIZE = (64, 96)
