@@ -37,6 +37,13 @@ LARGEST = 2**24  # bytes of the JSON; the largest that was seen had 60,000
 MOST_NODES = 10_000
 SVD, GUIDANCE = "SVD_img2vid_Conditioning", {"VideoLinearCFGGuidance": "linear", "VideoTriangleCFGGuidance": "triangle"}
 SAMPLERS = {"KSampler": "seed", "KSamplerAdvanced": "noise_seed"}  # node -> its name of the seed
+WHOLE = {  # inputs of a sampler, and the values with which it runs all its steps from noise
+    "denoise": (1,),
+    "start_at_step": (0,),
+    "end_at_step": range(1, 10_001),
+    "add_noise": ("enable",),
+    "return_with_leftover_noise": ("disable",),
+}
 SCHEDULERS = {  # ComfyUI's sampler -> diffusers' class, on SVD's noise levels
     "euler": "EulerDiscreteScheduler",
     "heun": "HeunDiscreteScheduler",
@@ -137,7 +144,9 @@ def settings_of(prompt: Mapping[str, Any]) -> Settings:
     samplers = [key for kind in SAMPLERS for key in graph.of_kind(kind) if graph.upstream(key, "positive", SVD)]
     if not samplers:
         nodes = ", ".join(sorted({graph.kind(key) for key in prompt})[:12])
-        raise InputError(f"the settings are of no clip of SVD: no sampler takes {SVD} (nodes: {nodes}).")
+        other = f"made by a sampler that is not read, which {' and '.join(SAMPLERS)} are"
+        why = other if graph.of_kind(SVD) else "of no clip of SVD"
+        raise InputError(f"the settings are {why}: none of these takes {SVD} (nodes: {nodes}).")
     sampler = samplers[0]
     node = graph.upstream(sampler, "positive", SVD)
     assert node is not None
@@ -172,8 +181,11 @@ def settings_of(prompt: Mapping[str, Any]) -> Settings:
         notes.append(f"sampler {', '.join(names)}: there is no equivalent here, the pipeline's own stands in its place")
     if names[0] == "euler_ancestral":
         notes.append("the noise that euler_ancestral adds at each step is drawn in another way here")
-    if (denoise := graph.inputs(sampler).get("denoise", 1.0)) != 1.0:
-        notes.append(f"denoise {printable(denoise)[:20]}: only a part of the steps was run")
+    given = {name: graph.inputs(sampler).get(name) for name in WHOLE}
+    partly = [f"{k} {printable(v)[:20]}" for k, v in given.items() if v is not None and v not in WHOLE[k]]
+    last = given["end_at_step"]
+    if partly or (isinstance(last, int) and last < conditions.num_inference_steps):
+        notes.append(f"{', '.join(partly) or f'end_at_step {last}'}: only a part of the steps was run")
     passed = {graph.kind(key) for key in graph.chain(sampler, "model")} - {*GUIDANCE, *LOADERS}
     notes += [f"the model went through {kind}, which is not done here" for kind in sorted(passed)]
     loader = next((found for kind in LOADERS if (found := graph.upstream(sampler, "model", kind))), None)

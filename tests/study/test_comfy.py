@@ -18,9 +18,13 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from svdlab import Conditions, read_settings
+from svdlab import Conditions, read_settings, sweep
 from svdlab.errors import InputError
+from svdlab.measure.reading import read_frames
+from svdlab.measure.video import as_bytes
+from svdlab.pipeline.generate import Start, generate_batch
 from svdlab.study import comfy
+from tests.four_levels import four_levels
 from tests.real import CLIPS, real_clip
 
 PROMPT: dict[str, Any] = {
@@ -183,6 +187,63 @@ def test_what_has_no_equivalent_is_said(inputs: dict[str, Any], what: dict[str, 
     assert note in "; ".join(settings.notes)
     if "min_cfg" in inputs:  # it falls
         assert np.allclose(settings.conditions.guidance(4), np.linspace(3.0, 2.5, 4))
+
+
+def advanced(**inputs: Any) -> dict[str, Any]:
+    """The prompt with ComfyUI's KSamplerAdvanced, which names its seed otherwise and may run some of its steps."""
+    prompt = copy.deepcopy(PROMPT)
+    given = prompt["3"]["inputs"]
+    given |= {"noise_seed": given.pop("seed"), "add_noise": "enable", "start_at_step": 0, "end_at_step": 10000}
+    given |= {"return_with_leftover_noise": "disable", **inputs}
+    del given["denoise"]
+    prompt["3"]["class_type"] = "KSamplerAdvanced"
+    return prompt
+
+
+def test_an_advanced_sampler_is_read_and_its_part_of_the_steps_is_said(tmp_path: Path) -> None:
+    plain, settings = (read_settings(png(tmp_path / "a.png", prompt)) for prompt in (PROMPT, advanced()))
+    assert settings == plain
+    for inputs in (
+        {"start_at_step": 5},
+        {"end_at_step": 12},
+        {"end_at_step": ["9", 0]},
+        {"add_noise": "disable"},
+        {"return_with_leftover_noise": "enable"},
+    ):
+        notes = read_settings(png(tmp_path / "a.png", advanced(**inputs))).notes
+        assert any(f"{next(iter(inputs))} " in note and "only a part of the steps" in note for note in notes)
+
+
+@pytest.mark.parametrize("kind", ["SamplerCustom", "SamplerCustomAdvanced", "UltimateSVDSampler"])
+def test_a_sampler_that_is_not_read_is_named(kind: str, tmp_path: Path) -> None:
+    prompt = copy.deepcopy(PROMPT)
+    prompt["3"]["class_type"] = kind
+    with pytest.raises(InputError, match=rf"a\.png: .*not read, which KSampler and KSamplerAdvanced are: .*{kind}"):
+        read_settings(png(tmp_path / "a.png", prompt))
+
+
+@pytest.mark.filterwarnings("ignore::svdlab.pipeline.images.CropWarning")
+def test_the_plan_of_a_file_makes_its_clip_from_comfyuis_noise(pipe: Any, tmp_path: Path) -> None:
+    """A file's settings swept: the conditions are the file's, the clip is that of its noise. SVD's latents are an eighth of
+    the image, the organism's a quarter: it makes the clip of its own noise, and refuses ComfyUI's."""
+    file = png(tmp_path / "a.png", changed(height=64, steps=2, motion_bucket_id=200))
+    settings = read_settings(file)
+    four = four_levels()
+    table = sweep(four, settings.to_plan("cat"), tmp_path / "study", measure=(), progress=False)
+    (row,) = table.to_dict("records")
+    c = settings.conditions
+    said = {name: value for name, value in c.asdict().items() if value is not None}
+    assert row["status"] == "done" and {name: row[name] for name in said} == said and len(said) >= 10
+    assert (row["seed"], row["scheduler"], row["num_frames"]) == (7, "EulerDiscreteScheduler", 4)
+    noise = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(7))
+    (clip,) = generate_batch(four, ["cat"], [c], [7], Start(noise=noise[None]))
+    assert np.array_equal(as_bytes(clip.frames), read_frames(row["frames"]))
+    again = sweep(four, settings.to_plan("cat"), tmp_path / "study", measure=(), progress=False)
+    assert again.run_id[0] == row["run_id"]
+    own = sweep(pipe, settings.to_plan("cat", noise=False), tmp_path / "own", measure=(), progress=False).iloc[0]
+    assert (own.status, own.motion_bucket_id, own.num_inference_steps, own.seed) == ("done", 200, 2, 7)
+    with pytest.raises(InputError, match=r"start_noise=Tensor of shape \(4, 4, 8, 8\)"):
+        sweep(pipe, settings.to_plan("cat"), tmp_path / "own", measure=(), progress=False)
 
 
 def test_of_several_samplers_that_of_svd_is_read(tmp_path: Path) -> None:
