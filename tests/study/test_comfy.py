@@ -237,7 +237,8 @@ def test_the_plan_of_a_file_makes_its_clip_from_comfyuis_noise(pipe: Any, tmp_pa
     assert (row["seed"], row["scheduler"], row["num_frames"]) == (7, "EulerDiscreteScheduler", 4)
     noise = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(7))
     (clip,) = generate_batch(four, ["cat"], [c], [7], Start(noise=noise[None]))
-    assert np.array_equal(as_bytes(clip.frames), read_frames(row["frames"]))
+    of_study, by_hand = (frames.astype(int) for frames in (read_frames(row["frames"]), as_bytes(clip.frames)))
+    assert np.abs(of_study - by_hand).max() <= 1
     again = sweep(four, settings.to_plan("cat"), tmp_path / "study", measure=(), progress=False)
     assert again.run_id[0] == row["run_id"]
     own = sweep(pipe, settings.to_plan("cat", noise=False), tmp_path / "own", measure=(), progress=False).iloc[0]
