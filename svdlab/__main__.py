@@ -5,8 +5,6 @@ $ svdlab notebook 01-conditioning-sweep -p fps "[6, 12]" -p image cat
 $ svdlab sweep --grid grid.yaml --out results/study
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 

@@ -10,8 +10,6 @@ Each message says what came, what is allowed and what to do. Where a caller woul
 the class is also that builtin.
 """
 
-from __future__ import annotations
-
 import inspect
 import io
 import math

@@ -1,7 +1,5 @@
 """Public functions, each with arguments that it takes: what `test_bad_calls` attacks, argument by argument."""
 
-from __future__ import annotations
-
 import contextlib
 import inspect
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What all tests share: no network but loopback, one thread for each process, one organism for each process."""
 
-from __future__ import annotations
-
 import os
 import socket
 from collections.abc import Iterator

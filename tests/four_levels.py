@@ -3,8 +3,6 @@
 The organism has other block types and three levels; what holds for both should hold for SVD.
 """
 
-from __future__ import annotations
-
 import torch
 from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler, UNetSpatioTemporalConditionModel
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection

@@ -8,8 +8,6 @@ The UNet is diffusers' class by default, VAE and schedule are svd_xt.yaml's, the
 and SVD_1_1 differ in their weights only, SVD in its number of frames.
 """
 
-from __future__ import annotations
-
 import torch
 from diffusers import AutoencoderKLTemporalDecoder, EulerDiscreteScheduler, UNetSpatioTemporalConditionModel
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModelWithProjection

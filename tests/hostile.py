@@ -6,8 +6,6 @@
 as well. Python's audit events tell what else was read, written, started, connected to or executed.
 """
 
-from __future__ import annotations
-
 import base64
 import contextlib
 import ctypes

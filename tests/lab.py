@@ -3,8 +3,6 @@
 Screenshots go to build/browser/, which git ignores.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import os

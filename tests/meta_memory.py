@@ -6,8 +6,6 @@
 Weights that are there before are not counted. `scaled_dot_product_attention` counts as what flash attention takes: its output.
 """
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable
 from typing import Any

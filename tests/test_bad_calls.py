@@ -3,8 +3,6 @@
 `pytest tests/test_bad_calls.py -s` prints how many calls were refused, failed otherwise, or were accepted with which reason.
 """
 
-from __future__ import annotations
-
 import contextlib
 import inspect
 import io

@@ -4,8 +4,6 @@ starts and before anything is written, or it is right, and the table says why.
 `pytest tests/test_bad_words.py -s` prints how many were refused, how many ended otherwise, and how many were accepted.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter

@@ -1,7 +1,5 @@
 """The command: quick to answer, one line for an error, nothing that is not the package's own doing."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

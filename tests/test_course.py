@@ -1,7 +1,5 @@
 """The notebooks as one course, and the pictures that the README shows."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from pathlib import Path

@@ -4,8 +4,6 @@ An example that shows a result must give that result; one that shows none must o
 GPU, the network or a user's own files.
 """
 
-from __future__ import annotations
-
 import doctest
 import importlib
 import inspect

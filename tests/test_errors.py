@@ -1,7 +1,5 @@
 """The checks of plain values: what each kind takes, and that nothing else passes."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

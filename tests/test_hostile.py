@@ -1,7 +1,5 @@
 """Whole folders from an attacker, given to every public reader and command that takes one: see tests/hostile.py."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

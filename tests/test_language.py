@@ -1,7 +1,5 @@
 """No text that a user reads has a word that CONTRIBUTING.md rules out: messages, docstrings, help, figures, pages."""
 
-from __future__ import annotations
-
 import ast
 import io
 import re

@@ -1,7 +1,5 @@
 """A module imports only from layers below its own, at its top or inside a function: read from the source."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from pathlib import Path

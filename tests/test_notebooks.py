@@ -1,7 +1,5 @@
 """Every notebook: its parameters are what papermill sees, its cells are short, and it runs from a clean start."""
 
-from __future__ import annotations
-
 import ast
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The files around the package agree with each other: requirements, lock, environment, licences, notebooks, guards."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import re
 import shutil

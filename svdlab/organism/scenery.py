@@ -10,8 +10,6 @@ the 1/f**2 power spectrum of photographs. Here the shapes are shaded and texture
 low chroma and the orange-blue axis of natural scenes. No photograph is used.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

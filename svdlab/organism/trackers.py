@@ -8,8 +8,6 @@ They use the sprite's colour, heading and start, which a general instrument does
 and the organism's laws are validated against them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any

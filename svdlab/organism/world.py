@@ -16,8 +16,6 @@ and two camera moves more, each announced by a stripe on the sprite: upright and
 level and light for a clockwise roll, dark for an anticlockwise one. An image without a mark pans: so does a photograph.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from typing import Any

@@ -9,8 +9,6 @@ Only safetensors are read, so nothing is unpickled and no code of a checkpoint r
 downloads; their settings hold (HF_HOME, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE, proxies).
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -7,8 +7,6 @@
 Both are tables with a row per check: check, status (ok, warning, failed), found, advice.
 """
 
-from __future__ import annotations
-
 import os
 import platform
 import shutil

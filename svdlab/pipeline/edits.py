@@ -9,8 +9,6 @@
 Edits nest with `svdlab.edit` and `svdlab.trace`, take the same `steps=`, and like those leave nothing behind.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial

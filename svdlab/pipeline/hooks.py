@@ -10,8 +10,6 @@ result. A trace holds what the call used: it sees the outcome of all edits, whic
 calls of the thread that opened it (`contextvars.copy_context().run` takes it into another). Ready-made edits: `svdlab.edits`.
 """
 
-from __future__ import annotations
-
 import difflib
 import fnmatch
 import time

@@ -12,8 +12,6 @@ then is the rank), by peft's `get_peft_model_state_dict` (alpha in the header or
 sd-scripts write them (networks/lora.py: `lora_unet_`, underscores, alpha; names of diffusers' layers or of Stability's).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -10,8 +10,6 @@ group offload). At 25 frames of 576x1024 px in float16 the UNet's activations ar
 device, tests/slow/test_memory.py; not measured on a GPU).
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -6,8 +6,6 @@
 Both put a `forward` of their own on modules, and only on modules that nobody else has touched.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager

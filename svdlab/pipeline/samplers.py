@@ -10,8 +10,6 @@ from it, from sigma 15 down; here those that work on any levels are given SVD's.
 steps, and how soon: tests/pipeline/test_samplers.py, and `svdlab.steps_needed` for a model of your own.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from functools import partial

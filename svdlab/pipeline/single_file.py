@@ -7,8 +7,6 @@ diffusers has no loader for them. A tensor's name in Stability's code (Stability
 `VideoDecoder`; OpenCLIP's ViT) follows from its name in diffusers' model, so one table of patterns reads a file of any size.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Callable

@@ -10,8 +10,6 @@ a tag of an MP4 or WebM; Video Helper Suite puts it into the tag `comment`. The 
 anything is read, and texts are made printable.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -8,8 +8,6 @@ Runs are paired by image, conditions and seed. The image is the unit, because im
 that images share are a factor of their own (`svdlab.stats.crossed`).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

@@ -4,8 +4,6 @@ Each loads a pipeline of its own from the same checkpoint, proves that it comput
 `svdlab.study.workers` does.
 """
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import signal

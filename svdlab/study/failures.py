@@ -8,8 +8,6 @@
 What fails, and from which threshold on: `svdlab.measure.failures.KINDS`. As filmstrips: `svdlab.show.failures`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

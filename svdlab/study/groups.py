@@ -8,8 +8,6 @@ regressed on the covariates' differences. Without pairs, the units' means in eac
 groups and covariates, with cluster-robust errors (`svdlab.stats.linear`). The unit is what `manifest.units` finds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations

@@ -12,8 +12,6 @@ A run measured by an earlier text of the instrument, or with other parameters, i
 alone changes nothing.
 """
 
-from __future__ import annotations
-
 import copy
 import inspect
 import io

@@ -12,8 +12,6 @@ own. Sizes are checked whenever runs are looked for, hashes by `check`. Any numb
 run holds its lock, which the operating system takes back when the process dies.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import json

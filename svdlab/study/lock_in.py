@@ -5,8 +5,6 @@
 [0, 1]
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Any

@@ -17,8 +17,6 @@ Further columns say what the design is, and may be left out:
 Labels are people's: svdlab infers no race, gender, age or skin tone, and offers no function that does.
 """
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Iterable, Iterator

@@ -7,8 +7,6 @@ The study holds the frames and what was measured. Nothing is claimed about where
 itself; a sweep does not write into it. Started again, it goes on where it was.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -9,8 +9,6 @@ papermill executes; a parameter that the notebook does not have, of which paperm
 The page opens from disk, without a server or a network, and holds no script.
 """
 
-from __future__ import annotations
-
 import base64
 import itertools
 import json

@@ -4,8 +4,6 @@
 ['results.csv', 'sheet.png', 'dose-response.png']
 """
 
-from __future__ import annotations
-
 import base64
 from pathlib import Path
 from typing import Any

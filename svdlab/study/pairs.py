@@ -11,8 +11,6 @@ What a made pair measures is how the model responds to that change of the image,
 dimmed portrait. Where a lamp or a lens acts on light (exposure, white balance, blur), the change acts on linear light.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial

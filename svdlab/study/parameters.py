@@ -7,8 +7,6 @@ Each is of the type that the notebook declares; what is a condition by its name 
 range. Of svdlab's own notebooks also names of measures, probes, images and checkpoints are looked up.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
 from functools import cache, partial

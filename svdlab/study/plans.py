@@ -10,8 +10,6 @@ Columns are conditions by diffusers' names, `seed`, `image` (path or sample name
 `start_latents` and `start_noise` hold tensors "f c h w" to start from, as `generate` takes them.
 """
 
-from __future__ import annotations
-
 import ast
 import csv
 import glob

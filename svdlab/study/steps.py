@@ -6,8 +6,6 @@
 >>> fig = show.dose_response(table, x="num_inference_steps", y="error", by="scheduler")
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Any

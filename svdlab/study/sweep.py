@@ -9,8 +9,6 @@ Runs go into the study `out` (see `svdlab.study.ledger`), each under a hash of e
 sweep again after whatever stopped it, and it makes what is missing.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math

@@ -5,8 +5,6 @@ run(app, ["doctor", "--offline"])                  # ends with SystemExit, as a 
 {'fps': [6, 12], 'image': 'cat'}
 """
 
-from __future__ import annotations
-
 import os
 import re
 import sys

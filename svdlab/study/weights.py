@@ -7,8 +7,6 @@ Nothing is kept from an earlier call: torch counts no write through `.data` or `
 would be another model's. A GB takes about 0.55 s of one processor with SHA instructions, shared by up to 16 threads.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterator, Mapping

@@ -7,8 +7,6 @@ Any number of processes may do that for one study: all skip what they find there
 repair. A batch that fails for want of memory, or because one of its clips is broken, returns to the queue in smaller parts.
 """
 
-from __future__ import annotations
-
 import contextvars
 import gc
 import os

@@ -4,8 +4,6 @@ Whether they obey the world's laws is measured by `make validate`; where neither
 measured again.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

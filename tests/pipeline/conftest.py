@@ -1,7 +1,5 @@
 """The organism (`pipe`), and SVD's topology with random weights."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

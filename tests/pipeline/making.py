@@ -1,7 +1,5 @@
 """What the pipeline's tests make: clips that are not decoded (equal latents make equal frames), and other pipelines."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

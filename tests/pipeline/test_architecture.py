@@ -1,7 +1,5 @@
 """The full-size model: its published counts, that every module named in prose exists in it, and (full) that it runs."""
 
-from __future__ import annotations
-
 import json
 import re
 import resource

@@ -1,7 +1,5 @@
 """Checkpoints from this disk and from a hub on loopback: which files are taken, what is recorded, what is refused."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Conditions are checked before any model runs; curves and presets are Stability's numbers."""
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The doctor says what is there and what is missing; the acceptance run passes what is sound, and only that."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

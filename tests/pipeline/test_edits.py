@@ -1,7 +1,5 @@
 """Ready-made edits change what they say, and nothing where they ask for what was there; runs go on from a step."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`generate` is diffusers' own call; what is known of that call, and relied upon, is pinned here."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What is traced is what diffusers computed, an edit acts where it says, and no block leaves anything behind."""
 
-from __future__ import annotations
-
 from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """Whatever a user has becomes an RGB image, visibly cropped; what cannot is refused with its cause."""
 
-from __future__ import annotations
-
 import os
 import struct
 import tracemalloc

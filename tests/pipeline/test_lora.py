@@ -1,7 +1,5 @@
 """A LoRA: what peft computes of it, in every published key style; nothing is left of it; what is none is refused."""
 
-from __future__ import annotations
-
 import json
 import re
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """Small memory: one half of the guidance at a time with the same result, traces and edits, and a chunk that fits."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

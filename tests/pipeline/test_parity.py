@@ -1,7 +1,5 @@
 """The svdlab column of docs/parity.md, line by line, against diffusers itself and the numbers in Stability's configs."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 from pathlib import Path

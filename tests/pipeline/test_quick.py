@@ -1,7 +1,5 @@
 """The same numbers by less work, and nothing left behind: quick convolutions, attention to one key."""
 
-from __future__ import annotations
-
 import contextvars
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any

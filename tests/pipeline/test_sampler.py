@@ -1,7 +1,5 @@
 """The sampler: every scheduler or a clear refusal, all noise by the seed, threads apart, nothing left behind."""
 
-from __future__ import annotations
-
 import contextvars
 import threading
 import warnings

@@ -1,7 +1,5 @@
 """Samplers by name: each comes to the distribution or the clip that it should, on SVD's levels; others are refused."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from dataclasses import replace

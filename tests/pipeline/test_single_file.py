@@ -1,7 +1,5 @@
 """Single files in the names of Stability's code: every key and shape of SVD's, and the organism written as one file."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math

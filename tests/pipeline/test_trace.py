@@ -1,7 +1,5 @@
 """A trace keeps what it was given, survives a file, reads as labelled arrays, and shows latents as colours."""
 
-from __future__ import annotations
-
 import copy
 import json
 from pathlib import Path

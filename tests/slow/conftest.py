@@ -1,7 +1,5 @@
 """What the slow tests share: svdlab as a wheel, in an environment without the clone."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

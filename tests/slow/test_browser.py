@@ -1,7 +1,5 @@
 """Widgets in JupyterLab, in a real browser: run, turn a knob, see other pixels, generate, cancel, export."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

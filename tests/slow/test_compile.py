@@ -1,7 +1,5 @@
 """torch.compile for real, with a C++ compiler: the same clip, traced and swept as any other."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

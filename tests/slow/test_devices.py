@@ -1,7 +1,5 @@
 """`sweep(devices=)`: several processes, a device each, make one study. Four times the CPU stands for four GPUs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

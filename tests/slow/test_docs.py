@@ -1,7 +1,5 @@
 """The site builds without a broken link, names every public name, and its examples run."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """A program that ends while a widget works on a thread ends at once and cleanly: cut off inside torch, it would abort."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The script for a GPU runs to its end where there is none, on the organism, and writes down every section."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The organism that ships obeys its world: what every instrument here is checked against."""
 
-from __future__ import annotations
-
 import pytest
 
 from svdlab.probes import verify

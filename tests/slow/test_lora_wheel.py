@@ -1,7 +1,5 @@
 """A LoRA sweep and a scheduler sweep with svdlab's wheel, in an empty folder, by the command and in Python."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Callable
 from pathlib import Path

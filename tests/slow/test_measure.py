@@ -1,7 +1,5 @@
 """`svdlab measure` from a wheel on six kinds of video, on the two real SVD clips in time, and on the clips of other models."""
 
-from __future__ import annotations
-
 import os
 import zipfile
 from collections.abc import Callable

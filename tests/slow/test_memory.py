@@ -1,7 +1,5 @@
 """Memory at full size by arithmetic, and a real limit on the address space while a clip is decoded."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,8 +1,6 @@
 """The network: HF_TOKEN from end to end, through a gated checkpoint, a sweep by an executor, a notebook, a report and failing
 downloads; and where the Dask of a notebook listens."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

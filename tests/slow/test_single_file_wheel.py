@@ -1,7 +1,5 @@
 """One `.safetensors` file with svdlab's wheel, in an empty folder: `svdlab convert`, and `load_pipeline` in full size."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """What kills a night's work, done to real processes: kill -9, a full disk, too little memory, a lost worker, a rival."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os

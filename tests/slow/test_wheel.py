@@ -1,7 +1,5 @@
 """svdlab from its wheel, in an empty folder (case G5): the demo, the notebooks' copies, a notebook with parameters."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A checkpoint of small frames and random weights, and its pipeline, which no test may leave changed."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

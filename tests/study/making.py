@@ -1,7 +1,5 @@
 """What tests of sweeps share: a sweep of small clips, unmeasured, and what came out of it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

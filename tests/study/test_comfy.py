@@ -1,7 +1,5 @@
 """ComfyUI's settings: the two real SVD clips, and files of every kind that ComfyUI and Video Helper Suite write."""
 
-from __future__ import annotations
-
 import copy
 import json
 import struct

@@ -1,7 +1,5 @@
 """Two checkpoints compared: known differences come back at their size, absent ones do not, and the image is the unit."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a report, an executed notebook and a notebook's cluster let others see (cases E5, E7), and notebooks that are none."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os

@@ -1,7 +1,5 @@
 """Failures as a table that makes its clips again, and their rates with intervals over images."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Designs of a manifest: unpaired groups, several levels, clusters, covariates, 1:k matching, boxes; on tables of numbers."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A row never shows a clip that another model made: what the pipeline is, and does, is in its id, or the sweep refuses."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A study holds whole runs or none, names what is damaged, and can always be read from its folders."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """LoRA and scheduler as columns of a plan: what each row's clip is, what it is called, and what workers make of it."""
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Videos from anywhere become a study that everything else takes."""
 
-from __future__ import annotations
-
 import shutil
 import warnings
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A measure is its instrument's source and its parameters: these change its identity, and nothing else does."""
 
-from __future__ import annotations
-
 import importlib
 import linecache
 import shutil

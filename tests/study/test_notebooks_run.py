@@ -1,7 +1,5 @@
 """Notebooks by papermill: parameters checked first, one folder for each point, a failing point costs only itself."""
 
-from __future__ import annotations
-
 import ast
 import enum
 import subprocess

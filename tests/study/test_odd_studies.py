@@ -1,7 +1,5 @@
 """Studies that are renamed, read-only, empty, claimed by others or spoilt (cases D1 to D5, D7), and what a row may hold."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import os

@@ -1,7 +1,5 @@
 """Images from a folder, a glob or a CSV; a sweep that is watched from elsewhere; what it is looked at first."""
 
-from __future__ import annotations
-
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Pairs of images: faults of a manifest are named by row, confounds are measured, each change is what it says, in numbers."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A plan is a table: grids, random samples, rows and files, checked before anything runs."""
 
-from __future__ import annotations
-
 import itertools
 from pathlib import Path
 from typing import Any

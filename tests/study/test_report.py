@@ -1,7 +1,5 @@
 """A study as one page: everything in it, nothing beside it."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

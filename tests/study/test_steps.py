@@ -1,7 +1,5 @@
 """How many steps are enough: errors fall with the steps, and the least number that suffices is found."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """A sweep makes what a plan says, once, files it whole, and goes on from whatever it finds."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """Training does what SVD's does, and an interruption costs nothing."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path
