@@ -10,8 +10,6 @@ resampled by cubic splines (scipy), whose places are exact: OpenCV's own warps s
 adversarial suite (`svdlab.measure.suite`), which has more kinds of motion, known less exactly.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 import os

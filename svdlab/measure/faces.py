@@ -16,8 +16,6 @@ An undamaged face that turns away or talks lies below it too (in a video, in 0 t
 kept its own, not that one is damaged. Nor does a face embedding (dlib's): .23 to .78 for damage, up to .7 in that video.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import math
 from dataclasses import dataclass

@@ -9,8 +9,6 @@ A kind is one column (or the difference of two) and a threshold. Thresholds are 
 what an instrument can measure. `face` and `letters` are measures for `svdlab.sweep`, for images that show a face or text.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -10,8 +10,6 @@ an image at its border, and which is orthonormal: the mean squares of the bands 
 (Parseval).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from functools import partial

@@ -6,8 +6,6 @@
 (64, 0.5)
 """
 
-from __future__ import annotations
-
 import errno
 import getpass
 import hashlib

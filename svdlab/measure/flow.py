@@ -9,8 +9,6 @@ measured over several frames around it, its baseline, and the result divided: an
 over many frames.
 """
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor

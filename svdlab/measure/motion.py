@@ -13,8 +13,6 @@ Limits: a subject that fills most of the frame is taken for the camera; frames w
 (`abstained`); a subject that runs along with a travelling camera's content, faster than half of it, is taken for depth.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 from functools import partial

@@ -11,8 +11,6 @@ et al. 2024), DEVIL (Liao et al. 2024). Frames are "f h w c" in [0, 1]; `forward
 own, px.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from itertools import pairwise, product
 from typing import Any

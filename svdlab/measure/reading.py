@@ -8,8 +8,6 @@ Animated WebP, GIF, PNG and AVIF are read by Pillow, the rest by imageio-ffmpeg'
 itself.
 """
 
-from __future__ import annotations
-
 import math
 import re
 import subprocess

@@ -9,8 +9,6 @@ frames are not, once its ends look different. Two views of one scene whose thumb
 of shot, and neither is a change of brightness, nor a fade to one colour.
 """
 
-from __future__ import annotations
-
 import itertools
 
 import cv2

@@ -11,8 +11,6 @@ The labels follow from the geometry alone and were fixed before any threshold wa
 scikit-image's; half of them serve to choose thresholds ("tuning"), the other half ("held_out") to report.
 """
 
-from __future__ import annotations
-
 import math
 import tempfile
 import zlib

@@ -10,8 +10,6 @@ is rapidocr, whose models are inside its wheel. That it cannot read a text does 
 to be read first.
 """
 
-from __future__ import annotations
-
 import math
 import os
 from dataclasses import dataclass

@@ -9,8 +9,6 @@ All three name the weights that were measured, by revision and hash, the images 
 own licence requires.
 """
 
-from __future__ import annotations
-
 import json
 import textwrap
 from collections.abc import Callable, Mapping

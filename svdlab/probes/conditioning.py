@@ -17,8 +17,6 @@ motion (`at_equal_motion`), since fast clips are blurred anyway. Given another c
 conditions, and each cell's distance from the centre is compared with the other's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any

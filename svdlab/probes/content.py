@@ -18,8 +18,6 @@ and the audit plants graded damage at the size of the study. That a face kept it
 damage, a turn of the head or speech, which people have to tell apart. Hands, bodies, people without a face are not measured.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping

@@ -7,8 +7,6 @@ the first frame that is much blurrier than the image it began with, has lost or 
 more than BLUR_RISE, CONTRAST or COLOUR_SHIFT.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any

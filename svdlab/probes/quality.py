@@ -15,8 +15,6 @@ taken pixel by pixel. Later frames move, so there only what does not depend on m
 frequency, sharpness and flicker. That detail is there does not prove that it is right.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial

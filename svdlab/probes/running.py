@@ -8,8 +8,6 @@
 A result lies in the study's folder too: clips.csv, findings.csv and result.json for each probe.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import sys

@@ -7,8 +7,6 @@ halved or doubled, while the image's own latents and the noise are kept. The cha
 and with the clip of the other image on the same noise.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import partial

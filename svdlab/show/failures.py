@@ -1,7 +1,5 @@
 """The worst clips of a study, by every kind of failure, with the frame and the region where each shows."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """What happens inside the denoising: attention maps, and the noise level at which image and motion are settled."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Motion: optical flow as hue and arrows, tracks over the first frame, slices through time, speed and camera path."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

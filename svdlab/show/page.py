@@ -10,8 +10,6 @@ DataFrame (a first cell that is a heading links to it) or Media; in HTML also Fo
 and has lost its control characters and colours of terminals. A file is embedded only if it is one, not a link to one.
 """
 
-from __future__ import annotations
-
 import base64
 import os
 import re

@@ -1,7 +1,5 @@
 """Tables as figures: a measure against a condition, numbers as colours, and effects as a forest."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

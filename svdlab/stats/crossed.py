@@ -6,8 +6,6 @@
 Below `svdlab.stats.intervals`: what tables and lists become, and the checks of them.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

@@ -8,8 +8,6 @@ a column per seed, which is needed where units share seeds (`svdlab.stats.crosse
 0.95 unless given otherwise, and nothing is resampled. InputError is raised for empty or non-finite input.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from functools import partial

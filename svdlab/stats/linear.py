@@ -10,8 +10,6 @@ McCaffrey 2002; Pustejovsky and Tipton 2018, J. Bus. Econ. Stat. 36(4), also for
 test, of two without covariates Welch's variance. The cluster (an identity, a pair) is the independent unit.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -3,8 +3,6 @@
 print(svdlab.stats.dose_response(results, "motion_bucket_id", "object_px").sentence)
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Clips side by side under one scrubber, with their differences and optical flow as overlays."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

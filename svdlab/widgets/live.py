@@ -1,7 +1,5 @@
 """Conditions as controls: press Generate, watch the clip emerge from noise, stop it, compare tries, keep them as a plan."""
 
-from __future__ import annotations
-
 import os
 import threading
 from collections.abc import Callable

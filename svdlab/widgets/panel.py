@@ -4,8 +4,6 @@ A panel's mimebundle holds the live view and a PNG of the figure that it stands 
 viewer's choice: JupyterLab takes the view; papermill's copies, nbconvert and GitHub show the figure.
 """
 
-from __future__ import annotations
-
 import html
 import io
 import json

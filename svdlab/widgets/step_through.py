@@ -1,7 +1,5 @@
 """Step through a denoising: the estimate at each noise level, the latents behind it, where guidance pulls."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

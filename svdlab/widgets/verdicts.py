@@ -1,7 +1,5 @@
 """What the probes found, a line each, that opens to findings and figure."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

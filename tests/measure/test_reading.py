@@ -1,7 +1,5 @@
 """Every video is read whole, upright and alone, or refused; what is odd about one is said (cases C3, C4, C5, C7)."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import warnings

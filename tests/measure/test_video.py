@@ -1,7 +1,5 @@
 """Frames are converted or refused; videos keep them; what files say is read back, by others' readers too."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 from xml.etree import ElementTree

@@ -1,7 +1,5 @@
 """What the probes' tests share: quick conditions, one study folder for a worker, tables of one clip for each image."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any

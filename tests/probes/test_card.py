@@ -1,7 +1,5 @@
 """A result as a figure, and all results as a limitations card."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Clips of known motion are classified right; quality lost away from the centre is found; absence is reported as absence."""
 
-from __future__ import annotations
-
 from functools import cache
 from itertools import product
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Letters and faces that were lost, blurred or shaken by known amounts are found so; those that were only moved are not."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

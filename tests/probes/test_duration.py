@@ -1,7 +1,5 @@
 """Chains of known decay break where they must, and sound ones do not."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

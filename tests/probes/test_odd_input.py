@@ -1,7 +1,5 @@
 """What is refused before any model runs: options, images, manifests and measures of probes that are wrong, odd or hostile."""
 
-from __future__ import annotations
-
 import math
 import sys
 from pathlib import Path

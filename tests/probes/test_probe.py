@@ -1,7 +1,5 @@
 """The protocol: checks, graphs, what a study offers."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any

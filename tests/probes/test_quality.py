@@ -1,7 +1,5 @@
 """Each stage is charged what it did, by its size, and the autoencoder by itself what it loses."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Running probes: verdicts, options, conditions, cost; a toy probe of the tests' own stands for all."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Iterator

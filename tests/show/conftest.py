@@ -1,7 +1,5 @@
 """One clip, one trace and one table of a sweep for all tests of figures; and what a figure holds when it is drawn."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import replace
 from typing import Any

@@ -1,7 +1,5 @@
 """Videos, strips, sheets and denoisings show what they are given, pixel by pixel, under the labels that belong to it."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A planted failure is found, in its frame and region, and the worst clips are shown first."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import cv2

@@ -1,7 +1,5 @@
 """What all figures share: layout at every width, images at whole pixels, footer and file that name the source."""
 
-from __future__ import annotations
-
 import inspect
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """What was recorded is drawn and written as text; no file is written or embedded through a link, and give nothing away."""
 
-from __future__ import annotations
-
 import getpass
 import json
 import os

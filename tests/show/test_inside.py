@@ -1,7 +1,5 @@
 """Attention maps are drawn as they were kept, on one scale; settling is read from the mean curve."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

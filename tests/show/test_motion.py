@@ -1,7 +1,5 @@
 """Figures of motion: known flows in the key's colours, known pans in their graphs."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import cv2

@@ -1,7 +1,5 @@
 """A page holds what it was given, escaped, and fetches nothing; as HTML and as Markdown."""
 
-from __future__ import annotations
-
 import base64
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Curves are means and intervals of the runs, heat maps the table's own numbers, and a forest claims what is drawn."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Dose-response and variance components recover what was put in, and agree with statsmodels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

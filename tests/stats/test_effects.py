@@ -1,7 +1,5 @@
 """Effects against closed forms of scipy and statsmodels, and what their verdicts and sentences promise."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

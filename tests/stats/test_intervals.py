@@ -1,7 +1,5 @@
 """Intervals, tests and power agree with closed forms, exact counts and simulated truth."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Unpaired groups, clusters and covariates: against scipy's, statsmodels' and textbook values."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

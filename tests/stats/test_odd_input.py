@@ -1,7 +1,5 @@
 """What statistics make of odd input: one plain refusal, or a result that claims nothing. Never a wrong number."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from typing import Any

@@ -4,8 +4,6 @@ A rate of a few hundred studies is judged by its exact binomial interval: a row 
 Narrow intervals and liberal tests, as they were before, do.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

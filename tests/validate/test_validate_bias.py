@@ -1,7 +1,5 @@
 """The validation of the bias study tells a sound analysis from a broken one, and its small version runs on the organism."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

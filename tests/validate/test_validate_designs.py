@@ -1,7 +1,5 @@
 """The simulations of a bias study's designs: a sound analysis passes, one that takes poses for people is caught."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

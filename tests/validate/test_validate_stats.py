@@ -1,7 +1,5 @@
 """The table docs/statistics.csv: every promise of the statistics, at full size."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """What the widgets' tests share: a small sweep with a gap, a traced clip."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable
 from typing import Any

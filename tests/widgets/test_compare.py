@@ -1,7 +1,5 @@
 """widgets.compare: clips in step, overlays with known answers."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """widgets.explore: finds runs by their conditions, follows its controls, makes what is missing."""
 
-from __future__ import annotations
-
 import os
 import re
 import threading

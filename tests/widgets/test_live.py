@@ -1,7 +1,5 @@
 """widgets.live: makes what generate makes, shows the estimate, stops when asked, keeps a plan."""
 
-from __future__ import annotations
-
 import threading
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What every panel has: a figure where no widget runs, a small state, an export that makes the same clips again."""
 
-from __future__ import annotations
-
 import base64
 import dataclasses
 import io

@@ -1,7 +1,5 @@
 """widgets.step_through: the decoder's own frames, a view for everything that was kept."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """widgets.verdicts: a line a probe, opening to the probe's own figure."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

@@ -15,8 +15,6 @@ image's round trip through the autoencoder. Contrasts, margins and sample are in
 a study are one family. See `bias.planted` for pairs whose truth is known, `bias.symmetry` for directions.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import sys

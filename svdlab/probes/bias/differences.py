@@ -3,8 +3,6 @@
 table = compare(clips, manifest, ["object_px", "blur_slope"], margins={"object_px": 0.3})
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial

@@ -6,8 +6,6 @@ The autoencoder and the detectors may treat groups differently by themselves; a 
 the round trip.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import math
 from typing import Any

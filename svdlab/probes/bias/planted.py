@@ -10,8 +10,6 @@ Both images of a pair are one scene (ground, size, place, heading) except for on
 never used. See svdlab/organism/card.md for the laws.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory

@@ -9,8 +9,6 @@ With u the motion of the clip and u' that of the flipped one, each in its own fr
 and rotation, where the world itself is not symmetrical, it is a sensitivity.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial

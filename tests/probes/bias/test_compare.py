@@ -1,7 +1,5 @@
 """Groups compared pair by pair: how clips become pairs, margins, families and sentences. For statistics see test_effects."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

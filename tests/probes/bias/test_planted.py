@@ -1,7 +1,5 @@
 """Planted pairs differ in the planted factor alone."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

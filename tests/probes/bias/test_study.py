@@ -1,7 +1,5 @@
 """Bias studies end to end: the plan before the clips, departures named, faults refused before any model runs."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import replace

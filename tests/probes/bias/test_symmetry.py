@@ -1,7 +1,5 @@
 """Direction bias and equivariance: nothing in a model that is symmetrical by construction, something in one that is not."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
