@@ -20,13 +20,13 @@ NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 # Two processes with one thread each beat one process with two: the models in the tests are too small to share.
 # A file stays in one process, for the sake of its fixtures.
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
-test test-slow: export OMP_NUM_THREADS := 1
+test test-slow test-oldest: export OMP_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo lab test test-slow test-full validate check format bench docs dist gallery lock clean
+.PHONY: help setup demo lab test test-slow test-full test-oldest validate check format bench docs dist gallery lock clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY)  ## .venv/ with everything in the lock; does nothing, and needs no network, when nothing changed
 
@@ -76,6 +76,19 @@ test-slow: setup  ## kills, full disks, browsers, installs: under 25 minutes; th
 test-full: setup  ## the full-size architecture with random weights: up to 20 GB of memory
 	$(call marked,full,,full)
 
+# The versions of requirements-oldest.lock, in an environment of their own beside .venv/.
+OLDEST := .venv-oldest
+$(OLDEST)/.ready: requirements-oldest.lock requirements-torch.lock
+	rm -rf $(OLDEST) && $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install $(QUIET) --require-hashes --no-deps -r requirements-oldest.lock
+	$(OLDEST)/bin/python -m pip install $(QUIET) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements-torch.lock
+	$(OLDEST)/bin/python -m pip install $(QUIET) --no-deps --no-build-isolation --editable .
+	$(OLDEST)/bin/python -m pip check
+	@touch $@
+
+test-oldest: $(OLDEST)/.ready  ## what make test runs, on the oldest versions that pyproject.toml allows
+	$(OLDEST)/bin/pytest $(PARALLEL) $(ARGS)
+
 validate: setup  ## the tables behind the claims, measured again: hours
 	$(BIN)/python tools/validate_organism.py
 	$(BIN)/python tools/validate_bias.py
@@ -105,4 +118,4 @@ lock:  ## requirements.lock anew from pyproject.toml; newest versions with ARGS=
 	PYTHON=$(PYTHON) tools/lock.sh $(ARGS)
 
 clean:  ## remove .venv/ and caches; results/ stay
-	rm -rf $(VENV) build/lock .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(OLDEST) build/lock .mypy_cache .ruff_cache .pytest_cache

@@ -60,20 +60,43 @@ _MODULES = {
 
 __all__ = ["__version__", *_HOME, *_MODULES]
 
-if TYPE_CHECKING:
-    from svdlab.pipeline.checkpoints import load_pipeline
-    from svdlab.pipeline.conditions import PRESETS, Conditions
-    from svdlab.pipeline.edits import branch, transplant
-    from svdlab.pipeline.generate import Clip, ProbePipeline, generate
-    from svdlab.pipeline.hooks import edit, module_names, trace
-    from svdlab.pipeline.images import sample_image
-    from svdlab.pipeline.lora import lora
-    from svdlab.pipeline.trace import Trace
-    from svdlab.study.comfy import read_settings
-    from svdlab.study.failures import failures
-    from svdlab.study.measured import measure_files
-    from svdlab.study.steps import steps_needed
-    from svdlab.study.sweep import grid, load_results, sweep
+if TYPE_CHECKING:  # what type checkers read of the lazy names; `as` makes them public
+    from svdlab import errors as errors
+    from svdlab import organism as organism
+    from svdlab import probes as probes
+    from svdlab import show as show
+    from svdlab import stats as stats
+    from svdlab import widgets as widgets
+    from svdlab.measure import fidelity as fidelity
+    from svdlab.measure import motion as motion
+    from svdlab.measure import published as published
+    from svdlab.pipeline import conditions as conditions
+    from svdlab.pipeline import edits as edits
+    from svdlab.pipeline import hooks as hooks
+    from svdlab.pipeline import sampler as schedule
+    from svdlab.pipeline.checkpoints import load_pipeline as load_pipeline
+    from svdlab.pipeline.conditions import PRESETS as PRESETS
+    from svdlab.pipeline.conditions import Conditions as Conditions
+    from svdlab.pipeline.edits import branch as branch
+    from svdlab.pipeline.edits import transplant as transplant
+    from svdlab.pipeline.generate import Clip as Clip
+    from svdlab.pipeline.generate import ProbePipeline as ProbePipeline
+    from svdlab.pipeline.generate import generate as generate
+    from svdlab.pipeline.hooks import edit as edit
+    from svdlab.pipeline.hooks import module_names as module_names
+    from svdlab.pipeline.hooks import trace as trace
+    from svdlab.pipeline.images import sample_image as sample_image
+    from svdlab.pipeline.lora import lora as lora
+    from svdlab.pipeline.trace import Trace as Trace
+    from svdlab.study import compare as comparison
+    from svdlab.study import ledger as ledger
+    from svdlab.study.comfy import read_settings as read_settings
+    from svdlab.study.failures import failures as failures
+    from svdlab.study.measured import measure_files as measure_files
+    from svdlab.study.steps import steps_needed as steps_needed
+    from svdlab.study.sweep import grid as grid
+    from svdlab.study.sweep import load_results as load_results
+    from svdlab.study.sweep import sweep as sweep
 
 
 def __getattr__(name: str) -> Any:

@@ -36,7 +36,8 @@ from PIL.PngImagePlugin import PngInfo
 from svdlab import __version__, errors
 from svdlab.errors import COUNT, InputError, OutputError, SvdlabError, number, takes, whole
 from svdlab.measure.files import exported, plain, write_whole
-from svdlab.measure.reading import VideoWarning, distinct, ffmpeg, read_frames, unpacked  # noqa: F401
+from svdlab.measure.reading import VideoWarning, distinct, ffmpeg, unpacked  # noqa: F401
+from svdlab.measure.reading import read_frames as read_frames
 
 SLACK = 1e-3  # rounding of a decoder around 0 and 1, which is clipped
 SMALLEST = 16  # px: below that neither flow nor SSIM has a neighbourhood to look at

@@ -25,8 +25,10 @@ import pandas as pd
 
 from svdlab.errors import InputError, number, one_of, seed, shown, takes, whole
 from svdlab.organism import scenery
-from svdlab.organism.scenery import COMPASS, FAR, GROUND, SIZE, SPRITE, ZOOM_RADIUS
+from svdlab.organism.scenery import COMPASS, FAR, GROUND, SPRITE, ZOOM_RADIUS
+from svdlab.organism.scenery import SIZE as SIZE
 
+Drawn = tuple[dict[str, Any], dict[str, Any]]  # a scene's factors, its texture
 FRAMES = 8
 K = 0.14  # px/frame = K * motion_bucket_id / fps: bucket 127 at fps 6 moves 3 px/frame
 MAX_DISPLACEMENT = 4.0  # px/frame; nothing is claimed beyond
@@ -166,7 +168,7 @@ def draw(n: int, *, seed: int, frames: int = FRAMES, edition: int = 1, **factors
     return pd.DataFrame([row for row, _ in _draw_all(n, seed, frames, edition, factors)])
 
 
-def _draw_all(n: int, seed: int, frames: int, edition: int, factors: dict[str, Any]) -> list[tuple[dict, dict]]:
+def _draw_all(n: int, seed: int, frames: int, edition: int, factors: dict[str, Any]) -> list[Drawn]:
     known = [name for name in KINDS if edition == 2 or name not in NEW]
     unknown = sorted(set(factors) - set(known))
     if unknown:
@@ -183,11 +185,11 @@ def _nth(name: str, value: Any, i: int, n: int) -> Any:
     return KINDS[name](name, value)
 
 
-def _choice(rng: np.random.Generator, options: tuple, p: Any = None) -> Any:
+def _choice(rng: np.random.Generator, options: tuple[Any, ...], p: Any = None) -> Any:
     return rng.choice(np.array(options), p=p).item()
 
 
-def _draw(seed: list[int], fixed: dict[str, Any], frames: int, edition: int) -> tuple[dict, dict]:
+def _draw(seed: list[int], fixed: dict[str, Any], frames: int, edition: int) -> Drawn:
     """One scene's factors. Every draw is made whether it is used or not, so that fixing one factor leaves the others alone."""
     rng = np.random.default_rng(seed)
     background = fixed.get("background", "dark" if rng.random() < 0.3 else "light")
@@ -249,7 +251,7 @@ def _draw(seed: list[int], fixed: dict[str, Any], frames: int, edition: int) -> 
     return (row, texture) if edition == 1 else _furnish(np.random.default_rng([*seed, 2]), row, texture, fixed)
 
 
-def _furnish(rng: np.random.Generator, row: dict, texture: dict, fixed: dict[str, Any]) -> tuple[dict, dict]:
+def _furnish(rng: np.random.Generator, row: dict[str, Any], texture: dict[str, Any], fixed: dict[str, Any]) -> Drawn:
     """What edition 2 adds to a scene. A scene without a sprite has no mark, and pans; two layers only pan or tilt."""
     announced = row["announced"]
     drawn = dict(

@@ -192,7 +192,7 @@ def conditions_of(checkpoint: str | Path) -> Conditions:
 
 
 @takes(file=kind(str, os.PathLike))
-def file_preset(file: str | os.PathLike) -> str | None:
+def file_preset(file: str | os.PathLike[str]) -> str | None:
     """The preset that a single file's name tells.
 
     >>> file_preset("checkpoints/svd_xt_1_1.fp16.safetensors"), file_preset("mine.safetensors")

@@ -29,9 +29,12 @@ from svdlab.errors import BrokenClipError, InputError, OutOfMemoryError, SvdlabE
 from svdlab.measure import video
 from svdlab.measure.files import plain
 from svdlab.pipeline import samplers
-from svdlab.pipeline.conditions import Conditions, Source, UnusualConditionWarning, resolve
+from svdlab.pipeline.conditions import Conditions, UnusualConditionWarning
+from svdlab.pipeline.conditions import Source as Source
+from svdlab.pipeline.conditions import resolve as resolve
 from svdlab.pipeline.images import FLIPS, decode_latents, encode_pixels, image_hash, prepare_image
-from svdlab.pipeline.pipeline import ProbePipeline, pipeline
+from svdlab.pipeline.pipeline import ProbePipeline as ProbePipeline
+from svdlab.pipeline.pipeline import pipeline
 from svdlab.pipeline.sampler import QUIET, VE, WORKING, Denoising, Step, open_edits
 
 REFUSED = {
@@ -94,11 +97,25 @@ class Clip:
     latents: torch.Tensor
     seconds: dict[str, float] = field(default_factory=dict)
 
-    conditions = property(lambda self: self.call.conditions)
-    seed = property(lambda self: self.call.seed)
-    source = property(lambda self: self.call.source)
-    label = property(lambda self: self.call.source.label)
-    playback_fps = property(lambda self: self.call.conditions.playback_fps)
+    @property
+    def conditions(self) -> Conditions:
+        return self.call.conditions
+
+    @property
+    def seed(self) -> int:
+        return self.call.seed
+
+    @property
+    def source(self) -> Source:
+        return self.call.source
+
+    @property
+    def label(self) -> str:
+        return self.call.source.label
+
+    @property
+    def playback_fps(self) -> float:
+        return self.call.conditions.playback_fps or self.call.conditions.fps
 
     def __repr__(self) -> str:
         c = self.conditions
@@ -299,7 +316,7 @@ def _checked(
     return filled
 
 
-def _starts(scheduler: str, start: Start, levels: list[float] | None, n: int, shape: tuple) -> list[dict[str, Any]]:
+def _starts(scheduler: str, start: Start, levels: list[float] | None, n: int, shape: tuple[Any, ...]) -> list[dict[str, Any]]:
     """`Call.start` of each clip; InputError before any model runs."""
     given = start.flip_noise if isinstance(start.flip_noise, (list, tuple)) else ()
     flips: list[Any] = [None] * n if start.flip_noise is None else list(given)
@@ -319,7 +336,7 @@ def _starts(scheduler: str, start: Start, levels: list[float] | None, n: int, sh
 
 
 def _sample(
-    pipe: ProbePipeline, call: Call, image: Image.Image, shape: tuple, cache: dict[Any, torch.Tensor]
+    pipe: ProbePipeline, call: Call, image: Image.Image, shape: tuple[Any, ...], cache: dict[Any, torch.Tensor]
 ) -> tuple[torch.Tensor, ...]:
     """One sample's image embedding, image latents, added_time_ids, and unit noise to start from.
 
@@ -327,7 +344,7 @@ def _sample(
     """
     c, device, flip = call.conditions, pipe._execution_device, call.start.get("flip_noise")
 
-    def encoded(key: tuple, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+    def encoded(key: tuple[Any, ...], make: Callable[[], torch.Tensor]) -> torch.Tensor:
         if key not in cache:
             while len(cache) >= 256:  # of a sweep: oldest first
                 cache.pop(next(iter(cache)))

@@ -227,25 +227,25 @@ class _Recorder:
             value = torch.cat([torch.full_like(value, float("nan")), value], dim=1)
         return value.squeeze(2)
 
-    def output_of(self, name: str) -> Callable:
-        def hook(module: Any, args: tuple, output: Any) -> None:
+    def output_of(self, name: str) -> Callable[..., Any]:
+        def hook(module: Any, args: tuple[Any, ...], output: Any) -> None:
             if (run := self.recording()) is not None:
                 self.store(name, self.by_sample(_tensor(output), run), run)
 
         return hook
 
-    def attention_of(self, name: str, attn: Any, queries: Sequence) -> list[tuple[torch.nn.Module, Callable]]:
+    def attention_of(self, name: str, attn: Any, queries: Sequence[Any]) -> list[tuple[torch.nn.Module, Callable[..., Any]]]:
         """Hooks that catch the call's own queries and keys, and one that makes maps of them when the module is done."""
         caught: dict[str, torch.Tensor] = {}
 
-        def catch(which: str) -> Callable:
-            def hook(module: Any, args: tuple, output: torch.Tensor) -> None:
+        def catch(which: str) -> Callable[..., Any]:
+            def hook(module: Any, args: tuple[Any, ...], output: torch.Tensor) -> None:
                 if self.recording() is not None:
                     caught[which] = output
 
             return hook
 
-        def finish(module: Any, args: tuple, output: Any) -> None:
+        def finish(module: Any, args: tuple[Any, ...], output: Any) -> None:
             if (run := self.recording()) is None:
                 return
             if len(caught) < 2:
@@ -306,7 +306,7 @@ def edit(pipe: ProbePipeline, where: str | Iterable[str], fn: Fn, *, steps: Any 
             raise TraceError(f"{lacks}: set max_guidance_scale above 1, or restrict it by steps= to the guidance_interval.")
         return _changed(where, fn, value, run.step) if name == where and wanted(run.step) else value
 
-    def hook(module: Any, args: tuple, output: Any) -> Any:
+    def hook(module: Any, args: tuple[Any, ...], output: Any) -> Any:
         run = running(listener)
         if run is None or not wanted(run.step):
             return None

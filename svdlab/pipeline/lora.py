@@ -46,7 +46,7 @@ _OPEN: ContextVar[tuple[Any, ...]] = ContextVar("open", default=())  # pipelines
 
 @contextmanager
 @takes(pipe=pipeline, file=path, scale=partial(number, least=-1000, most=1000), digest=text)
-def lora(pipe: Any, file: str | os.PathLike, scale: float = 1.0, *, digest: str | None = None) -> Iterator[None]:
+def lora(pipe: Any, file: str | os.PathLike[str], scale: float = 1.0, *, digest: str | None = None) -> Iterator[None]:
     """Inside the block, the UNet has the LoRA of a .safetensors file at this strength. At 0 it is the model without it.
 
     >>> with lora(pipe, "zoom.safetensors", scale=-0.5):                              # doctest: +SKIP
@@ -68,12 +68,12 @@ def lora(pipe: Any, file: str | os.PathLike, scale: float = 1.0, *, digest: str 
         undo()
 
 
-def digest_of(file: str | os.PathLike) -> str:
+def digest_of(file: str | os.PathLike[str]) -> str:
     """The SHA-256 of a LoRA's file; InputError where it cannot be read."""
     return hashlib.sha256(_read(Path(file))).hexdigest()
 
 
-def attach(pipe: Any, file: str | os.PathLike, scale: float, digest: str | None) -> Callable[[], None]:
+def attach(pipe: Any, file: str | os.PathLike[str], scale: float, digest: str | None) -> Callable[[], None]:
     """Put a LoRA's weights in their place, and give what takes them out again."""
     content, source, kept = _read(Path(file)), pipe.source, dict[Any, torch.nn.Parameter]()
     changes, found = _changes(pipe, Path(file), content), hashlib.sha256(content).hexdigest()

@@ -107,7 +107,7 @@ def quick_convolutions(pipe: Any) -> Iterator[None]:
     threads that use the pipeline.
     """
 
-    def in_two_dimensions(module: torch.nn.Conv3d, plain: Callable) -> Callable:
+    def in_two_dimensions(module: torch.nn.Conv3d, plain: Callable[..., Any]) -> Callable[..., Any]:
         def forward(x: torch.Tensor) -> torch.Tensor:
             if torch.get_num_threads() > 1:
                 return plain(x)

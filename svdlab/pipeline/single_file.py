@@ -138,7 +138,7 @@ def stability_name(part: str, key: str, config: dict[str, Any]) -> str:
     return f"{UNET}output_blocks.{level * (layers + 1) + last}.{place}.{rest}"
 
 
-def read_parts(file: str | os.PathLike, parts: dict[str, Any], dtype: torch.dtype | None = None) -> dict[str, Any]:
+def read_parts(file: str | os.PathLike[str], parts: dict[str, Any], dtype: torch.dtype | None = None) -> dict[str, Any]:
     """The models `parts` (unet, vae, image_encoder; of any weights, or on "meta") with the tensors of a single file.
 
     dtype: None for the file's own.
@@ -172,11 +172,11 @@ def read_parts(file: str | os.PathLike, parts: dict[str, Any], dtype: torch.dtyp
 
 @takes(file=path, folder=path, num_frames=NUM_FRAMES, configs=path)
 def convert(
-    file: str | os.PathLike,
-    folder: str | os.PathLike,
+    file: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
     *,
     num_frames: int | None = None,
-    configs: str | os.PathLike | None = None,
+    configs: str | os.PathLike[str] | None = None,
 ) -> Path:
     """Write a single file as a new folder in diffusers' layout, in the file's own dtype.
 
@@ -215,7 +215,7 @@ def full_size(num_frames: int = 25) -> dict[str, Any]:
     return dict(unet=unet, vae=vae, image_encoder=encoder, scheduler=scheduler, feature_extractor=extractor)
 
 
-def _as_in(configs: str | os.PathLike) -> dict[str, Any]:
+def _as_in(configs: str | os.PathLike[str]) -> dict[str, Any]:
     """Parts without numbers, with the settings of a folder in diffusers' layout."""
     try:
         with init_empty_weights():
@@ -252,7 +252,7 @@ def _fitted(key: str, tensor: torch.Tensor) -> torch.Tensor:
     return tensor[:, :, 0, 0] if ".attentions.0.to_" in key and tensor.ndim == 4 else tensor
 
 
-def _opened(file: str | os.PathLike) -> Any:
+def _opened(file: str | os.PathLike[str]) -> Any:
     try:
         return safe_open(str(file), "pt")
     except Exception as error:

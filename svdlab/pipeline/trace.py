@@ -92,8 +92,16 @@ class Trace:
         """Noise level before each kept step, "s"."""
         return np.array([step.sigma for step in self.steps])
 
-    latents = property(lambda self: self["latents"], doc='Latents before each step, "s f c h w".')
-    denoised = property(lambda self: self["denoised"], doc='The denoised estimate at each step, "s f c h w".')
+    @property
+    def latents(self) -> torch.Tensor:
+        """Latents before each step, "s f c h w"."""
+        return self["latents"]
+
+    @property
+    def denoised(self) -> torch.Tensor:
+        """The denoised estimate at each step, "s f c h w"."""
+        return self["denoised"]
+
     colours = property(
         lambda self: self.find_colours(), doc='Linear map "c+1 3" from latent channels (and 1) to RGB, or None.'
     )

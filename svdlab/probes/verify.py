@@ -154,7 +154,7 @@ def slope(x: np.ndarray, y: np.ndarray) -> float:
     return float((x * y).sum() / (x * x).sum())
 
 
-def law_rows(clips: pd.DataFrame, quick: bool = False) -> list[tuple]:
+def law_rows(clips: pd.DataFrame, quick: bool = False) -> list[tuple[Any, ...]]:
     """Displacement against K * bucket / fps over the cells: order, slope, and whether 1/fps or 1/(fps - 1)."""
     law = clips[clips.block == "law"].dropna(subset="measured")
     cells = law.groupby(["fps", "motion_bucket_id"]).agg(law=("law", "first"), measured=("measured", "median"))
@@ -170,7 +170,7 @@ def law_rows(clips: pd.DataFrame, quick: bool = False) -> list[tuple]:
     low, high = bootstrap(gain, x, other, y, paired=True)
     # With so few clips, a difference this small at high fps leaves the interval across zero: quick looks at the estimate.
     better, asked = (saved > 0, "> 0") if quick else (low > 0, "interval above 0")
-    rows: list[tuple] = [
+    rows: list[tuple[Any, ...]] = [
         ("law: Spearman over cell medians", rho, np.nan, np.nan, len(cells), f">= {least}", rho >= least),
         ("law: slope on K*bucket/fps", b, *bootstrap(slope, x, y, paired=True), len(x), "0.85 to 1.15", 0.85 <= b <= 1.15),
         ("law: squared error that 1/fps saves over 1/(fps-1)", saved, low, high, len(x), asked, better),
@@ -183,7 +183,7 @@ def law_rows(clips: pd.DataFrame, quick: bool = False) -> list[tuple]:
     return rows
 
 
-def effect_rows(clips: pd.DataFrame, quick: bool) -> list[tuple]:
+def effect_rows(clips: pd.DataFrame, quick: bool) -> list[tuple[Any, ...]]:
     """Planted effects and planted nulls."""
     warm, cool = (clips[clips.block == block].dropna(subset="measured") for block in ("warm", "cool"))
     speeds, ratio = (warm.measured.to_numpy(), cool.measured.to_numpy()), lambda a, b: float(a.mean() / b.mean())
@@ -201,7 +201,7 @@ def effect_rows(clips: pd.DataFrame, quick: bool) -> list[tuple]:
     return rows + share_rows(clips, *((0.25, 0.25) if quick else (0.08, 0.10)))
 
 
-def share_rows(clips: pd.DataFrame, pan_margin: float, frozen_margin: float) -> list[tuple]:
+def share_rows(clips: pd.DataFrame, pan_margin: float, frozen_margin: float) -> list[tuple[Any, ...]]:
     """Which pans that move go right, and which clips on dark ground stand still: shares with their 90 % intervals, equivalent
     to the planted ones where TOST at 0.05 says so."""
     pan, dark = clips[clips.block == "pan"], clips[clips.block == "dark"].dropna(subset="measured")
@@ -218,7 +218,7 @@ def share_rows(clips: pd.DataFrame, pan_margin: float, frozen_margin: float) -> 
     return rows
 
 
-def _equal_means(what: str, a: np.ndarray, b: np.ndarray, margin: float, scale: float) -> tuple:
+def _equal_means(what: str, a: np.ndarray, b: np.ndarray, margin: float, scale: float) -> tuple[Any, ...]:
     """Difference of means in shares of the law's speed (`scale`, known beforehand) with its 90 % interval, which lies inside
     the margin exactly when TOST at 0.05 does."""
     compare = CompareMeans(DescrStatsW(a / scale), DescrStatsW(b / scale))
@@ -228,7 +228,7 @@ def _equal_means(what: str, a: np.ndarray, b: np.ndarray, margin: float, scale: 
     return what, value, float(low), float(high), min(len(a), len(b)), f"TOST within {100 * margin:.0f} %", bool(p < 0.05)
 
 
-def image_rows(clips: pd.DataFrame) -> list[tuple]:
+def image_rows(clips: pd.DataFrame) -> list[tuple[Any, ...]]:
     """Whether frame 0 is the input, and whether the sprite lasts."""
     psnr = clips.psnr.to_numpy()
     middle, kept = float(np.median(psnr)), clips.kept.dropna().astype(bool)
@@ -238,13 +238,13 @@ def image_rows(clips: pd.DataFrame) -> list[tuple]:
     return [("frame 0 against the input, median PSNR (dB)", *sharp), ("sprite in the last frame, same hue", *lasts)]
 
 
-def guided_rows(clips: pd.DataFrame) -> list[tuple]:
+def guided_rows(clips: pd.DataFrame) -> list[tuple[Any, ...]]:
     """The same numbers under guidance 1 to 3, reported only: guidance sharpens whatever the image suggests."""
     rows = [*law_rows(clips)[1:2], *share_rows(clips, 1, 1)]
     return [(f"{what}, guidance 1 to 3", *numbers, "reported", None) for what, *numbers, _, _ in rows]
 
 
-def embedding_rows(pipe: ProbePipeline, n: int, *, noise_aug_strength: float = 0.02) -> list[tuple]:
+def embedding_rows(pipe: ProbePipeline, n: int, *, noise_aug_strength: float = 0.02) -> list[tuple[Any, ...]]:
     """What the image embedding alone does: each clip again with its neighbour's embedding, latents and noise kept."""
     images = [open_image(frame) for frame in scenes_for("swap", n).video[:, 0]]
     changed: list[float] = []
@@ -269,7 +269,7 @@ def embedding_rows(pipe: ProbePipeline, n: int, *, noise_aug_strength: float = 0
     ]
 
 
-def codec_row(pipe: ProbePipeline, n: int = 24) -> tuple:
+def codec_row(pipe: ProbePipeline, n: int = 24) -> tuple[Any, ...]:
     """PSNR of frames through the VAE and back."""
     found = []
     for video in world.scenes(n, seed=FIRST_SEED + 99_000).video:

@@ -87,7 +87,7 @@ class Video:
             files.write_sidecar(path, self.facts)
         return path
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
         height, width = self.frames.shape[1:3]
         still = io.BytesIO()  # for viewers that show no videos
         Image.fromarray(self.frames[-1]).save(still, "PNG")

@@ -191,7 +191,7 @@ class Figure(MatplotlibFigure):
         bottom.set_in_layout(bool(foot))
         return sum(EDGE + step * (text.count("\n") + 1 if text else 0) for text, step in ((head, 17), (foot, 12)))
 
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict, dict]:
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
         buffer = io.BytesIO()
         self.savefig(buffer, format="png", dpi=DPI * SHARPER)
         width, height = (round(side * DPI) for side in self.get_size_inches())

@@ -28,7 +28,8 @@ import pandas as pd
 
 from svdlab.errors import COUNT, LABEL, LEVEL, POSITIVE, InputError, kind, number, one_of, several, shown, takes, text, whole
 from svdlab.stats import intervals
-from svdlab.stats.crossed import finite, keyed, numbers, sample
+from svdlab.stats.crossed import finite, keyed, sample
+from svdlab.stats.crossed import numbers as numbers
 from svdlab.stats.intervals import Estimate
 
 LEAST_IMAGES = 6

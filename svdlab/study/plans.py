@@ -258,7 +258,7 @@ def _inferred(column: pd.Series) -> pd.Series:
 
 def _checked(plan: pd.DataFrame) -> pd.DataFrame:
     """The plan; InputError, with the row, where a condition, a seed or a flip cannot be used."""
-    seen: set[tuple] = set()
+    seen: set[tuple[Any, ...]] = set()
     for label, row in zip(plan.index, condition_rows(plan), strict=True):
         if row not in seen:
             seen.add(row)
@@ -329,7 +329,7 @@ def check_columns(names: Iterable[Any]) -> None:
         )
 
 
-def condition_rows(plan: pd.DataFrame) -> list[tuple]:
+def condition_rows(plan: pd.DataFrame) -> list[tuple[Any, ...]]:
     """The plan's conditions as rows in the order of CONDITIONS, in one canonical form: 7, 7.0 and a CSV's 7 are one fps."""
     columns = []
     for name in CONDITIONS:

@@ -279,8 +279,8 @@ def _jobs(
 ) -> tuple[list[Job], dict[str, Any]]:
     """A job for each row, and the prepared images and given tensors by hash. Whatever recurs is checked and hashed once."""
     inputs: dict[str, Any] = {}
-    prepared: dict[tuple, tuple[str, str]] = {}
-    filled: dict[tuple, Conditions] = {}
+    prepared: dict[tuple[Any, ...], tuple[str, str]] = {}
+    filled: dict[tuple[Any, ...], Conditions] = {}
     unusual: dict[str, None] = {}
     jobs = []
     named = {lora and lora[:2]: (lora, hash_facts(model)) for lora, model in models.items()}
@@ -368,7 +368,7 @@ def _batches(jobs: list[Job], size: int) -> Iterator[list[Job]]:
         first.setdefault(job.batch_key, len(first))
         first.setdefault(job.image, len(first))
 
-    def rank(job: Job) -> tuple:
+    def rank(job: Job) -> tuple[Any, ...]:
         return first[job.batch_key], first[job.image], job.seed, job.conditions.noise_aug_strength
 
     for _, group in groupby(sorted(jobs, key=rank), lambda job: job.batch_key):

@@ -100,7 +100,7 @@ class Job:
         return [self.image, *(self.start[name] for name in ("latents", "noise") if name in self.start)]
 
     @property
-    def batch_key(self) -> tuple:
+    def batch_key(self) -> tuple[Any, ...]:
         """What clips of one batch must agree in."""
         c = self.conditions
         alike = c.num_frames, c.height, c.width, c.num_inference_steps, c.scheduler, c.guided, self.lora

@@ -1,5 +1,6 @@
 """svdlab from its wheel, in an empty folder (case G5): the demo, the notebooks' copies, a notebook with parameters."""
 
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -38,3 +39,17 @@ def test_the_notebooks_come_along_and_run(installed: Run, tmp_path: Path) -> Non
     done = installed("svdlab", "notebook", "course/02-denoising-trace.ipynb", *few, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "results/02-denoising-trace/denoised.png").stat().st_size
+
+
+def test_a_users_script_is_type_checked_against_the_wheel(installed: Run, tmp_path: Path) -> None:
+    shutil.copy(Path(__file__).parents[1] / "typed_user.py", tmp_path)
+    libraries = "diffusers.*,transformers.*,accelerate.*,skimage.*,statsmodels.*,torch.*"  # read as Any: that takes minutes
+    Path(tmp_path, "mypy.ini").write_text(
+        f"[mypy]\nstrict = true\nignore_missing_imports = true\n[mypy-{libraries}]\nfollow_imports = skip\n"
+    )
+    done = installed("python", "-m", "mypy", "typed_user.py", cwd=tmp_path)
+    assert done.stdout.startswith("Success"), done.stdout + done.stderr
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("import svdlab\n\nseeds: str = svdlab.generate(svdlab.load_pipeline(), 'cat').seed\n")
+    done = installed("python", "-m", "mypy", "wrong.py", cwd=tmp_path)
+    assert done.returncode == 1 and 'has type "int", variable has type "str"' in done.stdout, done.stdout + done.stderr
