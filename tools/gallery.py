@@ -17,13 +17,14 @@ from typing import NamedTuple
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
 RESULTS = ROOT / "results"
 GALLERY = RESULTS / "gallery"
 LIMIT = 1e6  # bytes a file: a clone should stay small
 
 
 class Shot(NamedTuple):
-    """A image: the notebook that saves it, the file, and what it shows."""
+    """An image: the notebook that saves it, the file, and what it shows."""
 
     notebook: str
     file: str
@@ -38,12 +39,27 @@ SHOTS = (
     Shot("00-tour", "filmstrip", "One clip, frame by frame, beside the image that it was made from"),
     Shot("00-tour", "flow", "Optical flow of the clip: hue is direction"),
     Shot("00-tour", "photograph", "A photograph, which is outside the organism's world"),
+    Shot("02-denoising-trace", "attention", "Temporal attention: which frame each frame looks at, by block and step"),
+    Shot("02-denoising-trace", "steps", "Three samplers: how far a clip is from one of many steps, by the number of steps"),
     Shot("02-denoising-trace", "guidance-pressure", "How hard guidance pulls, by step and frame"),
     Shot("03-motion", "trajectories", "Where points of the first frame travel"),
+    Shot("04-limitations", "stillness", "A limitation of the model card: the share of clips without motion, by motion bucket"),
     Shot("05-bias", "forest", "Effects of planted differences between paired images, with intervals and a margin"),
     Shot("06-interventions", "branch-and-swap", "What still arrives of a change, by the step from which it holds"),
 )
 EXPLORER = "01-conditioning-sweep-explorer.png"
+CARD = "04-limitations-card.png"
+REAL = """## Two clips of SVD itself, measured
+
+The wheel that holds them is GPL-3.0, so nothing made from them lies here. They are 1024x576, svd.safetensors, 14 frames; their
+settings are read from the files. On your machine:
+
+```
+pip download --no-deps comfyui-workflow-templates==0.1.0
+unzip -j comfyui_workflow_templates-0.1.0-*.whl "*image_to_video-1.webp" -d real-clips
+svdlab measure real-clips --out results/real-clips    # sheet.png, flow-1.png, flow-2.png, report.html
+```
+"""
 
 
 def main(arguments: list[str]) -> int:
@@ -57,9 +73,11 @@ def main(arguments: list[str]) -> int:
     missing = [f"{shot.notebook}/{shot.file}.png" for shot in SHOTS if not take(shot)]
     if "--no-browser" not in arguments and not photograph(RESULTS / "01-conditioning-sweep" / "ledger"):
         missing.append(EXPLORER)
+    if "--no-browser" not in arguments and not photograph_card(RESULTS / "04-limitations" / "limitations.html"):
+        missing.append(CARD)
     write_index()
     for old in sorted(GALLERY.glob("*.png")):
-        if old.name not in {target(shot).name for shot in SHOTS} | {EXPLORER}:
+        if old.name not in {target(shot).name for shot in SHOTS} | {EXPLORER, CARD}:
             old.unlink()
             print(f"removed, no longer listed: {old.name}")
     for name in missing:
@@ -103,7 +121,6 @@ def encoded(image: Image.Image, info: dict) -> bytes:
 
 def photograph(ledger: Path) -> bool:
     """The explorer on a ledger, as JupyterLab shows it; False where there is no ledger or no browser."""
-    sys.path.insert(0, str(ROOT))
     from tests import lab as labs
 
     if labs.CHROMIUM is None or not (ledger / "runs").is_dir():
@@ -129,22 +146,38 @@ def photograph(ledger: Path) -> bool:
     return (GALLERY / EXPLORER).stat().st_size <= LIMIT
 
 
+def photograph_card(page: Path) -> bool:
+    """The head of the limitations card, as a browser shows it."""
+    from tests import lab as labs
+
+    if labs.CHROMIUM is None or not page.is_file():
+        return False
+    with labs.chromium() as browser:
+        sheet = browser.new_page(viewport={"width": 1000, "height": 1300})
+        sheet.goto(page.resolve().as_uri())
+        sheet.screenshot(path=GALLERY / CARD)
+    return (GALLERY / CARD).stat().st_size <= LIMIT
+
+
 def write_index() -> None:
     """A page with each image that is there, what it shows, and the command that makes it."""
     lines = [
         "# Gallery",
         "",
-        "`make gallery` makes all of it again. Everything here was made with the model organism, not SVD.",
+        "`make gallery` makes all of it again. The images here were made with the model organism, not SVD.",
         "",
     ]
     shown = [(target(shot).name, shot.shows, f"svdlab notebook {shot.notebook}") for shot in SHOTS]
     shown.append(
         (EXPLORER, "`widgets.explore` in JupyterLab: two runs of a sweep and their places on the curve", "make gallery")
     )
+    shown.append(
+        (CARD, "The limitations card: the model card's sentences, each with its finding", "svdlab notebook 04-limitations")
+    )
     for name, shows, command in shown:
         if (GALLERY / name).is_file():
             lines += [f"## {shows}", "", f"![{shows.replace('`', '')}]({name})", "", f"`{command}`", ""]
-    (GALLERY / "README.md").write_text("\n".join(lines), encoding="utf-8")
+    (GALLERY / "README.md").write_text("\n".join([*lines, REAL]), encoding="utf-8")
 
 
 if __name__ == "__main__":
