@@ -13,8 +13,6 @@ own texts; an MP4 gets container tags, and a JSON file beside it, because many p
 whole or not at all, encoded by mediapy with imageio-ffmpeg's ffmpeg; an OutputError names what could not be written or read.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import json

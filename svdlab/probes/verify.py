@@ -6,8 +6,6 @@ Every clip starts from an image of the world whose seed training never used. Dis
 trackers that know the scene (`organism.trackers`); the full table also has `svdlab.motion`, which does not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Clips as looping videos, strips of frames and contact sheets, and the denoising behind them, column by column."""
 
-from __future__ import annotations
-
 import base64
 import io
 import os

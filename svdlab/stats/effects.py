@@ -14,8 +14,6 @@ inside a margin that was fixed beforehand, in the measure's unit. "inconclusive"
 skewed values, intervals do not: an interval may exclude 0 where the test finds nothing. Logic uses `key`, never the sentence.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
