@@ -23,7 +23,7 @@ import sysconfig
 import tokenize
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from textwrap import dedent
@@ -242,8 +242,8 @@ class Measure:
         return hash_facts({**facts, "source": _source(self.function, whole=not self.own)})
 
 
-def _motion(clip: Any) -> dict[str, Any]:
-    return motion.summary(clip.frames, playback_fps=clip.playback_fps)
+def _motion(clip: Any, floor: float = motion.FLOOR) -> dict[str, Any]:
+    return motion.summary(clip.frames, playback_fps=clip.playback_fps, floor=floor)
 
 
 def _fidelity(clip: Any) -> dict[str, Any]:
@@ -261,6 +261,9 @@ OWN = {f.__name__[1:]: Measure(f, f.__name__[1:], own=True) for f in (_motion, _
 def as_measures(wanted: Any) -> tuple[Measure, ...]:
     """Names, functions, `functools.partial`s and Measures as Measures.
 
+    >>> as_measures(partial(motion.summary, floor=0.2))[0].parameters    # "motion", above a checkpoint's own floor
+    {'floor': 0.2}
+
     Raises InputError, with what to write instead, for an unknown name, a function that is not known by its source and
     parameters alone (a lambda, a closure, a method), and a name that a column of results has already.
     """
@@ -273,6 +276,8 @@ def as_measures(wanted: Any) -> tuple[Measure, ...]:
 
 
 def _as_measure(item: Any) -> Measure:
+    if isinstance(item, partial) and item.func is motion.summary and [*item.keywords] == ["floor"] and not item.args:
+        return replace(OWN["motion"], parameters={"floor": motion.LIMIT("floor", item.keywords["floor"])})
     if isinstance(item, partial) and not item.args:
         item = Measure(item.func, parameters=item.keywords)
     given = item if isinstance(item, Measure) else Measure(item)

@@ -11,11 +11,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 import svdlab
 from svdlab.errors import InputError
+from svdlab.measure import motion
 from svdlab.study.identity import Measure, as_measures, measure_clip, missing_measures
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +44,22 @@ def identity(measure: Any) -> str:
 def test_a_parameter_is_part_of_the_identity_and_a_default_is_one() -> None:
     assert identity(mean_of) == identity(partial(mean_of, frame=0)) == identity(Measure(mean_of, "mean_of", {"frame": 0}))
     assert len({identity(mean_of), identity(partial(mean_of, frame=1)), identity(several)}) == 3
+
+
+def test_the_floor_of_a_checkpoints_own_codec_decides_what_is_static_and_is_part_of_the_identity() -> None:
+    """Case F10. A still image that wobbles by a fifth of a pixel, as a lossy autoencoder may make it."""
+    image = np.asarray(svdlab.sample_image("astronaut").resize((128, 128)), np.float32) / 255
+    drifting = [cv2.warpAffine(image, np.float32([[1, 0, 0.2 * t], [0, 1, 0]]), (128, 128), borderMode=2) for t in range(9)]
+    clip: Any = SimpleNamespace(frames=np.stack(drifting), playback_fps=None)
+    floor = motion.noise_floor(clip.frames)
+    assert 0.15 < floor < 0.3
+    (own,), (above,) = as_measures("motion"), as_measures(partial(motion.summary, floor=2 * floor))
+    assert own.name == above.name == "motion" and own.identity != above.identity
+    assert identity(partial(motion.summary, floor=motion.FLOOR)) == own.identity
+    assert measure_clip(clip, (own,), None)["motion"]["values"]["camera"] == "pan_left"
+    assert measure_clip(clip, (above,), None)["motion"]["values"]["camera"] in ("static", "abstained")
+    with pytest.raises(InputError, match="floor"):
+        as_measures(partial(motion.summary, floor=-1.0))
 
 
 def module_of(tmp_path: Path, text: str) -> Callable[..., Any]:
