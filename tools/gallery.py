@@ -56,7 +56,7 @@ settings are read from the files. On your machine:
 
 ```
 pip download --no-deps comfyui-workflow-templates==0.1.0
-unzip -j comfyui_workflow_templates-0.1.0-*.whl "*image_to_video-1.webp" -d real-clips
+unzip -j comfyui_workflow_templates-0.1.0-*.whl "*/image_to_video-1.webp" "*/txt_to_image_to_video-1.webp" -d real-clips
 svdlab measure real-clips --out results/real-clips    # sheet.png, flow-1.png, flow-2.png, report.html
 ```
 """
