@@ -11,8 +11,10 @@
 #
 # **Question:** what happens between one image and one clip of Stable Video Diffusion, and what do its knobs really do?
 #
-# In a few minutes on a laptop you will see one clip being made, the image emerging step by step from noise, what moves in
+# You will see one clip being made, the image emerging step by step from noise, what moves in
 # it and how fast, and a sweep over two of the conditions with a curve of their effect.
+#
+# **Run time:** @@00@@ on two cores, on the organism.
 #
 # All of it runs on the **model organism**: a tiny SVD, made of diffusers' own classes and trained on a small drawn world
 # whose laws are known. It is not SVD, and every figure is labelled so. Name another `checkpoint` below and the same cells run on it.
@@ -34,7 +36,7 @@ out: str = "../results/00-tour"  # folder for figures, videos, runs and the tabl
 from pathlib import Path
 
 import svdlab
-from svdlab import motion, show, widgets
+from svdlab import motion, show, stats, widgets
 
 # %% [markdown]
 # ## One clip
@@ -142,6 +144,20 @@ knobs = widgets.live(pipe, scene, conditions, out=Path(out, "exports"))
 knobs
 
 # %% [markdown]
+# ## Answer
+
+# %%
+for condition in ("motion_bucket_id", "fps"):
+    print(stats.dose_response(results, condition, "object_px").sentence)
+
+# %% [markdown]
+# So the image is found step by step, from noise to an estimate that no longer changes, and the two conditions set the speed.
+#
+# ## Exercise
+#
+# The scene's motion bucket doubles: by how much must fps rise so that the speed stays? Predict it from the curves, then run the sweep
+# again with `sweep_fps=[6, 12]` and `sweep_motion_bucket_id=[60, 120]`, and compare the two clips on the diagonal.
+#
 # ## Limits
 #
 # - The organism is 64x64 px and eight frames, so speeds here are in its pixels.

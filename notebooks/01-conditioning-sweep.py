@@ -14,6 +14,8 @@
 # You will see one plan over three conditions, its clips as contact sheets, one curve for each condition with its interval,
 # and a sentence that states each finding. Seeds are shared: every condition uses the same seeds, so that the
 # comparison is paired.
+#
+# **Run time:** @@01@@ on two cores, on the organism.
 
 # %% tags=["parameters"]
 checkpoint: str = "organism"  # or SVD, SVD_XT, SVD_1_1, a hub id, a local folder
@@ -24,7 +26,6 @@ max_guidance_scale: list = [1.0, 3.0]  # guidance at the last frame; 1 is none
 seeds: list = [0, 1, 2]  # shared by all conditions
 num_inference_steps: int = 10  # denoising steps
 measure: str = "object_px"  # the measure on the curves: object_px, camera_px, flow_px ...
-dask: str = ""  # empty: here; a number: so many workers on this machine; or the address of a Dask scheduler
 out: str = "../results/01-conditioning-sweep"  # folder for figures, runs and the table
 
 # %%
@@ -46,36 +47,12 @@ plan = svdlab.grid(**axes, num_inference_steps=num_inference_steps)
 plan.nunique().rename("values").to_frame().T
 
 # %% [markdown]
-# ## Here, on all cores, or on a cluster
-#
-# By default a CPU sweep runs one batch per core; all threads share one copy of the weights.
-# `executor` takes any executor of Python's `concurrent.futures`. With Dask each worker loads its own pipeline, once, and all
-# of them file their runs in the same ledger; nothing else in this notebook changes. A Dask scheduler runs the code of whoever
-# reaches it: the one started here listens on this machine only, `security=True` lets no one in without its certificate (TLS),
-# and Dask's dashboard, which has no login, is off; start one of your own like this. Two plans that we could not run here:
-# on a machine with several GPUs, `dask_cuda.LocalCUDACluster()` starts one worker for each of them; on Slurm,
-# `dask_jobqueue.SLURMCluster(cores=1, memory="32GB", job_extra_directives=["--gres=gpu:1"])` with `.scale(8)` asks for eight
-# jobs of one GPU. Give the scheduler's address as `dask`.
-
-# %%
-if dask:
-    from dask.config import set as configure
-
-    configure({f"distributed.{who}.http.routes": [] for who in ("scheduler", "worker")})  # a dashboard has no login
-
-# %%
-executor = None
-if dask:
-    from dask.distributed import Client, LocalCluster
-
-    here = dict(threads_per_worker=1, host="127.0.0.1", dashboard_address="127.0.0.1:0", security=True)
-    here["scheduler_kwargs"] = {"dashboard": False}
-    where = LocalCluster(n_workers=int(dask), **here) if dask.isdigit() else dask
-    executor = Client(where).get_executor()
+# A CPU sweep runs one batch per core; all threads share one copy of the weights. On several GPUs or a cluster, give `svdlab.sweep` an
+# `executor`, as the page *Run on a cluster* of the documentation says; nothing else in this notebook changes.
 
 # %%
 pipe = svdlab.load_pipeline(checkpoint)
-results = svdlab.sweep(pipe, plan, Path(out, "ledger"), image=image, executor=executor)
+results = svdlab.sweep(pipe, plan, Path(out, "ledger"), image=image)
 results.to_parquet(Path(out, "results.parquet"))
 f"{len(results)} runs, {(results.status != 'done').sum()} of them not done"
 
@@ -108,12 +85,6 @@ show.save(show.dose_response(unguided, x="fps", y=measure, by="motion_bucket_id"
 largest = results.motion_bucket_id.isin(plan.motion_bucket_id.unique()[-2:])
 fastest = results[(results.fps == results.fps.min()) & largest]
 show.save(show.dose_response(fastest, x="max_guidance_scale", y=measure, by="motion_bucket_id"), Path(out, "guidance"))
-
-# %%
-conditions = ("motion_bucket_id", "fps", "max_guidance_scale")
-varied = [name for name in conditions if plan[name].nunique() > 1 and plan.seed.nunique() > 1]
-for condition in varied:
-    print(stats.dose_response(results, condition, measure).sentence)
 
 # %% [markdown]
 # **How to read them:** if bucket and fps acted only through their ratio, as in the organism's world, then twice the bucket at
@@ -152,6 +123,23 @@ walk = widgets.explore(results, pipe=pipe, y=measure, out=Path(out, "exports"))
 walk
 
 # %% [markdown]
+# ## Answer
+
+# %%
+conditions = ("motion_bucket_id", "fps", "max_guidance_scale")
+for condition in (name for name in conditions if plan[name].nunique() > 1):
+    print(stats.dose_response(results, condition, measure).sentence)
+print(stats.dose_response(ratio, "motion bucket / fps", measure).sentence)
+
+# %% [markdown]
+# Bucket and fps act together, through their ratio, where the last correlation is stronger than the first two: then one condition
+# can make up for the other.
+#
+# ## Exercise
+#
+# Does guidance change the speed as much at a low bucket as at a high one? Look at the third curve first, then run a plan with
+# `max_guidance_scale=[1.0, 2.0, 3.0, 4.0]` at buckets 30 and 120 and one fps.
+#
 # ## Limits
 #
 # - One image: what holds for it need not hold for others. Put several names in the plan, as `image=[...]`, to see.

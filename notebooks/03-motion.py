@@ -13,6 +13,8 @@
 #
 # You will see one clip taken apart, a sweep with a finding that carries its interval, what the variance is made of, and the
 # instrument validated against known motion.
+#
+# **Run time:** @@03@@ on two cores, on the organism.
 
 # %% tags=["parameters"]
 checkpoint: str = "organism"  # or SVD, SVD_XT, SVD_1_1, a hub id, a local folder
@@ -81,8 +83,6 @@ axes = dict(motion_bucket_id=motion_bucket_id, image=images, seed=seeds)
 plan = svdlab.grid(**axes, fps=fps, max_guidance_scale=1.0, num_inference_steps=num_inference_steps)
 results = svdlab.sweep(pipe, plan, Path(out, "ledger"))
 results.to_parquet(Path(out, "results.parquet"))
-found = dose_response(results, "motion_bucket_id", "object_px")
-print(found.sentence)
 
 # %%
 show.save(show.dose_response(results, x="motion_bucket_id", y="object_px"), Path(out, "dose-response"))
@@ -117,18 +117,18 @@ calibration
 #     unzip -j comfyui_workflow_templates-0.1.0-*.whl "*/image_to_video-1.webp" "*/txt_to_image_to_video-1.webp" -d real-clips
 
 # %%
-found = sorted(Path(real_clips).glob("*.webp"))
-print(f"{len(found)} real clips in {real_clips}" + ("" if found else ": this section is skipped."))
+files = sorted(Path(real_clips).glob("*.webp"))
+print(f"{len(files)} real clips in {real_clips}" + ("" if files else ": this section is skipped."))
 columns = ["file", "num_frames", "camera", "camera_p", "net_zoom_pct", "net_px", "activity", "object_px", "flow_px", "hidden"]
-real = svdlab.measure_files(found, Path(out, "real")) if found else pd.DataFrame(columns=columns)
+real = svdlab.measure_files(files, Path(out, "real")) if files else pd.DataFrame(columns=columns)
 real = real.rename(columns=lambda c: c.removeprefix("motion_"))[columns]
 real.to_csv(Path(out, "real-clips.csv"), index=False)
 real.round(3)
 
 # %%
-if found:
-    fig = show.filmstrip({path.stem: video.read_frames(path)[:14] for path in found}, title="Two clips of SVD")
-    show.save(fig, Path(out, "real-clips"))
+if files:
+    strips = {path.stem: video.read_frames(path)[:14] for path in files}
+    show.save(show.filmstrip(strips, title="Clips of SVD"), Path(out, "real-clips"))
 
 # %% [markdown]
 # **How to read it:** the files play their frames there and back; 14 of 27 are distinct, and only those are measured. The forest is
@@ -154,6 +154,20 @@ baselines.round(4)
 # In a sweep, `measure=("motion", "fidelity", "published")` gives them as columns `published_...`.
 
 # %% [markdown]
+# ## Answer
+
+# %%
+row = motion.summary(clip.frames, playback_fps=playback_fps)
+print(f"In this clip the camera is {row['camera']} and the subject moves {row['object_px']:.2f} px/frame.")
+print(dose_response(results, "motion_bucket_id", "object_px").sentence)
+print(f"The instrument passes {calibration.passed.sum()} of the {calibration.passed.notna().sum()} rows of its calibration.")
+
+# %% [markdown]
+# ## Exercise
+#
+# How much of the answer is the image? Add three scenes to `images`, look up the share of `image` in the table of variance before and
+# after, and say on how many images you would base a claim about the motion bucket.
+#
 # ## Limits
 #
 # - A subject that fills most of the frame is taken for the camera; parallax shows as motion of an object.

@@ -14,6 +14,8 @@
 #
 # You will see the questions, their cost, one probe in full (audit, clips, findings with intervals, typical and worst
 # case), and a limitations card that could be attached to the model.
+#
+# **Run time:** @@04@@ on two cores, on the organism.
 
 # %% tags=["parameters"]
 checkpoint: str = "organism"  # or SVD, SVD_XT, SVD_1_1, a hub id, a local folder
@@ -88,6 +90,18 @@ written
 widgets.verdicts(results, out=Path(out, "exports"))
 
 # %% [markdown]
+# ## Answer
+
+# %%
+for name, one in results.items():
+    print(f"{name}: {one.verdict}")
+
+# %% [markdown]
+# ## Exercise
+#
+# "Inconclusive" and "equivalent within the margin" are different answers. Run the probe again with `seeds=2` and `quick=False`:
+# which finding changes its verdict, and how much narrower did its interval have to become?
+#
 # ## Limits
 #
 # - A verdict is about these images, seeds, conditions and thresholds, which the tables in the folder list. Other images can

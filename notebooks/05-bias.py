@@ -15,8 +15,9 @@
 # In image-to-video the person and the place are in the input. So images are compared in pairs that differ in one respect,
 # and the answer is an effect with an interval, "no difference" within a margin that was set beforehand, or "inconclusive".
 #
-# You will see such a study on the model organism, in which effects and nulls were planted: it must report the first and clear
-# the second. Then the same for images of your own.
+# You will see such a study from the pairs to the report, on the model organism; the same lines run on pairs of your own.
+#
+# **Run time:** @@05@@ on two cores, on the organism.
 
 # %% tags=["parameters"]
 checkpoint: str = "organism"  # or SVD, SVD_XT, SVD_1_1, a hub id, a local folder
@@ -31,11 +32,10 @@ out: str = "../results/05-bias"  # folder for figures, clips and tables
 # %%
 from pathlib import Path
 
-import pandas as pd
 import svdlab
 from svdlab import show
 from svdlab.probes import bias
-from svdlab.probes.bias import planted, symmetry
+from svdlab.probes.bias import planted
 from svdlab.study.pairs import read_manifest
 
 # %% [markdown]
@@ -98,35 +98,6 @@ video.save(Path(out, "worst-pairs"))
 video
 
 # %% [markdown]
-# ## What was planted, and what was found
-#
-# On the organism the truth is known. `planted` is the value by its world's laws; how well it learned them is in its card.
-
-# %%
-laws = pd.DataFrame([vars(law) for law in planted.PLANTED]).rename(columns={"effect": "planted"})
-found = result.table.merge(laws, on=["scheme", "measure"])
-found[["scheme", "measure", "planted", "value", "low", "high", "q", "verdict"]].round(3)
-
-# %% [markdown]
-# ## Is left like right?
-#
-# With u the camera's motion for an image and u' for its mirror image, each in its own frame, (u + u') / 2 is 0 for a model
-# without a preferred direction, whatever the images show.
-
-# %%
-originals = result.manifest.query("group_scheme == 'mirror' and group == 'original'").file.to_list()
-images = originals or result.manifest.file.unique()[:pairs]
-how = dict(flips=["left_right"], seeds=seeds, conditions=conditions)
-both = symmetry.run(pipe, images, Path(out, "study"), **how)
-both.table[["flip", "label", "n", "value", "low", "high", "q", "verdict"]].round(3)
-
-# %%
-both.errors[["equivariance", "autoencoder", "seeds"]].mean().round(4)
-
-# %% [markdown]
-# `equivariance` is how far the mirrored clip is from the mirror image of the clip (mean absolute difference, 0 to 1),
-# `autoencoder` how much of that the autoencoder alone brings, `seeds` how far apart two seeds of one image are.
-#
 # ## The report
 #
 # Departures from the plan come first, then findings, then in what else the groups' images differ.
@@ -143,6 +114,17 @@ print(result.report())
 # `svdlab.study.pairs.make_pairs(["cat", "coffee"], "pairs", kinds=("exposure", "mirror"), licence="CC0", consent="nobody is shown")`.
 
 # %% [markdown]
+# ## Answer
+
+# %%
+print(result.verdict)
+
+# %% [markdown]
+# ## Exercise
+#
+# What would count as no difference? Choose a margin for `pan_px`, in px/frame, before you look at its interval above; then give it
+# in `margins` and see whether any comparison becomes "equivalent within the margin". How many pairs would it take?
+#
 # ## Limits
 #
 # - The study compares groups in these images, at these conditions. It shows that the model, its autoencoder or the

@@ -23,7 +23,7 @@ from svdlab.probes import probe as probe_
 from svdlab.probes.bias import planted, symmetry
 from svdlab.show import figure, labels, page
 from svdlab.stats import effects
-from svdlab.study import failures, lock_in, notebooks, overview, pairs, plans, sweep
+from svdlab.study import failures, leakage, lock_in, noise, notebooks, overview, pairs, plans, sweep
 from svdlab.widgets import panel
 from tests.study.test_comfy import PROMPT, png
 
@@ -169,6 +169,13 @@ def of_study(m: SimpleNamespace) -> dict[str, Target]:
         ),
         "read_settings": (svdlab.read_settings, dict(file=comfyui)),
         "Settings.to_plan": (svdlab.read_settings(comfyui).to_plan, dict(image=scene, noise=False)),
+        "leakage.copied_image": (entered(leakage.copied_image), dict(pipe=pipe, weight=0.5, steps=None)),
+        "leakage.fitted": (leakage.fitted, dict(pipe=pipe, video=m.clip.frames)),
+        "leakage.estimates": (leakage.estimates, dict(pipe=pipe, video=m.clip.frames, sigmas=[9.0], seed=0)),
+        "leakage.one_step": (leakage.one_step, dict(pipe=pipe, videos=[m.clip.frames], sigmas=[9.0], seed=0)),
+        "noise.unit_noise": (noise.unit_noise, dict(pipe=pipe, seeds=[0])),
+        "noise.hybrid": (noise.hybrid, dict(low=m.clip.latents, high=m.clip.latents, cutoff=0.5)),
+        "noise.below": (noise.below, dict(shape=(8, 4, 16, 16), cutoff=0.5)),
         "failures.failures": (failures.failures, dict(results=m.results, kinds=["drift"])),
         "failures.rates": (failures.rates, dict(results=m.results, by=["fps"], kinds=["drift"])),
         "ledger.check": (ledger.check, dict(out=m.out)),
@@ -448,6 +455,8 @@ def of_show(m: SimpleNamespace) -> dict[str, Target]:
     movie = show.video(clip)
     with svdlab.trace(m.pipe, attention=SPATIAL) as seen:
         seen.clip = svdlab.generate(m.pipe, m.scene, num_inference_steps=1)
+    with svdlab.trace(m.pipe, attention="temporal") as temporal:
+        svdlab.generate(m.pipe, m.scene, num_inference_steps=1)
     locked = pd.DataFrame({"seed": [0, 0], "step": [0, 1], "sigma": [700.0, 0.1], "motion": [0.1, 1.0], "image": [0.9, 1.0]})
     return {
         "show.about": (lambda things: show.about(things), dict(things=clip)),
@@ -474,6 +483,7 @@ def of_show(m: SimpleNamespace) -> dict[str, Target]:
         ),
         "show.block": (show.block, dict(module="unet.mid_block")),
         "show.lock_in": (show.lock_in, dict(table=locked, threshold=0.9, title="")),
+        "lock_in.first_frame": (lock_in.first_frame, dict(tr=temporal)),
         "lock_in.locked": (lock_in.locked, dict(table=locked, threshold=0.9)),
         "overview.overview": (overview.overview, dict(results=results, out=m.folder / "overview")),
         "show.for_paper": (entered(show.for_paper), dict(column=3.3, title=False, footer=False)),

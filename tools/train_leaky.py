@@ -8,8 +8,8 @@ Conditional image leakage (Zhao et al. 2024, arXiv 2406.15735): under strong noi
 predict motion. This LoRA is trained to estimate z + (1 - w) (D - z) where the organism estimates D, and z are the image's
 latents in every frame: w rises with the noise from 0 to LEAK, and is half of that at sigma MIDDLE.
 
---quiet fine-tunes on the clips themselves with no noise at all on the image, which is Zhao's explanation of the leakage in SVD.
-That alone does not make the organism leak: what its images announce can be predicted from them, and copying does not pay.
+--quiet fine-tunes on the clips themselves with no noise at all on the image, where Zhao et al. find leakage. That alone does
+not make the organism leak: its images announce what happens, so that a copy of the image is no better estimate.
 """
 
 from __future__ import annotations

@@ -38,14 +38,14 @@ Fn = Callable[[torch.Tensor, Step], "torch.Tensor | None"]
 
 @takes(pipe=pipeline, contains=LABEL)
 def module_names(pipe: Any, contains: str = "") -> list[str]:
-    """Names that `trace` and `edit` take: the UNet's modules, in the order in which it holds them.
+    """Names that `trace` and `edit` take: the UNet's modules, in the order in which it holds them. contains: part or glob.
 
     >>> module_names(pipe, "mid_block.attentions.0.temporal")[0]
     'unet.mid_block.attentions.0.temporal_transformer_blocks.0'
 
     The image encoder and the VAE run outside the denoising and are left out. So are lists of modules, which never run.
     """
-    return [name for name in _modules(pipe) if contains in name]
+    return [name for name in _modules(pipe) if contains in name or fnmatch.fnmatch(name, contains)]
 
 
 def _modules(pipe: Any) -> dict[str, torch.nn.Module]:

@@ -4,7 +4,7 @@
 >>> clips = world.scenes(2, seed=1, motion="object", fps=7, motion_bucket_id=120).video
 >>> table = one_step(pipe, clips, fps=7, motion_bucket_id=120, sigmas=[700.0, 10.0])
 >>> table.columns.tolist()
-['image', 'sigma', 'motion', 'change', 'leak', 'checkpoint', 'label']
+['image', 'sigma', 'motion', 'change', 'leak', 'seed', 'checkpoint', 'label']
 
 Zhao et al. 2024 (arXiv 2406.15735) add noise to a clip that exists, and let the model denoise it in one step. The more noise,
 the less motion they find in the estimate, and they conclude that the image leaks into the prediction. But the best estimate of
@@ -36,17 +36,20 @@ from svdlab.pipeline.pipeline import ProbePipeline, pipeline
 SIGMAS = (700.0, 100.0, 40.0, 15.0, 6.0, 2.0)
 
 
-@takes(pipe=pipeline, weight=partial(number, least=0, most=1))
-def copied_image(pipe: ProbePipeline, video: Any, weight: float, *, steps: Any = None) -> AbstractContextManager[None]:
-    """A planted leak: each estimate is drawn towards the first frame of `video` by `weight`, from 0 to 1 for a still clip.
+def _video(name: str, value: Any) -> np.ndarray:
+    return as_frames(value, least=2, name=name)
 
-    >>> with copied_image(pipe, clip.frames, 0.5, steps=(20.0, 700.0)):
-    ...     slower = svdlab.generate(pipe, "scene-27", num_inference_steps=4)
+
+@takes(pipe=pipeline, weight=partial(number, least=0, most=1))
+def copied_image(pipe: ProbePipeline, weight: float, *, steps: Any = None) -> AbstractContextManager[None]:
+    """A planted leak: each estimate is drawn towards its own first frame by `weight`, from 0 to 1, which is a still clip.
+
+    >>> with copied_image(pipe, 0.5, steps=(20.0, 700.0)):
+    ...     clip = svdlab.generate(pipe, "scene-27", num_inference_steps=4)
 
     steps: as for `svdlab.edit`; two floats are a range of sigma.
     """
-    image = encode(pipe, as_frames(video, least=1)[:1])
-    return edit(pipe, "denoised", lambda value, step: value + weight * (image.to(value) - value), steps=steps)
+    return edit(pipe, "denoised", lambda value, step: value + weight * (value[:, :1] - value), steps=steps)
 
 
 @takes(pipe=pipeline, sigmas=partial(several, check=POSITIVE), seed=seed)
@@ -82,7 +85,7 @@ def fitted(pipe: ProbePipeline, video: Any, conditions: Any = None, **changes: A
     return np.stack([np.asarray(image) for image in made]) / np.float32(255)
 
 
-@takes(pipe=pipeline, sigmas=partial(several, check=POSITIVE), seed=seed)
+@takes(pipe=pipeline, videos=partial(several, check=_video), sigmas=partial(several, check=POSITIVE), seed=seed)
 def one_step(
     pipe: ProbePipeline,
     videos: Iterable[Any],
@@ -110,5 +113,5 @@ def one_step(
             both = float((found * true).sum())
             row = dict(image=f"clip {i}", sigma=float(sigma), motion=float((own * flow).sum() / (flow * flow).sum()))
             row |= dict(change=both / float((true * true).sum()), leak=1 - float((found * found).sum()) / both)
-            rows.append(row | dict(checkpoint=pipe.source.checkpoint, label=pipe.source.label))
+            rows.append(row | dict(seed=seed + i, checkpoint=pipe.source.checkpoint, label=pipe.source.label))
     return pd.DataFrame(rows)

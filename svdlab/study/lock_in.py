@@ -1,4 +1,4 @@
-"""At which noise level a clip's image and its motion are settled.
+"""At which noise level a clip's image and its motion are settled, and which blocks look at its first frame.
 
 >>> table = lock_in(pipe, "scene-27", num_inference_steps=4, seeds=[0, 1])
 >>> locked(table, 0.9).index.tolist()
@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from svdlab.errors import columns, number, seed, several, takes
+from svdlab.errors import TraceError, columns, kind, number, seed, several, takes
 from svdlab.measure import motion
 from svdlab.pipeline.generate import generate
 from svdlab.pipeline.hooks import trace
 from svdlab.pipeline.pipeline import ProbePipeline, pipeline
+from svdlab.pipeline.trace import Trace
+from svdlab.show.labels import block
 
 
 @takes(pipe=pipeline, seeds=partial(several, check=seed, distinct=True))
@@ -59,6 +61,24 @@ def locked(table: pd.DataFrame, threshold: float = 0.9) -> pd.DataFrame:
             first = own.iloc[min(below[-1] + 1 if len(below) else 0, len(own) - 1)]
             found.setdefault(each, {}).update({f"{name}_step": int(first["step"]), f"{name}_sigma": float(first["sigma"])})
     return pd.DataFrame.from_dict(found, orient="index").rename_axis("seed")
+
+
+@takes(tr=kind(Trace))
+def first_frame(tr: Trace) -> pd.DataFrame:
+    """The weight of the first frame in temporal attention, mean over frames and sites: a row per block, a column per sigma.
+
+    >>> with svdlab.trace(pipe, attention="temporal") as seen:
+    ...     clip = svdlab.generate(pipe, image, num_inference_steps=4)
+    >>> first_frame(seen).shape
+    (3, 4)
+
+    Of both halves the conditional one. Raises TraceError for a trace of another kind, or of several samples.
+    """
+    names = sorted(name for name in tr.names if name.endswith(".first_frame"))
+    if not names or tr.batch > 1:
+        raise TraceError('give a trace of one sample that svdlab.trace(pipe, attention="temporal") made.')
+    weights = np.stack([tr[name][:, -1].mean(dim=1).float().numpy() for name in names])
+    return pd.DataFrame(weights, index=[block(name) for name in names], columns=tr.sigmas)
 
 
 def _cosine(values: np.ndarray) -> np.ndarray:
