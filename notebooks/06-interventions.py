@@ -24,7 +24,7 @@ fps: int = 7  # frames per second, as diffusers counts: the UNet sees fps - 1
 motion_bucket_id: int = 120  # how much motion is asked for
 other_fps: int = 14  # swapped in
 other_motion_bucket_id: int = 20  # swapped in
-seeds: list = [0, 1, 2, 3]  # for the ablations
+seeds: list = [0, 1, 2, 3, 4, 5]  # for the ablations
 num_inference_steps: int = 10  # denoising steps
 out: str = "../results/06-interventions"  # folder for figures
 
@@ -34,7 +34,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import svdlab
-from svdlab import edits, motion, show, widgets
+from svdlab import edits, motion, show, stats, widgets
 
 # %% [markdown]
 # ## Branch and swap
@@ -101,9 +101,11 @@ for silenced in ["(none)", *blocks, "unet"]:
 
 # %%
 about = dict(checkpoint=pipe.source.checkpoint, label=pipe.source.label, fps=fps, motion_bucket_id=motion_bucket_id)
-ablations = pd.DataFrame(rows).assign(**about)
-title = "Speed of the subject with temporal attention silenced"
-show.save(show.dose_response(ablations, x="silenced", y="object_px", title=title), Path(out, "ablation"))
+ablations = pd.DataFrame(rows).assign(**about, stimulus=[row["seed"] for row in rows])
+by_block = ablations.groupby("silenced", sort=False)
+effects = [stats.mean(name, name, of, "object_px", unit="px/frame") for name, of in by_block]
+title = "Speed of the subject with temporal attention silenced, mean over seeds"
+show.save(show.forest(effects, of=ablations, title=title), Path(out, "ablation"))
 
 # %% [markdown]
 # ## Embedding or latents
@@ -136,11 +138,13 @@ widgets.compare(starts, out=Path(out, "exports"))
 # ## Answer
 
 # %%
-gone = share.lt(0.5).idxmax(axis=1).where(share.lt(0.5).any(axis=1), num_inference_steps)
-print("Half of a change is lost if it is made from this step on:", ", ".join(f"{n} {step}" for n, step in gone.items()))
-speeds = ablations.groupby("silenced").object_px.mean()
-block = speeds[blocks].idxmin()
-print(f"Without temporal attention in {block} the speed is {speeds[block]:.2f} px/frame, with it {speeds['(none)']:.2f}.")
+lost = share.lt(0.5).idxmax(axis=1)
+print(f"Of {num_inference_steps} steps, a change loses half of its effect if it is made from this one on:")
+print(", ".join(f"{name}: {step}" for name, step in lost.items()))
+slowest = min(effects[1:-1], key=lambda effect: effect.value)
+for effect in (effects[0], slowest, effects[-1]):
+    interval = f"{effect.value:.2f} ({effect.low:.2f} to {effect.high:.2f})"
+    print(f"Speed with temporal attention silenced in {effect.what}: {interval} px/frame.")
 
 # %%
 apart = {name: np.abs(clips[i].frames - clips[0].frames).mean() for name, i in (("embedding", 1), ("latents", 2))}

@@ -119,8 +119,9 @@ show.save(show.forest(found, **labels), Path(out, "conclusion"))
 # %%
 for what, table in (("speed", speed), ("spread over seeds", spread), ("slope on the motion bucket", slope)):
     hits = table[table.verdict == "effect"]
-    where = hits[hits.columns.intersection(["fps", "motion_bucket_id", "value"])].round(2).to_dict("records")
-    print(f"{second} minus {first}, {what}: an effect in {len(hits)} of {len(table)} conditions.", *where)
+    places = hits[hits.columns.intersection(["fps", "motion_bucket_id", "value"])].to_dict("records")
+    words = [", ".join(f"{name} {value:.3g}" for name, value in place.items()) for place in places]
+    print(f"{second} minus {first}, {what}: an effect in {len(hits)} of {len(table)} conditions. {'; '.join(words)}")
 
 # %% [markdown]
 # ## Exercise

@@ -119,7 +119,8 @@ show.save(show.dose_response(table, y="leak", **axes), Path(out, "leak"))
 # %%
 high = table[table.sigma >= above].assign(stimulus=table.image)
 by_model = high.groupby("model", sort=False)
-effects = [stats.mean(name, f"leak at high noise, {name}", of, "leak", margin=margin) for name, of in by_model]
+how = dict(unit="share", margin=margin)
+effects = [stats.mean(name, f"leak at high noise, {name}", of, "leak", **how) for name, of in by_model]
 show.save(show.forest(effects, by="unit", of=table, title="Leak at high noise"), Path(out, "verdicts"))
 
 # %% [markdown]

@@ -144,14 +144,10 @@ def _each(check: Any, least: int = 1) -> Any:
     return partial(errors.several, check=check, least=least)
 
 
+COUNT = partial(whole, least=1, most=10_000)
 OWN: dict[str, dict[str, Any]] = {  # parameters of svdlab's notebooks that are no condition and no seed
     "00-tour": dict(checkpoint=_checkpoint, scene=_image, photograph=_image),
-    "01-conditioning-sweep": dict(
-        checkpoint=_checkpoint,
-        image=_image,
-        measure=_measure,
-        dask=lambda name, value: whole(name, int(value), 1, 1024) if value.isdigit() else value,
-    ),
+    "01-conditioning-sweep": dict(checkpoint=_checkpoint, image=_image, measure=_measure),
     "02-denoising-trace": dict(checkpoint=_checkpoint, image=_image, agreement=partial(errors.number, above=0, most=1)),
     "03-motion": dict(checkpoint=_checkpoint, image=_image, images=_each(_image)),
     "04-limitations": dict(
@@ -163,7 +159,31 @@ OWN: dict[str, dict[str, Any]] = {  # parameters of svdlab's notebooks that are 
     "05-bias": dict(
         checkpoint=_checkpoint,
         manifest=_file,
-        pairs=partial(whole, least=1, most=10_000),
+        pairs=COUNT,
+        speed_margin=errors.POSITIVE,
+        measures=_each(partial(errors.one_of, options=COMPARED)),
+    ),
+    "08-image-leakage": dict(
+        checkpoint=_checkpoint,
+        videos=_file,
+        lora=_file,
+        count=COUNT,
+        sigmas=_each(errors.POSITIVE, 2),
+        starts=_each(errors.POSITIVE),
+        weight=partial(errors.number, least=0, most=1),
+        margin=errors.POSITIVE,
+    ),
+    "09-initial-noise": dict(
+        checkpoint=_checkpoint,
+        images=_each(_image, 0),
+        scenes=_each(whole),
+        cutoffs=_each(partial(errors.number, least=0, most=2)),
+        pairs_each=COUNT,
+        least_px=errors.POSITIVE,
+    ),
+    "10-bias-truth": dict(
+        checkpoint=_checkpoint,
+        pairs=COUNT,
         speed_margin=errors.POSITIVE,
         measures=_each(partial(errors.one_of, options=COMPARED)),
     ),

@@ -130,7 +130,6 @@ OUT_OF_RANGE = {
         max_guidance_scale=[float("nan")],
         num_inference_steps=0,
         seeds=[1.5],
-        dask="0",
         measure="speed",
         image="no-such.png",
         checkpoint="nowhere",
@@ -141,6 +140,9 @@ OUT_OF_RANGE = {
     "05-bias": dict(
         pairs=0, speed_margin=-0.3, seeds=[2**63], num_inference_steps="many", measures=["still", "speed"], manifest="x.csv"
     ),
+    "08-image-leakage": dict(sigmas=[0.0, 1.0], starts=[], weight=1.5, count=0, videos="no-such/"),
+    "09-initial-noise": dict(cutoffs=[-1.0], scenes=["x"], pairs_each=0, images=["no-such"], least_px=0.0),
+    "10-bias-truth": dict(pairs=0, measures=["speed"], num_inference_steps=0),
     "06-interventions": dict(other_fps=0, other_motion_bucket_id=-1, seeds=[], other_image="no-such"),
     "07-compare-checkpoints": dict(
         fps=[7, "twelve"], motion_bucket_id=[None], num_inference_steps=0, images=["no-such.png"], first="x.ckpt"
