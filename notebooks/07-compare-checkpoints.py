@@ -15,7 +15,7 @@
 # You will see the same images and the same seeds through two checkpoints, their clips side by side, and their differences
 # with intervals: in speed, in its spread over seeds, and in its response to the motion bucket.
 #
-# **Run time:** @@07@@ on two cores, on the organism.
+# **Run time:** about 90 s on two cores, on the organism.
 #
 # Here the pair is `organism` and `organism-fixed`, which was fine-tuned from it in the same way. On a GPU, give
 # `SVD_XT` and `SVD_1_1`.
