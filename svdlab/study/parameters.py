@@ -167,6 +167,7 @@ OWN: dict[str, dict[str, Any]] = {  # parameters of svdlab's notebooks that are 
         checkpoint=_checkpoint,
         videos=_file,
         lora=_file,
+        measure=_measure,
         count=COUNT,
         sigmas=_each(errors.POSITIVE, 2),
         starts=_each(errors.POSITIVE),
