@@ -23,13 +23,13 @@ from svdlab.widgets.panel import (
     Panel,
     checked,
     control,
-    frame_view,
+    follow,
     pale,
     player,
-    put,
     row_of_call,
     row_of_run,
     status,
+    stills,
     webp,
     with_files,
     wrapping,
@@ -66,37 +66,43 @@ class Comparison(Panel):
         frames, self.labels, self.clips = named(clips)
         self._source = clips if isinstance(clips, pd.DataFrame) else self.clips
         self.videos = [as_bytes(video) for video in frames]
-        self._drawn: dict[str, tuple[list[list[bytes]], str]] = {}
+        self._drawn: dict[str, tuple[list[str], str]] = {}
         size = fitted(self.videos[0].shape[1:], columns=min(4, len(self.videos)), width=1000, most=340)
-        self.images = [frame_view(width=str(size[1])) for _ in self.videos]
+        self.width, self.images = size[1], [ipywidgets.HTML().add_class("svdlab-columns") for _ in self.videos]
         heads = [ipywidgets.HTML(status(text)) for text in self.labels]
         narrow = ipywidgets.Layout(width=f"{size[1] + 4}px", max_width="100%")
         board = wrapping(*(ipywidgets.VBox(cell, layout=narrow) for cell in zip(heads, self.images, strict=True)))
         last = max(map(len, self.videos)) - 1
-        self.frame = control(ipywidgets.IntSlider, "frame", self._paint, max=last)
+        self.frame = control(ipywidgets.IntSlider, "frame", lambda: None, max=last)
         self.overlay = control(ipywidgets.ToggleButtons, "show", self._paint, width=None, options=list(OVERLAYS))
         self.key = ipywidgets.HTML()
         played = player(self.frame, max(20, 1000 / rate_of(self.clips[0])))
         super().__init__([wrapping(played, self.overlay), self.key, board, pale(about(clips))], out=out)
+        self.children = [*self.children, follow(self, column=self.frame)]
         self._compute("clip")
 
     def _paint(self) -> None:
-        """All images to the same frame; an overlay that is not there yet is computed on a thread."""
+        """All frames of what is chosen; an overlay that is not there yet is computed on a thread."""
         which = self.overlay.value
         if which not in self._drawn:
             self.key.value = status(f"computing the {which} …")
             self.draw(lambda: self._compute(which))
             return
-        stills, key = self._drawn[which]
-        for image, video, label in zip(self.images, stills, self.labels, strict=True):
-            at = min(self.frame.value, len(video) - 1)
-            put(image, video[at], f"{label}: {which}, frame {at}")
+        views, key = self._drawn[which]
+        for image, view in zip(self.images, views, strict=True):
+            image.value = view
         self.key.value = status(key)
 
     def _compute(self, which: str) -> None:
         videos, key = OVERLAYS[which](self.videos)
-        self._drawn[which] = [[webp(frame[None]) for frame in video] for video in videos], key
+        self._drawn[which] = [self._stills(*each, which) for each in zip(videos, self.labels, strict=True)], key
         self._paint()
+
+    def _stills(self, video: np.ndarray, label: str, which: str) -> str:
+        """A clip's frames; one that ends before the others stays at its last."""
+        at = [min(i, len(video) - 1) for i in range(self.frame.max + 1)]
+        frames = [webp(frame[None]) for frame in video]
+        return stills([frames[i] for i in at], lambda i: f"{label}: {which}, frame {at[i]}", self.width)
 
     def figure(self) -> Figure:
         return show.filmstrip(self._source, labels=self.labels, title=f"{len(self.videos)} clips in step")

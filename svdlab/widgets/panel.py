@@ -4,6 +4,7 @@ A panel's mimebundle holds the live view and a PNG of the figure that it stands 
 viewer's choice: JupyterLab takes the view; papermill's copies, nbconvert and GitHub show the figure.
 """
 
+import base64
 import html
 import io
 import json
@@ -260,6 +261,28 @@ def webp(frames: Any, *, fps: float = 1.0) -> bytes:
     how: dict[str, Any] = {"lossless": True} if pixels[0, ..., 0].size <= SMALL else {"quality": QUALITY}
     first.save(buffer, "WEBP", save_all=True, append_images=rest, duration=round(1000 / fps), loop=0, method=0, **how)
     return buffer.getvalue()
+
+
+def stills(frames: Sequence[bytes], alt: Callable[[int], str], width: int) -> str:
+    """HTML of frames by `webp`, one of which is on screen where its widget has the class svdlab-columns: see `follow`."""
+    data = [base64.b64encode(frame).decode() for frame in frames]
+    said = [f'title="{escaped(alt(i))}" alt="{escaped(alt(i))}" width="{width}"' for i in range(len(data))]
+    return "".join(f'<img {a} src="data:image/webp;base64,{d}">' for a, d in zip(said, data, strict=True))
+
+
+def follow(panel: Panel, **sliders: ipywidgets.IntSlider) -> ipywidgets.HTML:
+    """Let a panel's sliders `row` and `column` choose what its svdlab-rows and svdlab-columns show, by CSS in the browser
+    alone: what a slider's handle says of itself (aria-valuenow) is there before Python hears of it."""
+    scope, rules = f"svdlab-{panel.model_id}", []
+    panel.add_class(scope)
+    for axis, slider in sliders.items():
+        slider.add_class(f"svdlab-{axis}")
+        chosen = f".{scope} .svdlab-{axis}s " + ("> " if axis == "row" else "img")
+        for i in range(slider.max + 1):
+            at = f'.{scope}:has(.svdlab-{axis} :is([aria-valuenow="{i}"], [aria-valuenow="{i}.0"]))'
+            rules.append(chosen.replace(f".{scope}", at) + f":nth-child({i + 1})")
+    style = f"<style>{', '.join(rules)} {{ display: block }}</style>"
+    return ipywidgets.HTML(style, layout=ipywidgets.Layout(display="none"))
 
 
 def put(where: ImageView | VideoView, data: bytes, alt: str, width: int | None = None) -> None:

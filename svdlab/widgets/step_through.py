@@ -20,14 +20,14 @@ from svdlab.show.labels import about, number
 from svdlab.widgets.panel import (
     Panel,
     control,
-    frame_view,
+    follow,
     pale,
     player,
-    put,
     put_figure,
     row_of_call,
     stacked,
     status,
+    stills,
     webp,
     wrapping,
 )
@@ -72,35 +72,40 @@ class Stepper(Panel):
         options = [DECODED] * (decoded is not None or pipe is not None) + list(self._views)
         slider = ipywidgets.IntSlider
         self.step = control(slider, "step", self._paint, max=len(tr) - 1)
-        self.frame = control(slider, "frame", self._paint, max=frames[-1], value=len(frames) // 2)
+        self.frame = control(slider, "frame", self._say, max=frames[-1], value=len(frames) // 2)
         self.what = control(ipywidgets.Dropdown, "show", self._paint, options=options)
-        self.image, self.caption = frame_view(), ipywidgets.HTML()
+        self._shown: dict[str, dict[int, str]] = {what: {} for what in options}
+        self.rows, self.caption = [ipywidgets.HTML() for _ in range(len(tr))], ipywidgets.HTML()
+        image = ipywidgets.VBox(self.rows).add_class("svdlab-rows").add_class("svdlab-columns")
         self.graphs = [ipywidgets.HTML() for _ in range(1 + ("guidance_pressure" in tr.names))]
-        parts = [player(self.step, 250), self.frame, self.what, self.image, self.caption]
+        parts = [player(self.step, 250), self.frame, self.what, image, self.caption]
         super().__init__([wrapping(stacked(*parts, most=640), stacked(*self.graphs, most=640)), pale(about(tr))], out=out)
+        self.children = [*self.children, follow(self, row=self.step, column=self.frame)]
         self._paint()
 
     def _paint(self) -> None:
-        """What is at hand, at once; on a thread, once the controls rest, what takes longer."""
-        self._put()
+        """The caption at once; on a thread, once the controls rest, what takes longer."""
+        self._say()
         self.draw(self._rest)
 
-    def _put(self) -> None:
+    def _say(self) -> None:
         s, f, what = self.step.value, self.frame.value, self.what.value
         record = self.tr.steps[s]
         self.caption.value = status(f"step {record.index}, sigma {number(round(record.sigma, 4))}, frame {f}: {what}")
-        frames = self._decoded.get(s) if what == DECODED else self._views[what][s]
-        if frames is not None:
-            most = 640 if LATENTS.get(what) == "channels" else 384
-            size = fitted(frames.shape[1:], columns=1, width=most + 100, most=most)
-            put(self.image, webp(frames[f : f + 1]), f"{what}, frame {f} at step {s}", size[1])
 
     def _rest(self) -> None:
-        """A step by the pipeline's own VAE, and the graphs."""
-        s = self.step.value
-        if self.what.value == DECODED and s not in self._decoded:
+        """A step by the pipeline's own VAE; the frames of all steps, which the sliders then choose from; and the graphs."""
+        s, what = self.step.value, self.what.value
+        if what == DECODED and s not in self._decoded:
             self._decoded[s] = self.tr.decode(self.pipe, steps=[s])[0]
-        self._put()
+        most, shown = 640 if LATENTS.get(what) == "channels" else 384, self._shown[what]
+        for step in sorted(range(len(self.rows)), key=lambda step: step != s):  # what is looked at comes first
+            frames = self._decoded.get(step) if what == DECODED else self._views[what][step]
+            if frames is not None and step not in shown:
+                width = fitted(frames.shape[1:], columns=1, width=most + 100, most=most)[1]
+                alt = lambda f, step=step: f"{what}, frame {f} at step {step}"
+                shown[step] = stills([webp(frame[None]) for frame in frames], alt, width)
+            self.rows[step].value = shown.get(step, "")
         for image, fig in zip(self.graphs, self._graphs(), strict=True):
             put_figure(image, fig)
 

@@ -127,8 +127,8 @@ def test_live_in_the_tour(browser: Any, lab: labs.Lab) -> None:
         panel.get_by_role("button", name="Generate").click()
         sheet.wait(lambda: panel.locator("input[type=checkbox]").count() == 2, 60, "no second try")
         panel.get_by_role("button", name="Compare").click()
-        sheet.wait(lambda: panel.locator(".svdlab img").count() == 2, 60, "no comparison")
-        second = panel.locator(".svdlab img").nth(1)
+        sheet.wait(lambda: panel.locator(".svdlab img:visible").count() == 2, 60, "no comparison")
+        second = panel.locator(".svdlab img:visible").nth(1)
         first_frame = labs.at_rest(second)
         sheet.to_end(panel.locator(".svdlab").get_by_role("slider").first)
         sheet.wait(lambda: second.get_attribute("title").endswith("frame 7"), 60, "the scrubber moves nothing")
@@ -196,8 +196,8 @@ def test_verdicts_in_the_limitations_notebook(browser: Any, lab: labs.Lab) -> No
 
 
 def test_step_through_in_the_trace_notebook(browser: Any, lab: labs.Lab) -> None:
-    with course(browser, lab, "02-denoising-trace", ".svdlab img", seeds=[0]) as (sheet, panel, _):
-        image = panel.locator("img").first
+    with course(browser, lab, "02-denoising-trace", ".svdlab img:visible", seeds=[0]) as (sheet, panel, _):
+        image = panel.locator("img:visible").first
         before = labs.at_rest(image)
         panel.get_by_role("slider").first.focus()
         for step in (1, 2, 3):
@@ -260,7 +260,7 @@ def test_nothing_is_cut_in_two_widths_and_themes(browser: Any, lab: labs.Lab, le
         panels["live"].get_by_role("button", name="Generate").click()
         sheet.wait(lambda: panels["live"].locator("input[type=checkbox]").count() == 1, 60, "no clip")
         panels["live"].get_by_role("button", name="Compare").click()
-        sheet.wait(lambda: panels["live"].locator(".svdlab img").count() == 1, 60, "no comparison")
+        sheet.wait(lambda: panels["live"].locator(".svdlab img:visible").count() == 1, 60, "no comparison")
         page.set_viewport_size({"width": 900, "height": 1000})
         page.wait_for_timeout(1500)
         panels["explore"].get_by_role("tab", name="Failures").click()

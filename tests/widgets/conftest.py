@@ -1,6 +1,8 @@
 """What the widgets' tests share: a small sweep with a gap, a traced clip."""
 
+import base64
 import io
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +27,11 @@ def traced(pipe: Any) -> Any:
     with svdlab.trace(pipe, keep=("latents", "denoised", "guidance_pressure")) as tr:
         clip = svdlab.generate(pipe, "scene-27", seed=3, num_inference_steps=3)
     return tr, clip
+
+
+def at(still: Any, column: int) -> bytes:
+    """The bytes of one of the frames that an HTML widget holds."""
+    return base64.b64decode(re.findall(r"base64,([^\"]+)", still.value)[column])
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,38 @@ MOVE = """([handle, video, key]) => new Promise(done => {
 })"""
 
 
+# From the key to the frame after the one in which other stills are seen, in ms.
+STILL = """([handle, panel, key]) => new Promise(done => {
+  const start = performance.now(), shown = () => [...panel.querySelectorAll('img')].filter(i => i.offsetParent !== null);
+  const titles = () => shown().map(i => i.title).join(), before = titles();
+  const look = () => titles() === before || !shown().every(i => i.complete && i.naturalWidth)
+    ? requestAnimationFrame(look) : requestAnimationFrame(() => done(performance.now() - start));
+  handle.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true, cancelable: true}));
+  requestAnimationFrame(look);
+})"""
+STILLS = {
+    "frame": "clips = [generate(pipe, 'scene-27', seed=s, num_inference_steps=2) for s in range(4)]\nwidgets.compare(clips)",
+    "step": """with trace(pipe, keep=("latents", "denoised", "guidance_pressure")) as tr:
+    generate(pipe, 'scene-27', num_inference_steps=15)
+widgets.step_through(tr, decoded=tr.decode(pipe))""",
+}
+
+
+def stills(root: Path, slider: str) -> list[float]:
+    """Moves of `compare`'s or `step_through`'s slider, whose stills are in the browser already."""
+    head = "from svdlab import generate, load_pipeline, trace, widgets\npipe = load_pipeline()\n"
+    labs.write_notebook(root / f"{slider}.ipynb", head + STILLS[slider])
+    with labs.lab(root) as lab, labs.chromium() as browser, labs.opened(browser, lab, f"{slider}.ipynb") as sheet:
+        sheet.run_all(".svdlab img:visible")
+        sheet.page.wait_for_timeout(2000)
+        panel, taken = sheet.page.locator(".svdlab").first, []
+        given = [labs.slider(panel, slider).element_handle(), panel.element_handle()]
+        for key in ((["ArrowRight"] * 7 + ["ArrowLeft"] * 7) * 4)[: MOVES + 2]:
+            taken.append(sheet.page.evaluate(STILL, [*given, key]))
+            sheet.page.wait_for_timeout(150)
+        return taken[2:]
+
+
 def moves(root: Path) -> list[float]:
     labs.write_notebook(root / "explore.ipynb", "from svdlab import widgets\nwidgets.explore('ledger')")
     with labs.lab(root) as lab, labs.chromium() as browser, labs.opened(browser, lab, "explore.ipynb") as sheet:
@@ -78,6 +110,10 @@ def main() -> list[Row]:
             print(labs.NO_BROWSER)
             return rows
         taken = moves(root)
+        for number, (slider, what) in enumerate((("frame", "compare"), ("step", "step_through"))):
+            (root := Path(folder, str(number), "notebooks")).mkdir(parents=True)
+            ms = float(np.percentile(stills(root, slider), 95))
+            rows.append(Row(f"a move of {what}'s slider until its still is painted, 95th percentile", ms, 60, "ms"))
         return [
             *rows,
             Row("a slider's move until the video is painted, 95th percentile", float(np.percentile(taken, 95)), 150, "ms"),
