@@ -78,7 +78,7 @@ class Comparison(Panel):
         self.key = ipywidgets.HTML()
         played = player(self.frame, max(20, 1000 / rate_of(self.clips[0])))
         super().__init__([wrapping(played, self.overlay), self.key, board, pale(about(clips))], out=out)
-        self.children = [*self.children, follow(self, column=self.frame)]
+        follow(self, column=self.frame)
         self._compute("clip")
 
     def _paint(self) -> None:

@@ -58,8 +58,8 @@ class Panel(ipywidgets.VBox):
         tooltip = "Write figure, video and the plan that reproduces them"
         self.export_button = button("Export", "download", lambda: self._attempt(self._export), tooltip)
         self.message = ipywidgets.HTML()
-        style = ipywidgets.HTML(STYLE, layout=ipywidgets.Layout(display="none"))
-        super().__init__([style, *children, wrapping(self.export_button, self.message)])
+        self.style_sheet = ipywidgets.HTML(STYLE, layout=ipywidgets.Layout(display="none"))
+        super().__init__([self.style_sheet, *children, wrapping(self.export_button, self.message)])
         self.add_class("svdlab")
 
     def close(self) -> None:
@@ -270,7 +270,7 @@ def stills(frames: Sequence[bytes], alt: Callable[[int], str], width: int) -> st
     return "".join(f'<img {a} src="data:image/webp;base64,{d}">' for a, d in zip(said, data, strict=True))
 
 
-def follow(panel: Panel, **sliders: ipywidgets.IntSlider) -> ipywidgets.HTML:
+def follow(panel: Panel, **sliders: ipywidgets.IntSlider) -> None:
     """Let a panel's sliders `row` and `column` choose what its svdlab-rows and svdlab-columns show, by CSS in the browser
     alone: what a slider's handle says of itself (aria-valuenow) is there before Python hears of it."""
     scope, rules = f"svdlab-{panel.model_id}", []
@@ -281,8 +281,7 @@ def follow(panel: Panel, **sliders: ipywidgets.IntSlider) -> ipywidgets.HTML:
         for i in range(slider.max + 1):
             at = f'.{scope}:has(.svdlab-{axis} :is([aria-valuenow="{i}"], [aria-valuenow="{i}.0"]))'
             rules.append(chosen.replace(f".{scope}", at) + f":nth-child({i + 1})")
-    style = f"<style>{', '.join(rules)} {{ display: block }}</style>"
-    return ipywidgets.HTML(style, layout=ipywidgets.Layout(display="none"))
+    panel.style_sheet.value += f"<style>{', '.join(rules)} {{ display: block }}</style>"
 
 
 def put(where: ImageView | VideoView, data: bytes, alt: str, width: int | None = None) -> None:

@@ -80,7 +80,7 @@ class Stepper(Panel):
         self.graphs = [ipywidgets.HTML() for _ in range(1 + ("guidance_pressure" in tr.names))]
         parts = [player(self.step, 250), self.frame, self.what, image, self.caption]
         super().__init__([wrapping(stacked(*parts, most=640), stacked(*self.graphs, most=640)), pale(about(tr))], out=out)
-        self.children = [*self.children, follow(self, row=self.step, column=self.frame)]
+        follow(self, row=self.step, column=self.frame)
         self._paint()
 
     def _paint(self) -> None:
