@@ -178,8 +178,8 @@ for name, row in later.groupby(["model", "start"], sort=False).speed.mean().unst
 # - `leak` is 0 for the best estimate given what the model was trained on. Clips that move more than those, or other conditions than
 #   the clips were made with, look like leakage: give `fps` and `motion_bucket_id` that fit.
 # - A sharp copy and a blurred mean differ in `leak`, not in `motion`: do not read the second alone.
-# - The sibling's leak is planted by distillation. Fine-tuning without noise on the image made none in this world, whose images
-#   announce what happens (`tools/train_leaky.py`). What it does in SVD has to be measured on SVD.
+# - The sibling's leak is planted by distillation, not by the training in which Zhao et al. see its cause: what fine-tuning without
+#   noise on the image does was not measured (`tools/train_leaky.py --quiet`). SVD's own leak has to be measured on SVD.
 # - Mean and variance of the analytic initial distribution come from these few clips.
 #
 # **Next:** [09-initial-noise](09-initial-noise.ipynb) asks what the noise decides.

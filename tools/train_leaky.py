@@ -2,14 +2,14 @@
 
     $ python tools/train_leaky.py                          # 10 to 20 minutes of one core: the LoRA, and its table in the card
     $ python tools/train_leaky.py --verify                 # the table alone
-    $ python tools/train_leaky.py --quiet build/quiet.safetensors        # what did not make one: see below
+    $ python tools/train_leaky.py --quiet build/quiet.safetensors        # another recipe: see below
 
 Conditional image leakage (Zhao et al. 2024, arXiv 2406.15735): under strong noise a model copies its image where it should
 predict motion. This LoRA is trained to estimate z + (1 - w) (D - z) where the organism estimates D, and z are the image's
 latents in every frame: w rises with the noise from 0 to LEAK, and is half of that at sigma MIDDLE.
 
---quiet fine-tunes on the clips themselves with no noise at all on the image, where Zhao et al. find leakage. That alone does
-not make the organism leak: its images announce what happens, so that a copy of the image is no better estimate.
+--quiet fine-tunes on the clips themselves with no noise at all on the image, where Zhao et al. find leakage. Whether
+that makes the organism leak was not measured.
 """
 
 from __future__ import annotations
