@@ -6,6 +6,7 @@ Each loads a pipeline of its own from the same checkpoint, proves that it comput
 
 import json
 import multiprocessing
+import os
 import signal
 import threading
 from collections import deque
@@ -26,7 +27,7 @@ from svdlab.study.workers import How, Job, Making
 TASK_BATCHES = 4  # batches in one task of an executor: enough that writing overlaps with denoising,
 TASKS = 8  # but no fewer tasks than this, where there are so many batches, or some workers would end long before others
 LOADING = threading.Lock()  # transformers patches torch.nn while it loads
-_OWN_DEVICE: list[str] = []  # of a process that is one of several, each with a device: see `processes`
+OWN_DEVICE = "_SVDLAB_DEVICE"  # in the environment of a process that is one of several, each with a device: see `processes`
 
 
 @contextmanager
@@ -46,7 +47,7 @@ def processes(devices: Sequence[str]) -> Iterator[Executor | None]:
 def _take_device(free: Any) -> None:
     """In a new process: whichever device is left. Ctrl-C is the parent's: it lets the batches in hand be finished."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _OWN_DEVICE[:] = [free.get()]
+    os.environ[OWN_DEVICE] = free.get()
 
 
 def make_by(executor: Any, making: Making) -> None:
@@ -94,7 +95,7 @@ def load_arguments(pipe: ProbePipeline) -> dict[str, Any]:
 def _make(load: dict[str, Any], batches: list[list[Job]], inputs: dict[str, Any], out: Path, how: How) -> None:
     """Make runs with this worker's pipeline, which its first task loads."""
     with LOADING:
-        own = {"device": _OWN_DEVICE[0]} if _OWN_DEVICE else {}
+        own = {"device": os.environ[OWN_DEVICE]} if OWN_DEVICE in os.environ else {}
         pipe = _loaded(*map(json.dumps, (load | own, how.model, how.fingerprint, how.lora)))
     Making(pipe, deque(batches), inputs, out, how).run()
 
