@@ -1,8 +1,9 @@
-"""What a report, an executed notebook and a notebook's cluster let others see (cases E5, E7), and notebooks that are none."""
+"""What a report, an executed notebook and the page's cluster let others see (cases E5, E7), and notebooks that are none."""
 
 import dataclasses
 import json
 import os
+import re
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -73,12 +74,12 @@ def test_an_image_that_is_none_is_refused(tmp_path: Path) -> None:
             notebooks.report(tmp_path)
 
 
-def test_a_notebooks_cluster_listens_on_loopback_and_admits_no_one_else() -> None:
+def test_the_pages_cluster_listens_on_loopback_and_admits_no_one_else() -> None:
     distributed = pytest.importorskip("distributed")
-    book = nbformat.read(notebooks.find("01-conditioning-sweep"), 4)
-    source = "\n".join(cell.source for cell in book.cells if "if dask:" in cell.source)
-    held: dict[str, Any] = {"dask": "1"}
-    exec(source, held)
+    written = (Path(__file__).parents[2] / "docs/how-to/cluster.md").read_text()
+    (settings,) = re.findall(r"^here = (dict\(.*\))$", written, re.M)
+    where = distributed.LocalCluster(**eval(settings))
+    client = distributed.Client(where)
     try:
         processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
         found = [c.laddr.ip for p in processes for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
@@ -92,15 +93,15 @@ def test_a_notebooks_cluster_listens_on_loopback_and_admits_no_one_else() -> Non
             ):  # of its dashboard, without a login
                 with pytest.raises(OSError):
                     urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}", timeout=2)
-        address, other = held["where"].scheduler_address, distributed.Security.temporary()
-        workers = list(held["where"].scheduler.workers)
+        address, other = where.scheduler_address, distributed.Security.temporary()
+        workers = list(where.scheduler.workers)
         for at, security in [(address.replace("tls", "tcp"), None), *((one, other) for one in (address, *workers))]:
             with pytest.raises(OSError, match=r"(?i)timed out|certificate|refused|closed"):
                 distributed.Client(at, security=security, timeout=2)
-        assert address.startswith("tls://127.0.0.1:") and held["executor"].submit(abs, -1).result() == 1
+        assert address.startswith("tls://127.0.0.1:") and client.submit(abs, -1).result() == 1
     finally:
-        held["executor"].shutdown()
-        held["where"].close()
+        client.close()
+        where.close()
 
 
 def test_nothing_exported_names_this_machine(pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
