@@ -77,8 +77,11 @@ def test_an_image_that_is_none_is_refused(tmp_path: Path) -> None:
 def test_the_pages_cluster_listens_on_loopback_and_admits_no_one_else() -> None:
     distributed = pytest.importorskip("distributed")
     written = (Path(__file__).parents[2] / "docs/how-to/cluster.md").read_text()
-    (settings,) = re.findall(r"^here = (dict\(.*\))$", written, re.M)
-    where = distributed.LocalCluster(**eval(settings))
+    held: dict[str, Any] = {}
+    exec(written.split("```python\n")[1].split("pipe = ")[0], held)
+    (settings,) = re.findall(r"^here = .*$", written, re.M)
+    exec(settings, held)
+    where = distributed.LocalCluster(**held["here"])
     client = distributed.Client(where)
     try:
         processes = [psutil.Process(), *psutil.Process().children(recursive=True)]
