@@ -14,6 +14,7 @@ import base64
 import io
 import json
 import textwrap
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -353,7 +354,8 @@ def save(fig: Figure, path: str | Path, *, formats: Sequence[str] = FORMATS) -> 
     for form in dict.fromkeys(formats):
         if form == "csv" and fig.data.empty:
             continue
-        with write_whole(f"{stem}.{form}") as part, matplotlib.rc_context({"pdf.fonttype": 42}):
+        with write_whole(f"{stem}.{form}") as part, matplotlib.rc_context({"pdf.fonttype": 42}), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Glyph \d+ .* missing")  # once for each character; the figure shows boxes
             if form == "csv":
                 part.write_text(csv_text(fig.data), encoding="utf-8", errors="replace")
             else:  # fonts as TrueType, which publishers take

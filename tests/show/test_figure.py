@@ -1,6 +1,7 @@
 """What all figures share: layout at every width, images at whole pixels, footer and file that name the source."""
 
 import inspect
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -163,3 +164,11 @@ def test_the_footer_gives_what_was_done_to_a_call() -> None:
     edited = SimpleNamespace(call=SimpleNamespace(asdict=lambda: odd))
     done = "edited: cond · intervention: silenced · started from: flip noise, sigmas"
     assert about(edited) == f"organism · fps 7 · seed 0 · {done} · {NOTE}"
+
+
+def test_characters_that_the_font_lacks_give_no_warning_each(tmp_path: Path) -> None:
+    fig = show.heat(np.eye(4), title="日落在水面 by a user", key="z")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        show.save(fig, tmp_path / "sunset")
+    assert (tmp_path / "sunset.pdf").stat().st_size > 1000
