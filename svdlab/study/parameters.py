@@ -68,7 +68,9 @@ def checked(notebook: str, known: Mapping[str, str], parameters: Mapping[str, An
 def _check_range(notebook: str, key: str, value: Any) -> None:
     """InputError for a value that no clip can have: of a condition, by the end of its name (sweep_fps), of a seed, a count."""
     named = [name for name in (*plans.CONDITIONS, "steps") if key == name or key.endswith(f"_{name}")]
-    values = errors.several(key, value, lambda _, one: one) if isinstance(value, list) else (value,)
+    check = OWN.get(notebook, {}).get(key)
+    least = int(check is None)  # its own check says how many there must be
+    values = errors.several(key, value, lambda _, one: one, least) if isinstance(value, list) else (value,)
     for one in values:
         if isinstance(one, (int, float)) and not isinstance(one, bool):
             errors.number(key, one)
@@ -79,7 +81,7 @@ def _check_range(notebook: str, key: str, value: Any) -> None:
             ends = {"max_guidance_scale": one} if name == "min_guidance_scale" else {}
             ends |= {"min_guidance_scale": 0} if name == "max_guidance_scale" else {}
             Conditions().replace(**{**ends, name: one})
-    if check := OWN.get(notebook, {}).get(key):
+    if check:
         check(key, value)
 
 

@@ -184,7 +184,7 @@ def test_faces_with_parts_painted_over_misplaced_or_melted_are_changed(people, w
     assert found["changed"].verdict == EFFECT and found["changed"].value == pytest.approx(0.7, abs=0.08)
     parts = np.array(table.parts_by_frame.tolist())
     assert (np.nanmax(parts[:, 2:], axis=1) < ALIKE).all() and (parts[:, :2] > ALIKE).all()
-    assert "no number here can tell" in probes.find("faces").verdict(found)
+    assert "no number here decides" in probes.find("faces").verdict(found)
 
 
 def test_faces_that_are_turned_or_lit_otherwise_are_not_changed(people):
@@ -194,7 +194,7 @@ def test_faces_that_are_turned_or_lit_otherwise_are_not_changed(people):
     ):
         found, _ = faces_of(people, lambda clip, spoil=spoil: np.float32(spoil(clip)))
         assert abs(found["changed"].value) < 0.1 and found["lost"].verdict == EQUIVALENT  # one of three is in profile
-        assert "no number here can tell" not in probes.find("faces").verdict(found)
+        assert "no number here decides" not in probes.find("faces").verdict(found)
 
 
 def test_no_verdict_on_faces_where_the_autoencoder_destroys_them(pipe, study_folder, tmp_path):

