@@ -53,7 +53,8 @@ def test_a_sweep_of_a_folder_is_watched_from_elsewhere(pipe: Any, photos: Path, 
     out, hold, begun = tmp_path / "study", threading.Event(), threading.Event()
 
     def wait(module: Any, args: tuple) -> None:
-        while list(out.glob("runs/*")) and not hold.is_set():  # the writer may be behind the denoising
+        denoised = [*out.glob("runs/.*.latents"), *out.glob("runs/*/run.json")]
+        while denoised and not hold.is_set():  # until the writer has the first clip
             if list(out.glob("runs/*/run.json")):
                 begun.set()
                 hold.wait(60)
@@ -63,7 +64,7 @@ def test_a_sweep_of_a_folder_is_watched_from_elsewhere(pipe: Any, photos: Path, 
     with ThreadPoolExecutor(1) as pool:
         how = dict(image=f"{photos}/**/*", measure="fidelity", progress=False, threads=1, batch_size=1)
         svdlab.sweep(pipe, plan, tmp_path / "first", **{**how, "image": photos / "a"})  # so that nothing is left to load
-        hook = pipe.vae.encoder.register_forward_pre_hook(wait)
+        hook = pipe.unet.register_forward_pre_hook(wait)
         try:
             job = pool.submit(svdlab.sweep, pipe, plan, out, intervention="watched", **how)
             assert begun.wait(60)
