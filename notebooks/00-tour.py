@@ -148,6 +148,8 @@ knobs
 
 # %%
 for condition in ("motion_bucket_id", "fps"):
+    if min(results[condition].nunique(), results.seed.nunique()) < 2:
+        continue  # a trend needs two levels and two seeds
     print(stats.dose_response(results, condition, "object_px").sentence)
 
 # %% [markdown]

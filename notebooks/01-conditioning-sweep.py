@@ -126,14 +126,15 @@ walk
 # ## Answer
 
 # %%
-conditions = ("motion_bucket_id", "fps", "max_guidance_scale")
-for condition in (name for name in conditions if plan[name].nunique() > 1):
+for condition in ("motion_bucket_id", "fps", "max_guidance_scale"):
+    if min(plan[condition].nunique(), plan.seed.nunique()) < 2:
+        continue  # a trend needs two levels and two seeds
     print(stats.dose_response(results, condition, measure).sentence)
 
 # %%
 by_ratio = ratio.pivot_table(index=["motion bucket / fps", "seed"], columns="fps", values=measure).dropna()
 if len(by_ratio):
-    low, high = min(fps), max(fps)
+    low, high = min(by_ratio), max(by_ratio)
     apart = stats.mean_interval((by_ratio[high] - by_ratio[low]).groupby("seed").mean())
     print(f"At the same bucket / fps, {measure} at fps {high} minus that at fps {low} is {apart}: 0 if only the ratio counts.")
 

@@ -159,7 +159,8 @@ baselines.round(4)
 # %%
 row = motion.summary(clip.frames, playback_fps=playback_fps)
 print(f"In this clip the camera is {row['camera']} and the subject moves {row['object_px']:.2f} px/frame.")
-print(dose_response(results, "motion_bucket_id", "object_px").sentence)
+if results.motion_bucket_id.nunique() > 1 and max(results.image.nunique(), results.seed.nunique()) > 1:
+    print(dose_response(results, "motion_bucket_id", "object_px").sentence)
 print(f"The instrument passes {calibration.passed.sum()} of the {calibration.passed.notna().sum()} rows of its calibration.")
 
 # %% [markdown]

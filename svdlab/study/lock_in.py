@@ -70,7 +70,7 @@ def first_frame(tr: Trace) -> pd.DataFrame:
     >>> with svdlab.trace(pipe, attention="temporal") as seen:
     ...     clip = svdlab.generate(pipe, image, num_inference_steps=4)
     >>> first_frame(seen).shape
-    (3, 4)
+    (4, 4)
 
     Of both halves the conditional one. Raises TraceError for a trace of another kind, or of several samples.
     """
