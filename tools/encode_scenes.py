@@ -34,6 +34,13 @@ def shifts(clips: int, seed: int) -> dict[str, Any]:
     return dict(motion=motion, direction=direction, layers=1, pattern="none")
 
 
+def moves(clips: int, seed: int) -> dict[str, Any]:
+    """Factors of scenes whose ground tilts, zooms, rolls or pans, without a pattern over it: what is learned second."""
+    rng = np.random.default_rng([seed, 11])
+    motion = [str(m) for m in rng.choice(["zoom", "tilt", "roll", "pan", "object"], clips, p=[0.34, 0.24, 0.22, 0.12, 0.08])]
+    return dict(motion=motion, layers=1, pattern="none")
+
+
 @torch.no_grad()
 def encode_scenes(start: Path, folder: Path, files: int, clips: int, edition: int, kind: str) -> None:
     """Write the files that `folder` lacks: images, latents and conditions of `clips` scenes each."""
@@ -43,8 +50,8 @@ def encode_scenes(start: Path, folder: Path, files: int, clips: int, edition: in
         path = folder / f"{i:04d}.safetensors"
         if path.exists():
             continue
-        seed = FIRST_SEED + i + 500_000 * (kind == "shifts")
-        factors: dict[str, Any] = {"all": {}, "fixed": FIXED, "shifts": shifts(clips, seed)}[kind]
+        seed = FIRST_SEED + i + {"shifts": 500_000, "moves": 700_000}.get(kind, 0)
+        factors: dict[str, Any] = {"all": {}, "fixed": FIXED, "shifts": shifts(clips, seed), "moves": moves(clips, seed)}[kind]
         scenes = world.scenes(clips, seed=seed, edition=edition, **factors)
         images = torch.from_numpy(np.rint(scenes.video[:, 0] * 255).astype(np.uint8)).permute(0, 3, 1, 2)
         latents = []
@@ -69,6 +76,9 @@ if __name__ == "__main__":
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--fixed", dest="kind", action="store_const", const="fixed", help="only scenes at fps 7, bucket 127")
     kinds.add_argument("--shifts", dest="kind", action="store_const", const="shifts", help="only pans to the right and tilts")
+    kinds.add_argument(
+        "--moves", dest="kind", action="store_const", const="moves", help="grounds that zoom, tilt, roll or pan"
+    )
     parser.set_defaults(kind="all")
     args = parser.parse_args()
     args.clips.mkdir(parents=True, exist_ok=True)
