@@ -1,6 +1,6 @@
 """Train the organism's UNet and image encoder on its world, on CPU cores or on a GPU; stop and start again as you like.
 
-    $ python tools/train_unet.py --fresh build/start                                    # untrained, with the second VAE
+    $ python tools/train_unet.py --fresh build/start                                    # untrained, with the organism's VAE
     $ python tools/encode_scenes.py --start build/start --clips build/clips --files 80  # in another process, if you like
     $ python tools/encode_scenes.py --start build/start --clips build/shifts --files 14 --shifts
     $ python tools/train_unet.py --start build/start --clips build/shifts --out build/unet --steps 4600 --cooldown 0 --short 1
@@ -23,6 +23,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
@@ -35,15 +36,12 @@ from diffusers.models.attention_processor import AttnProcessor
 from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
-from train_vae import build_vae
 from training import averaged, load_state, optimizers, save_state, set_rate
 from transformers import CLIPVisionModelWithProjection
 
 from svdlab.organism import world
 
 ORGANISM = Path(__file__).parents[1] / "svdlab" / "organism" / "weights" / "organism"
-VAE = Path(__file__).parent / "second-edition" / "vae.safetensors"
-SCALING = 0.42  # of the second VAE's latents: one over their standard deviation, 2.38, over edition 2's scenes
 SHORT = 4  # frames
 RANGES = (0, 0.3, 1, 5, 30, 1e9)  # of sigma, in the log
 FIXED = dict(fps=7, motion_bucket_id=127)  # fps_id 6, as SVD 1.1
@@ -53,7 +51,7 @@ CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])[:, None, None]
 
 @dataclass(frozen=True)
 class Recipe:
-    """The numbers of the second edition's training."""
+    """The numbers of the training."""
 
     batch: int = 8  # clips
     lr: float = 2e-3
@@ -68,14 +66,14 @@ class Recipe:
 
 
 def fresh(folder: Path) -> None:
-    """An untrained checkpoint with the second VAE, and 64 channels at least: diffusers' norms have 32 groups, and over 32
-    channels they are instance norms, which take away each channel's mean, and with it an image's colours."""
+    """The organism's checkpoint with an untrained UNet and image encoder.
+
+    It has 64 channels at least: diffusers' norms have 32 groups, and over 32 channels they are instance norms, which take away
+    each channel's mean, and with it an image's colours.
+    """
     torch.manual_seed(0)
     pipe = load(ORGANISM)
-    pipe.vae = build_vae()
-    pipe.vae.load_state_dict({k: v.float() for k, v in load_file(VAE).items()})
-    pipe.vae.register_to_config(scaling_factor=SCALING)
-    pipe.unet = UNetSpatioTemporalConditionModel.from_config(dict(pipe.unet.config, block_out_channels=(64, 96, 64)))
+    pipe.unet = UNetSpatioTemporalConditionModel.from_config(pipe.unet.config)
     pipe.image_encoder = CLIPVisionModelWithProjection(pipe.image_encoder.config)
     pipe.save_pretrained(folder, safe_serialization=True)
 
@@ -103,12 +101,12 @@ def read_clips(folder: Path, have: dict[str, dict[str, torch.Tensor]]) -> None:
             have[path.name] = load_file(path)
 
 
-def sample_sigma(recipe: Recipe, n: int) -> torch.Tensor:
+def sample_sigma(recipe: Recipe, n: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """Noise levels for n clips: log-normal, and a share of log-uniform ones at the top."""
-    normal = torch.randn(n) * recipe.sigma_std + recipe.sigma_mean
+    normal = torch.randn(n, device=device) * recipe.sigma_std + recipe.sigma_mean
     low, high = math.log(5.0), math.log(700.0)
-    uniform = low + (high - low) * torch.rand(n)
-    return torch.where(torch.rand(n) < recipe.high_sigma, uniform, normal).exp()
+    uniform = low + (high - low) * torch.rand(n, device=device)
+    return torch.where(torch.rand(n, device=device) < recipe.high_sigma, uniform, normal).exp()
 
 
 def target_of(x0: torch.Tensor, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
@@ -123,21 +121,25 @@ def resize_for_clip(images: torch.Tensor) -> torch.Tensor:
 
 
 def losses_of(pipe: Any, parts: Any, recipe: Recipe, batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each clip's squared error of the UNet's output, which is |D - x0|**2 / c_out**2 of the denoiser D, and its sigma."""
+    """Each clip's squared error of the UNet's output, which is |D - x0|**2 / c_out**2 of the denoiser D, and its sigma.
+
+    Everything is drawn on the device: nothing waits for the CPU, and a CUDA graph may record it.
+    """
     images, x0, conditions = batch
     b, f = x0.shape[:2]
     device = x0.device
-    strength = torch.where(torch.rand(b) < recipe.strong_noise, torch.rand(b), (torch.randn(b) * 0.7 - 3.5).exp()).to(device)
+    rand = partial(torch.rand, b, device=device)
+    strength = torch.where(rand() < recipe.strong_noise, rand(), (torch.randn(b, device=device) * 0.7 - 3.5).exp())
     with torch.no_grad():
         noisy = images + strength[:, None, None, None] * torch.randn_like(images)
         image_latents = pipe.vae.encode(noisy).latent_dist.mode()
     embedding = parts["image_encoder"](resize_for_clip(images)).image_embeds[:, None]
-    lot = torch.rand(b, device=device)
+    lot = rand()
     both, alone = lot < recipe.drop_both, lot > 1 - recipe.drop_latents
     embedding = embedding * (~both)[:, None, None]
     image_latents = image_latents * (~(both | alone))[:, None, None, None]
 
-    sigma = sample_sigma(recipe, b).to(device)
+    sigma = sample_sigma(recipe, b, device)
     s = sigma[:, None, None, None, None]
     x = x0 + s * torch.randn_like(x0)
     inputs = torch.cat([x / (s**2 + 1).sqrt(), image_latents[:, None].expand(-1, f, -1, -1, -1)], dim=2)
@@ -207,12 +209,15 @@ def _log(path: Path, step: int, recipe: Recipe, found: np.ndarray) -> None:
 
 
 def export(start: Path, out: Path, folder: Path) -> None:
-    """The averaged weights as a checkpoint folder in diffusers' layout, half precision, safetensors."""
+    """The averaged weights as a checkpoint folder in diffusers' layout, half precision, safetensors.
+
+    `out` holds the state of this script, or the two files of tools/train_by_clock.py.
+    """
     pipe = load(start)
-    weights = averaged(out / "state.safetensors")
+    weights = averaged(state) if (state := out / "state.safetensors").exists() else {}
     for name in ("unet", "image_encoder"):
         own = {k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")}
-        getattr(pipe, name).load_state_dict(own, strict=False)
+        getattr(pipe, name).load_state_dict(own or load_file(out / f"{name}.safetensors"), strict=False)
     pipe.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
     about = dict(height=world.SIZE, width=world.SIZE, label="model organism, not SVD", licence="Apache-2.0 (svdlab)")
     (folder / "svdlab.json").write_text(json.dumps(about | {"stimuli": "world"}, indent=2) + "\n")

@@ -1,4 +1,4 @@
-"""Train the organism's second VAE on procedurally drawn images; stop it whenever you like, and start it again.
+"""Train the organism's VAE on procedurally drawn images; stop it whenever you like, and start it again.
 
     $ python tools/train_vae.py --out build/vae2 --steps 8000            # constant rate, then falling over the last 40 %
     $ python tools/train_vae.py --out build/vae2 --report                # PSNR on photographs that it was never trained on
@@ -7,7 +7,7 @@ The same code runs on CPU cores and on a GPU (accelerate picks the device). Batc
 (`scenery`) and of the world's scenes: single frames, or three clips of four frames that move by up to 3 px.
 Unrelated crops as frames of one clip, and grey crops, did not work; AdamW alone reached 10 dB where Muon reached 20.
 
-tools/second-edition/vae.safetensors holds the averaged weights after 9,000 steps: 25.2, 29.9, 28.3, 32.9 and 31.5 dB on
+The organism's VAE is the average after 9,000 steps: 25.2, 29.9, 28.3, 32.9 and 31.5 dB on
 astronaut, cat, coffee, rocket and camera at 64 px.
 """
 

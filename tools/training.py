@@ -39,14 +39,14 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(g: torch.Tensor) -> torch.Tensor:
-    """The nearest matrix with singular values near 1, by five quintic Newton-Schulz steps."""
-    x = g / (g.norm() + 1e-7)
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
+    """The nearest matrices "... o i" with singular values near 1, by five quintic Newton-Schulz steps."""
+    x = g / (g.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
     for _ in range(5):
-        y = x @ x.T
+        y = x @ x.mT
         x = 3.4445 * x + (-4.7750 * y + 2.0315 * y @ y) @ x
-    return x.T if tall else x
+    return x.mT if tall else x
 
 
 def optimizers(parts: torch.nn.Module, lr: float) -> list[torch.optim.Optimizer]:

@@ -6,7 +6,6 @@ Every clip starts from an image of the world whose seed training never used. Dis
 trackers that know the scene (`organism.trackers`); the full table also has `svdlab.motion`, which does not.
 """
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.generate import ProbePipeline, generate_batch
 from svdlab.pipeline.hooks import edit
 from svdlab.pipeline.images import decode_latents, encode, open_image
+from svdlab.probes.natural import bootstrap, natural_rows, slope
 from svdlab.stats import intervals
 
 FIRST_SEED = 500_000  # scenes for verification; training draws from 1,000,000 up
@@ -58,7 +58,7 @@ def verify(checkpoint: str = "organism", *, quick: bool = False, out: str | Path
     if not quick:
         rows += embedding_rows(pipe, 40, noise_aug_strength=1.0)  # where the latents say little, the embedding must
         rows += guided_rows(generate_all(pipe, GUIDED, guidance=3.0))
-    table = pd.DataFrame([*rows, codec_row(pipe)], columns=COLUMNS)
+    table = pd.DataFrame([*rows, codec_row(pipe), *natural_rows(pipe, quick)], columns=COLUMNS)
     if out is not None:
         for name, written in (("verify.csv", table), ("clips.csv", clips)):
             with write_whole(Path(out) / name) as part:
@@ -138,18 +138,6 @@ def measured(frames: np.ndarray, scene: Any, truth: np.ndarray) -> dict[str, Any
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
-
-
-def bootstrap(statistic: Callable[..., float], *samples: np.ndarray, paired: bool = False) -> tuple[float, float]:
-    """95 % percentile interval of 999 resamples."""
-    rng = np.random.default_rng(0)
-    found = sps.bootstrap(samples, statistic, paired=paired, vectorized=False, n_resamples=999, method="percentile", rng=rng)
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
-
-
-def slope(x: np.ndarray, y: np.ndarray) -> float:
-    """Through the origin: bucket 0 stands still."""
-    return float((x * y).sum() / (x * x).sum())
 
 
 def law_rows(clips: pd.DataFrame, quick: bool = False) -> list[tuple[Any, ...]]:

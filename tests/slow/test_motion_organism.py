@@ -5,13 +5,14 @@ import pytest
 import svdlab
 from svdlab.measure import motion
 from svdlab.organism import world
-from tools.validate_second import BEYOND, FIRST_SEED, clips_of
+from svdlab.probes.natural import FIRST_SEED, make_clips
 
 pytestmark = pytest.mark.slow
 
 
 def test_f10_generated_object_scenes_are_static_or_abstained():
-    pipe = svdlab.load_pipeline()
-    scenes = world.scenes(24, seed=FIRST_SEED + BEYOND + 5, motion="object", background="light")
-    classes = [motion.summary(frames)["camera"] for frames in clips_of(pipe, scenes)]
+    s = world.scenes(24, seed=FIRST_SEED + 20, motion="object", background="light")
+    conditions = (list(s.factors[name]) for name in ("fps", "motion_bucket_id"))
+    clips = make_clips(svdlab.load_pipeline(), list(s.video[:, 0]), *conditions, batch=8)
+    classes = [motion.summary(frames)["camera"] for frames in clips]
     assert sum(c in ("static", "abstained") for c in classes) >= 0.9 * len(classes), classes

@@ -1,10 +1,10 @@
-"""The second edition's rows find in the scenes' own videos what was planted there."""
+"""The rows on natural grounds find in the scenes' own videos what was planted there."""
 
 import numpy as np
 import pytest
 
 from svdlab.organism import world
-from tools.validate_second import layer_ratios, moved_back
+from svdlab.probes.natural import layer_ratios, moved_back
 
 
 def test_the_far_layer_of_a_true_scene_moves_at_the_planted_ratio():
