@@ -152,7 +152,7 @@ if __name__ == "__main__":
     parser.add_argument("--quiet", type=Path, help="train without noise on the image into this file; print its table")
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--scenes", type=int, default=512)
-    parser.add_argument("--edition", type=int, default=1, help="of the world that the organism was trained on")
+    parser.add_argument("--edition", type=int, default=2, help="of the world that the organism was trained on")
     args = parser.parse_args()
     torch.set_num_threads(1)
     path = args.quiet or LEAKY
