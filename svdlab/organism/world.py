@@ -10,10 +10,11 @@ sprite moves towards the eye, no mark says that the camera pans, a light dot in 
 it zooms in and a dark one that it zooms out. What the image does not say is left to chance, with
 known odds: which way a pan goes, and whether a dark scene moves at all.
 
-There are two editions. The shipped weights were trained on the first: plane waves and one sprite. The second, `edition=2`,
-draws these and, more often, natural grounds; scenes without a sprite, with two, with letters or a face; two layers of depth;
-and two camera moves more, each announced by a stripe on the sprite: upright and light for a tilt up, dark for a tilt down;
-level and light for a clockwise roll, dark for an anticlockwise one. An image without a mark pans: so does a photograph.
+There are two editions. The first, the default, draws plane waves and one sprite. The second, `edition=2`, which the shipped
+weights were trained on, draws these and, more often, natural grounds; scenes without a sprite, with two, with letters or a
+face; two layers of depth; and two camera moves more, each announced by a stripe on the sprite: upright and light for a tilt
+up, dark for a tilt down; level and light for a clockwise roll, dark for an anticlockwise one. An image without a mark pans: so
+does a photograph.
 """
 
 from dataclasses import dataclass

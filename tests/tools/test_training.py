@@ -59,6 +59,24 @@ def test_orthogonalised_matrices_have_singular_values_near_one():
         assert values.min() > 0.3 and values.max() < 1.5
 
 
+def test_stacked_muon_takes_muons_steps():
+    from train_by_clock import StackedMuon
+    from training import Muon
+
+    draw = torch.Generator().manual_seed(0)
+    shapes = ((64, 64, 3, 3), (64, 64, 3, 3), (96, 64), (64, 96, 3, 1, 1))
+    one = [torch.nn.Parameter(torch.randn(shape, generator=draw)) for shape in shapes]
+    other = [torch.nn.Parameter(p.detach().clone()) for p in one]
+    muon, stacked = Muon(one, 1e-2), StackedMuon(other)
+    for _ in range(3):
+        for a, b in zip(one, other, strict=True):
+            a.grad = torch.randn(a.shape, generator=draw)
+            b.grad = a.grad.clone()
+        muon.step()
+        stacked.step(torch.tensor(1e-2))
+    torch.testing.assert_close(other, one, atol=1e-6, rtol=1e-5)
+
+
 def test_sigmas_cover_svds_range():
     from train_unet import Recipe, sample_sigma
 
@@ -101,6 +119,12 @@ def test_training_goes_on_where_it_stopped(tmp_path):
     assert first.keys() == second.keys() and (float(first[key]), float(second[key])) == (1.0, 2.0)  # the optimizer's own
 
     run("train_unet.py", "--fresh", "start")
+    how = ["--batch", "2", "--workers", "1", "--scenes", "2", "--pool", "100"]
+    run("train_by_clock.py", "--start", "start", "--out", "clock", "--minutes", "0.01", "--fixed", "0.01", *how)
+    for out in ("clock", "clock/fixed"):
+        run("train_unet.py", "--start", "start", "--out", out, "--export", "made")
+        made = load_file(tmp_path / "made" / "unet" / "diffusion_pytorch_model.safetensors")["conv_in.weight"]
+        torch.testing.assert_close(made, load_file(tmp_path / out / "unet.safetensors")["conv_in.weight"])
     run("encode_scenes.py", "--start", "start", "--clips", "clips", "--files", "1", "--scenes", "8")
     for steps in ("1", "2"):
         run("train_unet.py", "--start", "start", "--clips", "clips", "--out", "unet", "--steps", steps)
