@@ -8,8 +8,8 @@ Stillness sweeps the motion bucket. A clip is *still* where the camera moves the
 from the first frame to the last, no subject travels that far, less than STILL_ACTIVITY of the frame moves by itself, and there
 is no cut or fade; a *slow pan* where only the camera moves, by less than SLOW_TRAVEL. Travel is net; a third of the camera's
 path counts, so a pan there and back is motion; what the autoencoder makes of a still image (`motion.noise_floor`) is no path.
-STILL_ACTIVITY was chosen on 183 clips of the organism, labelled by its ground-truth tracker: of 31 that stand still 23 are
-classified still (sprites that waver are not), of 152 that move none.
+STILL_ACTIVITY was chosen on 183 clips of the organism's first edition, labelled by its ground-truth tracker: of 31 that stand
+still 23 are classified still (sprites that waver are not), of 152 that move none.
 
 OffConditions sweeps fps and bucket. Its centre is the study's own fps and bucket (fps 7, which is fps_id 6, and bucket 127:
 SVD 1.1's fixed conditions). Every other cell is compared with it image by image, on the same noise: as it is, and at equal

@@ -153,7 +153,7 @@ def from_arrays(names: Sequence[str], images: Iterable[Any], *, source: str, lic
 
 def _world(n: int) -> Stimuli:
     """n scenes, on light and dark background in turn, two that announce a moving sprite and two that announce a pan in turn,
-    with room for the track of fps 7 and bucket 125. Their factors are columns. No zooms: the organism has not learned them."""
+    with room for the track of fps 7 and bucket 125. Their factors are columns. Scenes of edition 1."""
     background = ["dark" if i % 2 else "light" for i in range(n)]
     announced = ["pan" if i // 2 % 2 else "object" for i in range(n)]
     scenes = world.scenes(n, seed=FIRST_SCENE, background=background, announced=announced, fps=7, motion_bucket_id=125)

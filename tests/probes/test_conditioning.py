@@ -156,8 +156,7 @@ def test_none_of_so_many_still_can_be_said_or_the_number_is_named(pipe: Any, tmp
 
 @pytest.mark.validate
 def test_stillness_finds_the_planted_frozen_rate_on_dark_background(pipe: Any, tmp_path: Path) -> None:
-    """Needs the finished organism: 48 scenes on dark background, 48 on light, two seeds, without guidance. None announces a
-    zoom: the organism has not learned them; what announces one melts where it stands, dark or light, and counts as still."""
+    """48 scenes on dark background, 48 on light, two seeds, without guidance."""
     plain = svdlab.Conditions(max_guidance_scale=1.0)
     images = Stimuli.of("world", 96)
     result = probes.run("stillness", pipe, tmp_path, images=images, conditions=plain, progress=False, motion_bucket_id=(125,))
