@@ -110,7 +110,8 @@ def test_every_margin_has_a_graded_control_that_an_instrument_a_third_off_does_n
         "contrast breaks a chain": (fidelity, "per_frame", lambda f: per_frame(f).eval("contrast = contrast ** 1.4")),
         "flicker of the margin": (fidelity, "flicker", lambda f: {k: 1.4 * v for k, v in flicker(f).items()}),
         "seams of the margin": (quality, "seams", lambda *a: {k: 1.4 * v for k, v in seams(*a).items()}),
-        "noise from frame to frame": (fidelity, "warp_error", lambda f: {k: 1.4 * v for k, v in warp_error(f).items()}),
+        # Too low: the flow follows some of the noise, so that 0.9 of it is measured, and 1.4 of that is a quarter off.
+        "noise from frame to frame": (fidelity, "warp_error", lambda f: {k: v / 1.4 for k, v in warp_error(f).items()}),
     }
     monkeypatch.setattr(*off[planted])
     assert not ours().passed
