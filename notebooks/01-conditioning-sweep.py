@@ -24,7 +24,7 @@ fps: list = [6, 12]  # frames per second, as diffusers counts: the UNet sees fps
 motion_bucket_id: list = [30, 60, 120]  # how much motion is asked for
 max_guidance_scale: list = [1.0, 3.0]  # guidance at the last frame; 1 is none
 seeds: list = [0, 1, 2, 3, 4, 5]  # shared by all conditions
-num_inference_steps: int = 10  # denoising steps
+num_inference_steps: int = 8  # denoising steps
 measure: str = "object_px"  # the measure on the curves: object_px, camera_px, flow_px ...
 out: str = "../results/01-conditioning-sweep"  # folder for figures, runs and the table
 

@@ -19,8 +19,8 @@
 # %% tags=["parameters"]
 checkpoint: str = "organism"  # or SVD, SVD_XT, SVD_1_1, a hub id, a local folder
 image: str = "scene-27"  # the clip to dissect: a sample's name or a path
-images: list = ["scene-27", "scene-40", "scene-58"]  # the images of the sweep
-motion_bucket_id: list = [30, 75, 120]  # how much motion is asked for
+images: list = ["scene-27", "scene-40", "scene-17", "scene-31", "scene-60", "scene-67"]  # 6 or more for a trend
+motion_bucket_id: list = [30, 120]  # how much motion is asked for
 seeds: list = [0, 1]  # for each image and bucket
 fps: int = 7  # frames per second, as diffusers counts: the UNet sees fps - 1
 playback_fps: float = 7.0  # frames per second of the player: px/s are counted with it

@@ -108,9 +108,8 @@ for name, one in results.items():
 #   give other results: pass your own by `images`.
 # - `quick` runs with six to twelve images and ten steps: enough to see whether everything works, seldom enough for a verdict.
 # - The thresholds (what counts as still, as broken, as none) are choices. They are constants at the top of each probe's module.
-# - On the organism the planted laws are known, and stillness has one: some scenes on dark ground do not move. The probe
-#   detects 87 % of the clips that are still by the ground-truth tracker, with 5 % false positives. Zooms, which the
-#   organism has not learned, are not among its images. Photographs, faces and text are outside its world. Results on the organism say
-#   nothing about SVD.
+# - On the organism the planted laws are known, and stillness has one: some scenes on dark ground do not move. That the probe
+#   finds it says that the instrument works. Of letters and faces the organism has seen drawn ones, of photographs none: results
+#   on the organism say nothing about SVD.
 #
 # **Next:** [05-bias](05-bias.ipynb) asks whether some images are degraded more than others.

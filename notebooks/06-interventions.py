@@ -25,7 +25,7 @@ motion_bucket_id: int = 120  # how much motion is asked for
 other_fps: int = 14  # swapped in
 other_motion_bucket_id: int = 20  # swapped in
 seeds: list = [0, 1, 2, 3, 4, 5]  # for the ablations
-num_inference_steps: int = 10  # denoising steps
+num_inference_steps: int = 8  # denoising steps
 out: str = "../results/06-interventions"  # folder for figures
 
 # %%

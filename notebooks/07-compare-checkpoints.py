@@ -28,7 +28,7 @@ fps: list = [7, 12]  # as diffusers counts; the fine-tuning's fps_id 6 is fps 7
 motion_bucket_id: list = [60, 127]  # the fine-tuning's bucket is 127
 seeds: list = [0, 1]  # for each image and condition, the same for both checkpoints
 measure: str = "object_px"  # the measure that is compared: object_px, camera_px, flow_px ...
-num_inference_steps: int = 10  # denoising steps
+num_inference_steps: int = 8  # denoising steps
 out: str = "../results/07-compare-checkpoints"  # folder for figures, runs and tables
 
 # %%

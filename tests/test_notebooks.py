@@ -41,8 +41,8 @@ SMALL: dict[str, dict[str, Any]] = {
 # What it must leave in its folder.
 LEAVES = {
     "00-tour": [
-        *("sweep.png", "dose-response.png", "denoising.png", "filmstrip.png", "flow.png"),
-        *("scene.mp4", "photograph.mp4", "sweep.mp4", "results.parquet"),
+        *("sweep.png", "dose-response.png", "denoising.png", "photograph.png", "flow.png"),
+        *("announced.png", "announced.mp4", "photograph.mp4", "sweep.mp4", "results.parquet"),
     ],
     "02-denoising-trace": [
         *("denoised.png", "latents.png", "guidance-pressure.png", "first-frame.png", "lock-in.png"),

@@ -32,13 +32,13 @@ class Shot(NamedTuple):
 
 
 SHOTS = (
-    Shot("00-tour", "sweep", "A sweep as a contact sheet: the last frame by motion bucket and fps, with the subject's speed"),
+    Shot("00-tour", "photograph", "A photograph, frame by frame, beside the image that was given: the camera pans"),
+    Shot("00-tour", "announced", "What marks announce: an object's motion, and zooms of a drawn ground and of a photograph"),
+    Shot("00-tour", "sweep", "A sweep as a contact sheet: the last frame by motion bucket and fps, with the camera's speed"),
     Shot("00-tour", "denoising", "The denoised estimate of one frame, from pure noise to the finished image"),
     Shot("00-tour", "denoising-latents", "The same, as colours of the latents"),
-    Shot("00-tour", "dose-response", "The subject's speed against the motion bucket, by fps, with intervals"),
-    Shot("00-tour", "filmstrip", "One clip, frame by frame, beside the image that it was made from"),
+    Shot("00-tour", "dose-response", "The camera's speed against the motion bucket, by fps, with intervals"),
     Shot("00-tour", "flow", "Optical flow of the clip: hue is direction"),
-    Shot("00-tour", "photograph", "A photograph, which is outside the organism's world"),
     Shot("02-denoising-trace", "attention", "Temporal attention: which frame each frame looks at, by block and step"),
     Shot("02-denoising-trace", "steps", "Three samplers: how far a clip is from one of many steps, by the number of steps"),
     Shot("02-denoising-trace", "guidance-pressure", "How hard guidance pulls, by step and frame"),
