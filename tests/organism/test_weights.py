@@ -18,9 +18,9 @@ UNET, VAE, CLIP = (
     f"{part}.safetensors" for part in ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "image_encoder/model")
 )
 VERIFIED = {  # SHA-256 of the files behind the tables in card.md
-    ("organism", UNET): "5c8cb3280cfed0d20897fd0cb9d2ea1ae9c2f209bdfc1a7b67e3bf6fc1fdac04",
+    ("organism", UNET): "8c378fa3f1f967f27f2fb2593f29b826e6e6292ba67b033b60d878e481438d12",
     ("organism", VAE): "7ef94f636540a892c8b763edd369b82ce843cb1245c3fd86d31cc4786775c585",
-    ("organism", CLIP): "04ca644e0221c1979f1ba632a820dd0425e84c3c8a6876c5cf8c2f1fb58df6ec",
+    ("organism", CLIP): "5cf4d9b83712247eee6828980d313bd01fbfc958474319211cde7f40bf4f2bdf",
     ("organism-fixed", UNET): "e33a5e46b9977ee60f61e9dff76f84646e8dd1016dc0fa82ce9d7fd505d85b59",
     ("organism-fixed", VAE): "7ef94f636540a892c8b763edd369b82ce843cb1245c3fd86d31cc4786775c585",
     ("organism-fixed", CLIP): "54da24f5074965e5e22c25aa4e9faafb7716385b0ae6dee0853463adda9c79f1",
