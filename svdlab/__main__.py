@@ -39,7 +39,7 @@ Checkpoint = Annotated[str, typer.Option(help="organism, organism-fixed, SVD, SV
 Out = Annotated[Path | None, typer.Option(help="Where to write.", callback=folder)]
 OutFile = Annotated[Path | None, typer.Option(help="The file to write.", callback=file)]
 Ledger = Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that `svdlab sweep` or a notebook wrote runs to.")]
-Quick = Annotated[bool, typer.Option("--quick", help="Less of everything: minutes where the whole takes an hour.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Less of everything: a first look, seldom enough for a verdict.")]
 Options = dict[str, Any]
 Parameter = Annotated[
     list[str] | None,

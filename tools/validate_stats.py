@@ -3,32 +3,39 @@
     $ python -m tools.validate_stats docs/statistics.csv [--quick]
 
 Every row is a rate over simulated studies, analysed by svdlab.stats as a probe's are, with its binomial 95 % interval
-(Clopper and Pearson). A row fails where even that interval lies outside what is promised.
+(Clopper and Pearson). A row fails where even that interval lies outside what is promised. The constants of svdlab.stats were
+chosen on the first distributions of `DIFFERENCES`; nothing was chosen on those "held out". What no test of so few values can
+keep to, the distributions `BEYOND`, stays in the table as failed.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
+from math import gamma
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import ttest_1samp
 from statsmodels.stats.proportion import proportion_confint
 from tqdm.auto import tqdm
 
 from svdlab.measure.files import write_whole
-from svdlab.stats.effects import EFFECT, EQUIVALENT, corrected, paired
-from svdlab.stats.intervals import mean_interval
+from svdlab.stats.effects import EFFECT, corrected, paired
+from svdlab.stats.intervals import mean_interval, p_equivalent
 
 SHARES, IMAGES, SEEDS, PAIRS = (0.0, 0.05, 0.1, 0.2), (12, 24), (2, 3, 4), (8, 12, 16, 20, 24)
 IMAGE_SHARE = 0.5  # of variance; the rest but the seeds' is of the single clip
-FULL, QUICK = 2000, 200
+FULL, QUICK = 2500, 200
+BOUNDARY = 10  # times as often at the margin: a standard error of 0.0014
 STUDIES = 1000
 MEASURES = 11  # of an A/A study
-Draw = Callable[[np.random.Generator, int], np.ndarray]
+Draw = Callable[[np.random.Generator, tuple[int, int]], np.ndarray]
+Count = Callable[[np.random.Generator, int], int]
 DIFFERENCES: dict[str, Draw] = {  # each of mean 0
     "normal": lambda rng, n: rng.normal(size=n),
     "Student's t with 3 degrees of freedom": lambda rng, n: rng.standard_t(3, n),
@@ -36,7 +43,24 @@ DIFFERENCES: dict[str, Draw] = {  # each of mean 0
     "lognormal, sigma 0.5": lambda rng, n: rng.lognormal(0.0, 0.5, n) - np.exp(0.125),
     "lognormal, sigma 1": lambda rng, n: rng.lognormal(0.0, 1.0, n) - np.exp(0.5),
     "minus lognormal, sigma 1": lambda rng, n: np.exp(0.5) - rng.lognormal(0.0, 1.0, n),
+    "held out: lognormal, sigma 0.75": lambda rng, n: rng.lognormal(0.0, 0.75, n) - np.exp(0.75**2 / 2),
+    "held out: lognormal, sigma 1.25": lambda rng, n: rng.lognormal(0.0, 1.25, n) - np.exp(1.25**2 / 2),
+    "held out: gamma, shape 2": lambda rng, n: rng.gamma(2.0, 1.0, n) - 2.0,
+    "held out: gamma, shape 0.5": lambda rng, n: rng.gamma(0.5, 1.0, n) - 0.5,
+    "held out: gamma, shape 0.25": lambda rng, n: rng.gamma(0.25, 1.0, n) - 0.25,
+    "held out: Weibull, shape 0.7": lambda rng, n: rng.weibull(0.7, n) - gamma(1 + 1 / 0.7),
+    "held out: Weibull, shape 0.5": lambda rng, n: rng.weibull(0.5, n) - 2.0,
+    "held out: beta, shapes 0.5 and 5": lambda rng, n: rng.beta(0.5, 5.0, n) - 0.5 / 5.5,
+    "held out: Pareto, shape 3": lambda rng, n: rng.pareto(3.0, n) - 0.5,
+    "held out: normal, a tenth of the values 5 sd higher": lambda rng, n: rng.normal(size=n) + 5 * (rng.random(n) < 0.1) - 0.5,
 }
+BEYOND = (
+    "lognormal, sigma 1.25",
+    "gamma, shape 0.25",
+    "Weibull, shape 0.5",
+    "Pareto, shape 3",
+    "a tenth of the values 5 sd higher",
+)
 
 
 def crossed(
@@ -67,14 +91,20 @@ def coverage(rng: np.random.Generator, images: int, seeds: int, share: float, mi
     return bool(found.low <= 0 <= found.high)
 
 
-def effect(rng: np.random.Generator, draw: Draw, n: int) -> bool:
-    """Whether pairs without an effect are called one."""
-    return paired("x", "x", draw(rng, n), unit="").verdict == EFFECT
+def effects(rng: np.random.Generator, times: int, draw: Draw, n: int) -> int:
+    """How often pairs without an effect are called one. The engine's p is never below that of the t test, which is quick."""
+    x = draw(rng, (times, n))
+    near = x[ttest_1samp(x, 0.0, axis=1).pvalue < 0.05]
+    return sum(paired("x", "x", one, unit="").verdict == EFFECT for one in near)
 
 
-def equivalent(rng: np.random.Generator, draw: Draw, n: int) -> bool:
-    """Whether pairs whose mean lies at the margin are called equivalent."""
-    return paired("x", "x", 1.0 + draw(rng, n), unit="", margin=1.0).verdict == EQUIVALENT
+def equivalents(rng: np.random.Generator, times: int, draw: Draw, n: int) -> int:
+    """How often pairs whose mean lies at the margin, two standard deviations from 0, are called equivalent: by the p on which
+    the verdict of `paired` rests."""
+    x = draw(rng, (times, n))
+    margin = 2 * x.std()
+    near = x[(ttest_1samp(x, 0.0, axis=1).pvalue < 0.05) & (x.mean(axis=1) < 0)] + margin
+    return sum(p_equivalent(mean_interval(one), one, -margin, margin) < 0.05 for one in near)
 
 
 def study(rng: np.random.Generator, n: int, *, seeds: int = 2, share: float = 0.1, confound: str = "") -> bool:
@@ -98,34 +128,34 @@ def study(rng: np.random.Generator, n: int, *, seeds: int = 2, share: float = 0.
     return any(e.verdict == EFFECT for e in corrected(effects))
 
 
-def cases(studies: int) -> Iterator[tuple[str, int, float, float, Callable[[np.random.Generator], bool]]]:
-    """What is simulated: in words, how often, the least and the most that is promised, and one study.
+def often(one: Callable[[np.random.Generator], bool]) -> Count:
+    """How often one study answers yes."""
+    return lambda rng, times: sum(one(rng) for _ in range(times))
 
-    With two seeds a small variance of theirs looks like none: an interval that covers 0.93 where they have a fifth of the
-    variance covers up to 0.98 where they have none.
-    """
-    most = lambda seeds, share: 0.98 if seeds == 2 and not share else 0.97
+
+def cases(repeats: int, studies: int) -> Iterator[tuple[str, int, float, float, Count]]:
+    """What is simulated: in words, how often, the least and the most that is promised, and the count of so many studies."""
     for part, seeds, images, share in product((IMAGE_SHARE, 0.3, 0.7), SEEDS, IMAGES, SHARES):
         what = f"coverage: {images} images x {seeds} shared seeds, seed share {share:g}"
-        what, how = what + f", image share {part}" * (part != IMAGE_SHARE), dict(image_share=part)
-        yield what, 1, 0.93, most(seeds, share), lambda rng, a=(images, seeds, share), how=how: coverage(rng, *a, **how)  # type: ignore[misc]
+        what += f", image share {part}" * (part != IMAGE_SHARE)
+        yield what, repeats, 0.93, 0.97, often(partial(coverage, images=images, seeds=seeds, share=share, image_share=part))
     for seeds, share in product((2, 4), (0.0, 0.2)):
         what = f"coverage: 16 images x {seeds} shared seeds, seed share {share:g}, 15 % of the cells missing"
-        yield what, 1, 0.93, most(seeds, share), lambda rng, a=(16, seeds, share): coverage(rng, *a, missing=0.15)  # type: ignore[misc]
+        yield what, repeats, 0.93, 0.97, often(partial(coverage, images=16, seeds=seeds, share=share, missing=0.15))
     for images, share in product(IMAGES, SHARES):
         what = f"coverage: {images} images x 2 seeds of their own, seed share {share:g}"
-        yield what, 1, 0.93, 0.97, lambda rng, a=(images, 2, share): coverage(rng, *a, own=True)  # type: ignore[misc]
+        yield what, repeats, 0.93, 0.97, often(partial(coverage, images=images, seeds=2, share=share, own=True))
     for (name, draw), n in product(DIFFERENCES.items(), PAIRS):
         limit = 0.07 if "lognormal" in name else 0.06
-        yield f"type I error: {n} pairs, {name}", 1, 0.0, limit, lambda rng, d=draw, n=n: effect(rng, d, n)  # type: ignore[misc]
+        yield f"type I error: {n} pairs, {name}", repeats, 0.0, limit, partial(effects, draw=draw, n=n)
     for (name, draw), n in product(DIFFERENCES.items(), PAIRS):
         what = f"called equivalent at the margin: {n} pairs, {name}"
-        yield what, 1, 0.0, 0.055, lambda rng, d=draw, n=n: equivalent(rng, d, n)  # type: ignore[misc]
+        yield what, BOUNDARY * repeats, 0.0, 0.055, partial(equivalents, draw=draw, n=n)
     for confound, n in product(("", "matched"), (12, 24)):
         what = f"A/A studies that find any effect: {n} pairs of disjoint images{', strata matched' * bool(confound)}"
-        yield what, studies, 0.0, 0.06, lambda rng, n=n, c=confound: study(rng, n, confound=c)  # type: ignore[misc]
+        yield what, studies, 0.0, 0.06, often(partial(study, n=n, confound=confound))
     what = "control: 24 pairs of images from unmatched strata: studies that find the difference"
-    yield what, studies, 0.5, 1.0, lambda rng: study(rng, 24, confound="unmatched")
+    yield what, studies, 0.5, 1.0, often(partial(study, n=24, confound="unmatched"))
 
 
 def validate(repeats: int = FULL, studies: int = STUDIES, only: str = "", *, progress: bool = False) -> pd.DataFrame:
@@ -134,15 +164,19 @@ def validate(repeats: int = FULL, studies: int = STUDIES, only: str = "", *, pro
     >>> validate(repeats=100, only="coverage: 12 images x 2 shared seeds, seed share 0.1").passed.tolist()
     [True]
     """
-    rows, chosen = [], [case for case in cases(studies) if case[0].startswith(only)]
-    for number, (what, times, least, most, one) in enumerate(tqdm(chosen, disable=not progress)):
-        rng, n = np.random.default_rng([number, 20]), repeats if times == 1 else times
-        count = sum(one(rng) for _ in range(n))
+    rows, chosen = [], [(i, *case) for i, case in enumerate(cases(repeats, studies)) if case[0].startswith(only)]
+    for number, what, n, least, most, count_of in tqdm(chosen, disable=not progress):
+        count = count_of(np.random.default_rng([number, 20]), n)
         low, high = proportion_confint(count, n, method="beta")
         promise = f"{least:g} to {most:g}" if least else f"at most {most:g}"
         kept = high >= least and low <= most
         rows.append(dict(what=what, rate=count / n, low=round(low, 4), high=round(high, 4), n=n, promise=promise, passed=kept))
     return pd.DataFrame(rows)
+
+
+def unexpected(table: pd.DataFrame) -> list[str]:
+    """The rows that failed, without those of distributions that are beyond the tests."""
+    return [what for what in table.what[~table.passed] if not what.endswith(BEYOND)]
 
 
 if __name__ == "__main__":
@@ -156,4 +190,4 @@ if __name__ == "__main__":
     with write_whole(given.out) as part:
         found.to_csv(part, index=False)
     print(found.to_string(index=False))
-    raise SystemExit(int(not found["passed"].all()))
+    raise SystemExit(int(bool(unexpected(found))))

@@ -250,7 +250,7 @@ def named(clips: Any, labels: Sequence[str] | None = None) -> tuple[list[np.ndar
         raise InputError(f"{len(texts)} labels for {len(clips)} clips: give one for each.")
     arrays = [frames_of(c) for c in clips]
     if len(sizes := {a.shape[1:3] for a in arrays}) > 1:
-        raise InputError(f"the clips have sizes {sorted(sizes)}: side by side they need one size.")
+        raise InputError(f"the clips have sizes {sorted(sizes)}: show those of one size, side by side they need one.")
     return arrays, texts, clips
 
 

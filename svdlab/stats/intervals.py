@@ -173,7 +173,7 @@ def clustered_proportion(rates: Any, clips: int) -> Estimate:
     spread = float(x.var(ddof=1)) if images > 1 else 0.0
     n = float(np.clip(rate * (1 - rate) / (spread / images), images, clips)) if spread else float(clips)
     if found.seeds and spread:
-        n /= (found.reach(0.05) / Sample(x).reach(0.05)) ** 2
+        n /= max(1.0, found.reach(0.05) / Sample(x).reach(0.05)) ** 2
     return replace(proportion(rate * n, n), value=rate, n=images, effective=n)
 
 

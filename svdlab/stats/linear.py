@@ -70,7 +70,7 @@ def contrast(
     # Each cluster's part in the estimate, by seed: what moves all parts alike is the seed's.
     moved = table.mul(fit.weights[0] * n, axis=0).groupby(np.asarray(names), sort=False).sum(min_count=1)
     crossed = sample(moved) if n > 1 else Sample(np.array([value]))
-    x_ = replace(crossed, means=value + n * (fit.parts[:, 0] - fit.parts[:, 0].mean()))
+    x_ = replace(crossed, means=value + n * (fit.parts[:, 0] - fit.parts[:, 0].mean()), ease=1.0)  # no noise of clips alone
     reach = x_.reach(alpha, variance, fit.df)
     e = replace(e, value=value, low=value - reach, high=value + reach, sd=math.sqrt(n * variance))
     if n < LEAST_IMAGES or fit.df < LEAST_DF or not variance:

@@ -222,7 +222,10 @@ def _execute(path: Path, folder: Path, parameters: Mapping[str, Any], progress: 
     try:
         folder.mkdir(parents=True, exist_ok=True)
         source, target = (str(p).replace("{", "{{").replace("}", "}}") for p in (path, folder / path.name))  # no templates
-        papermill.execute_notebook(source, target, parameters=given, progress_bar=progress, log_output=False)
+        quiet = ["--log-level=ERROR"]  # else the kernel warns that what it says on loopback is not encrypted
+        papermill.execute_notebook(
+            source, target, parameters=given, progress_bar=progress, log_output=False, extra_arguments=quiet
+        )
     except papermill.PapermillExecutionError as error:
         return f"In [{error.exec_count}]", f"{error.ename}: {error.evalue}"
     except Exception as error:  # a folder that is none, a kernel that died or never came up: the next point may fare better

@@ -39,9 +39,10 @@ def test_the_seeds_part_is_that_of_the_mean_squares_also_where_cells_are_missing
     grid = rng.normal(size=(12, 1)) + 2 * rng.normal(size=(1, 4)) + rng.normal(size=(12, 4))
     table = pd.DataFrame(grid).stack().rename("y").rename_axis(["image", "seed"]).reset_index()
     ms = anova_lm(ols("y ~ C(image) + C(seed)", table).fit())["mean_sq"]
-    found, factor = iv.sample(pd.DataFrame(grid)), sps.f.ppf(0.65, 3, 33)
+    found, factor = iv.sample(pd.DataFrame(grid)), sps.f.ppf(0.375, 3, 33)
     assert found.sd**2 / 12 == pytest.approx(ms["C(image)"] / 48)
     assert (found.seeds, found.df) == (pytest.approx((ms["C(seed)"] - factor * ms["Residual"]) / 48), 3)
+    assert found.ease == 1.5  # 1 + 2 / seeds
     holed = grid.copy()
     holed[[0, 5, 7], [1, 2, 3]] = np.nan
     assert iv.sample(pd.DataFrame(holed)).seeds == pytest.approx(found.seeds, rel=0.3)

@@ -15,6 +15,7 @@ from tools import validate_stats as vs
     "only",
     [
         "coverage: 24 images x 2 shared seeds, seed share 0.2",  # case F14
+        "coverage: 24 images x 2 shared seeds, seed share 0",
         "coverage: 12 images x 4 shared seeds, seed share 0",
         "coverage: 16 images x 4 shared seeds, seed share 0.2, 15 %",
         "coverage: 24 images x 2 seeds of their own, seed share 0.2",
