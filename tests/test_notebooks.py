@@ -31,7 +31,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "04-limitations": dict(images="scene-27"),
     "05-bias": dict(pairs=2, num_inference_steps=2, measures=["object_px", "pan_px"]),
     "08-image-leakage": dict(count=2, sigmas=[700.0, 40.0, 6.0], starts=[700.0, 6.0], num_inference_steps=2),
-    "09-initial-noise": dict(scenes=[4, 21, 39], seeds=[0, 1], cutoffs=[0.5]),
+    "09-initial-noise": dict(scenes=[15, 39, 40, 41], seeds=[0, 1], cutoffs=[0.5]),
     "10-bias-truth": dict(pairs=2, num_inference_steps=2),
     "06-interventions": dict(num_inference_steps=2, seeds=[0]),
     "07-compare-checkpoints": dict(
