@@ -35,7 +35,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "10-bias-truth": dict(pairs=2, num_inference_steps=2),
     "06-interventions": dict(num_inference_steps=2, seeds=[0]),
     "07-compare-checkpoints": dict(
-        num_inference_steps=2, fps=[7], images=["scene-26", "scene-27", "scene-31", "scene-38", "scene-60", "scene-67"]
+        num_inference_steps=2,
+        fps=[7],
+        seeds=[0],
+        images=["scene-26", "scene-27", "scene-31", "scene-38", "scene-60", "scene-67"],
     ),
 }
 # What it must leave in its folder.

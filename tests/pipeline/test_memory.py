@@ -15,6 +15,8 @@ from tests.pipeline.making import SPATIAL, TEMPORAL, make
 
 BLOCK = "unet.mid_block"
 
+UP = "unet.up_blocks.1.attentions.0.temporal_transformer_blocks.0.attn1"  # the middle block does little in the organism
+
 
 @pytest.fixture(scope="module")
 def small() -> Any:
@@ -55,7 +57,7 @@ def test_steps_without_guidance_stay_nan_in_the_unconditional_half(pipe: Any, sm
         assert same(one[name], both[name]), name
 
 
-@pytest.mark.parametrize("where", ["uncond", "guidance", "image_embeddings", BLOCK, TEMPORAL])
+@pytest.mark.parametrize("where", ["uncond", "guidance", "image_embeddings", BLOCK, UP])
 def test_edits_act_as_on_both_halves_at_once(pipe: Any, small: Any, where: str) -> None:
     """Also one of a module, which may treat the halves apart: it is given both."""
 

@@ -4,7 +4,6 @@ import pytest
 
 from svdlab.probes import verify
 
-
 MISSED = ("another scene's embedding", "parallax")  # rows that these weights do not pass; the card's limits name them
 
 
