@@ -148,7 +148,7 @@ def test_live_in_the_tour(browser: Any, lab: labs.Lab) -> None:
         panel.get_by_role("button", name="Export").last.click()
         sheet.wait(lambda: plans_in(out / "exports", "live-"), 30, "nothing was exported")
         plan = json.loads(plans_in(out / "exports", "live-")[0].read_text())
-        assert [row.get("motion_bucket_id", 100) for row in plan] == [100, 0]
+        assert [row["motion_bucket_id"] for row in plan] == [100, 0]
         ink = (
             panel.locator(".widget-html-content").nth(1).evaluate("e => getComputedStyle(e).color.match(/\\d+/g).map(Number)")
         )
