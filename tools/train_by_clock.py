@@ -7,6 +7,8 @@ The losses are those of tools/train_unet.py. Worker processes draw scenes while 
 A step is captured once as a CUDA graph and replayed, since thousands of small kernels cost more to launch than to run. `--out`
 gets unet.safetensors and image_encoder.safetensors, averaged, in half precision; the same in fixed/, after the minutes that
 follow on scenes at fps 7 and bucket 127 (--fixed); and log.csv. Without a GPU the same steps run one kernel at a time.
+
+The weights were made by a first version of this script; this one, which was put in order afterwards, has run on a CPU only.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import numpy as np
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import save_file
-from train_unet import FIXED, ORGANISM, RANGES, Recipe, load, losses_of
+from train_unet import FIXED, ORGANISM, RANGES, Recipe, load, losses_of, resize_for_clip
 from training import optimizers, orthogonalised
 
 FIRST_SEED = 3_000_000
@@ -67,9 +69,10 @@ class Pool:
         self.drawn += len(images)
 
     def take(self, n: int) -> tuple[torch.Tensor, ...]:
-        """Images "n c h w" in [-1, 1], latents "n f c h w", conditions "n 2"."""
+        """What `losses_of` takes. Images are resized here: the kernel comes from the CPU, which no CUDA graph can record."""
         at = torch.randint(min(self.drawn, len(self.images)), (n,), device=self.images.device)
-        return self.images[at].float() / 127.5 - 1, self.latents[at].float(), self.conditions[at]
+        images = self.images[at].float() / 127.5 - 1
+        return images, resize_for_clip(images), self.latents[at].float(), self.conditions[at]
 
 
 @torch.no_grad()

@@ -79,7 +79,7 @@ def fresh(folder: Path) -> None:
 
 
 def batches(recipe: Recipe, seed: int, folder: Path) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Images "b c h w" in [-1, 1], latents "b f c h w" and (fps, bucket) "b 2", endlessly, from the files that are there."""
+    """What `losses_of` takes, endlessly, from the files that are there."""
     rng = np.random.default_rng([seed, 7])
     clips: dict[str, dict[str, torch.Tensor]] = {}
     for i in count():
@@ -91,7 +91,8 @@ def batches(recipe: Recipe, seed: int, folder: Path) -> Iterator[tuple[torch.Ten
         images, latents, conditions = (
             torch.stack([file[part][j] for file, j in chosen]) for part in ("images", "latents", "conditions")
         )
-        yield images.float() / 127.5 - 1, latents[:, :frames].float(), conditions
+        images = images.float() / 127.5 - 1
+        yield images, resize_for_clip(images), latents[:, :frames].float(), conditions
 
 
 def read_clips(folder: Path, have: dict[str, dict[str, torch.Tensor]]) -> None:
@@ -123,9 +124,10 @@ def resize_for_clip(images: torch.Tensor) -> torch.Tensor:
 def losses_of(pipe: Any, parts: Any, recipe: Recipe, batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
     """Each clip's squared error of the UNet's output, which is |D - x0|**2 / c_out**2 of the denoiser D, and its sigma.
 
+    A batch has images "b c h w", the same as the image encoder takes them, latents "b f c h w" and (fps, bucket) "b 2".
     Everything is drawn on the device: nothing waits for the CPU, and a CUDA graph may record it.
     """
-    images, x0, conditions = batch
+    images, for_clip, x0, conditions = batch
     b, f = x0.shape[:2]
     device = x0.device
     rand = partial(torch.rand, b, device=device)
@@ -133,7 +135,7 @@ def losses_of(pipe: Any, parts: Any, recipe: Recipe, batch: tuple[torch.Tensor, 
     with torch.no_grad():
         noisy = images + strength[:, None, None, None] * torch.randn_like(images)
         image_latents = pipe.vae.encode(noisy).latent_dist.mode()
-    embedding = parts["image_encoder"](resize_for_clip(images)).image_embeds[:, None]
+    embedding = parts["image_encoder"](for_clip).image_embeds[:, None]
     lot = rand()
     both, alone = lot < recipe.drop_both, lot > 1 - recipe.drop_latents
     embedding = embedding * (~both)[:, None, None]

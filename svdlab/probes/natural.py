@@ -4,7 +4,7 @@ Clips start from scenes on natural grounds, from photographs that training never
 rows have the columns of `svdlab.probes.verify`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import cv2
@@ -24,20 +24,21 @@ from svdlab.stats import intervals
 Row = tuple[Any, ...]
 Make = Callable[[world.Scenes], list[np.ndarray]]  # frames "f h w c" for each scene: the model's, or the scenes' own
 OfImages = Callable[[Sequence[Any], int], list[np.ndarray]]  # the same for images, at fps 7 and a motion bucket
+BATCH = 8
 FIRST_SEED = 560_000  # scenes that no other row uses
 PHOTOGRAPHS = ["astronaut", "cat", "coffee", "rocket", "camera", "grace_hopper"]
 WORDS = ("OK", "UP", "EX", "AH", "TV", "BY", "SI", "RE")  # that fit at 20 px
 
 
-def natural_rows(pipe: ProbePipeline, quick: bool, batch: int = 8) -> list[Row]:
+def natural_rows(pipe: ProbePipeline, quick: bool) -> list[Row]:
     """All rows; quick: the photographs' once each, and the letters'."""
 
     def make(scenes: world.Scenes) -> list[np.ndarray]:
         f = scenes.factors
-        return make_clips(pipe, list(scenes.video[:, 0]), list(f.fps), list(f.motion_bucket_id), batch)
+        return make_clips(pipe, scenes.video[:, 0], f.fps, f.motion_bucket_id, FIRST_SEED)
 
     def of_images(images: Sequence[Any], bucket: int) -> list[np.ndarray]:
-        return make_clips(pipe, images, [7] * len(images), [bucket] * len(images), batch)
+        return make_clips(pipe, images, [7] * len(images), [bucket] * len(images), FIRST_SEED)
 
     rows = [*photograph_rows(of_images, 1 if quick else 4), letter_row(of_images)]
     return rows if quick else [*camera_rows(make), parallax_row(make), *rows, static_row(make)]
@@ -56,18 +57,18 @@ def slope(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def make_clips(
-    pipe: ProbePipeline, images: Sequence[Any], fps: Sequence[int], buckets: Sequence[int], batch: int
+    pipe: ProbePipeline, images: Iterable[Any], fps: Iterable[int], buckets: Iterable[int], seed: int, guidance: float = 1.0
 ) -> list[np.ndarray]:
-    """Frames "f h w c" of a clip for each image."""
-    frames: list[np.ndarray] = []
-    for first in range(0, len(images), batch):
-        part = range(first, min(first + batch, len(images)))
-        conditions = [
-            Conditions(fps=int(fps[i]), motion_bucket_id=int(buckets[i]), min_guidance_scale=1.0, max_guidance_scale=1.0)
-            for i in part
-        ]
-        clips = generate_batch(pipe, [open_image(images[i]) for i in part], conditions, [FIRST_SEED + i for i in part])
-        frames += [clip.frames for clip in clips]
+    """Frames "f h w c" of a clip for each image, in batches; each clip's seed is one more than the last one's."""
+    conditions = [
+        Conditions(fps=int(f), motion_bucket_id=int(b), min_guidance_scale=1.0, max_guidance_scale=guidance)
+        for f, b in zip(fps, buckets, strict=True)
+    ]
+    pictures, frames = [open_image(image) for image in images], []
+    for first in range(0, len(pictures), BATCH):
+        part = slice(first, min(first + BATCH, len(pictures)))
+        seeds = list(range(seed + first, seed + part.stop))
+        frames += [clip.frames for clip in generate_batch(pipe, pictures[part], conditions[part], seeds)]
     return frames
 
 

@@ -27,11 +27,10 @@ from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.generate import ProbePipeline, generate_batch
 from svdlab.pipeline.hooks import edit
 from svdlab.pipeline.images import decode_latents, encode, open_image
-from svdlab.probes.natural import bootstrap, natural_rows, slope
+from svdlab.probes.natural import BATCH, bootstrap, make_clips, natural_rows, slope
 from svdlab.stats import intervals
 
 FIRST_SEED = 500_000  # scenes for verification; training draws from 1,000,000 up
-BATCH = 8
 # (fps, bucket) cells of the law: displacements of 0.4 to 3.9 px/frame over a sixfold range of fps
 CELLS = [(4, 20), (4, 60), (4, 105), (5, 120), (6, 40), (6, 127), (7, 90)]
 CELLS += [(7, 180), (9, 230), (12, 60), (12, 150), (18, 230), (24, 150), (24, 250)]
@@ -48,7 +47,7 @@ def verify(checkpoint: str = "organism", *, quick: bool = False, out: str | Path
 
     >>> table = verify("organism", quick=True)           # doctest: +SKIP
 
-    quick: about 190 clips, under 3 minutes on 2 cores, with wider thresholds for so few clips; the table says which. The full
+    quick: about 220 clips, some minutes, with wider thresholds for so few clips; the table says which. The full
     table takes about 1,900 clips, 136 of them guided. out: folder for `verify.csv` (the table) and `clips.csv` (a row per
     clip).
     """
@@ -110,19 +109,11 @@ def measure_scenes(
     pipe: ProbePipeline, scenes: world.Scenes, offset: int = 0, guidance: float = 1.0, motion_too: bool = False
 ) -> pd.DataFrame:
     """Make a clip from each scene's first frame, and measure it; a row per clip."""
-    rows: list[dict[str, Any]] = []
-    for first in range(0, len(scenes), BATCH):
-        part = slice(first, min(first + BATCH, len(scenes)))
-        factors = scenes.factors.iloc[part]
-        conditions = [
-            Conditions(fps=int(f), motion_bucket_id=int(b), min_guidance_scale=1.0, max_guidance_scale=guidance)
-            for f, b in zip(factors["fps"], factors["motion_bucket_id"], strict=True)
-        ]
-        seeds = [FIRST_SEED + offset + i for i in range(first, part.stop)]
-        clips = generate_batch(pipe, [open_image(frame) for frame in scenes.video[part, 0]], conditions, seeds)
-        for clip, (_, scene), truth in zip(clips, factors.iterrows(), scenes.video[part], strict=True):
-            more = {f"motion_{k}": v for k, v in motion.summary(clip.frames).items()} if motion_too else {}
-            rows.append({**scene, "guidance": guidance, **measured(clip.frames, scene, truth), **more})
+    f, rows = scenes.factors, []
+    clips = make_clips(pipe, scenes.video[:, 0], f.fps, f.motion_bucket_id, FIRST_SEED + offset, guidance)
+    for frames, (_, scene), truth in zip(clips, f.iterrows(), scenes.video, strict=True):
+        more = {f"motion_{k}": v for k, v in motion.summary(frames).items()} if motion_too else {}
+        rows.append({**scene, "guidance": guidance, **measured(frames, scene, truth), **more})
     return pd.DataFrame(rows)
 
 

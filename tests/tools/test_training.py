@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,33 @@ def test_orthogonalised_matrices_have_singular_values_near_one():
         matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
         values = torch.linalg.svdvals(orthogonalised(matrix))
         assert values.min() > 0.3 and values.max() < 1.5
+
+
+def test_a_training_step_brings_nothing_from_the_cpu():
+    """Else a CUDA graph cannot record it: on the meta device, every tensor that a step makes is a meta tensor."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from train_unet import Recipe, losses_of, resize_for_clip
+
+    devices: set[str] = set()
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            devices.update(x.device.type for x in torch.utils._pytree.tree_leaves(out) if isinstance(x, torch.Tensor))
+            return out
+
+    pipe = build(seed=1)
+    parts = {name: getattr(pipe, name).to("meta") for name in ("unet", "image_encoder")}
+    pipe.vae.to("meta")
+    draw = partial(torch.empty, device="meta")
+    with Watch():
+        losses_of(pipe, parts, Recipe(), (draw(2, 3, 64, 64), draw(2, 3, 224, 224), draw(2, 8, 4, 16, 16), draw(2, 2)))[
+            0
+        ].sum()
+    assert devices == {"meta"}
+    with Watch():
+        resize_for_clip(torch.empty(2, 3, 64, 64, device="meta"))
+    assert devices == {"meta", "cpu"}  # its kernel: why it is called outside the step
 
 
 def test_stacked_muon_takes_muons_steps():
