@@ -14,7 +14,7 @@
 # You will see a photograph become a clip, the clip emerging step by step from noise, what moves in
 # it and how fast, and a sweep over two of the conditions with a curve of their effect.
 #
-# **Run time:** about 60 s on two cores, on the organism.
+# **Run time:** about 50 s on two cores, on the organism.
 #
 # All of it runs on the **model organism**: a tiny SVD, made of diffusers' own classes and trained on a drawn world
 # whose laws are known. It is not SVD, and every figure is labelled so. Name another `checkpoint` below and the same cells run on it.
