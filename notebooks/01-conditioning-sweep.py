@@ -15,7 +15,7 @@
 # and a sentence that states each finding. Seeds are shared: every condition uses the same seeds, so that the
 # comparison is paired.
 #
-# **Run time:** about 100 s on two cores, on the organism.
+# **Run time:** about 55 s on two cores, on the organism.
 
 # %% tags=["parameters"]
 checkpoint: str = "organism"  # or SVD, SVD_XT, SVD_1_1, a hub id, a local folder

@@ -14,7 +14,7 @@
 # You will see the estimate that the model would stop at after each step, the latents behind it, the guidance pressure at
 # each step and frame, which frames look at the first one, and the step from which the final motion can be predicted.
 #
-# **Run time:** about 90 s on two cores, on the organism.
+# **Run time:** about 50 s on two cores, on the organism.
 
 # %% tags=["parameters"]
 checkpoint: str = "organism"  # or SVD, SVD_XT, SVD_1_1, a hub id, a local folder

@@ -14,7 +14,7 @@
 # You will see one clip taken apart, a sweep with a finding that carries its interval, what the variance is made of, and the
 # instrument validated against known motion.
 #
-# **Run time:** about 45 s on two cores, on the organism.
+# **Run time:** about 30 s on two cores, on the organism.
 
 # %% tags=["parameters"]
 checkpoint: str = "organism"  # or SVD, SVD_XT, SVD_1_1, a hub id, a local folder

@@ -15,7 +15,7 @@
 # You will see the questions, their cost, one probe in full (audit, clips, findings with intervals, typical and worst
 # case), and a limitations card that could be attached to the model.
 #
-# **Run time:** about 110 s on two cores, on the organism.
+# **Run time:** about 65 s on two cores, on the organism.
 
 # %% tags=["parameters"]
 checkpoint: str = "organism"  # or SVD, SVD_XT, SVD_1_1, a hub id, a local folder

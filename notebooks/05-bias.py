@@ -17,7 +17,7 @@
 #
 # You will see such a study from the pairs to the report, on the model organism; the same lines run on pairs of your own.
 #
-# **Run time:** about 110 s on two cores, on the organism.
+# **Run time:** about 65 s on two cores, on the organism.
 
 # %% tags=["parameters"]
 checkpoint: str = "organism"  # or SVD, SVD_XT, SVD_1_1, a hub id, a local folder

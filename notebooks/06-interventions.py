@@ -14,7 +14,7 @@
 # Observation shows correlation; intervention shows causation. You will see conditions swapped in mid-run, temporal
 # attention silenced block by block, and the two paths by which the image enters separated.
 #
-# **Run time:** about 80 s on two cores, on the organism.
+# **Run time:** about 55 s on two cores, on the organism.
 
 # %% tags=["parameters"]
 checkpoint: str = "organism"  # or SVD, SVD_XT, SVD_1_1, a hub id, a local folder

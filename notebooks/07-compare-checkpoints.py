@@ -15,7 +15,7 @@
 # You will see the same images and the same seeds through two checkpoints, their clips side by side, and their differences
 # with intervals: in speed, in its spread over seeds, and in its response to the motion bucket.
 #
-# **Run time:** about 110 s on two cores, on the organism.
+# **Run time:** about 55 s on two cores, on the organism.
 #
 # Here the pair is `organism` and `organism-fixed`, which was fine-tuned from it in the same way. On a GPU, give
 # `SVD_XT` and `SVD_1_1`.
@@ -28,7 +28,7 @@ fps: list = [7, 12]  # as diffusers counts; the fine-tuning's fps_id 6 is fps 7
 motion_bucket_id: list = [60, 127]  # the fine-tuning's bucket is 127
 seeds: list = [0, 1]  # for each image and condition, the same for both checkpoints
 measure: str = "object_px"  # the measure that is compared: object_px, camera_px, flow_px ...
-num_inference_steps: int = 8  # denoising steps
+num_inference_steps: int = 6  # denoising steps
 out: str = "../results/07-compare-checkpoints"  # folder for figures, runs and tables
 
 # %%

@@ -18,7 +18,7 @@
 # is copied in it, and clips from later starts. Two controls must show what was planted: an edit that copies the image by a known
 # weight, and on the organism a sibling that was trained to leak.
 #
-# **Run time:** about 110 s on two cores, on the organism.
+# **Run time:** about 70 s on two cores, on the organism.
 
 # %% tags=["parameters"]
 checkpoint: str = "organism"  # or SVD, SVD_XT, SVD_1_1, a hub id, a local folder

@@ -14,7 +14,7 @@
 # You will see one image panned to the right by one seed and to the left by another, clips from hybrid noise (the low frequencies of
 # the one seed, the high ones of the other), and how often such a clip follows its low frequencies, with the interval and the count.
 #
-# **Run time:** about 90 s on two cores, on the organism.
+# **Run time:** about 55 s on two cores, on the organism.
 
 # %% tags=["parameters"]
 checkpoint: str = "organism"  # or SVD, SVD_XT, SVD_1_1, a hub id, a local folder

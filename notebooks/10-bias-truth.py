@@ -14,7 +14,7 @@
 # You will see the study's findings beside what was planted in the organism's world, then a test of symmetry that needs no
 # pairs: images and their mirror images, the noise mirrored too.
 #
-# **Run time:** about 120 s on two cores, on the organism.
+# **Run time:** about 75 s on two cores, on the organism.
 
 # %% tags=["parameters"]
 checkpoint: str = "organism"  # or SVD, SVD_XT, SVD_1_1, a hub id, a local folder
