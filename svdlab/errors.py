@@ -14,10 +14,12 @@ import inspect
 import io
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial, wraps
 from numbers import Integral, Real
 from pathlib import Path
+from traceback import walk_stack
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -243,6 +245,13 @@ def columns(name: str, table: Any, *names: str, least: int = 1) -> Any:
     if len(table) < least:
         raise InputError(f"{name} has {len(table)} row(s): at least {least} needed.")
     return table
+
+
+def warn(words: str, category: type[Warning] = UserWarning) -> None:
+    """A warning at the line outside svdlab that led to it, however many functions of svdlab and torch lie between."""
+    stack = [frame.f_globals.get("__name__", "") for frame, _ in walk_stack(inspect.currentframe())]
+    own = [i for i, module in enumerate(stack) if module.partition(".")[0] == "svdlab"]
+    warnings.warn(words, category, stacklevel=own[-1] + 2)
 
 
 def takes(**kinds: Callable[[str, Any], Any]) -> Callable[[Callable[P, T]], Callable[P, T]]:

@@ -10,7 +10,7 @@ over many frames.
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -111,10 +111,12 @@ def there_and_back(estimate: Callable[[int, int], np.ndarray], step: int = 1) ->
 
 
 def each_window(
-    clip: np.ndarray, work: Callable[[int, int], T], longest: int = LONGEST_BASELINE
+    clip: np.ndarray, work: Callable[[int, int], T], longest: int = LONGEST_BASELINE, pairs: Sequence[int] | None = None
 ) -> tuple[list[T], np.ndarray, np.ndarray]:
-    """What work(start, baseline) gives for each pair, and their windows. Pairs that share one share its result."""
+    """What work(start, baseline) gives for each pair (or `pairs` only), and their windows. Who share one share its result."""
     start, baseline = _baselines(clip, longest)
+    if pairs is not None:
+        start, baseline = start[list(pairs)], baseline[list(pairs)]
     windows = list(zip(start.tolist(), baseline.tolist(), strict=True))
     once = list(dict.fromkeys(windows))
     done = dict(zip(once, together(work, *zip(*once, strict=True)), strict=True))

@@ -11,7 +11,6 @@ itself.
 import math
 import re
 import subprocess
-import warnings
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from svdlab import errors
-from svdlab.errors import InputError, OutputError, takes
+from svdlab.errors import InputError, OutputError, takes, warn
 
 LARGEST = 4 << 30  # bytes of frames that are read
 FORMATS = ["PNG", "GIF", "WEBP", "JPEG", "BMP", "TIFF", *(["AVIF"] if features.check("avif") else [])]  # AVIF: Pillow 11.3
@@ -77,15 +76,15 @@ def read_frames(path: str | Path) -> np.ndarray:
     if frames is None:
         frames, seconds, oddities = _decoded(path)
     for words in oddities:
-        warnings.warn(f"{path.name}: {words}", VideoWarning, stacklevel=3)
+        warn(f"{path.name}: {words}", VideoWarning)
     gaps = np.diff(seconds) * 1000
     if len(gaps) > 1 and gaps.max() - gaps.min() > 0.1 * np.median(gaps) + 1.01:  # containers round to a millisecond
         words = f"its frames follow each other after {gaps.min():.0f} to {gaps.max():.0f} ms"
         words += ": no playback_fps gives its px/s; px/frame are as they are."
-        warnings.warn(f"{path.name}: {words}", VideoWarning, stacklevel=3)
+        warn(f"{path.name}: {words}", VideoWarning)
     if animated and len(frames) > 2 and len(found := distinct(frames)) < len(frames):
         words = f"only {len(found)} of its {len(frames)} frames are distinct; frames[distinct(frames)] leaves the others out."
-        warnings.warn(f"{path.name}: {words}", VideoWarning, stacklevel=3)
+        warn(f"{path.name}: {words}", VideoWarning)
     return frames
 
 

@@ -13,7 +13,6 @@ import hashlib
 import os
 import re
 import sys
-import warnings
 from contextlib import suppress
 from functools import partial
 from importlib import resources
@@ -30,7 +29,7 @@ from safetensors import safe_open
 from transformers import CLIPImageProcessorPil
 from transformers.utils import logging as transformers_logging
 
-from svdlab.errors import CheckpointError, InputError, flag, kind, one_of, path, shown, takes, text
+from svdlab.errors import CheckpointError, InputError, flag, kind, one_of, path, shown, takes, text, warn
 from svdlab.measure.files import hash_file, read_file, read_json
 from svdlab.measure.video import licence_line, show_licence
 from svdlab.pipeline.conditions import REPOSITORIES, file_preset, line
@@ -106,9 +105,9 @@ def load_pipeline(
     if not re.fullmatch(rf"({'|'.join(here)})(:\d{{1,4}})?", device):
         raise InputError(f"device={shown(device)}: give {' or '.join(here)}, or cuda:1 for one of several.")
     dtype = one_of("dtype", str(dtype or ("float32" if device == "cpu" else "float16")).removeprefix("torch."), DTYPES)
-    if offload is not None and one_of("offload", offload, ("model", "sequential")) and device == "cpu":
-        raise InputError(f"offload={offload!r} moves weights to an accelerator: leave it out with device='cpu'.")
     name, folder = locate(checkpoint)
+    if offload is not None and one_of("offload", offload, ("model", "sequential")) and device == "cpu":
+        raise InputError(f"offload={offload!r} moves weights to an accelerator, and the device is 'cpu': leave it out.")
     if folder is None:
         folder = _fetch(name, DTYPES[dtype], variant, revision, local_files_only)
     elif revision not in (None, _commit(folder)):
@@ -236,7 +235,7 @@ def _fetch(repo_id: str, dtype: torch.dtype, variant: str | None, revision: str 
     if not isinstance(cached, str):
         raise CheckpointError(told)
     if online:
-        warnings.warn(f"{told} The copy in the cache is used.", stacklevel=3)
+        warn(f"{told} The copy in the cache is used.")
     return Path(cached).parent
 
 

@@ -11,7 +11,6 @@ import gc
 import hashlib
 import html
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -25,7 +24,7 @@ import torch
 from PIL import Image
 
 from svdlab import errors
-from svdlab.errors import BrokenClipError, InputError, OutOfMemoryError, SvdlabError, flag, kind, several, takes, text
+from svdlab.errors import BrokenClipError, InputError, OutOfMemoryError, SvdlabError, flag, kind, several, takes, text, warn
 from svdlab.measure import video
 from svdlab.measure.files import plain
 from svdlab.pipeline import samplers
@@ -213,7 +212,7 @@ def generate(
         raise InputError(f"generate takes no {name}=: {REFUSED[name]}.")
     conditions, source = (conditions or Conditions()).replace(**overrides), getattr(pipe, "source", Source())
     for unusual in conditions.unusual((source.height, source.width)):
-        warnings.warn(f"{unusual}: results may suffer.", UnusualConditionWarning, stacklevel=2)
+        warn(f"{unusual}: results may suffer.", UnusualConditionWarning)
     latents, noise = (z[None] if z is not None else None for z in (latents, noise))
     return generate_batch(pipe, [image], [conditions], [seed], Start(sigmas, latents, noise))[0]
 
@@ -299,7 +298,7 @@ def decode_clip(pipe: ProbePipeline, clip: Clip, *, lower: bool = True, as_bytes
     if chunk < asked:
         clip.call = replace(clip.call, conditions=clip.conditions.replace(decode_chunk_size=chunk))
         words = f"memory did not suffice to decode {asked} frames at a time: it was done by {chunk}, which changes pixels"
-        warnings.warn(f"{words} (decode_chunk_size={chunk} says so from the beginning).", stacklevel=2)
+        warn(f"{words} (decode_chunk_size={chunk} says so from the beginning).")
     clip.seconds["decoding"] = time.perf_counter() - begun
     return clip
 
@@ -394,7 +393,7 @@ def _scheduler(pipe: ProbePipeline, c: Conditions, levels: list[float] | None, f
     if hasattr(scheduler, "set_begin_index"):  # or some begin at the second of two equal timesteps
         scheduler.set_begin_index(first)
     if odd:
-        warnings.warn(f"{odd}: results may suffer.", UnusualConditionWarning, stacklevel=4)
+        warn(f"{odd}: results may suffer.", UnusualConditionWarning)
     return scheduler
 
 

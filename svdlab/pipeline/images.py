@@ -24,7 +24,7 @@ import torch
 from diffusers import StableVideoDiffusionPipeline
 from PIL import Image, ImageOps
 
-from svdlab.errors import BrokenClipError, InputError, kind, path, shown, takes, text, whole
+from svdlab.errors import BrokenClipError, InputError, kind, path, shown, takes, text, warn, whole
 from svdlab.measure.video import as_frames
 
 SIDE = partial(whole, least=8, most=16384)  # px of a frame
@@ -154,7 +154,7 @@ def _to_rgb(image: Image.Image, name: str = "") -> Image.Image:
     if (n := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":  # a photograph with its preview
         read = f"svdlab.measure.video.read_frames({name.strip() or '<its path>'})"
         words = f"the image{name} holds {n} frames, of which only frame {image.tell()} is used: {read} reads the video."
-        warnings.warn(words, FirstFrameWarning, stacklevel=3)
+        warn(words, FirstFrameWarning)
     image.load()
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
@@ -187,7 +187,7 @@ def prepare_image(source: Any, *, height: int, width: int) -> Image.Image:
     box = (left, top, left + kept_w, top + kept_h)
     if (lost := 1 - kept_w * kept_h / (w * h)) > 0.01:
         text = f"the image is {w}x{h}, the frame {width}x{height}: the centre {kept_w}x{kept_h} is used, "
-        warnings.warn(text + f"{100 * lost:.0f} % of the area is cut off.", CropWarning, stacklevel=2)
+        warn(text + f"{100 * lost:.0f} % of the area is cut off.", CropWarning)
     if (kept_w, kept_h) != (width, height) or lost:
         image = image.resize((width, height), Image.Resampling.LANCZOS, box=box)
     image.info = {"crop": box}

@@ -51,6 +51,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 MARKERS = ("o", "s", "^", "D")
 TITLE, LABEL, SMALL = 10.5, 8.5, 6.5  # pt
 FORMATS = ("png", "pdf", "csv")
+NO_GLYPH = r"Glyph \d+ .* missing"  # what matplotlib warns once for each character that no font has; the figure shows boxes
 BESIDE = 260  # px that the label of a row may take, and at most this share of the width:
 LABELS = 0.3
 NARROW = 600  # px: in less, keys stand below and texts above what they belong to
@@ -180,7 +181,9 @@ class Figure(MatplotlibFigure):
         for text in set(self.findobj(Text)) - powers:
             text.set_parse_math(False)
             text.set_text(exported(printable(text.get_text(), lines=True)))
-        super().draw(renderer)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", NO_GLYPH)
+            super().draw(renderer)
 
     def _write(self, head: str, foot: str, across: float) -> float:
         """Title and footer in lines that fit; returns the height in px that they need."""
@@ -355,7 +358,7 @@ def save(fig: Figure, path: str | Path, *, formats: Sequence[str] = FORMATS) -> 
         if form == "csv" and fig.data.empty:
             continue
         with write_whole(f"{stem}.{form}") as part, matplotlib.rc_context({"pdf.fonttype": 42}), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", r"Glyph \d+ .* missing")  # once for each character; the figure shows boxes
+            warnings.filterwarnings("ignore", NO_GLYPH)
             if form == "csv":
                 part.write_text(csv_text(fig.data), encoding="utf-8", errors="replace")
             else:  # fonts as TrueType, which publishers take

@@ -12,7 +12,8 @@ from skimage.color import lab2rgb
 
 from svdlab.errors import POSITIVE, InputError, shown, takes
 from svdlab.measure import motion
-from svdlab.measure.video import FPS
+from svdlab.measure.flow import each_window, estimator, there_and_back
+from svdlab.measure.video import CLIP, FPS
 from svdlab.show.clips import frames_of, made_by
 from svdlab.show.figure import (
     COLOURS,
@@ -60,11 +61,13 @@ def flow(clip: Any, *, pairs: Sequence[int] | None = None, title: str = "") -> F
     going and coming back disagree) are grey and count for nothing. The figure's table has the flow on the arrows' grid.
     """
     known = getattr(clip, "ndim", 0) == 4 and clip.shape[-1] == 2
-    both = None if known else motion.both_ways(frames_of(clip))
-    field = FLOW("clip", clip) if both is None else both.forward
-    picked = chosen(pairs, len(field), side_by_side(5, 150), "frame pair")
-    field = field[picked]
-    seen = np.ones(field.shape[:-1], bool) if both is None else both.visible[picked]
+    frames = FLOW("clip", clip) if known else CLIP("clip", frames_of(clip))
+    picked = chosen(pairs, len(frames) - (not known), side_by_side(5, 150), "frame pair")
+    if known:
+        field, seen = frames[picked], np.ones(frames[picked].shape[:-1], bool)
+    else:  # of these pairs alone: the flow of a minute of video would not fit in memory
+        found, _, _ = each_window(frames, there_and_back(estimator(frames)), pairs=picked)
+        field, _, seen = map(np.stack, zip(*found, strict=True))
     full = rim(field, seen)
     size = fitted(field.shape[1:3], columns=len(picked), width=room() - 140)
     labels = dict(title=title or "Optical flow (px/frame)", column_title="from frame to frame")

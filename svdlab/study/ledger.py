@@ -20,7 +20,6 @@ import re
 import shutil
 import stat
 import uuid
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import fields
@@ -31,7 +30,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from svdlab.errors import InputError, OutputError, path, shown, takes
+from svdlab.errors import InputError, OutputError, path, shown, takes, warn
 from svdlab.measure import video
 from svdlab.measure.files import csv_text, exported, hash_file, plain, read_file, sync, whole_text, write_whole
 from svdlab.pipeline.conditions import Conditions
@@ -288,7 +287,7 @@ def survey(out: str | Path, ids: Iterable[str] | None = None) -> Iterator[dict[s
             damaged.append(run_id)
     if damaged:
         text = f"{len(damaged)} damaged run(s) in {out}, to be made again: {', '.join(damaged[:5])}"
-        warnings.warn(text, DamagedRunWarning, stacklevel=3)
+        warn(text, DamagedRunWarning)
 
 
 def table(out: str | Path, records: Iterable[dict[str, Any]]) -> pd.DataFrame:
@@ -305,7 +304,10 @@ def table(out: str | Path, records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     if not ids:
         columns = {name: [] for name in (*FIRST_COLUMNS, *FILES)}
     order = sorted(columns, key=lambda name: name in FILES)  # paths last
-    return pd.DataFrame({name: columns[name] for name in order}, index=pd.Index(ids, name="run_id"))
+    found = pd.DataFrame({name: columns[name] for name in order}, index=pd.Index(ids, name="run_id"))
+    if any(seed is None for seed in columns["seed"]):  # of measured files; as a float a large seed would lose its last digits
+        found["seed"] = pd.array(columns["seed"], dtype="Int64")
+    return found
 
 
 def _row(record: dict[str, Any], runs: str) -> dict[str, Any]:
@@ -346,7 +348,7 @@ def check(out: str | Path) -> pd.DataFrame:
                 Path(out, "damaged").mkdir(exist_ok=True)
                 os.rename(run_folder(out, run_id), Path(out, "damaged", f"{run_id}-{uuid.uuid4().hex[:8]}"))
             except OSError as error:  # on a read-only disk
-                warnings.warn(f"{run_id} stays where it is: {error}", DamagedRunWarning, stacklevel=3)
+                warn(f"{run_id} stays where it is: {error}", DamagedRunWarning)
     return pd.DataFrame(found, columns=["run_id", "file", "problem"])
 
 

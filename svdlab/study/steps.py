@@ -63,21 +63,20 @@ def steps_needed(
         raise InputError("no image: give image=, or a column 'image' in the plan.")
     seeds = [0 if plans.empty(cell) else int(cell) for cell in plan.get("seed", pd.Series([0] * len(plan)))]
     rows = [Conditions(**dict(zip(plans.CONDITIONS, row, strict=True))) for row in plans.condition_rows(plan)]
-    for picture, row in zip(pictures, rows, strict=True):
-        filled = resolve(pipe, row)
-        prepare_image(picture, height=filled.height or 0, width=filled.width or 0)
+    sizes = [resolve(pipe, row) for row in rows]
+    images = [prepare_image(p, height=s.height or 0, width=s.width or 0) for p, s in zip(pictures, sizes, strict=True)]
     encodings: dict[Any, torch.Tensor] = {}
     references: dict[Any, np.ndarray] = {}
     found = []
     with tqdm(total=len(rows) * len(steps), desc="steps", unit="clip", disable=not progress) as bar:
-        for picture, seed, row in zip(pictures, seeds, rows, strict=True):
+        for picture, prepared, seed, row in zip(pictures, images, seeds, rows, strict=True):
             own = row.replace(scheduler=SCHEDULERS[0], num_inference_steps=reference)
             key = (picture if isinstance(picture, str) else id(picture), seed, own)
             if key not in references:
-                references[key] = generate_batch(pipe, [picture], [own], [seed], encodings=encodings)[0].frames
+                references[key] = generate_batch(pipe, [prepared], [own], [seed], encodings=encodings)[0].frames
             for n in sorted(steps):
                 c = row.replace(num_inference_steps=n)
-                clip = generate_batch(pipe, [picture], [c], [seed], encodings=encodings)[0]
+                clip = generate_batch(pipe, [prepared], [c], [seed], encodings=encodings)[0]
                 error = float(np.sqrt(np.mean((clip.frames - references[key]) ** 2)) * 255)
                 calls = 2 * n - 1 if clip.call.sampler["scheduler"] == "HeunDiscreteScheduler" else n
                 name = picture if isinstance(picture, str) else f"image-{clip.call.image[:8]}"

@@ -15,7 +15,6 @@ import math
 import signal
 import sys
 import threading
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -31,7 +30,7 @@ import torch
 from tqdm.auto import tqdm
 
 from svdlab import errors
-from svdlab.errors import InputError, OutputError, SweepInterrupted, flag, path, shown, takes, text
+from svdlab.errors import InputError, OutputError, SweepInterrupted, flag, path, shown, takes, text, warn
 from svdlab.measure.files import hash_facts, read_json, whole_text, write_whole
 from svdlab.pipeline.conditions import Conditions, UnusualConditionWarning
 from svdlab.pipeline.generate import ProbePipeline, resolve
@@ -116,7 +115,7 @@ def sweep(
         results, lacking = _found(Path(out), jobs, how)
         if lacking:
             raise
-        warnings.warn(f"{error} Every clip of this plan is there, and is only read.", stacklevel=3)
+        warn(f"{error} Every clip of this plan is there, and is only read.")
         return _table(plan, jobs, results)
     results, lacking = _found(out, jobs, how)
     wanted = len({job.run_id for job in jobs})
@@ -301,7 +300,7 @@ def _jobs(
         except InputError as error:
             raise type(error)(f"row {label!r} of the plan: {error}") from error
     for message in unusual:
-        warnings.warn(f"{message}: results may suffer.", UnusualConditionWarning, stacklevel=4)
+        warn(f"{message}: results may suffer.", UnusualConditionWarning)
     return jobs, inputs
 
 

@@ -13,7 +13,6 @@ import os
 import socket
 import threading
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -31,7 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 
 from svdlab import __version__
-from svdlab.errors import BrokenClipError, OutOfMemoryError, SvdlabError
+from svdlab.errors import BrokenClipError, OutOfMemoryError, SvdlabError, warn
 from svdlab.measure import video
 from svdlab.measure.files import plain
 from svdlab.pipeline import samplers
@@ -193,7 +192,7 @@ class Making:
                     raise
                 if asked == 1 and self.threads > 1:
                     self.threads = 1
-                    warnings.warn("memory did not suffice for all threads: the sweep goes on with one.", stacklevel=2)
+                    warn("memory did not suffice for all threads: the sweep goes on with one.")
                 error.__traceback__ = None  # which would keep the tensors alive
                 left, self.size = [batch], max(1, min(self.size, asked // 2))
             gc.collect()
@@ -210,7 +209,7 @@ class Making:
             self.told, left = True, sum(map(len, self.queue))
             where = f"{self.out}/runs/.*.lock"
             text = f"waiting for {left} run(s) that other processes have claimed ({where}). "
-            warnings.warn(text + "Where none of them lives any more, delete these files.", stacklevel=2)
+            warn(text + "Where none of them lives any more, delete these files.")
 
     def _take(self) -> list[Job]:
         """The next batch, or as much of it as fits into memory. Jobs that another process has claimed go to the end."""
@@ -274,7 +273,7 @@ class Making:
             latents = load_file(folder / ledger.LATENTS)["latents"]
             return Clip(frames, Call.read(record["call"]), self.inputs[job.image], latents, record["seconds"])
         except (SafetensorError, SvdlabError, KeyError, OSError) as error:
-            warnings.warn(f"{folder} cannot be read, and is made again: {error}", ledger.DamagedRunWarning, stacklevel=2)
+            warn(f"{folder} cannot be read, and is made again: {error}", ledger.DamagedRunWarning)
             return None
 
     def _clip(self, job: Job, latents: torch.Tensor) -> Clip:

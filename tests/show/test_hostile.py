@@ -56,6 +56,14 @@ FIGURES: dict[str, Any] = {  # of a recorded text
 
 
 @pytest.mark.parametrize("name", FIGURES)
+def test_characters_that_no_font_has_are_boxes_without_a_warning(name: str, tmp_path: Path) -> None:
+    with warnings.catch_warnings(action="error"):
+        fig = FIGURES[name]("微信图片 🙂")
+        assert fig._repr_mimebundle_()[0]["image/png"]
+        show.save(fig, tmp_path / "figure")
+
+
+@pytest.mark.parametrize("name", FIGURES)
 @pytest.mark.parametrize("recorded", [FORMULA, STEERING])
 def test_recorded_text_is_drawn_as_text(name: str, recorded: str, tmp_path: Path) -> None:
     fig = FIGURES[name](recorded)

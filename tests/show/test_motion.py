@@ -10,6 +10,7 @@ from skimage.color import rgb2lab
 from svdlab import show
 from svdlab.errors import InputError
 from svdlab.measure import motion
+from svdlab.measure.calibrate import moving
 from svdlab.organism import world
 from svdlab.show.figure import scaled
 from svdlab.show.labels import number
@@ -52,6 +53,15 @@ def test_the_colours_are_scaled_by_what_is_seen() -> None:
     assert fig.footer == f"grey: lost by the flow, {number(round(100 * (1 - both.visible.mean()), 1))} %"
     lost = fig.data[~both.visible[fig.data.pair, fig.data.y_px.astype(int), fig.data.x_px.astype(int)]]
     assert len(lost) and not lost.drawn.any() and fig.data.drawn.any()
+
+
+def test_the_pairs_that_are_shown_have_the_flow_of_the_whole_clip() -> None:
+    frames = moving("cat", size=(64, 96), frames=12, pan=0.05).frames  # slow: a pair's window spans its neighbours
+    both, data = motion.both_ways(frames), show.flow(frames, pairs=[2, 9]).data
+    at = data.pair, data.y_px.astype(int), data.x_px.astype(int)
+    assert both.baseline.max() > 1 and set(data.pair) == {2, 9}
+    np.testing.assert_array_equal(data[["dx_px", "dy_px"]], both.forward[at])
+    np.testing.assert_array_equal(data.drawn & ~both.visible[at], False)
 
 
 def test_graphs_of_a_known_pan(pan: world.Scenes, clip: Any) -> None:

@@ -1,5 +1,6 @@
 """Videos from anywhere become a study that everything else takes."""
 
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -15,6 +16,7 @@ from svdlab import load_results, measure_files, motion, show, widgets
 from svdlab.__main__ import main
 from svdlab.errors import InputError
 from svdlab.measure.calibrate import moving
+from svdlab.measure.files import csv_text, exported
 from svdlab.measure.video import h264, read_tags, write_frames
 from svdlab.study import ledger, measured, notebooks
 from svdlab.study.compare import compare
@@ -158,6 +160,20 @@ def test_a_dose_response_over_a_comfyui_folder_is_one_line(tmp_path: Path) -> No
     assert set(table["seed"]) == {0, 1} and set(table["image"]) == {"cat.png"} and set(table["max_guidance_scale"]) == {2.5}
     assert table["notes"].str.contains("CLIP").all()
     assert table.groupby("motion_bucket_id")["camera_px"].mean().is_monotonic_increasing
+
+
+def test_a_seed_keeps_its_digits_beside_a_file_that_has_none(tmp_path: Path) -> None:
+    seed = 2**62 + 1  # there a float's neighbours are 512 apart
+    webp(tmp_path / "a.webp", changed(seed=seed)), webp(tmp_path / "a2.webp", changed(seed=7))
+    write_frames(tmp_path / "b.mkv", pan())
+    (tmp_path / "c.mp4").write_text("no video")
+    table = measure_files(tmp_path, tmp_path / "out", progress=False)
+    assert table["seed"].isna().tolist() == [False, False, True, True] and table["seed"][0] == seed
+    exported(table).to_parquet(tmp_path / "table.parquet")
+    assert pd.read_parquet(tmp_path / "table.parquet")["seed"][0] == seed and f",{seed}," in csv_text(table)
+    fig = show.failures(load_results(tmp_path / "out"), kinds=["warping"], k=3)
+    words = " ".join(t.get_text() for ax in fig.axes for t in ax.texts)
+    assert f"seed {seed}" in " ".join(words.split()) and not re.search(r"nan|<NA>|checkpoint \)", words), words
 
 
 def test_the_first_frame_may_be_given(tmp_path: Path) -> None:

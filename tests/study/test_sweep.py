@@ -523,6 +523,18 @@ def test_what_cannot_be_made_is_refused_before_any_model_runs(small: Any, out: P
     assert not counts and not out.exists()
 
 
+@pytest.mark.filterwarnings("always")
+def test_a_warning_names_the_line_outside_svdlab_that_led_to_it(small: Any, out: Path) -> None:
+    wide, plan = np.zeros((SIDE, 2 * SIDE, 3), np.uint8), plan_of(motion_bucket_id=300, seed=[0])
+    with pytest.warns(UserWarning) as said:
+        svdlab.generate(small, wide, num_inference_steps=1, motion_bucket_id=300)
+        svdlab.sweep(small, plan, out, image=wide, measure=(), progress=False)
+        svdlab.steps_needed(small, svdlab.grid(seed=[0]), image=wide, steps=(1,), reference=2, within=5, progress=False)
+    own = [w for w in said if w.category.__module__.startswith("svdlab")]
+    assert {w.filename for w in own} == {__file__} and len({w.lineno for w in own}) == 3
+    assert {w.category.__name__ for w in own} == {"CropWarning", "UnusualConditionWarning"}
+
+
 def test_unusual_conditions_are_warned_of_once(small: Any, out: Path) -> None:
     with pytest.warns(UserWarning) as said:
         sweep(small, plan_of(motion_bucket_id=300, seed=range(4)), out)

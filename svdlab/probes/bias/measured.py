@@ -8,6 +8,7 @@ the round trip.
 
 import importlib.util
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,8 @@ def autoencoder_loss(
     wanted, seen = [name for name in measures if name != "reconstruction_mse"], {}
     for row, key in zip(manifest.index, manifest.image_hash, strict=True):
         if key not in seen:
-            given = prepare_image(image_of(manifest.loc[row]), height=size.height or 0, width=size.width or 0)
+            with warnings.catch_warnings(action="ignore"):  # of what the sweep has said
+                given = prepare_image(image_of(manifest.loc[row]), height=size.height or 0, width=size.width or 0)
             image = np.asarray(given, np.float32) / 255
             seen[key] = dict(reconstruction_error(image, through_autoencoder(pipe, still(image, 1))[0]))
             if wanted:
