@@ -133,7 +133,7 @@ def captions(table: pd.DataFrame, among: pd.DataFrame | None = None) -> list[str
     varied = [c for c in columns if c in whole and whole[c].astype(str).nunique() > 1]
     texts = short(whole["image"]) if "image" in varied else {}
     said = lambda c, v: texts[v] if c == "image" and v in texts else f"{SHORT.get(c, name(c))} {number(v)}"
-    known = lambda c, v: c not in (*SHORT, "seed", "checkpoint") or not (pd.isna(v) or v == "")  # of a measured file
+    known = lambda c, v: c not in (*SHORT, "seed", "checkpoint") or not (v == "" or pd.isna(v))  # of a measured file
     return [", ".join(said(c, row[c]) for c in varied if known(c, row[c])) for row in table.to_dict("records")]
 
 
