@@ -40,28 +40,32 @@ def failures(results: pd.DataFrame, k: int = 6, *, kinds: Sequence[str] | None =
     turn = found.groupby(["failed", "kind"], sort=False).cumcount()  # the worst of each kind, then the second worst
     order = pd.DataFrame({"failed": ~found["failed"], "turn": turn, "severity": -found["severity"]})
     found = found.loc[order.sort_values([*order], kind="stable").index[:k]].reset_index(drop=True)
-    arrays = [frames_of(sources[i]) for i in found["run"]]
-    places = [_place(kind, frames) for kind, frames in zip(found["kind"], arrays, strict=True)]
+    count, parts = side_by_side(SHOWN, LEAST), {}
+    for run in found["run"].unique():  # one clip in memory at a time
+        frames = frames_of(sources[run])
+        for row in found.index[found["run"] == run]:
+            at, box = _place(found["kind"][row], frames)
+            shown = np.unique(np.linspace(0, len(frames) - 1, count).round().astype(int))
+            shown[np.abs(shown - at).argmin()] = at
+            parts[row] = at, box, shown, frames[shown]
+    strips = [parts[row] for row in found.index]
     runs = results.iloc[found["run"]]
     labels = [f"{reason} ({made})" for reason, made in zip(found["reason"], captions(runs, results), strict=True)]
-    count = side_by_side(SHOWN, LEAST)
-    size = fitted(max((a.shape[1:] for a in arrays), key=lambda shape: shape[1]), columns=count)
+    size = fitted(max((strip.shape[1:] for *_, strip in strips), key=lambda shape: shape[1]), columns=count)
     reached = f"{int(found['failed'].sum()) or 'none'} of {len(found)} reach the threshold"
     title = title or f"Worst of {len(results)} clips by kind of failure: {reached}"
     fig, axes = images(size=size, of=runs, title=title, row_labels=[""] * len(found), column_labels=[""] * count)
-    for row, label, frames, (at, box) in zip(axes, labels, arrays, places, strict=True):
+    for row, label, (at, box, shown, strip) in zip(axes, labels, strips, strict=True):
         words = broken(label, LABEL, room() - 40)
         row[0].set_title("\n" * words.count("\n") + " ", fontsize=LABEL, pad=3)  # its place; it may be wider than the image
         look = dict(xycoords="axes fraction", textcoords="offset points", fontsize=LABEL, color=INK, annotation_clip=False)
         row[0].annotate(words, (0, 1), xytext=(0, 4), **look).set_in_layout(False)
-        shown = np.unique(np.linspace(0, len(frames) - 1, count).round().astype(int))
-        shown[np.abs(shown - at).argmin()] = at
         for ax in row[len(shown) :]:
             ax.set_visible(False)
-        for ax, t in zip(row, shown, strict=False):
-            _frame(ax, frames[t], size, t, marked=t == at, box=box)
+        for ax, image, t in zip(row, strip, shown, strict=False):
+            _frame(ax, image, size, t, marked=t == at, box=box)
     kept = runs[[c for c in ("run_id", *MADE) if c in runs]].reset_index(drop=True)
-    where = pd.DataFrame([(at, *(box or [np.nan] * 4)) for at, box in places], columns=["frame", *SIDES])
+    where = pd.DataFrame([(at, *(box or [np.nan] * 4)) for at, box, *_ in strips], columns=["frame", *SIDES])
     return fig.finish(pd.concat([found.drop(columns="run"), where, kept], axis=1), "orange: where it shows most")
 
 
