@@ -23,7 +23,8 @@ import pytest
 from svdlab.errors import SvdlabError
 from tests.calls import GROUPS, Target, make
 
-LONGEST = 20  # s of a call
+LONGEST = 20  # s of a call, of computing: on a busy machine the clock on the wall tells nothing
+WAIT = 300  # s of a call, on the wall: one that waits for ever computes nothing
 # Why a call that is not refused is right: by "function(argument)", else by argument. None where it is the default, and True
 # where the argument is True or False, need no reason.
 RIGHT: dict[str, dict[str, str]] = json.loads(Path(__file__).with_name("right.json").read_text())
@@ -75,12 +76,13 @@ def attack(pipe: Any, function: Callable[..., Any], arguments: dict[str, Any]) -
     """What came of a call: "refused", "late" (after a model ran), "accepted", or the error's name."""
 
     def too_long(*_: Any) -> None:
-        raise TimeoutError(f"no answer in {LONGEST} s")
+        raise TimeoutError(f"no answer in {LONGEST} s of computing or {WAIT} s of waiting")
 
     with counted(pipe) as runs, warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        before = signal.signal(signal.SIGALRM, too_long)
-        signal.alarm(LONGEST)
+        before = {number: signal.signal(number, too_long) for number in (signal.SIGPROF, signal.SIGALRM)}
+        signal.setitimer(signal.ITIMER_PROF, LONGEST)
+        signal.alarm(WAIT)
         try:
             function(**arguments)
         except SvdlabError:
@@ -88,8 +90,10 @@ def attack(pipe: Any, function: Callable[..., Any], arguments: dict[str, Any]) -
         except BaseException as error:
             return f"{type(error).__name__}: {' '.join(str(error).split())[:80]!r}"
         finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
             signal.alarm(0)
-            signal.signal(signal.SIGALRM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
             plt.close("all")
     return "accepted"
 

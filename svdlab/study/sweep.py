@@ -283,7 +283,8 @@ def _jobs(
     unusual: dict[str, None] = {}
     jobs = []
     named = {lora and lora[:2]: (lora, hash_facts(model)) for lora, model in models.items()}
-    rows = zip(plan.index, plans.condition_rows(plan), plans.loras(plan), plan.to_dict("records"), strict=True)
+    given_cells = plan.to_dict("records") or [{}] * len(plan)  # of a plan without columns pandas 2.2 gives no rows
+    rows = zip(plan.index, plans.condition_rows(plan), plans.loras(plan), given_cells, strict=True)
     for label, row, lora, cells in rows:
         given = {"image": image, "seed": 0} | {str(name): cell for name, cell in cells.items() if not plans.empty(cell)}
         try:
