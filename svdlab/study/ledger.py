@@ -134,7 +134,8 @@ def claim(out: str | Path, run_id: str) -> FileLock | None:
     except Timeout:
         return None
     except (OSError, NotImplementedError) as error:
-        planted = os.path.islink(lock.lock_file) or os.path.isdir(lock.lock_file)
+        place = Path(lock.lock_file)
+        planted = place.is_symlink() or (place.exists() and not place.is_file())
         what = "It is no lock: delete it" if planted else "Give a folder on another disk, as out="
         raise OutputError(f"{lock.lock_file} cannot be locked: {error}. {what}.") from error
     return lock

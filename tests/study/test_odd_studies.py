@@ -11,8 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import filelock
 import pandas as pd
 import pytest
+from packaging.version import Version
 
 import svdlab
 from svdlab import widgets
@@ -157,7 +159,9 @@ def test_a_lock_that_nobody_holds_stops_nobody_and_one_that_is_none_is_named(kin
     else:
         lock.write_text("4711\nanother-node")
         lock.chmod(0o400 if kind == "read-only file" else 0o600)
-    if kind in ("folder", "link"):
+    # filelock before 4.2.1 empties what it locks, which a pipe refuses.
+    emptied = kind == "pipe" and Version(filelock.__version__) < Version("4.2.1")
+    if kind in ("folder", "link") or emptied:
         with pytest.raises(OutputError, match="It is no lock: delete it"):
             make(pipe, tmp_path / "study")
     else:
