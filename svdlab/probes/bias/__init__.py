@@ -199,7 +199,7 @@ class BiasResult:
         counts, found = self.table["verdict"].value_counts(), self.table[self.table["verdict"] == EFFECT]
         where = "; ".join(found["scheme"] + " in " + found["label"])
         parts = [f"{counts[v]} {v}{f' ({where})' if v == EFFECT else ''}" for v in VERDICTS if v in counts]
-        return f"Of {len(self.table)} comparisons: {', '.join(parts)}."
+        return f"Of {len(self.table)} comparison{'s' * (len(self.table) != 1)}: {', '.join(parts)}."
 
     def figure(self) -> Figure:
         """All effects with their intervals, in standard deviations (of pairs' differences), a panel per contrast."""
