@@ -130,7 +130,7 @@ def captions(table: pd.DataFrame, among: pd.DataFrame | None = None) -> list[str
     """
     whole = table if among is None else among
     columns = ["image", *(c for c in RUN if c not in SOURCE), "checkpoint"]
-    varied = [c for c in columns if c in whole and whole[c].astype(str).nunique() > 1]
+    varied = [c for c in columns if c in whole and whole[c].dropna().astype(str).nunique() > 1]  # pandas 2 writes "nan"
     texts = short(whole["image"]) if "image" in varied else {}
     said = lambda c, v: texts[v] if c == "image" and v in texts else f"{SHORT.get(c, name(c))} {number(v)}"
     known = lambda c, v: c not in (*SHORT, "seed", "checkpoint") or not (v == "" or pd.isna(v))  # of a measured file
