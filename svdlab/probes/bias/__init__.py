@@ -18,6 +18,7 @@ a study are one family. See `bias.planted` for pairs whose truth is known, `bias
 import json
 import re
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -47,6 +48,7 @@ from svdlab.errors import (
 from svdlab.measure.files import csv_text, exported, plain, read_json, write_whole
 from svdlab.pipeline.conditions import Conditions, conditions_of
 from svdlab.pipeline.generate import ProbePipeline
+from svdlab.pipeline.images import CropWarning
 from svdlab.pipeline.pipeline import pipeline
 from svdlab.probes.bias.differences import (
     MEASURES,
@@ -269,7 +271,9 @@ def run(pipe: ProbePipeline, design: Design, out: str | Path, *, progress: bool 
     clips = sweep(pipe, plan, out, measure=instruments, progress=progress).reset_index(drop=True)
     if "object_px" in clips:  # as the stillness probe: what jitters about its place has not moved
         clips["still"] = numbers(classify(clips)["still"])
-    clips = clips.merge(autoencoder_loss(pipe, manifest, design.conditions, design.measures), on="label_row", how="left")
+    with warnings.catch_warnings(category=CropWarning, action="ignore"):  # the sweep warned of it
+        loss = autoencoder_loss(pipe, manifest, design.conditions, design.measures)
+    clips = clips.merge(loss, on="label_row", how="left")
     measured = [name for name in design.measures if name in clips and numbers(clips[name]).notna().any()]
     # A margin that was not fixed beforehand shows no equivalence; `departures` names it.
     margins = {name: m for name, m in design.margins.items() if name in measured and planned["margins"].get(name) == m}

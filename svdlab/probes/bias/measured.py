@@ -8,7 +8,6 @@ the round trip.
 
 import importlib.util
 import math
-import warnings
 from typing import Any
 
 import numpy as np
@@ -47,8 +46,7 @@ def autoencoder_loss(
     wanted, seen = [name for name in measures if name != "reconstruction_mse"], {}
     for row, key in zip(manifest.index, manifest.image_hash, strict=True):
         if key not in seen:
-            with warnings.catch_warnings(action="ignore"):  # of what the sweep warned of
-                given = prepare_image(image_of(manifest.loc[row]), height=size.height or 0, width=size.width or 0)
+            given = prepare_image(image_of(manifest.loc[row]), height=size.height or 0, width=size.width or 0)
             image = np.asarray(given, np.float32) / 255
             seen[key] = dict(reconstruction_error(image, through_autoencoder(pipe, still(image, 1))[0]))
             if wanted:
