@@ -155,6 +155,7 @@ def test_it_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     check_results(path, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_it_runs_by_papermill(tmp_path: Path) -> None:
     """In a kernel of its own, as the command and JupyterLab run it: one notebook stands for all."""
     path = FOLDER / "02-denoising-trace.ipynb"

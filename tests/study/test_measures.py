@@ -137,6 +137,7 @@ def ask(root: Path) -> list[str]:
     return done.stdout.split()
 
 
+@pytest.mark.slow
 def test_a_corrected_instrument_measures_again_and_a_new_version_of_svdlab_does_not(tmp_path: Path) -> None:
     """Case A8."""
     shutil.copytree(ROOT / "svdlab", tmp_path / "svdlab", ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"))

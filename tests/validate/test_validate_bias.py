@@ -84,6 +84,7 @@ def test_small_studies_say_that_they_are() -> None:
     assert [row["passed"] for row in rows] == [True, True] and rows[0]["n"] == 2 * len(bv.MEASURES)
 
 
+@pytest.mark.slow
 def test_the_small_validation_runs_on_the_organism(pipe: Any, tmp_path: Path) -> None:
     """Its null rates and small studies hold for any model. What was planted is judged by the slow table, at full size."""
     table = bv.validate(pipe, tmp_path, counts={"hue": 3, "shape": 3}, steps=2, studies=15, progress=False)
