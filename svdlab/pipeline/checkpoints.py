@@ -107,7 +107,7 @@ def load_pipeline(
     dtype = one_of("dtype", str(dtype or ("float32" if device == "cpu" else "float16")).removeprefix("torch."), DTYPES)
     name, folder = locate(checkpoint)
     if offload is not None and one_of("offload", offload, ("model", "sequential")) and device == "cpu":
-        raise InputError(f"offload={offload!r} moves weights to an accelerator, and none is used with device='cpu': leave it out.")
+        raise InputError(f"offload={offload!r} moves weights to a GPU, and none is used with device='cpu': leave it out.")
     if folder is None:
         folder = _fetch(name, DTYPES[dtype], variant, revision, local_files_only)
     elif revision not in (None, _commit(folder)):
