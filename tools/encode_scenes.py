@@ -3,7 +3,6 @@
     $ python tools/encode_scenes.py --start CHECKPOINT --clips build/clips --files 80           # 20,480 clips
     $ python tools/encode_scenes.py --start CHECKPOINT --clips build/shifts --files 14 --shifts # pans to the right and tilts
     $ python tools/encode_scenes.py --start CHECKPOINT --clips build/fixed --files 20 --fixed   # at fps 7, bucket 127
-    $ python tools/encode_scenes.py --start CHECKPOINT --clips build/depth --files 8 --depth    # pans and tilts of two layers
 
 The VAE is frozen, so that a clip is encoded once and used often, each time with its own noise. `tools/train_unet.py` reads
 what is there, and looks for more from time to time: both may run at once.
@@ -12,7 +11,6 @@ what is there, and looks for more from time to time: both may run at once.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,24 +41,6 @@ def moves(clips: int, seed: int) -> dict[str, Any]:
     return dict(motion=motion, layers=1, pattern="none")
 
 
-def depth(clips: int, seed: int) -> dict[str, Any]:
-    """Factors of scenes of two layers that pan or tilt, so fast that the layers part visibly."""
-    rng = np.random.default_rng([seed, 13])
-    motion = ["pan" if rng.random() < 0.85 else "tilt" for _ in range(clips)]
-    fps = rng.integers(4, 15, clips)
-    bucket = np.minimum(rng.uniform(0.8, world.MAX_DISPLACEMENT, clips) * fps // world.K, world.BUCKETS[1]).astype(int)
-    return dict(motion=motion, ground="leaves", layers=2, fps=fps.tolist(), motion_bucket_id=bucket.tolist())
-
-
-KINDS: dict[str, tuple[int, Callable[[int, int], dict[str, Any]]]] = {  # offset of the first seed, factors
-    "all": (0, lambda clips, seed: {}),
-    "fixed": (0, lambda clips, seed: FIXED),
-    "shifts": (500_000, shifts),
-    "moves": (700_000, moves),
-    "depth": (900_000, depth),
-}
-
-
 @torch.no_grad()
 def encode_scenes(start: Path, folder: Path, files: int, clips: int, edition: int, kind: str) -> None:
     """Write the files that `folder` lacks: images, latents and conditions of `clips` scenes each."""
@@ -70,9 +50,9 @@ def encode_scenes(start: Path, folder: Path, files: int, clips: int, edition: in
         path = folder / f"{i:04d}.safetensors"
         if path.exists():
             continue
-        offset, factors_of = KINDS[kind]
-        seed = FIRST_SEED + offset + i
-        scenes = world.scenes(clips, seed=seed, edition=edition, **factors_of(clips, seed))
+        seed = FIRST_SEED + i + {"shifts": 500_000, "moves": 700_000}.get(kind, 0)
+        factors: dict[str, Any] = {"all": {}, "fixed": FIXED, "shifts": shifts(clips, seed), "moves": moves(clips, seed)}[kind]
+        scenes = world.scenes(clips, seed=seed, edition=edition, **factors)
         images = torch.from_numpy(np.rint(scenes.video[:, 0] * 255).astype(np.uint8)).permute(0, 3, 1, 2)
         latents = []
         for video in torch.from_numpy(scenes.video).permute(0, 1, 4, 2, 3):
@@ -94,13 +74,11 @@ if __name__ == "__main__":
     parser.add_argument("--scenes", type=int, default=256, help="in each file")
     parser.add_argument("--edition", type=int, default=2)
     kinds = parser.add_mutually_exclusive_group()
-    for kind, what in (
-        ("fixed", "only scenes at fps 7, bucket 127"),
-        ("shifts", "only pans to the right and tilts"),
-        ("moves", "grounds that zoom, tilt, roll or pan"),
-        ("depth", "pans and tilts of two layers"),
-    ):
-        kinds.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind, help=what)
+    kinds.add_argument("--fixed", dest="kind", action="store_const", const="fixed", help="only scenes at fps 7, bucket 127")
+    kinds.add_argument("--shifts", dest="kind", action="store_const", const="shifts", help="only pans to the right and tilts")
+    kinds.add_argument(
+        "--moves", dest="kind", action="store_const", const="moves", help="grounds that zoom, tilt, roll or pan"
+    )
     parser.set_defaults(kind="all")
     args = parser.parse_args()
     args.clips.mkdir(parents=True, exist_ok=True)

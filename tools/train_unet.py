@@ -234,10 +234,6 @@ if __name__ == "__main__":
     parser.add_argument("--cooldown", type=float, default=0.25)
     parser.add_argument("--lr", type=float, default=Recipe.lr)
     parser.add_argument("--short", type=float, default=Recipe.short, help="share of batches with 4 frames only")
-    parser.add_argument(
-        "--drop-latents", type=float, default=Recipe.drop_latents, help="share of clips with the embedding alone"
-    )
-    parser.add_argument("--strong-noise", type=float, default=Recipe.strong_noise, help="share with image noise up to 1")
     parser.add_argument("--fresh", type=Path, help="write an untrained checkpoint, and train nothing")
     parser.add_argument("--export", type=Path, help="write the averaged weights as a checkpoint, and train nothing")
     args = parser.parse_args()
@@ -247,5 +243,4 @@ if __name__ == "__main__":
         export(args.start, args.out, args.export)
     else:
         args.out.mkdir(parents=True, exist_ok=True)
-        own = Recipe(lr=args.lr, short=args.short, drop_latents=args.drop_latents, strong_noise=args.strong_noise)
-        train(args.start, args.clips, args.out, args.steps, args.cooldown, own)
+        train(args.start, args.clips, args.out, args.steps, args.cooldown, Recipe(lr=args.lr, short=args.short))
