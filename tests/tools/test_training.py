@@ -78,9 +78,8 @@ def test_a_training_step_brings_nothing_from_the_cpu():
     pipe.vae.to("meta")
     draw = partial(torch.empty, device="meta")
     with Watch():
-        losses_of(pipe, parts, Recipe(), (draw(2, 3, 64, 64), draw(2, 3, 224, 224), draw(2, 8, 4, 16, 16), draw(2, 2)))[
-            0
-        ].sum()
+        batch = draw(2, 3, 64, 64), draw(2, 3, 224, 224), draw(2, 8, 4, 16, 16), draw(2, 2)
+        losses_of(pipe, parts, Recipe(), batch)[0].sum()
     assert devices == {"meta"}
     with Watch():
         resize_for_clip(torch.empty(2, 3, 64, 64, device="meta"))
