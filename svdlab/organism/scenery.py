@@ -22,6 +22,8 @@ SIZE = 64  # px, both sides
 ZOOM_RADIUS = SIZE / 2  # px from the centre, where a zoom's and a roll's displacement is counted
 PLANE, FINE = 128, 2  # px of ground that are drawn, more than any camera move shows; samples per px
 FAR = 2.0  # depth of a far layer, the near one has 1: a far layer moves by 1/FAR of a camera's displacement
+HAZE = 0.4  # share of the air's colour in a far layer's: it is paler and bluer (aerial perspective), so that depth can be seen
+AIR = {"light": np.array([0.62, 0.72, 0.86], np.float32), "dark": np.array([0.10, 0.15, 0.25], np.float32)}
 GROUND, NEAR, PATTERN, SECOND, SPRITE = range(5)  # labels of pixels
 TRIANGLE_CENTRE = 0.37  # radii by which a triangle's incentre lies below the middle of its box
 COMPASS = {  # where a sprite goes, x right and y down
@@ -136,8 +138,7 @@ def planes(rng: np.random.Generator, row: dict[str, Any]) -> dict[str, np.ndarra
             height = cv2.GaussianBlur(pink_noise(rng, side), (0, 0), 6)
             cut = np.quantile(height, rng.uniform(0.55, 0.75))
             _put(near, image, np.clip(0.5 + (height - cut) * 25, 0, 1), NEAR)
-            haze = image.mean((0, 1)) * 0.6 + (0.25 if row["background"] == "light" else 0.03)
-            found["leaves"] = 0.6 * haze + 0.4 * cv2.GaussianBlur(image[::-1], (0, 0), 2 * FINE)
+            found["leaves"] = HAZE * AIR[row["background"]] + (1 - HAZE) * cv2.GaussianBlur(image[::-1], (0, 0), FINE)
     if row["pattern"] == "text":
         _put_text(rng, near, row["text"])
     if row["pattern"] == "face":

@@ -12,9 +12,9 @@ known odds: which way a pan goes, and whether a dark scene moves at all.
 
 There are two editions. The first, the default, draws plane waves and one sprite. The second, `edition=2`, which the shipped
 weights were trained on, draws these and, more often, natural grounds; scenes without a sprite, with two, with letters or a
-face; two layers of depth; and two camera moves more, each announced by a stripe on the sprite: upright and light for a tilt
-up, dark for a tilt down; level and light for a clockwise roll, dark for an anticlockwise one. An image without a mark pans: so
-does a photograph.
+face; two layers of depth, the far one paler, bluer and less sharp; and two camera moves more, each announced by a stripe on
+the sprite: upright and light for a tilt up, dark for a tilt down; level and light for a clockwise roll, dark for an
+anticlockwise one. An image without a mark pans: so does a photograph.
 """
 
 from dataclasses import dataclass
