@@ -35,8 +35,9 @@ ODDS = (0.38, 0.30, 0.12, 0.10, 0.10)  # of what is announced in every other chu
 
 
 def draw_scenes(worker: int, workers: int, scenes: int, fixed_share: float, found: Any) -> None:
-    """Endlessly put (fixed or not, frames "n f h w c" uint8, conditions "n 2") into the queue."""
+    """Endlessly put (fixed or not, frames "n f h w c" uint8, conditions "n 2", weights "n f 1 h w") into the queue."""
     import cv2
+    from encode_scenes import depth, error_weights
 
     from svdlab.organism import world
 
@@ -46,11 +47,14 @@ def draw_scenes(worker: int, workers: int, scenes: int, fixed_share: float, foun
         rng = np.random.default_rng([FIRST_SEED, i])
         fixed = bool(rng.random() < fixed_share)
         factors: dict[str, Any] = dict(FIXED) if fixed else {}
-        if rng.random() < 0.5:
+        lot = rng.random()
+        if lot < 0.4:
             factors["announced"] = [str(kind) for kind in rng.choice(world.ANNOUNCED, scenes, p=ODDS)]
+        elif lot < 0.6 and not fixed:
+            factors = depth(scenes, FIRST_SEED + i)
         s = world.scenes(scenes, seed=FIRST_SEED + i, edition=2, **factors)
         frames = np.rint(s.video * 255).astype(np.uint8)
-        found.put((fixed, frames, s.factors[["fps", "motion_bucket_id"]].to_numpy(np.float32)))
+        found.put((fixed, frames, s.factors[["fps", "motion_bucket_id"]].to_numpy(np.float32), error_weights(s)))
         i += workers
 
 
@@ -61,18 +65,19 @@ class Pool:
         self.images = torch.empty(size, 3, 64, 64, dtype=torch.uint8, device=device)
         self.latents = torch.empty(size, 8, 4, 16, 16, dtype=torch.half, device=device)
         self.conditions = torch.empty(size, 2, device=device)
+        self.weights = torch.empty(size, 8, 1, 16, 16, dtype=torch.half, device=device)
         self.drawn = 0
 
-    def add(self, images: torch.Tensor, latents: torch.Tensor, conditions: torch.Tensor) -> None:
+    def add(self, images: torch.Tensor, latents: torch.Tensor, conditions: torch.Tensor, weights: torch.Tensor) -> None:
         at = torch.arange(self.drawn, self.drawn + len(images), device=images.device) % len(self.images)
-        self.images[at], self.latents[at], self.conditions[at] = images, latents.half(), conditions
+        self.images[at], self.latents[at], self.conditions[at], self.weights[at] = images, latents.half(), conditions, weights
         self.drawn += len(images)
 
     def take(self, n: int) -> tuple[torch.Tensor, ...]:
         """What `losses_of` takes. Images are resized here: the kernel comes from the CPU, which no CUDA graph can record."""
         at = torch.randint(min(self.drawn, len(self.images)), (n,), device=self.images.device)
         images = self.images[at].float() / 127.5 - 1
-        return images, resize_for_clip(images), self.latents[at].float(), self.conditions[at]
+        return images, resize_for_clip(images), self.latents[at].float(), self.conditions[at], self.weights[at].float()
 
 
 @torch.no_grad()
@@ -80,7 +85,7 @@ def encode_into(pools: dict[bool, Pool], vae: Any, found: Any, most: int) -> Non
     """Take at most so many chunks from the queue."""
     for _ in range(most):
         try:
-            fixed, frames, conditions = found.get_nowait()
+            fixed, frames, conditions, weights = found.get_nowait()
         except queue.Empty:
             return
         device = pools[fixed].images.device
@@ -88,7 +93,7 @@ def encode_into(pools: dict[bool, Pool], vae: Any, found: Any, most: int) -> Non
         with torch.autocast(device.type, torch.bfloat16):
             z = vae.encode(video.flatten(0, 1).float() / 127.5 - 1).latent_dist.mode()
         latents = z.float().unflatten(0, video.shape[:2]) * vae.config.scaling_factor
-        pools[fixed].add(video[:, 0], latents, torch.from_numpy(conditions).to(device))
+        pools[fixed].add(video[:, 0], latents, *(torch.from_numpy(part).to(device) for part in (conditions, weights)))
 
 
 class StackedMuon:

@@ -5,6 +5,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -35,7 +36,6 @@ def test_the_loss_is_zero_for_the_output_that_the_scheduler_reads_as_the_clean_c
 
 
 def test_images_reach_the_encoder_as_the_pipeline_gives_them():
-    import numpy as np
     from PIL import Image
     from train_unet import resize_for_clip
 
@@ -49,6 +49,27 @@ def test_images_reach_the_encoder_as_the_pipeline_gives_them():
         tensor = torch.from_numpy(np.asarray(image) / 255.0).float().permute(2, 0, 1)[None] * 2 - 1
         ours = pipe.image_encoder(resize_for_clip(tensor)).image_embeds[0]
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)
+
+
+def test_an_error_on_a_far_layer_counts_fourfold():
+    from encode_scenes import FAR_WEIGHT, error_weights
+    from train_unet import Recipe, losses_of
+
+    from svdlab.organism import world
+
+    flat, deep = (world.scenes(1, seed=5, edition=2, ground="leaves", motion="tilt", layers=k, pattern="none") for k in (1, 2))
+    assert (error_weights(flat) == 1).all() and error_weights(flat).shape == (1, 8, 1, 16, 16)
+    assert set(np.unique(error_weights(deep))) >= {1.0, FAR_WEIGHT}
+    pipe = build(seed=1)
+    parts = {name: getattr(pipe, name) for name in ("unet", "image_encoder")}
+    batch = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 224, 224), torch.rand(2, 8, 4, 16, 16), torch.full((2, 2), 7.0)
+
+    def losses(*weights: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(0)
+        with torch.no_grad():
+            return losses_of(pipe, parts, Recipe(), (*batch, *weights))[0]
+
+    torch.testing.assert_close(losses(torch.full((2, 8, 1, 16, 16), FAR_WEIGHT)), FAR_WEIGHT * losses())
 
 
 def test_orthogonalised_matrices_have_singular_values_near_one():
@@ -115,7 +136,6 @@ def test_sigmas_cover_svds_range():
 
 def test_dead_leaves_have_the_spectrum_of_natural_images():
     """Power falls about as 1 / f**2, and colours are far less varied than grey levels."""
-    import numpy as np
 
     from svdlab.organism.scenery import dead_leaves
 
@@ -152,7 +172,7 @@ def test_training_goes_on_where_it_stopped(tmp_path):
         run("train_unet.py", "--start", "start", "--out", out, "--export", "made")
         made = load_file(tmp_path / "made" / "unet" / "diffusion_pytorch_model.safetensors")["conv_in.weight"]
         torch.testing.assert_close(made, load_file(tmp_path / out / "unet.safetensors")["conv_in.weight"])
-    run("encode_scenes.py", "--start", "start", "--clips", "clips", "--files", "1", "--scenes", "8")
+    run("encode_scenes.py", "--start", "start", "--clips", "clips", "--files", "1", "--scenes", "8", "--depth")
     for steps in ("1", "2"):
         run("train_unet.py", "--start", "start", "--clips", "clips", "--out", "unet", "--steps", steps)
     assert [line.split(",")[0] for line in (tmp_path / "unet" / "log.csv").read_text().splitlines()] == ["step", "1", "2"]
