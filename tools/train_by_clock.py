@@ -8,7 +8,8 @@ A step is captured once as a CUDA graph and replayed, since thousands of small k
 gets unet.safetensors and image_encoder.safetensors, averaged, in half precision; the same in fixed/, after the minutes that
 follow on scenes at fps 7 and bucket 127 (--fixed); and log.csv. Without a GPU the same steps run one kernel at a time.
 
-The weights were made by a first version of this script; this one, which was put in order afterwards, has run on a CPU only.
+The weights were made by a first version of this script, on the world and with the recipe of then (card.md, part 3); this
+one, which was put in order and given scenes of two layers afterwards, has run on a CPU only.
 """
 
 from __future__ import annotations

@@ -181,6 +181,13 @@ def test_a_far_layer_moves_by_half():
         assert set(depth[labels == scenery.NEAR]) == {1.0}
 
 
+def test_a_far_layer_is_bluer_and_has_less_contrast():
+    s = scenes(8, seed=3, motion="pan", ground="leaves", layers=2, sprites=0, pattern="none", background="light")
+    far, near = (s.video[s.labels == label] for label in (scenery.GROUND, scenery.NEAR))
+    assert np.mean(far[:, 2] - far[:, 0]) > np.mean(near[:, 2] - near[:, 0]) + 0.05
+    assert far.mean(1).std() < 0.75 * near.mean(1).std()
+
+
 def test_a_second_sprite_stands_while_the_first_moves():
     s = scenes(6, seed=2, motion="object", sprites=2, fps=7, motion_bucket_id=100)
     assert np.ptp(s.track_second, axis=1).max() == 0
