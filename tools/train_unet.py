@@ -6,7 +6,7 @@
     $ python tools/train_unet.py --start build/start --clips build/shifts --out build/unet --steps 4600 --cooldown 0 --short 1
     $ python tools/train_unet.py --start build/start --clips build/clips --out build/unet --steps 30000
     $ python tools/train_unet.py --start build/start --out build/unet --export build/exported    # diffusers' layout, float16
-    $ accelerate launch --num_processes 2 --cpu tools/train_unet.py ...                 # a process for each core
+    $ ACCELERATE_USE_CPU=1 torchrun --nproc_per_node 2 tools/train_unet.py ...          # a process for each core
 
 SVD's training: EDM preconditioning with sigma_data = 1 and v-prediction (Karras et al. 2022, table 1), noise augmentation of
 the input image and conditioning dropout (Blattmann et al. 2023, appendix D). The VAE stays as it is.
@@ -152,6 +152,13 @@ def losses_of(pipe: Any, parts: Any, recipe: Recipe, batch: tuple[torch.Tensor, 
     return (error * weights[0] if weights else error).mean((1, 2, 3, 4)), sigma
 
 
+class Trained(torch.nn.ModuleDict):
+    """The UNet and the image encoder. Several processes share gradients of what `forward` computes, and of nothing else."""
+
+    def forward(self, pipe: Any, recipe: Recipe, batch: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        return losses_of(pipe, self, recipe, batch)
+
+
 def load(folder: Path) -> Any:
     """A checkpoint folder in single precision, its VAE not to be trained."""
     pipe = StableVideoDiffusionPipeline.from_pretrained(str(folder), use_safetensors=True, local_files_only=True)
@@ -169,7 +176,7 @@ def train(start: Path, clips: Path, out: Path, steps: int, cooldown: float, reci
     pipe = load(start)
     pipe.vae.to(accelerator.device)
     pipe.unet.set_attn_processor(AttnProcessor())  # sequences of 8 to 64: a sixth faster here than torch's fused attention
-    parts = torch.nn.ModuleDict({"unet": pipe.unet, "image_encoder": pipe.image_encoder}).train()
+    parts = Trained({"unet": pipe.unet, "image_encoder": pipe.image_encoder}).train()
     optims = optimizers(parts, recipe.lr)
     parts, *optims = accelerator.prepare(parts, *optims)
     model = accelerator.unwrap_model(parts)
@@ -181,7 +188,7 @@ def train(start: Path, clips: Path, out: Path, steps: int, cooldown: float, reci
     for step, batch in enumerate(batches(recipe, done + 7919 * accelerator.process_index, clips), start=done + 1):
         falling = min(1.0, (steps - step + 1) / (cooldown * steps)) if cooldown else 1.0
         with accelerator.autocast():
-            losses, sigma = losses_of(pipe, parts, recipe, tuple(t.to(accelerator.device) for t in batch))
+            losses, sigma = parts(pipe, recipe, tuple(t.to(accelerator.device) for t in batch))
         accelerator.backward(losses.mean())
         accelerator.clip_grad_norm_(parts.parameters(), 1.0)
         set_rate(optims, recipe.lr * falling * min(1.0, step / recipe.warmup))
@@ -192,7 +199,7 @@ def train(start: Path, clips: Path, out: Path, steps: int, cooldown: float, reci
         recent.append(torch.stack([losses.detach(), sigma]).cpu().numpy())
         over = step >= steps
         if accelerator.is_main_process and (step % 50 == 0 or over):
-            _log(out / "log.csv", step, recipe, np.concatenate(recent, axis=1))
+            _log(out / "log.csv", step, step * recipe.batch * accelerator.num_processes, np.concatenate(recent, axis=1))
             recent = []
             if over or time.time() - saved > 180:
                 save_state(out / "state.safetensors", step, model, ema, optims)
@@ -201,10 +208,10 @@ def train(start: Path, clips: Path, out: Path, steps: int, cooldown: float, reci
             return
 
 
-def _log(path: Path, step: int, recipe: Recipe, found: np.ndarray) -> None:
-    """A row of `log.csv`: the mean loss, and that of each range of sigma."""
+def _log(path: Path, step: int, clips: int, found: np.ndarray) -> None:
+    """A row of `log.csv`: the mean loss of this process, and that of each range of sigma."""
     loss, sigma = found
-    row = {"step": step, "clips": step * recipe.batch, "seconds": round(time.process_time()), "loss": loss.mean()}
+    row = {"step": step, "clips": clips, "seconds": round(time.process_time()), "loss": loss.mean()}
     row |= {f"loss_sigma_{a:g}_{b:g}": loss[(sigma >= a) & (sigma < b)].mean() for a, b in pairwise(RANGES)}
     if not path.exists():
         path.write_text(",".join(row) + "\n")

@@ -1,5 +1,6 @@
 """Training does what SVD's does, and an interruption costs nothing."""
 
+import os
 import subprocess
 import sys
 from functools import partial
@@ -153,8 +154,11 @@ def test_dead_leaves_have_the_spectrum_of_natural_images():
 def test_training_goes_on_where_it_stopped(tmp_path):
     from safetensors.torch import load_file
 
-    def run(script: str, *args: str) -> str:
-        done = subprocess.run([sys.executable, str(TOOLS / script), *args], capture_output=True, text=True, cwd=tmp_path)
+    def run(script: str, *args: str, processes: int = 1) -> str:
+        python = [sys.executable] if processes == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        python += [] if processes == 1 else ["--nproc_per_node", str(processes)]
+        env = {**os.environ, "ACCELERATE_USE_CPU": "1"}
+        done = subprocess.run([*python, str(TOOLS / script), *args], capture_output=True, text=True, cwd=tmp_path, env=env)
         assert done.returncode == 0, done.stderr[-2000:]
         return done.stdout
 
@@ -173,9 +177,10 @@ def test_training_goes_on_where_it_stopped(tmp_path):
         made = load_file(tmp_path / "made" / "unet" / "diffusion_pytorch_model.safetensors")["conv_in.weight"]
         torch.testing.assert_close(made, load_file(tmp_path / out / "unet.safetensors")["conv_in.weight"])
     run("encode_scenes.py", "--start", "start", "--clips", "clips", "--files", "1", "--scenes", "8", "--depth")
-    for steps in ("1", "2"):
-        run("train_unet.py", "--start", "start", "--clips", "clips", "--out", "unet", "--steps", steps)
-    assert [line.split(",")[0] for line in (tmp_path / "unet" / "log.csv").read_text().splitlines()] == ["step", "1", "2"]
+    for processes, steps in ((1, "1"), (2, "2")):
+        run("train_unet.py", "--start", "start", "--clips", "clips", "--out", "unet", "--steps", steps, processes=processes)
+    rows = [line.split(",")[:2] for line in (tmp_path / "unet" / "log.csv").read_text().splitlines()]
+    assert rows == [["step", "clips"], ["1", "8"], ["2", "32"]]  # two processes draw two batches a step
     run("train_unet.py", "--start", "start", "--out", "unet", "--export", "exported")
     averaged = load_file(tmp_path / "unet" / "state.safetensors")["ema/unet.conv_in.weight"]
     exported = load_file(tmp_path / "exported" / "unet" / "diffusion_pytorch_model.safetensors")["conv_in.weight"]
