@@ -6,7 +6,7 @@
     $ python tools/train_unet.py --start build/start --clips build/shifts --out build/unet --steps 4600 --cooldown 0 --short 1
     $ python tools/train_unet.py --start build/start --clips build/clips --out build/unet --steps 30000
     $ python tools/train_unet.py --start build/start --out build/unet --export build/exported    # diffusers' layout, float16
-    $ ACCELERATE_USE_CPU=1 torchrun --nproc_per_node 2 tools/train_unet.py ...          # a process for each core
+    $ ACCELERATE_USE_CPU=1 torchrun --nproc_per_node 2 -- tools/train_unet.py ...       # a process for each core
 
 SVD's training: EDM preconditioning with sigma_data = 1 and v-prediction (Karras et al. 2022, table 1), noise augmentation of
 the input image and conditioning dropout (Blattmann et al. 2023, appendix D). The VAE stays as it is.

@@ -155,8 +155,8 @@ def test_training_goes_on_where_it_stopped(tmp_path):
     from safetensors.torch import load_file
 
     def run(script: str, *args: str, processes: int = 1) -> str:
-        python = [sys.executable] if processes == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        python += [] if processes == 1 else ["--nproc_per_node", str(processes)]
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes), "--"]
+        python = [sys.executable, *(torchrun if processes > 1 else [])]
         env = {**os.environ, "ACCELERATE_USE_CPU": "1"}
         done = subprocess.run([*python, str(TOOLS / script), *args], capture_output=True, text=True, cwd=tmp_path, env=env)
         assert done.returncode == 0, done.stderr[-2000:]
