@@ -104,11 +104,12 @@ def sweep(
     plan, image = plans.across_images(plans.as_plan(plan), image)
     devices = _devices(devices, executor)
     alone = executor is None and not devices
-    models = _models(_usable(pipe, executor, devices, intervention), plan, intervention)
+    _usable(pipe, executor, devices, intervention)
     how = How({}, as_measures(measure), _kept(keep), retry_failed)
-    jobs, inputs = _jobs(pipe, plan, image, models)
-    several = _threads(threads, pipe, alone, len(jobs))
-    size = _batch_size(batch_size, pipe, jobs)
+    several = _threads(threads, pipe, alone, len(plan))
+    chosen = None if isinstance(batch_size, str) and batch_size == "auto" else errors.whole("batch_size", batch_size, 1)
+    jobs, inputs, models = _jobs(pipe, plan, image, intervention)
+    size = chosen or _batch_size(pipe, jobs)
     try:
         out = ledger.prepare(out)
     except OutputError as error:
@@ -190,7 +191,7 @@ def missing(pipe: ProbePipeline, plan: Any, out: str | Path, *, image: Any = Non
     1
     """
     plan, image = plans.across_images(plans.as_plan(plan), image)
-    jobs, _ = _jobs(pipe, plan, image, _models(pipe, plan, intervention))
+    jobs, *_ = _jobs(pipe, plan, image, intervention)
     ids = {job.run_id for job in jobs}
     return len(ids) - sum(1 for _ in ledger.survey(ledger.closed(Path(out).expanduser()), ids))
 
@@ -208,7 +209,7 @@ def _devices(asked: Any, executor: Any) -> tuple[str, ...]:
     return errors.several("devices", asked, partial(errors.one_of, options=known), 0)
 
 
-def _usable(pipe: Any, executor: Any, devices: Any, intervention: str | None) -> ProbePipeline:
+def _usable(pipe: Any, executor: Any, devices: Any, intervention: str | None) -> None:
     if open_edits(pipe) and intervention is None:
         raise InputError(
             f"this sweep runs inside svdlab.edit of {', '.join(open_edits(pipe))}: name what is done to the model, so that "
@@ -220,7 +221,6 @@ def _usable(pipe: Any, executor: Any, devices: Any, intervention: str | None) ->
         raise InputError("other processes load the checkpoint by svdlab.load_pipeline: no intervention reaches them.")
     if executor is not None and not hasattr(executor, "submit"):
         raise InputError(f"executor is a {type(executor).__name__}: give a concurrent.futures.Executor.")
-    return pipe
 
 
 def _adapted(pipe: ProbePipeline, row: Lora | None) -> AbstractContextManager[None]:
@@ -266,23 +266,23 @@ def _threads(asked: Any, pipe: ProbePipeline, alone: bool, jobs: int) -> int:
     return min(asked, jobs)
 
 
-def _batch_size(asked: Any, pipe: ProbePipeline, jobs: list[Job]) -> int:
-    if not isinstance(asked, str) or asked != "auto":
-        return errors.whole("batch_size", asked, 1)
+def _batch_size(pipe: ProbePipeline, jobs: list[Job]) -> int:
     sides = [(job.conditions.num_frames or 0) * (job.conditions.height or 0) * (job.conditions.width or 0) for job in jobs]
     return max(1, min(LARGEST_BATCH, BATCH_SITES * pipe.vae_scale_factor**2 // max(sides)))
 
 
 def _jobs(
-    pipe: ProbePipeline, plan: pd.DataFrame, image: Any, models: dict[Lora | None, dict[str, Any]]
-) -> tuple[list[Job], dict[str, Any]]:
-    """A job for each row, and the prepared images and given tensors by hash. Whatever recurs is checked and hashed once."""
+    pipe: ProbePipeline, plan: pd.DataFrame, image: Any, intervention: str | None
+) -> tuple[list[Job], dict[str, Any], dict[Lora | None, dict[str, Any]]]:
+    """A job for each row, the prepared images and given tensors by hash, and the models' facts.
+
+    Whatever recurs is checked and hashed once. The weights are hashed last, so that a bad row is refused without that.
+    """
     inputs: dict[str, Any] = {}
     prepared: dict[tuple[Any, ...], tuple[str, str]] = {}
     filled: dict[tuple[Any, ...], Conditions] = {}
     unusual: dict[str, None] = {}
-    jobs = []
-    named = {lora and lora[:2]: (lora, hash_facts(model)) for lora, model in models.items()}
+    checked: list[tuple[Any, ...]] = []
     given_cells = plan.to_dict("records") or [{}] * len(plan)  # of a plan without columns pandas 2.2 gives no rows
     rows = zip(plan.index, plans.condition_rows(plan), plans.loras(plan), given_cells, strict=True)
     for label, row, lora, cells in rows:
@@ -297,12 +297,14 @@ def _jobs(
                 prepared[key] = _prepare(picture, conditions, inputs)
             start = _start(pipe, given, conditions, inputs)
             seed = errors.seed("seed", int(seed) if isinstance(seed, float) and seed.is_integer() else seed)  # pandas' float
-            jobs.append(_job(conditions, seed, *prepared[key], start, *named[lora]))
+            checked.append((conditions, seed, *prepared[key], start, lora))
         except InputError as error:
             raise type(error)(f"row {label!r} of the plan: {error}") from error
     for message in unusual:
         warn(f"{message}: results may suffer.", UnusualConditionWarning)
-    return jobs, inputs
+    models = _models(pipe, plan, intervention)
+    named = {lora and lora[:2]: (lora, hash_facts(model)) for lora, model in models.items()}
+    return [_job(*facts, *named[lora]) for *facts, lora in checked], inputs, models
 
 
 def _job(

@@ -16,10 +16,11 @@ from typing import Any
 import torch
 
 THREADS = 16
+FEW = 2**26  # bytes up to which handing tensors to threads costs more than it saves
 
 
 def weights_hash(pipe: Any) -> str:
-    """SHA-256 over all parameters and buffers as they are in memory, the tensors in parallel.
+    """SHA-256 over all parameters and buffers as they are in memory, those of a large model in parallel.
 
     One checkpoint has one hash on every device, and another in every dtype. Where weights are not in memory (sequential
     offload), what the source recorded stands in.
@@ -27,6 +28,8 @@ def weights_hash(pipe: Any) -> str:
     held = [each for part in ("unet", "vae", "image_encoder") for each in _tensors(part, _state(module_of(pipe, part)))]
     if any(tensor.device.type == "meta" for _, tensor in held):
         return f"{pipe.source.weights_hash or pipe.source.checkpoint}@{pipe.source.revision}"
+    if sum(tensor.numel() * tensor.element_size() for _, tensor in held) <= FEW:
+        return hashlib.sha256("".join(map(_digest, held)).encode()).hexdigest()
     with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
         return hashlib.sha256("".join(pool.map(_digest, held)).encode()).hexdigest()
 
