@@ -154,7 +154,7 @@ def of_study(m: SimpleNamespace) -> dict[str, Target]:
         "read_plan": (plans.read_plan, dict(path=m.grid)),
         "sweep": (
             svdlab.sweep,
-            dict(pipe=pipe, plan=m.plan, out=m.out, image=scene, **how, retry_failed=False, intervention=None),
+            dict(pipe=pipe, plan=m.plan.head(1), out=m.out, image=scene, **how, retry_failed=False, intervention=None),
         ),
         "steps_needed": (
             svdlab.steps_needed,
