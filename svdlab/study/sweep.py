@@ -282,7 +282,7 @@ def _jobs(
     prepared: dict[tuple[Any, ...], tuple[str, str]] = {}
     filled: dict[tuple[Any, ...], Conditions] = {}
     unusual: dict[str, None] = {}
-    checked: list[tuple[Any, ...]] = []
+    checked: list[tuple[tuple[Conditions, int, str, str, dict[str, str]], Any]] = []
     given_cells = plan.to_dict("records") or [{}] * len(plan)  # of a plan without columns pandas 2.2 gives no rows
     rows = zip(plan.index, plans.condition_rows(plan), plans.loras(plan), given_cells, strict=True)
     for label, row, lora, cells in rows:
@@ -297,14 +297,14 @@ def _jobs(
                 prepared[key] = _prepare(picture, conditions, inputs)
             start = _start(pipe, given, conditions, inputs)
             seed = errors.seed("seed", int(seed) if isinstance(seed, float) and seed.is_integer() else seed)  # pandas' float
-            checked.append((conditions, seed, *prepared[key], start, lora))
+            checked.append(((conditions, seed, *prepared[key], start), lora))
         except InputError as error:
             raise type(error)(f"row {label!r} of the plan: {error}") from error
     for message in unusual:
         warn(f"{message}: results may suffer.", UnusualConditionWarning)
     models = _models(pipe, plan, intervention)
     named = {lora and lora[:2]: (lora, hash_facts(model)) for lora, model in models.items()}
-    return [_job(*facts, *named[lora]) for *facts, lora in checked], inputs, models
+    return [_job(*facts, *named[lora]) for facts, lora in checked], inputs, models
 
 
 def _job(
