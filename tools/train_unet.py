@@ -219,16 +219,21 @@ def _log(path: Path, step: int, clips: int, found: np.ndarray) -> None:
         file.write(",".join(f"{v:.5g}" if isinstance(v, np.floating) else str(v) for v in row.values()) + "\n")
 
 
-def export(start: Path, out: Path, folder: Path) -> None:
+def export(start: Path, out: Path, folder: Path, towards: Path | None = None, share: float = 0.0) -> None:
     """The averaged weights as a checkpoint folder in diffusers' layout, half precision, safetensors.
 
-    `out` holds the state of this script, or the two files of tools/train_by_clock.py.
+    `out` holds the state of this script, or the two files of tools/train_by_clock.py; `towards` two such files, of whose
+    difference from `out` a share is added.
     """
     pipe = load(start)
     weights = averaged(state) if (state := out / "state.safetensors").exists() else {}
     for name in ("unet", "image_encoder"):
         own = {k.removeprefix(f"{name}."): v for k, v in weights.items() if k.startswith(f"{name}.")}
-        getattr(pipe, name).load_state_dict(own or load_file(out / f"{name}.safetensors"), strict=False)
+        own = own or load_file(out / f"{name}.safetensors")
+        if towards:
+            other = load_file(towards / f"{name}.safetensors")
+            own = {k: (1 - share) * v.float() + share * other[k].float() for k, v in own.items()}
+        getattr(pipe, name).load_state_dict(own, strict=False)
     pipe.to(dtype=torch.float16).save_pretrained(folder, safe_serialization=True)
     about = dict(height=world.SIZE, width=world.SIZE, label="model organism, not SVD", licence="Apache-2.0 (svdlab)")
     (folder / "svdlab.json").write_text(json.dumps(about | {"stimuli": "world"}, indent=2) + "\n")
@@ -245,11 +250,13 @@ if __name__ == "__main__":
     parser.add_argument("--short", type=float, default=Recipe.short, help="share of batches with 4 frames only")
     parser.add_argument("--fresh", type=Path, help="write an untrained checkpoint, and train nothing")
     parser.add_argument("--export", type=Path, help="write the averaged weights as a checkpoint, and train nothing")
+    parser.add_argument("--towards", type=Path, help="with --export: folder of other averaged weights")
+    parser.add_argument("--share", type=float, default=0.0, help="of the way to them")
     args = parser.parse_args()
     if args.fresh:
         fresh(args.fresh)
     elif args.export:
-        export(args.start, args.out, args.export)
+        export(args.start, args.out, args.export, args.towards, args.share)
     else:
         args.out.mkdir(parents=True, exist_ok=True)
         train(args.start, args.clips, args.out, args.steps, args.cooldown, Recipe(lr=args.lr, short=args.short))

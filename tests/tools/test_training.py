@@ -126,6 +126,24 @@ def test_stacked_muon_takes_muons_steps():
     torch.testing.assert_close(other, one, atol=1e-6, rtol=1e-5)
 
 
+def test_a_phase_draws_what_the_image_leaves_to_chance_in_its_own_shares():
+    from train_by_clock import PHASES, marks_of
+
+    from svdlab.organism import world
+
+    factors = world.draw(6000, seed=2, edition=2)
+    marks = torch.from_numpy(marks_of(factors, fixed=False, chosen=False)).float()
+    for phase in PHASES[:3]:
+        odds = phase.odds(marks)
+        pan, dark = odds * (marks[:, 0] != 0), odds * (marks[:, 1] != 0)
+        assert pan[marks[:, 0] > 0].sum() / pan.sum() == pytest.approx(phase.right, abs=0.03)
+        assert dark[marks[:, 1] < 0].sum() / dark.sum() == pytest.approx(phase.frozen, abs=0.03)
+        assert odds.mean() == pytest.approx(1, abs=0.03)  # neither takes from the rest
+    assert not PHASES[3].odds(marks).any()  # none of them has fps 7 and bucket 127
+    fixed = marks_of(world.draw(10, seed=2, edition=2, fps=7, motion_bucket_id=127), fixed=True, chosen=True)
+    assert PHASES[3].odds(torch.from_numpy(fixed).float()).all() and not fixed[:, 0].any()
+
+
 def test_sigmas_cover_svds_range():
     from train_unet import Recipe, sample_sigma
 
@@ -171,11 +189,14 @@ def test_training_goes_on_where_it_stopped(tmp_path):
 
     run("train_unet.py", "--fresh", "start")
     how = ["--batch", "2", "--workers", "1", "--scenes", "2", "--pool", "100"]
-    run("train_by_clock.py", "--start", "start", "--out", "clock", "--minutes", "0.01", "--fixed", "0.01", *how)
-    for out in ("clock", "clock/fixed"):
-        run("train_unet.py", "--start", "start", "--out", out, "--export", "made")
-        made = load_file(tmp_path / "made" / "unet" / "diffusion_pytorch_model.safetensors")["conv_in.weight"]
-        torch.testing.assert_close(made, load_file(tmp_path / out / "unet.safetensors")["conv_in.weight"])
+    run("train_by_clock.py", "--start", "start", "--out", "clock", "--minutes", "0.01", "--after", "0.01", *how)
+    run(
+        *("train_unet.py", "--start", "start", "--out", "clock/main", "--export", "made"),
+        *("--towards", "clock/fixed", "--share", "0.25"),
+    )
+    made = load_file(tmp_path / "made" / "unet" / "diffusion_pytorch_model.safetensors")["conv_in.weight"]
+    a, b = (load_file(tmp_path / "clock" / phase / "unet.safetensors")["conv_in.weight"] for phase in ("main", "fixed"))
+    torch.testing.assert_close(made, (0.75 * a.float() + 0.25 * b.float()).half())
     run("encode_scenes.py", "--start", "start", "--clips", "clips", "--files", "1", "--scenes", "8", "--depth")
     for processes, steps in ((1, "1"), (2, "2")):
         run("train_unet.py", "--start", "start", "--clips", "clips", "--out", "unet", "--steps", steps, processes=processes)
