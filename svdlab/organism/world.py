@@ -14,8 +14,7 @@ There are two editions. The first, the default, draws plane waves and one sprite
 weights were trained on, draws these and, more often, natural grounds; scenes without a sprite, with two, with letters or a
 face; two layers of depth, the far one paler, bluer and less sharp; and two camera moves more, each announced by a stripe on
 the sprite: upright and light for a tilt up, dark for a tilt down; level and light for a clockwise roll, dark for an
-anticlockwise one. An image without a mark pans: so does a photograph. (The weights saw a greyer,
-fainter far layer.)
+anticlockwise one. An image without a mark pans: so does a photograph.
 """
 
 from dataclasses import dataclass
