@@ -256,6 +256,7 @@ def report(folder: str | Path, out: str | Path | None = None) -> Path:
     the page cannot be written.
     """
     folder = as_path("folder", folder)
+    target = as_path("out", out) if out is not None else folder / "report.html"
     study = next((p for p in (folder, folder / "ledger") if (p / "runs").is_dir() and not (p / "runs").is_symlink()), folder)
     notebook = next(iter(_own(folder, "*.ipynb")), None)
     records = [] if (study / "runs").is_symlink() else list(ledger.survey(study))
@@ -280,9 +281,8 @@ def report(folder: str | Path, out: str | Path | None = None) -> Path:
     sections |= {"Versions": [pd.DataFrame(versions, columns=["what", "which"])], "Notice": [Folded(video.notice())]}
     licence = f"Licence of the weights: {listed('licence') or 'not recorded'}. The clips are made by a generative model."
     licence = "Measured files: their origin is as the files name it, and was not checked." if measured else licence
-    target = as_path("out", out) if out is not None else folder / "report.html"
-    html = page(folder.resolve().name, sections, label=listed("label"), footer=licence if records else "")
-    with write_whole(target) as part:
+    with write_whole(target) as part:  # refused before the page is made, which takes seconds
+        html = page(folder.resolve().name, sections, label=listed("label"), footer=licence if records else "")
         part.write_text(html, encoding="utf-8")
     return target
 
