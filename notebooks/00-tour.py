@@ -27,10 +27,10 @@ fps: int = 7  # frames per second, as diffusers counts: the UNet sees fps - 1
 motion_bucket_id: int = 100  # how much motion is asked for, 0 to 255
 max_guidance_scale: float = 1.0  # guidance at the last frame: 1 is none, diffusers' default is 3
 num_inference_steps: int = 25  # denoising steps
-sweep_fps: list = [6, 8, 12]  # the sweep's columns
+sweep_fps: list = [6, 12]  # the sweep's columns
 sweep_motion_bucket_id: list = [30, 75, 120]  # the sweep's rows
-sweep_steps: int = 6  # denoising steps in the sweep
-seeds: list = [0, 1, 2, 3]  # for each point of the sweep
+sweep_steps: int = 10  # denoising steps in the sweep
+seeds: list = [0, 1, 2]  # for each point of the sweep
 out: str = "../results/00-tour"  # folder for figures, videos, runs and the table
 
 # %%
