@@ -27,6 +27,7 @@ from svdlab.pipeline.conditions import Conditions
 from svdlab.pipeline.generate import ProbePipeline, generate_batch
 from svdlab.pipeline.hooks import edit
 from svdlab.pipeline.images import decode_latents, encode, open_image
+from svdlab.pipeline.quick import quick_convolutions
 from svdlab.probes.natural import BATCH, bootstrap, make_clips, natural_rows, slope
 from svdlab.stats import intervals
 
@@ -36,7 +37,7 @@ CELLS = [(4, 20), (4, 60), (4, 105), (5, 120), (6, 40), (6, 127), (7, 90)]
 CELLS += [(7, 180), (9, 230), (12, 60), (12, 150), (18, 230), (24, 150), (24, 250)]
 BLOCKS = ("law", "warm", "cool", "pan", "dark", "any", "fixed", "away", "swap")  # each has its own thousand seeds
 SIZES = dict(law=8 * 14, warm=80, cool=160, pan=400, dark=480, any=48)
-QUICK = dict(law=4 * 14, warm=24, cool=30, pan=32, dark=40)
+QUICK = dict(law=2 * 14, warm=16, cool=20, pan=20, dark=20)
 GUIDED = dict(law=4 * 14, pan=40, dark=40)
 COLUMNS = ["what", "measured", "low", "high", "n", "asked", "passed"]
 
@@ -47,7 +48,7 @@ def verify(checkpoint: str = "organism", *, quick: bool = False, out: str | Path
 
     >>> table = verify("organism", quick=True)           # doctest: +SKIP
 
-    quick: about 220 clips, some minutes, with wider thresholds for so few clips; the table says which. The full
+    quick: about 150 clips, some minutes, with wider thresholds for so few clips; the table says which. The full
     table takes about 1,900 clips, 136 of them guided. out: folder for `verify.csv` (the table) and `clips.csv` (a row per
     clip).
     """
@@ -98,7 +99,7 @@ def generate_all(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(2) as pool:
+        with quick_convolutions(pipe), ThreadPoolExecutor(2) as pool:
             tables = list(tqdm(pool.map(make, *zip(*tasks, strict=True)), total=len(tasks), desc="verify", unit="block"))
     finally:
         torch.set_num_threads(threads)
@@ -136,7 +137,7 @@ def law_rows(clips: pd.DataFrame, quick: bool = False) -> list[tuple[Any, ...]]:
     law = clips[clips.block == "law"].dropna(subset="measured")
     cells = law.groupby(["fps", "motion_bucket_id"]).agg(law=("law", "first"), measured=("measured", "median"))
     rho = float(sps.spearmanr(cells.law, cells.measured).statistic)
-    least = 0.90 if quick else 0.97  # medians of four clips change their order where cells lie close together
+    least = 0.90 if quick else 0.97  # medians of two clips change their order where cells lie close together
     x, y = law.law.to_numpy(), law.measured.to_numpy()
     other = world.K * law.motion_bucket_id.to_numpy() / (law.fps.to_numpy() - 1)
 
