@@ -70,7 +70,7 @@ from svdlab.measure.video import read_frames
 from svdlab.pipeline.generate import Conditions, decode_clip, generate_batch
 warnings.simplefilter("ignore")
 pipe, out, no_limit = svdlab.load_pipeline(device="cpu"), Path(sys.argv[1]), (resource.RLIM_INFINITY,) * 2
-wide = dict(num_inference_steps=1, height=256, width=256)
+wide = dict(num_inference_steps=1, height=192, width=192)
 def memory(what):
     return 1024 * int(re.search(rf"{what}:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
 def taken(work):

@@ -213,7 +213,7 @@ pipe, out, no_limit = svdlab.load_pipeline(sys.argv[1], device="cpu"), Path(sys.
 def memory(what):
     return 1024 * int(re.search(rf"{what}:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
 def made(name, allowed=None, threads=1, rows=16):
-    plan = [dict(num_inference_steps=1, seed=s, height=128, width=128, decode_chunk_size=1) for s in range(rows)]
+    plan = [dict(num_inference_steps=1, seed=s, height=96, width=96, decode_chunk_size=1) for s in range(rows)]
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # the most it held until now is forgotten
     before = memory("VmRSS")
