@@ -46,9 +46,9 @@ ENDS |= {"explore": (EXPLORE, "", 0), "step_through": (STEPS, "", 0)}
 
 @pytest.mark.parametrize("way", ENDS)
 def test_a_program_ends_cleanly_while_a_widget_works(way: str, tmp_path: Path) -> None:
-    """Twice each, at another place of a step."""
+    """The two ways that close nothing themselves are tried at another place of a step, too."""
     work, last, code = ENDS[way]
-    for wait in (0.0, 0.013):
+    for wait in (0.0, 0.013) if way in ("end", "explore") else (0.0,):
         script = f"{HEAD}{work}begun()\ntime.sleep({wait})\n{last}\n"
         root = str(Path(__file__).parents[2])
         env = {**os.environ, "PYTHONPATH": root}

@@ -28,25 +28,27 @@ import svdlab
 table = svdlab.load_results("study")
 table.drop(columns=["frames", "preview", "latents"]).to_csv("t.csv")
 svdlab.show.save(svdlab.show.dose_response(table, x="{x}", y="flow_px"), "figure")
+"""
+USE = """
 with svdlab.lora(pipe := svdlab.load_pipeline(), "camera-pan.safetensors", 0.5):
     print(svdlab.generate(pipe, "scene-27", num_inference_steps=2).source.lora)
 """
 
 
-def swept(installed: Run, tmp_path: Path, grid: str, x: str) -> pd.DataFrame:
+def swept(installed: Run, tmp_path: Path, grid: str, x: str, use: str = "") -> pd.DataFrame:
     """What the command makes of a grid, read and drawn in Python."""
-    assert installed("python", "-c", MAKE, cwd=tmp_path).returncode == 0
     (tmp_path / "grid.yaml").write_text(grid)
     done = installed(*SWEEP, cwd=tmp_path)
     assert done.returncode == 0 and "6 runs" in done.stdout, done.stderr
-    done = installed("python", "-c", READ.replace("{x}", x), cwd=tmp_path)
-    assert done.returncode == 0 and done.stdout.strip().endswith("camera-pan.safetensors"), done.stderr
+    done = installed("python", "-c", READ.replace("{x}", x) + use, cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.strip().endswith("camera-pan.safetensors" if use else ""), done.stderr
     return pd.read_csv(tmp_path / "t.csv")
 
 
 def test_a_lora_sweep_from_a_wheel(installed: Run, tmp_path: Path) -> None:
     grid = "lora: camera-pan.safetensors\nlora_scale: [0, 0.5, 1.0]\nseed: [0, 1]\nnum_inference_steps: 2\n"
-    table = swept(installed, tmp_path, grid, "lora_scale")
+    assert installed("python", "-c", MAKE, cwd=tmp_path).returncode == 0
+    table = swept(installed, tmp_path, grid, "lora_scale", USE)
     assert (
         sorted(table.lora_scale) == [0, 0, 0.5, 0.5, 1, 1] and set(table.status) == {"done"} and table.weights.nunique() == 3
     )
