@@ -196,7 +196,8 @@ def test_verdicts_in_the_limitations_notebook(browser: Any, lab: labs.Lab) -> No
 
 
 def test_step_through_in_the_trace_notebook(browser: Any, lab: labs.Lab) -> None:
-    with course(browser, lab, "02-denoising-trace", ".svdlab img:visible", seeds=[0]) as (sheet, panel, _):
+    four = dict(seeds=[0], num_inference_steps=4)
+    with course(browser, lab, "02-denoising-trace", ".svdlab img:visible", **four) as (sheet, panel, _):
         image = panel.locator("img:visible").first
         before = labs.at_rest(image)
         panel.get_by_role("slider").first.focus()
