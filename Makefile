@@ -61,7 +61,7 @@ check: setup  ## style, types, notebooks: what needs no test to be run
 	$(if $(NOTEBOOKS),$(BIN)/nbstripout --verify $(NOTEBOOKS))
 	$(if $(NOTEBOOKS),$(BIN)/python tools/notebook_pairs.py $(NOTEBOOKS))
 
-test: check  ## everything that guards a change: about 10 minutes on 2 cores
+test: check  ## everything that guards a change: 10 to 15 minutes on 2 cores
 	$(BIN)/pytest $(PARALLEL) $(ARGS)
 
 # pytest exits with 5 when nothing matched: reported, and no failure only while no test carries the mark.

@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("browser"):
             item.add_marker("slow")
     # A whole file runs in one process. Those that take minutes go first: started last, one would keep a process waiting.
-    items.sort(key=lambda item: "notebook" not in item.path.name)
+    items.sort(key=lambda item: not any(long in item.path.name for long in ("notebook", "training")))
 
 
 def pytest_collection_finish() -> None:

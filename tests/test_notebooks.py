@@ -14,8 +14,6 @@ from IPython.utils.capture import capture_output
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
-from svdlab.study import notebooks
-
 FOLDER = Path(__file__).parents[1] / "notebooks"
 ALL = sorted(FOLDER.glob("*.ipynb"))
 LONGEST_CELL = 8  # lines
@@ -28,7 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "03-motion": dict(num_inference_steps=3, images=["scene-27", "scene-40"]),
     "04-limitations": dict(images="scene-27"),
     "05-bias": dict(pairs=2, num_inference_steps=2, measures=["object_px", "pan_px"]),
-    "08-image-leakage": dict(count=2, sigmas=[700.0, 40.0, 6.0], starts=[700.0, 6.0], num_inference_steps=2),
+    "08-image-leakage": dict(count=2, sigmas=[700.0, 6.0], starts=[700.0, 6.0], num_inference_steps=2),
     "09-initial-noise": dict(scenes=[15, 39, 40, 41], seeds=[0, 1], cutoffs=[0.5]),
     "10-bias-truth": dict(pairs=2, num_inference_steps=2),
     "06-interventions": dict(num_inference_steps=2, seeds=[0]),
@@ -151,16 +149,3 @@ def test_it_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     shown = run_in_this_process(path, tmp_path / "out", **SMALL.get(path.stem, {}))
     assert [data for data in shown if "image/png" in data]
     check_results(path, tmp_path / "out")
-
-
-@pytest.mark.slow
-def test_it_runs_by_papermill(tmp_path: Path) -> None:
-    """In a kernel of its own, as the command and JupyterLab run it: one notebook stands for all."""
-    path = FOLDER / "02-denoising-trace.ipynb"
-    out = tmp_path / "out"
-    executed = nbformat.read(notebooks.run(path, out, progress=False, **SMALL[path.stem]), 4)
-    outputs = [output for cell in executed.cells for output in cell.get("outputs", ())]
-    assert not [o for o in outputs if o.output_type == "error"]
-    images = [o for o in outputs if "image/png" in o.get("data", {})]
-    assert images and all(o.metadata["image/png"]["alt"] for o in images)
-    check_results(path, out)

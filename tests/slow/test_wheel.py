@@ -39,6 +39,11 @@ def test_the_notebooks_come_along_and_run(installed: Run, tmp_path: Path) -> Non
     done = installed("svdlab", "notebook", "course/02-denoising-trace.ipynb", *few, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "results/02-denoising-trace/denoised.png").stat().st_size
+    executed = nbformat.read(tmp_path / "results/02-denoising-trace/02-denoising-trace.ipynb", 4)
+    outputs = [output for cell in executed.cells for output in cell.get("outputs", ())]
+    images = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert images and all(image.metadata["image/png"]["alt"] for image in images)
+    assert not [output for output in outputs if output.output_type == "error"]
 
 
 def test_a_users_script_is_type_checked_against_the_wheel(installed: Run, tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
-"""The organism that ships obeys its world: what every instrument here is checked against."""
+"""The organism that ships obeys its world, by `svdlab organism verify --quick`.
+
+In every run tests/organism/test_weights.py sees that weights and clips are still the verified ones.
+"""
 
 import pytest
 
 from svdlab.probes import verify
 
 
-@pytest.mark.slow
+@pytest.mark.validate
 def test_the_shipped_organism_obeys_its_laws() -> None:
     table = verify.verify("organism", quick=True)
     assert len(table) >= 17
