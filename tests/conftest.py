@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What was imported by now stays to the end: collections that look at it again took a twentieth of the tests' time."""
+    """What was imported by now stays to the end: looking at it again took 11 of 197 s in the tests of sweeps."""
     gc.collect()
     gc.freeze()
 
