@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from numbers import Integral
@@ -240,10 +240,11 @@ def line(name: str, value: Any) -> str:
     return found
 
 
-def resolve(pipe: Any, conditions: Conditions) -> Conditions:
+def resolve(pipe: Any, conditions: Conditions, fitting: Callable[[int, int, int], int] | None = None) -> Conditions:
     """Conditions with the checkpoint's own number of frames and size where they were None, and the chunk that fits.
 
-    Raises InputError where the size does not suit the model's levels.
+    fitting: `memory.fitting_chunk` of this pipeline, where a caller with many rows keeps its answers. Raises InputError where
+    the size does not suit the model's levels.
     """
     from svdlab.pipeline.memory import fitting_chunk  # with torch, which conditions alone do not need
 
@@ -255,6 +256,6 @@ def resolve(pipe: Any, conditions: Conditions) -> Conditions:
     own, scheduler = type(pipe.scheduler).__name__, conditions.scheduler
     if scheduler not in (None, own, *SCHEDULERS):
         raise InputError(f"{scheduler} does not work on SVD's noise levels: give scheduler= one of {', '.join(SCHEDULERS)}.")
-    chunk = conditions.decode_chunk_size or fitting_chunk(pipe, frames, height, width)
+    chunk = conditions.decode_chunk_size or (fitting or partial(fitting_chunk, pipe))(frames, height, width)
     filled = conditions.replace(num_frames=frames, height=height, width=width, decode_chunk_size=chunk)
     return filled.replace(scheduler=None) if scheduler == own else filled

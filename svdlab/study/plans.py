@@ -286,6 +286,8 @@ def loras(plan: pd.DataFrame) -> list[tuple[str, float] | None]:
     >>> loras(as_plan([{"lora": "/tmp/pan.safetensors", "lora_scale": 0.5}, {}]))
     [('/tmp/pan.safetensors', 0.5), None]
     """
+    if not any(name in plan for name in LORA):
+        return [None] * len(plan)
     found: list[tuple[str, float] | None] = []
     for label, *cells in zip(plan.index, *(plan.get(name, pd.Series([None] * len(plan))) for name in LORA), strict=True):
         file, scale = (None if empty(cell) else cell for cell in cells)
@@ -333,8 +335,9 @@ def condition_rows(plan: pd.DataFrame) -> list[tuple[Any, ...]]:
     """The plan's conditions as rows in the order of CONDITIONS, in one canonical form: 7, 7.0 and a CSV's 7 are one fps."""
     columns = []
     for name in CONDITIONS:
-        cells = plan[name].tolist() if name in plan else [None] * len(plan)
-        columns.append([_one(name, tuple(c) if isinstance(c, (list, np.ndarray)) else c) for c in cells])
+        cells = plan[name].tolist() if name in plan else [None]
+        values = [_one(name, tuple(c) if isinstance(c, (list, np.ndarray)) else c) for c in cells]
+        columns.append(values if name in plan else values * len(plan))
     return list(zip(*columns, strict=True))
 
 

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from svdlab.pipeline.generate import ProbePipeline, resolve
 from svdlab.pipeline.images import FLIPS, image_hash, prepare_image
 from svdlab.pipeline.lora import digest_of
 from svdlab.pipeline.lora import lora as lora_on
+from svdlab.pipeline.memory import fitting_chunk
 from svdlab.pipeline.pipeline import pipeline
 from svdlab.pipeline.quick import compiled
 from svdlab.pipeline.sampler import open_edits
@@ -282,6 +283,7 @@ def _jobs(
     prepared: dict[tuple[Any, ...], tuple[str, str]] = {}
     filled: dict[tuple[Any, ...], Conditions] = {}
     unusual: dict[str, None] = {}
+    fitting = cache(partial(fitting_chunk, pipe))  # looks at every module of the pipeline
     checked: list[tuple[tuple[Conditions, int, str, str, dict[str, str]], Any]] = []
     given_cells = plan.to_dict("records") or [{}] * len(plan)  # of a plan without columns pandas 2.2 gives no rows
     rows = zip(plan.index, plans.condition_rows(plan), plans.loras(plan), given_cells, strict=True)
@@ -289,7 +291,7 @@ def _jobs(
         given = {"image": image, "seed": 0} | {str(name): cell for name, cell in cells.items() if not plans.empty(cell)}
         try:
             if row not in filled:
-                filled[row] = resolve(pipe, Conditions(**dict(zip(plans.CONDITIONS, row, strict=True))))
+                filled[row] = resolve(pipe, Conditions(**dict(zip(plans.CONDITIONS, row, strict=True))), fitting)
                 unusual.update(dict.fromkeys(filled[row].unusual((pipe.source.height, pipe.source.width))))
             conditions, picture, seed = filled[row], given["image"], given["seed"]
             key = (picture if isinstance(picture, (str, Path)) else id(picture), conditions.height, conditions.width)

@@ -46,7 +46,7 @@ def main() -> list[Row]:
     elapsed, used = _cores(clip)
     cores = min(2, cv2.getNumThreads())
     rows.append(Row("motion.summary, time elapsed over time of all threads", elapsed / used, 1 / (0.75 * cores), "x"))
-    code = "import svdlab.motion, sys; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
+    code = "import svdlab.measure.motion, sys; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code]).returncode
     rows.append(Row("import svdlab.measure.motion loads torch or diffusers (0 is no)", loaded, 0.5, ""))
     return rows
