@@ -17,6 +17,7 @@ from papermill.parameterize import parameterize_notebook
 FOLDER = Path(__file__).parents[1] / "notebooks"
 ALL = sorted(FOLDER.glob("*.ipynb"))
 LONGEST_CELL = 8  # lines
+TOUR, SLOW = "00-tour", pytest.mark.slow
 
 # What makes a notebook small enough for the tests. One that is not here runs as it is.
 SMALL: dict[str, dict[str, Any]] = {
@@ -144,6 +145,8 @@ def check_results(path: Path, out: Path) -> None:
         assert len(rows) and (rows.status == "done").all() and rows.label.eq("model organism, not SVD").all()
 
 
+# The tour goes through most of the package: it guards each change, the others run in make test-slow.
+@pytest.mark.parametrize("path", [pytest.param(p, marks=() if p.stem == TOUR else SLOW, id=p.stem) for p in ALL])
 def test_it_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(path.parent)
     shown = run_in_this_process(path, tmp_path / "out", **SMALL.get(path.stem, {}))

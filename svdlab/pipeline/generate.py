@@ -254,7 +254,8 @@ def generate_batch(
             Call(c, int(seed), image_hash(image), pipe.source, own, open_edits(pipe), sampler=sampler)
             for c, seed, image, own in zip(filled, seeds, prepared, starts, strict=True)
         ]
-        parts = [_sample(pipe, call, image, shape, cache) for call, image in zip(calls, prepared, strict=True)]
+        device = pipe._execution_device
+        parts = [_sample(pipe, device, call, image, shape, cache) for call, image in zip(calls, prepared, strict=True)]
         embeddings, pictures, ids, z = (torch.cat(column) for column in zip(*parts, strict=True))
         z = z if start.noise is None else start.noise.to(z)
         z = (z * scheduler.init_noise_sigma).to(embeddings.dtype) if start.latents is None else start.latents.to(embeddings)
@@ -335,13 +336,13 @@ def _starts(scheduler: str, start: Start, levels: list[float] | None, n: int, sh
 
 
 def _sample(
-    pipe: ProbePipeline, call: Call, image: Image.Image, shape: tuple[Any, ...], cache: dict[Any, torch.Tensor]
+    pipe: ProbePipeline, device: torch.device, call: Call, image: Image.Image, shape: tuple[Any, ...], cache: dict[Any, Any]
 ) -> tuple[torch.Tensor, ...]:
     """One sample's image embedding, image latents, added_time_ids, and unit noise to start from.
 
     The image's noise is drawn first, whatever its strength, and then the latents', both on the CPU.
     """
-    c, device, flip = call.conditions, pipe._execution_device, call.start.get("flip_noise")
+    c, flip = call.conditions, call.start.get("flip_noise")
 
     def encoded(key: tuple[Any, ...], make: Callable[[], torch.Tensor]) -> torch.Tensor:
         if key not in cache:

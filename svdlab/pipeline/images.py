@@ -239,9 +239,10 @@ def decode_latents(pipe: Any, latents: torch.Tensor, decode_chunk_size: int, *, 
 
 
 def encode_pixels(pipe: Any, pixels: torch.Tensor, each: int = 1) -> torch.Tensor:
-    """Images "n c h w" in [-1, 1] to latents "(each n) c h w", not scaled, as diffusers encodes: a float16 VAE in float32."""
+    """Images "n c h w" in [-1, 1], on the pipeline's device, to latents "(each n) c h w", not scaled, as diffusers encodes: a
+    float16 VAE in float32."""
     with vae_in_turn(pipe, cast=[torch.float16] if pipe.vae.config.force_upcast else ()):
-        return pipe._encode_vae_image(pixels, pipe._execution_device, each, False)
+        return pipe._encode_vae_image(pixels, pixels.device, each, False)
 
 
 @takes(pipe=kind(StableVideoDiffusionPipeline))
@@ -256,7 +257,7 @@ def encode(pipe: Any, video: Any) -> torch.Tensor:
     frames, side = as_frames(video, least=1), pipe.vae_scale_factor
     if frames.shape[1] % side or frames.shape[2] % side:
         raise InputError(f"video has shape {frames.shape}: its sides must be multiples of {side} px.")
-    x = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2) * 2 - 1
-    latents = [encode_pixels(pipe, chunk) for chunk in x.split(8)]
+    x, device = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2) * 2 - 1, pipe._execution_device
+    latents = [encode_pixels(pipe, chunk.to(device)) for chunk in x.split(8)]
     pipe.maybe_free_model_hooks()
     return (torch.cat(latents) * pipe.vae.config.scaling_factor).float().cpu()

@@ -289,7 +289,7 @@ def run(probe: str | Probe | type[Probe], pipe: ProbePipeline, out: str | Path, 
         notes=(*study.notes, *(f"left out: {s}" for s in study.given.skipped), *quick),
         source=pipe.source,
         seconds=round(time.perf_counter() - start, 1),
-        device=device_name(),
+        device=device_name(pipe._execution_device),
     )
     result.save(study.out / one.name)
     return result
@@ -353,9 +353,9 @@ def estimate(pipe: ProbePipeline, out: str | Path, *, names: Iterable[Any] = tup
     Two denoising steps and one decode are timed on this device. Measuring (OCR, optical flow) is not included. why: why a
     probe cannot run, or which verdicts are out of its reach, with the number of images that they take.
     """
-    rows, each = [], 0.0
+    rows, each, device = [], 0.0, device_name(pipe._execution_device)
     for probe, call in _calls(prepare, pipe, out, names, kwargs):
-        row: dict[str, Any] = dict(probe=probe.name, clips=0, missing=0, seconds=0.0, device=device_name(), why="")
+        row: dict[str, Any] = dict(probe=probe.name, clips=0, missing=0, seconds=0.0, device=device, why="")
         try:
             study = call()
             row |= {"clips": len(study.plan), "missing": _missing(study)}

@@ -106,9 +106,8 @@ class Job:
         return *alike, "latents" in self.start, "noise" in self.start
 
 
-def device_name(pipe: Any = None) -> str:
-    """Of the device that a pipeline computes on; without one, of the present GPU."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu") if pipe is None else pipe._execution_device
+def device_name(device: torch.device) -> str:
+    """A GPU's name, or the number of threads."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device.type}, {torch.get_num_threads()} threads"
 
 
@@ -137,6 +136,7 @@ class Making:
         self.claims: dict[str, FileLock] = {}  # of runs that are not yet written
         self.encodings: dict[Any, torch.Tensor] = {}  # each image is encoded once
         self.colours = cache(partial(colour_map, self.pipe))  # of all traces
+        self.device = self.pipe._execution_device  # diffusers asks each module: milliseconds
         self.room, self.mutex = threading.Semaphore(CLIPS_IN_MEMORY), threading.Lock()
         self.error: BaseException | None = None  # the writer's first; the batches in hand are finished
         self.abandoned, self.waited, self.told = False, 0, False
@@ -324,7 +324,7 @@ class Making:
             "svdlab": __version__,
             "call": clip.call.asdict(),
             "model": self.how.model,
-            "device": device_name(self.pipe),
+            "device": device_name(self.device),
             "process": f"{socket.gethostname()}:{os.getpid()}",
             "batch_size": batch_size,
             "seconds": {k: round(v, 4) for k, v in clip.seconds.items()},

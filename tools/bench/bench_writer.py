@@ -53,7 +53,7 @@ def main() -> list[Row]:
         out = ledger.prepare(Path(folder, "study"))
         how = How(identity.facts(pipe), identity.as_measures(["motion", "fidelity"]))
         making = Making(pipe, deque(), {}, out, how)
-        making.threads, making.error, making.mutex = 1, None, threading.Lock()
+        making.threads, making.error, making.mutex, making.device = 1, None, threading.Lock(), pipe._execution_device
         record = making._record(Job("0" * 24, made.conditions, 0, "0" * 64, "astronaut"), made, "")
         before = processor_seconds()
         making._write(record, made)
