@@ -172,6 +172,7 @@ def test_every_parameter_of_every_command_is_in_the_table() -> None:
     assert sorted(TABLE) == sorted(parameters(typer.main.get_command(app)))
 
 
+@pytest.mark.slow
 def test_odd_words_are_refused_in_one_line_or_right(here: Path, capsys: Any) -> None:
     counts: Counter[str] = Counter()
     wrong = []

@@ -22,12 +22,14 @@ def test_a_pan_that_is_moved_back_is_the_image():
     assert moved_back(s.video[0, -1], s.video[1, 0]) < 20
 
 
+@pytest.mark.slow
 def test_the_world_itself_passes_the_rows_of_scenes():
     own = lambda s: list(s.video)
     rows = [*natural.camera_rows(own, n=16), natural.parallax_row(own, n=12), natural.static_row(own, n=8)]
     assert all(row[-1] for row in rows), rows
 
 
+@pytest.mark.slow
 def test_half_the_speed_one_plane_and_a_moving_camera_fail():
     slow = lambda s: [np.repeat(video, 2, axis=0)[: len(video)] for video in s.video]
     rolled = lambda s: [np.stack([np.roll(video[0], 2 * t, axis=1) for t in range(len(video))]) for video in s.video]

@@ -428,7 +428,7 @@ def test_where_memory_suffices_for_one_thread_only_one_goes_on(
 
     monkeypatch.setattr(workers, name, short)
     with pytest.warns(UserWarning, match="did not suffice for all"):
-        table = sweep(small, plan_of(seed=range(8)), out, threads=2, batch_size=1)
+        table = sweep(small, plan_of(seed=range(4)), out, threads=2, batch_size=1)
     assert refused and set(table.status) == {"done"} and ledger.check(out).empty
 
 

@@ -31,6 +31,7 @@ def world(pairs: int = 40, effect: float = 0.0) -> tuple[pd.DataFrame, pd.DataFr
     return pd.DataFrame(dict(label_row=manifest.index, seed=0, object_px=speed, warp_error=error)), manifest
 
 
+@pytest.mark.slow
 def test_a_sound_analysis_keeps_its_error_rates_also_beside_an_effect() -> None:
     clips, manifest = world(pairs=24, effect=-3.0)
     null = bv.null_studies(clips, manifest, ["object_px", "warp_error"], pairs=16, studies=60)
@@ -67,6 +68,7 @@ def test_null_studies_compare_different_images_of_the_same_group() -> None:
     assert len(bv.disjoint(manifest, HUE, 1000, np.random.default_rng(0))) == 40
 
 
+@pytest.mark.slow
 def test_coverage_of_sound_intervals_is_what_they_say_and_that_of_narrow_ones_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     clips, manifest = world(pairs=130, effect=-1.0)
     sound = bv.coverage(clips, manifest, HUE, "object_px", resamples=80)

@@ -9,6 +9,7 @@ import pytest
 from tools import validate_designs as vd
 
 
+@pytest.mark.slow
 def test_a_sound_analysis_passes_and_poses_counted_as_people_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     poses = {k: v for k, v in vd.NULLS.items() if "identities" in k}
     seen = {k: v for k, v in vd.SEEN.items() if "reported" in k}

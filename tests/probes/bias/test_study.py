@@ -283,6 +283,7 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "people.csv"
 
 
+@pytest.mark.slow
 def test_unpaired_groups_with_clusters_boxes_and_a_covariate_run_end_to_end(pipe: Any, people: Path, tmp_path: Path) -> None:
     given = dict(measures=["object_px", "still"], margins={"object_px": 0.3}, seeds=[3], covariates=["age"])
     unpaired = bias.Design(people, **given, reference={"group": "b"}, conditions=FAST)
