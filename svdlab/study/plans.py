@@ -270,7 +270,7 @@ def _checked(plan: pd.DataFrame) -> pd.DataFrame:
                 raise InputError(f"row {label!r} of the plan: {shown(row)} holds a value of no condition's kind.") from error
     loras(plan)
     for cell in plan["seed"].tolist() if "seed" in plan else []:
-        if not empty(cell) or cell == "":  # as of every condition: an empty text is no number
+        if not empty(cell) or isinstance(cell, str):  # as of every condition: an empty text is no number
             seed("seed", int(cell) if isinstance(cell, float) and cell.is_integer() else cell)
     return plan
 

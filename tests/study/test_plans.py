@@ -55,6 +55,11 @@ def test_what_a_plan_leaves_out_is_the_default() -> None:
     assert Conditions(**values) == Conditions()
 
 
+def test_a_gap_in_a_nullable_column_is_the_default() -> None:
+    plan = as_plan(pd.DataFrame({"seed": pd.array([3, None], "Int64"), "fps": pd.array([None, 12], "Int64")}))
+    assert plan.seed.isna().tolist() == [False, True] and [row[0] for row in condition_rows(plan)] == [7, 12]
+
+
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "yaml", "json"])
 def test_a_plan_reads_back_from_a_file(tmp_path: Path, suffix: str) -> None:
     plan = pd.DataFrame(
