@@ -269,6 +269,9 @@ def _checked(plan: pd.DataFrame) -> pd.DataFrame:
             except TypeError as error:
                 raise InputError(f"row {label!r} of the plan: {shown(row)} holds a value of no condition's kind.") from error
     loras(plan)
+    for label, cell in plan["image"].items() if "image" in plan else ():
+        if isinstance(cell, (list, tuple, set, Mapping)):
+            raise InputError(f"row {label!r} of the plan: image={shown(cell)}: a row has one image. A grid has a row for each.")
     for cell in plan["seed"].tolist() if "seed" in plan else []:
         if not empty(cell) or isinstance(cell, str):  # as of every condition: an empty text is no number
             seed("seed", int(cell) if isinstance(cell, float) and cell.is_integer() else cell)

@@ -122,6 +122,8 @@ ODD_YAML = ("<<: {fps: [6]}\n", "fps: !!python/object/apply:os.system [true]\n",
         ("value.csv", "fps\n0\n", "fps=0"),
         ("seed.csv", "seed\n-1\n", "seed=-1"),
         ("dict.yaml", "- {fps: {a: 1}}\n", "fps="),
+        ("images.yaml", "- {image: [a.png, b.png]}\n", "a row has one image"),
+        ("images.yaml", "image: {a: b.png}\n", "a row has one image"),
     ],
 )
 def test_hostile_and_broken_plans_are_refused_in_one_line(tmp_path: Path, name: str, content: str | None, said: str) -> None:
