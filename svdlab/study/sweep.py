@@ -331,8 +331,8 @@ def _prepare(picture: Any, conditions: Conditions, inputs: dict[str, Any]) -> tu
 def _start(pipe: ProbePipeline, given: dict[str, Any], c: Conditions, inputs: dict[str, Any]) -> dict[str, str]:
     """`Call.start` of a row: the flip's name, the hashes of tensors to start from."""
     start = {name.removeprefix("start_"): given[name] for name in plans.STARTS if name in given}
-    if "flip_noise" in start and start["flip_noise"] not in FLIPS:
-        raise InputError(f"flip_noise={start['flip_noise']!r}: leave it empty, or give one of {', '.join(FLIPS)}.")
+    if "flip_noise" in start and start["flip_noise"] not in [*FLIPS]:
+        raise InputError(f"flip_noise={shown(start['flip_noise'])}: leave it empty, or give one of {', '.join(FLIPS)}.")
     side = pipe.vae_scale_factor
     shape = (c.num_frames, pipe.unet.config.in_channels // 2, (c.height or 0) // side, (c.width or 0) // side)
     if "noise" in start and len(start) > 1:

@@ -514,6 +514,7 @@ def test_previews_and_exports_say_that_a_model_made_them(small: Any, out: Path, 
         ([{}, {"seed": 1}], {"threads": 2, "executor": ThreadPoolExecutor(1)}, "bring workers of their own"),
         ([{"start_noise": "noise.pt"}], {}, "start_noise='noise.pt'"),
         ([{"flip_noise": "mirror"}], {}, "flip_noise='mirror'"),
+        ([{"flip_noise": ["left_right"]}], {}, "flip_noise="),
         (7, {}, "plan is a int"),
     ],
 )
