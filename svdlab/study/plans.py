@@ -372,6 +372,8 @@ def _canonical(name: str, value: Any) -> Any:
 
 
 def _axis(name: str, axis: Any) -> list[Any]:
+    if getattr(axis, "ndim", 1) == 0:  # of numpy or torch
+        axis = axis.item()
     several = isinstance(axis, Iterable) and not isinstance(axis, (str, Mapping))
     if not several or (name == "image" and isinstance(axis, np.ndarray)):
         return [axis]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from svdlab.errors import InputError
 from svdlab.pipeline.conditions import Conditions
@@ -24,6 +25,11 @@ def test_a_grid_is_the_product_with_the_last_axis_fastest(tmp_path: Path) -> Non
 def test_a_tuple_is_one_value_where_a_condition_is_one() -> None:
     plan = grid(guidance_interval=(0.5, 5.0), guidance_curve=["linear", (1.0, 2.0, 3.0)], num_frames=3)
     assert plan.guidance_interval.tolist() == [(0.5, 5.0)] * 2 and plan.guidance_curve.tolist() == ["linear", (1.0, 2.0, 3.0)]
+
+
+@pytest.mark.parametrize("one", [np.array(6), np.int64(6), torch.tensor(6)])
+def test_an_array_without_dimensions_is_one_value(one: Any) -> None:
+    assert grid(fps=one, seed=one).to_dict("records") == [{"fps": 6, "seed": 6}]
 
 
 @pytest.mark.parametrize(
