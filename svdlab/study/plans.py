@@ -316,6 +316,8 @@ def as_plan(plan: Any) -> pd.DataFrame:
                 raise
             raise InputError(f"plan is a {type(plan).__name__}: give a DataFrame, a list of dicts, or a file.") from error
     check_columns(plan.columns)
+    if hidden := [name for name in plan.index.names if name in COLUMNS and name not in plan]:
+        raise InputError(f"{', '.join(hidden)} is the plan's index, not a column, and would be left out: plan.reset_index().")
     if not len(plan):
         raise InputError("the plan has no rows: nothing would be made.")
     return _checked(plan)

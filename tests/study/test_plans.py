@@ -184,6 +184,15 @@ def test_a_text_that_no_table_holds_is_named() -> None:
             act()
 
 
+def test_a_condition_in_the_index_is_not_left_out(tmp_path: Path) -> None:
+    plan = grid(fps=[6, 12], seed=[0, 1])
+    plan.set_index("seed").to_parquet(tmp_path / "p.parquet")
+    for odd in (plan.set_index("seed"), plan.set_index(["fps", "seed"]), tmp_path / "p.parquet"):
+        with pytest.raises(InputError, match="seed is the plan's index"):
+            as_plan(odd)
+    assert as_plan(plan.set_index("fps", drop=False)).fps.tolist() == [6, 6, 12, 12]  # it is there as well
+
+
 def test_a_newline_in_quotes_is_part_of_its_cell(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text('fps,label_a\n6,"two\nlines, ""x"""\n12,b\n', newline="")
     plan = read_plan(tmp_path / "p.csv")
