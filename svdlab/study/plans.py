@@ -15,11 +15,13 @@ import csv
 import glob
 import io
 import itertools
+import json
 import math
 import os
 import re
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import fields
 from functools import lru_cache
 from numbers import Real
@@ -192,9 +194,18 @@ def read_parquet(path: Path) -> pd.DataFrame:
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML or JSON file, as `parse_yaml` reads it."""
+    """The content of a YAML or JSON file: JSON as it is, and whatever else as `parse_yaml` reads it."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(found := dict(pairs)) < len(pairs):
+            raise ValueError("a key stands twice")
+        return found
+
     try:
-        return parse_yaml(_content(path, 2**20).decode("utf-8-sig"))
+        text = _content(path, 2**20).decode("utf-8-sig")
+        with suppress(ValueError, RecursionError):  # YAML has no tabs, no U+007F, and no halves of an emoji
+            return json.loads(text, object_pairs_hook=once)
+        return parse_yaml(text)
     except (UnicodeDecodeError, InputError) as error:
         raise InputError(f"{path} cannot be read as YAML: {error}") from error
 
@@ -273,7 +284,7 @@ def _checked(plan: pd.DataFrame) -> pd.DataFrame:
     loras(plan)
     for label, cell in plan["image"].items() if "image" in plan else ():
         if isinstance(cell, (list, tuple, set, Mapping)):
-            raise InputError(f"row {label!r} of the plan: image={shown(cell)}: a row has one image. A grid has a row for each.")
+            raise InputError(f"row {label!r} of the plan: image={shown(cell)}: a row has one image. See svdlab.grid.")
     for cell in plan["seed"].tolist() if "seed" in plan else []:
         if not empty(cell) or isinstance(cell, str):  # as of every condition: an empty text is no number
             seed("seed", int(cell) if isinstance(cell, float) and cell.is_integer() else cell)

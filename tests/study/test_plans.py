@@ -1,6 +1,7 @@
 """A plan is a table: grids, random samples, rows and files, checked before anything runs."""
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,16 @@ def test_whole_numbers_beside_gaps_stay_whole_in_parquet(tmp_path: Path) -> None
 def test_a_list_in_yaml_is_an_interval(tmp_path: Path, text: str) -> None:
     (tmp_path / "plan.yaml").write_text(text)
     assert condition_rows(read_plan(tmp_path / "plan.yaml"))[0][CONDITIONS.index("guidance_interval")] == (0.1, 10.0)
+
+
+def test_json_is_read_as_json(tmp_path: Path) -> None:
+    """What YAML reads otherwise: escaped pairs, tabs, U+007F."""
+    rows = [{"fps": 6, "image": "\U0001f600.png", "label_a": "a\x7fb", "guidance_interval": [0.1, 10]}]
+    (tmp_path / "plan.json").write_text(json.dumps(rows, indent="\t"))
+    assert read_plan(tmp_path / "plan.json").to_dict("records") == rows
+    (tmp_path / "plan.json").write_text('{"fps": [6], "fps": [7]}')
+    with pytest.raises(InputError, match="stands twice"):
+        read_plan(tmp_path / "plan.json")
 
 
 ODD_YAML = ("<<: {fps: [6]}\n", "fps: !!python/object/apply:os.system [true]\n", "? [a]\n: 1\n", "fps: !x 1\n")
