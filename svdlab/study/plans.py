@@ -125,7 +125,9 @@ def across_images(plan: pd.DataFrame, image: Any, name: str = "image") -> tuple[
     if "image" in plan and plan["image"].notna().any():
         raise InputError(f"images are given both by {name} {image} and in the plan. Leave one out.")
     images = _listed(found) if table else grid(image=images_in(found) if folder else _matching(found))
-    return plan.drop(columns="image", errors="ignore").merge(images, how="cross"), None
+    rest = plan.drop(columns="image", errors="ignore")
+    check_columns([*rest, *images])
+    return rest.merge(images, how="cross"), None
 
 
 def _matching(pattern: Path) -> list[str]:
@@ -142,17 +144,17 @@ def _listed(file: Path) -> pd.DataFrame:
         raise InputError(f"{file} lists no image: it needs a column 'image', and has {', '.join(map(str, listed)) or 'none'}.")
     if not listed[column].map(bool).all():
         raise InputError(f"{file} has a row without an image.")
-    images = [str(own) if (own := file.parent / Path(each).expanduser()).is_file() else each for each in listed[column]]
-    others = {
-        f"label_{re.sub(r'[^0-9a-zA-Z_]', '_', str(c).removeprefix('label_'))}": listed[c] for c in listed if c != column
-    }
-    return pd.DataFrame({"image": images, **others})
+    own = [file.parent / os.path.expanduser(each) for each in listed[column]]
+    images = [str(path) if os.path.isfile(path) else each for path, each in zip(own, listed[column], strict=True)]
+    labels = listed.drop(columns=[column, ""], errors="ignore")  # "": of an index that pandas wrote
+    labels = labels.rename(columns=lambda name: "label_" + re.sub(r"\W", "_", name.removeprefix("label_")))
+    return pd.DataFrame({"image": images}).join(labels)
 
 
 def _beside(plan: Path, image: Any) -> Any:
     """The path of an image or a LoRA that lies beside its plan, as in what a widget exports; else what the plan says."""
     here = isinstance(image, str) and os.path.basename(image) == image and not os.path.lexists(image) and not is_sample(image)
-    return str(plan.parent / image) if here and (plan.parent / image).is_file() else image
+    return str(plan.parent / image) if here and os.path.isfile(plan.parent / image) else image
 
 
 def read_csv(path: Path) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import torch
 
 from svdlab.errors import InputError
 from svdlab.pipeline.conditions import Conditions
-from svdlab.study.plans import CONDITIONS, as_plan, condition_rows, grid, parse_yaml, read_plan
+from svdlab.study.plans import CONDITIONS, across_images, as_plan, condition_rows, grid, parse_yaml, read_plan
 
 
 def test_a_grid_is_the_product_with_the_last_axis_fastest(tmp_path: Path) -> None:
@@ -203,6 +203,23 @@ def test_a_condition_in_the_index_is_not_left_out(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="seed is the plan's index"):
             as_plan(odd)
     assert as_plan(plan.set_index("fps", drop=False)).fps.tolist() == [6, 6, 12, 12]  # it is there as well
+
+
+def test_every_column_of_a_csv_of_images_is_carried_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    images, plan = ["a.png", "~$a.png", "~nobody-here/a.png", "x" * 300], grid(fps=[6, 12], label_arm="b")
+    rows = pd.DataFrame({"image": images, "年齢": list("1234"), "性別": list("abcd"), "in cm": "5"})
+    rows.to_csv("images.csv")  # with its index
+    (tmp_path / "~$a.png").touch()
+    made, rest = across_images(plan, "images.csv")
+    assert rest is None and made[made.fps == 6].image.tolist() == images and set(made["label_in_cm"]) == {"5"}
+    assert (made["label_年齢"] + made["label_性別"]).tolist() == ["1a", "2b", "3c", "4d"] * 2
+    for twice in (rows.assign(in_cm="6"), rows.assign(arm="6")):
+        twice.to_csv("images.csv", index=False)
+        with pytest.raises(InputError, match="stands twice"):
+            across_images(plan, "images.csv")
+    (tmp_path / "p.csv").write_text(f"image\n{'x' * 300}\n")
+    assert read_plan("p.csv").image.tolist() == ["x" * 300]  # for whoever opens it to refuse
 
 
 def test_a_newline_in_quotes_is_part_of_its_cell(tmp_path: Path) -> None:
