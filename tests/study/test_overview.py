@@ -53,9 +53,9 @@ def test_a_sweep_of_a_folder_is_watched_from_elsewhere(pipe: Any, photos: Path, 
     out, hold, begun = tmp_path / "study", threading.Event(), threading.Event()
 
     def wait(module: Any, args: tuple) -> None:
-        denoised = [*out.glob("runs/.*.latents"), *out.glob("runs/*/run.json")]
+        denoised = [*out.glob("runs/.*.latents"), *out.glob("runs/[!.]*/run.json")]
         while denoised and not hold.is_set():  # until the writer has the first clip
-            if list(out.glob("runs/*/run.json")):
+            if list(out.glob("runs/[!.]*/run.json")):
                 begun.set()
                 hold.wait(60)
             time.sleep(0.02)
