@@ -199,7 +199,7 @@ def _manifest(path: Path) -> pd.DataFrame:
                 head = file.readline()
             table = pd.read_csv(path, sep=max(",;\t", key=head.count), encoding="utf-8-sig", dtype={"path": str, "name": str})
         else:
-            table = pd.read_parquet(path)
+            table = pd.read_parquet(path).reset_index(drop=True)
     except (OSError, ValueError, OverflowError) as error:
         raise InputError(f"{path} is no manifest that can be read: {shown(str(error))}.") from error
     columns(str(path), table, "path")

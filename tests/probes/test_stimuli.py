@@ -48,6 +48,14 @@ def test_a_manifest_states_what_is_known_of_each_image(folder: Path) -> None:
         Stimuli.of(folder / "n.csv")
 
 
+def test_a_parquet_manifest_of_a_part_of_a_table_keeps_its_rows_together(folder: Path) -> None:
+    rows = pd.DataFrame({"path": [f"p{i}.png" for i in (0, 1, 2)], "place": ["Rome", "Oslo", "Bonn"]})
+    for part in (rows[::-1], rows[1:], pd.concat([rows[:2], rows[2:].set_axis([0])])):
+        part.to_parquet(folder / "m.parquet")
+        found = Stimuli.of(folder / "m.parquet").table
+        assert (found["name"] + ".png").tolist() == part["path"].tolist() and found["place"].tolist() == part["place"].tolist()
+
+
 def test_a_folder_in_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder.parent))
     assert Stimuli.of(f"~/{folder.name}").names == Stimuli.of(folder).names
