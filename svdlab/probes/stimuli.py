@@ -221,10 +221,12 @@ def _read(table: pd.DataFrame) -> Stimuli:
         table.drop(columns="item").assign(name=names.where(again == 1, names + "-" + again.astype(str))),
     )
     opened, skipped = {}, []
+    for column in ("source", "licence"):  # of an empty column pandas has floats
+        table[column] = table[column].astype(object) if column in table else None
     for i, item in enumerate(items):
         known = PHOTOGRAPHS.get(item, WORLD if is_sample(item) else UNKNOWN) if isinstance(item, str) else UNKNOWN
         for column, value in zip(("source", "licence"), known, strict=True):
-            if column not in table or table[column].isna()[i]:
+            if pd.isna(table.loc[i, column]):
                 table.loc[i, column] = value
         try:
             drawn = isinstance(item, str) and item in PHOTOGRAPHS and not is_sample(item)

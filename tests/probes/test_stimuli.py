@@ -43,6 +43,8 @@ def test_a_manifest_states_what_is_known_of_each_image(folder: Path) -> None:
     pd.DataFrame(rows).to_csv(folder / "m.csv", index=False)
     found = Stimuli.of(folder / "m.csv")
     assert found.table[["name", "licence", "place"]].values.tolist() == [["p0", "CC0", "Rome"], ["p1", "not stated", "Oslo"]]
+    pd.DataFrame(rows).assign(licence=[None, 1, 2], source=None).to_csv(folder / "m.csv", index=False)  # columns of numbers
+    assert Stimuli.of(folder / "m.csv").table[["source", "licence"]].values.tolist() == [["yours", "not stated"], ["yours", 2]]
     (folder / "n.csv").write_text("file\np0.png\n")
     with pytest.raises(InputError, match="no column 'path'"):
         Stimuli.of(folder / "n.csv")
