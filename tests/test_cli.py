@@ -176,6 +176,8 @@ def test_a_sweep_of_a_folder_takes_every_image_in_it(checkpoint: Any, tmp_path: 
         (["bias", "-p", "rounds", "2"], "bias has no option rounds"),
         (["stillness", "-p", "fps", "0"], "-p fps 0"),
         (["stillness", "-p", "fps", "[6, 12"], "cannot be read as a value"),
+        (["stillness", "--parameter=fps=8"], "two words"),
+        (["stillness", "-pfps"], "two words"),
         (["stillness", "--manifest", "x.csv"], "belongs to svdlab probe bias"),
         (["stilness"], "stillness"),
     ],

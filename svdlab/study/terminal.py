@@ -27,9 +27,10 @@ def values(words: list[str] | None, texts: Iterable[str] = ()) -> dict[str, Any]
     """
     from svdlab.study.notebooks import read_value
 
-    pairs = zip((words or [])[::2], (words or [])[1::2], strict=True)
-    found: dict[str, Any] = {}
-    for key, word in pairs:
+    words, found = words or [], dict[str, Any]()
+    if len(words) % 2:  # -pfps, --parameter=fps=12
+        raise InputError(f"-p {words[-1]}: it takes two words, a parameter and its value, as in  -p fps 12.")
+    for key, word in zip(words[::2], words[1::2], strict=True):
         if key in found:
             raise InputError(f"-p {key} is given twice: give it once.")
         found[key] = word if key in texts else read_value(word)
