@@ -93,7 +93,7 @@ def notebook(
 
 
 @app.command("notebooks")
-def copies(to: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where they go.", callback=folder)]) -> None:
+def copies(to: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where they go.")]) -> None:
     """Copy the notebooks to a folder, to run and change them there.
 
     What lies there already is kept. The notebooks write to results/ beside the folder.

@@ -283,6 +283,7 @@ def test_options_of_bias_are_checked_before_its_images_are_drawn(tmp_path: Path,
         (["probe", "stillness", "-p", "num_frames", "1"], "-p num_frames 1: give a whole number"),
         (["doctor", "--run", "organism", "-p", "device", "gpu"], "-p device gpu"),
         (["convert", "x.safetensors", "new", "--num-frames", "3"], "no such file"),
+        (["notebooks", "grid.yaml"], "svdlab: folder "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
