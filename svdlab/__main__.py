@@ -145,7 +145,9 @@ def sweep(
 @app.command()
 def measure(
     videos: Annotated[list[Path], typer.Argument(metavar="VIDEOS...", help="Videos, folders of videos, or of frames.")],
-    image: Annotated[Path | None, typer.Option(help="The first frame they were made from; default each video's own.")] = None,
+    image: Annotated[
+        str | None, typer.Option(help="The first frame they were made from, or a sample's name; default each video's own.")
+    ] = None,
     out: Out = None,
 ) -> None:
     """Measure any videos as a sweep's clips are measured: mp4, webm, mkv, gif, animated WebP and PNG, folders of frames.

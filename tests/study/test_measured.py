@@ -222,7 +222,7 @@ def test_the_command_goes_from_files_to_table_sheet_flow_and_report(folder: Path
     out = tmp_path / "out"
     with pytest.raises(SystemExit) as stop, warnings.catch_warnings():
         warnings.simplefilter("error", svdlab.measure.reading.VideoWarning)
-        main(["measure", str(folder / "a.mp4"), str(folder / "damaged.mp4"), "--out", str(out)])
+        main(["measure", str(folder / "a.mp4"), str(folder / "damaged.mp4"), "--out", str(out), "--image", "cat"])
     said = capsys.readouterr().out
     assert stop.value.code == 1 and "1 of 2 files measured" in said and "not measured: damaged.mp4" in said
     for name in ("measured.csv", "measured.parquet", "sheet.png", "flow-1.png", "report.html"):
