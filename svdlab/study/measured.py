@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -85,8 +86,8 @@ def measure_files(
 
 
 def find_videos(videos: Any, out: Path | None = None) -> list[tuple[str, Path]]:
-    """Every video that the words name, with its name in the table: the path from the folder that was given. Of a folder
-    what begins with a dot is left out, and the study `out`, if that lies in it."""
+    """Every video that the words name, with its name in the table: the path from the folder that was given, where no other has
+    that name. Of a folder what begins with a dot is left out, and the study `out`, if that lies in it."""
     words = [videos] if isinstance(videos, (str, os.PathLike)) else errors.several("videos", videos, lambda _, v: v)
     found: dict[Path, str] = {}
     for word in words:
@@ -102,6 +103,9 @@ def find_videos(videos: Any, out: Path | None = None) -> list[tuple[str, Path]]:
             raise InputError(f"{place}: {'it is no file' if place.exists() else 'no such file or folder'}.")
     if len(found) > MOST:
         raise InputError(f"{len(found)} files: give {MOST} at most.")
+    count = Counter(found.values())
+    if alike := [p for p, name in found.items() if count[name] > 1]:  # of several folders: by the path from where all lie
+        found |= {p: os.path.relpath(p, os.path.commonpath(alike)) for p in alike}
     return [(printable(name), p) for p, name in found.items()]
 
 

@@ -202,6 +202,16 @@ def test_what_cannot_be_measured_is_said_before_anything_is_written(name: str, t
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_files_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) -> None:
+    """The table's rows and the sheet's clips go by the name."""
+    for name in ("before/a.mkv", "after/a.mkv", "after/b.mkv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = measured.find_videos([tmp_path / "before", tmp_path / "after"])
+    assert [name for name, _ in found] == ["before/a.mkv", "after/a.mkv", "b.mkv"]
+    assert measured.find_videos(tmp_path / "before/a.mkv")[0][0] == "a.mkv"
+
+
 def test_a_still_is_no_video(tmp_path: Path) -> None:
     Image.fromarray(pan()[0]).save(tmp_path / "one.png")
     table = measure_files(tmp_path / "one.png", tmp_path / "out", progress=False)
