@@ -23,6 +23,8 @@ from svdlab.errors import InputError, OutputError, takes, warn
 
 LARGEST = 4 << 30  # bytes of frames that are read
 FORMATS = ["PNG", "GIF", "WEBP", "JPEG", "BMP", "TIFF", *(["AVIF"] if features.check("avif") else [])]  # AVIF: Pillow 11.3
+UPPER = 16  # of 255: below it, colours of 16 bits have 12 or fewer, and those of 8 bits became 0
+SHALLOW = "its colours have 16 bits, of which 12 or fewer are used, and would be dark or black: convert it to 8-bit RGB."
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 # No playlists, which name other files; nothing of which ffmpeg gives a part without a word (FLV, Ogg, IVF, Y4M, MPEG-PS); no
 # MPEG-TS, on which the ffmpeg of imageio-ffmpeg 0.7 crashes.
@@ -58,7 +60,11 @@ def read_frames(path: str | Path) -> np.ndarray:
                 f"{str(path)!r} holds {len(images)} images, {'of different sizes' if images else 'no video'}: "
                 "give a video, or a folder with a clip's frames as images of one size."
             )
-        return np.stack(images)
+        frames = np.stack(images)
+        with Image.open(ordered[0], formats=FORMATS) as first:
+            if deep(first) and frames.max() < UPPER:
+                raise InputError(f"{str(path)!r}: {SHALLOW}")
+        return frames
     if not path.is_file():
         raise OutputError(f"{str(path)!r} cannot be read as a video: {'it is no file' if path.exists() else 'no such file'}.")
     try:
@@ -110,6 +116,15 @@ def distinct(frames: Any) -> list[int]:
         if not (away == 0).any() and not (away < near[:i])[: i - 1].any():
             found.append(i)
     return found
+
+
+def deep(image: Image.Image) -> bool:
+    """Whether a file that is not decoded yet has 16 bits of each colour, of which Pillow keeps the upper 8.
+
+    >>> deep(Image.new("RGB", (64, 64)))
+    False
+    """
+    return any(re.search(r"(RGB\w?|LA);16[BLN]", str(tile)) for tile in getattr(image, "tile", ()))
 
 
 def unpacked(image: Image.Image, name: str) -> tuple[np.ndarray, list[float]]:

@@ -25,6 +25,7 @@ from diffusers import StableVideoDiffusionPipeline
 from PIL import Image, ImageOps
 
 from svdlab.errors import BrokenClipError, InputError, kind, path, shown, takes, text, warn, whole
+from svdlab.measure.reading import SHALLOW, UPPER, deep
 from svdlab.measure.video import as_frames
 
 SIDE = partial(whole, least=8, most=16384)  # px of a frame
@@ -155,7 +156,10 @@ def _to_rgb(image: Image.Image, name: str = "") -> Image.Image:
         read = f"svdlab.measure.video.read_frames({name.strip() or '<its path>'})"
         words = f"the image{name} holds {n} frames, of which only frame {image.tell()} is used: {read} reads the video."
         warn(words, FirstFrameWarning)
+    wide = deep(image)
     image.load()
+    if wide and max(high for _, high in image.convert("RGB").getextrema()) < UPPER:  # type: ignore[misc]
+        raise InputError(f"the image{name}: {SHALLOW}")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         values = np.asarray(image, dtype=np.float64)

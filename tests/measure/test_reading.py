@@ -5,6 +5,7 @@ import subprocess
 import warnings
 from pathlib import Path
 
+import cv2
 import imageio_ffmpeg
 import numpy as np
 import pytest
@@ -119,6 +120,16 @@ def test_a_folder_of_images_is_a_clip_in_the_order_of_its_numbers(tmp_path):
     assert (read_frames(tmp_path) == PAN).all()
     IMAGES[0].resize((32, 32)).save(tmp_path / "other.png")
     with pytest.raises(InputError, match="different sizes"):
+        read_frames(tmp_path)
+
+
+def test_a_folder_of_frames_of_16_bits_that_use_few_is_refused_and_not_black(tmp_path):
+    for times in (257, 1):
+        for i, frame in enumerate(PAN):
+            cv2.imwrite(str(tmp_path / f"{i}.png"), frame[..., ::-1].astype(np.uint16) * (times if i else 0))  # fades in
+        if times == 257:
+            assert (read_frames(tmp_path)[1:] == PAN[1:]).all()
+    with pytest.raises(InputError, match="12 or fewer are used"):
         read_frames(tmp_path)
 
 

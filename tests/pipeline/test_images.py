@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -123,6 +124,21 @@ def test_a_file_of_an_ambiguous_range_is_refused(values: np.ndarray, told: str, 
 def test_deep_files_that_use_their_range_are_scaled(values: np.ndarray, tmp_path: Path) -> None:
     Image.fromarray(values).save(tmp_path / "deep.tiff")
     assert np.abs(np.asarray(open_image(tmp_path / "deep.tiff")).astype(int)[..., 1] - GREY).max() <= 1
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_colours_of_16_bits_that_use_few_are_refused_and_not_black(suffix: str, channels: int, tmp_path: Path) -> None:
+    """Case C1 in colour: Pillow keeps the upper 8 bits of each."""
+    pixels, name = np.dstack([GREY] * 3 + [np.full_like(GREY, 255)])[..., :channels], str(tmp_path / f"deep{suffix}")
+    for times in (1, 4, 16):  # 8, 10 and 12 bits in files of 16
+        cv2.imwrite(name, pixels.astype(np.uint16) * times)
+        with pytest.raises(InputError, match=r"12 or fewer are used.*convert it to 8-bit RGB"):
+            open_image(name)
+    cv2.imwrite(name, pixels.astype(np.uint16) * 257)
+    assert np.abs(np.asarray(open_image(name)).astype(int)[..., 1] - GREY).max() <= 1
+    cv2.imwrite(name, pixels[..., :3] // 20)  # of 8 bits it is a dark image
+    assert open_image(name).getextrema()[0] == (0, 12)
 
 
 @pytest.mark.parametrize("suffix", [".webp", ".gif", ".png", ".tiff"])
