@@ -156,6 +156,10 @@ def _to_rgb(image: Image.Image, name: str = "") -> Image.Image:
         read = f"svdlab.measure.video.read_frames({name.strip() or '<its path>'})"
         words = f"the image{name} holds {n} frames, of which only frame {image.tell()} is used: {read} reads the video."
         warn(words, FirstFrameWarning)
+    if image.format == "TIFF" and getattr(image, "tag_v2", {}).get(254, 0) & 1:  # NewSubfileType: of another image in the file
+        raise InputError(
+            f"the image{name} is a camera's raw file, and {w}x{h} px its preview: develop it to PNG or JPEG first."
+        )
     wide = deep(image)
     image.load()
     if wide and max(high for _, high in image.convert("RGB").getextrema()) < UPPER:  # type: ignore[misc]

@@ -126,6 +126,13 @@ def test_deep_files_that_use_their_range_are_scaled(values: np.ndarray, tmp_path
     assert np.abs(np.asarray(open_image(tmp_path / "deep.tiff")).astype(int)[..., 1] - GREY).max() <= 1
 
 
+def test_the_preview_in_a_raw_file_is_not_taken_for_the_photograph(tmp_path: Path) -> None:
+    """DNG and NEF are TIFFs whose first image is a small one, by the tag NewSubfileType."""
+    Image.fromarray(GREY).save(tmp_path / "photo.dng", format="TIFF", tiffinfo={254: 1})
+    with pytest.raises(InputError, match="raw file, and 64x48 px its preview: develop it"):
+        open_image(tmp_path / "photo.dng")
+
+
 @pytest.mark.parametrize("channels", [3, 4])
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
 def test_colours_of_16_bits_that_use_few_are_refused_and_not_black(suffix: str, channels: int, tmp_path: Path) -> None:
