@@ -32,7 +32,8 @@ CONTAINERS = "mov,matroska,avi"
 
 
 class VideoWarning(UserWarning):
-    """A video whose frames do not follow each other at one rate, are interlaced, have oblong pixels, or come again."""
+    """A video whose frames do not follow each other at one rate, are interlaced, HDR or transparent, have oblong pixels, or
+    come again."""
 
 
 @takes(path=errors.path)
@@ -44,9 +45,10 @@ def read_frames(path: str | Path) -> np.ndarray:
 
     path: an mkv, webm, mp4, mov or avi (by ffmpeg), an animated WebP, GIF, PNG or AVIF (by Pillow, transparency on
     white), or a folder of images in the order of their numbers. Warns (VideoWarning) where the time from frame to frame
-    varies, so that no playback_fps gives px/s, where frames are interlaced or their pixels not square (they are given as they
-    are stored), and where an animated image holds frames again (see `distinct`). Raises OutputError for what cannot be read,
-    is damaged or cut short, and InputError for more than 4 GiB of frames. Files named in a file (playlists) are never opened.
+    varies, so that no playback_fps gives px/s, where frames are interlaced, HDR or transparent or their pixels not square
+    (they are given as they are stored), and where an animated image holds frames again (see `distinct`). Raises OutputError
+    for what cannot be read, is damaged or cut short, and InputError for more than 4 GiB of frames. Files named in a file
+    (playlists) are never opened.
     """
     path = Path(path)
     if path.is_dir():
@@ -179,6 +181,10 @@ def _decoded(path: Path) -> tuple[np.ndarray, list[float], list[str]]:
         odd.append(f"its pixels are not square ({min(shapes)}), and frames are as stored: scale it to square pixels first.")
     if {s[4] for s in shown} & {"T", "B"}:
         odd.append("its frames are interlaced, two moments in one: deinterlace it first (ffmpeg -vf yadif).")
+    if re.search(r" color_trc:(smpte2084|arib-std-b67)", said):
+        odd.append("it is HDR, and frames are without tone mapping, paler than on a screen: convert it to SDR (BT.709) first.")
+    if re.search(r" fmt:(yuva|gbrap|rgba|argb|bgra|abgr|ya\d)|alpha_mode *: 1", said):
+        odd.append("it has transparency, and frames are without it: lay it on a background first.")
     return np.frombuffer(data, np.uint8).reshape(-1, h, w, 3).copy(), times, odd
 
 

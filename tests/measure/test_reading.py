@@ -197,13 +197,16 @@ def test_a_playlist_opens_no_other_file(tmp_path, text):
 ODD = {
     "x.mkv": (["-vf", "setsar=2/1"], "not square (2/1)"),
     "sar.mp4": (["-vf", "setsar=3/4"], "not square (3/4)"),
+    "phone.mp4": (["-pix_fmt", "yuv420p", "-color_trc", "arib-std-b67"], "it is HDR"),
+    "clear.mov": (["-pix_fmt", "argb", "-c:v", "qtrle"], "it has transparency"),
+    "clear.webm": (["-pix_fmt", "yuva420p", "-c:v", "libvpx-vp9"], "it has transparency"),
     "old.mkv": (["-r", "25", "-flags", "+ilme+ildct", "-c:v", "mpeg2video"], "interlaced"),
 }
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_oblong_pixels_and_interlaced_frames_are_announced(tmp_path, name):
-    """Neighbours of case C3: frames whose geometry is not what they seem to show."""
+def test_what_is_not_as_a_player_shows_it_is_announced(tmp_path, name):
+    """Neighbours of case C3: frames whose geometry or colours are not what they seem to show."""
     how, words = ODD[name]
     video.write_frames(tmp_path / "even.mkv", PAN, playback_fps=25)
     ffmpeg("-i", tmp_path / "even.mkv", *how, tmp_path / name)
