@@ -74,6 +74,9 @@ def read_manifest(source: Any) -> pd.DataFrame:
             )
         except InputError as error:
             raise InputError(f"there is no manifest {source}: {error}.") from error
+    table = table.rename(columns=str)
+    if twice := [name for name in table if list(table).count(name) > 1]:
+        raise InputError(f"the manifest has the column {twice[0]!r} more than once: give each column a name of its own.")
     table = table.rename(columns={given: name for given, name in ALIASES.items() if name not in table})
     missing = [name for name in NEEDED if name not in table and name not in ABSENT]
     if missing or not len(table):

@@ -102,6 +102,8 @@ def test_what_is_no_manifest_is_refused_with_what_to_write_and_notes_may_be_empt
     assert len(read_manifest(written(table.assign(notes=""), tmp_path))) == 6
     none = {"lacks licence.*write what allows the use": table.drop(columns="licence"), "lacks rows": table[:0]}
     none |= {"lacks consent.*'nobody is shown'": table.drop(columns="consent")}
+    none |= {"'group' more than once": pd.concat([table, table[["group"]]], axis=1)}
+    none |= {"unreadable image": table.assign(age=3).rename(columns={"age": 0})}  # a column whose name is a number
     for message, source in (none | {"no manifest .*x.csv": tmp_path / "x.csv", "no manifest 3": 3}).items():
         with pytest.raises(InputError, match=message):
             read_manifest(source)
