@@ -146,8 +146,9 @@ def _listed(file: Path) -> pd.DataFrame:
         raise InputError(f"{file} has a row without an image.")
     own = [file.parent / os.path.expanduser(each) for each in listed[column]]
     images = [str(path) if os.path.isfile(path) else each for path, each in zip(own, listed[column], strict=True)]
-    labels = listed.drop(columns=[column, ""], errors="ignore")  # "": of an index that pandas wrote
-    labels = labels.rename(columns=lambda name: "label_" + re.sub(r"\W", "_", name.removeprefix("label_")))
+    labels = listed.drop(columns=column).rename(
+        columns=lambda name: "label_" + re.sub(r"\W", "_", name.removeprefix("label_"))
+    )
     return pd.DataFrame({"image": images}).join(labels)
 
 
@@ -158,8 +159,8 @@ def _beside(plan: Path, image: Any) -> Any:
 
 
 def read_csv(path: Path) -> pd.DataFrame:
-    """A CSV file as texts: commas, semicolons or tabs, UTF-8 or UTF-16, with or without a byte order mark. InputError names
-    the line where a row has more or fewer cells than the header."""
+    """A CSV file as texts: commas, semicolons or tabs, UTF-8 or UTF-16, with or without a byte order mark or the index that
+    pandas writes. InputError names the line where a row has more or fewer cells than the header."""
     content = _content(path, 2**27)
     try:
         text = content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
@@ -171,9 +172,12 @@ def read_csv(path: Path) -> pd.DataFrame:
         raise InputError(f"{path} cannot be read as a CSV file: {error}") from error
     if odd := next((n for n, row in enumerate(rows, 2) if len(row) != len(header)), None):
         raise InputError(f"{path} cannot be read: row {odd} has {len(rows[odd - 2])} cells, the header {len(header)}.")
-    if len(set(header)) < len(header) or "\0" in text:
-        raise InputError(f"{path} cannot be read: a column stands twice, or it holds NUL bytes.")
-    return pd.DataFrame(rows, columns=[name.strip() for name in header], dtype=object)
+    header = [name.strip() for name in header]
+    # A first column without a name is the index that pandas wrote, others without name and values are a spreadsheet's.
+    kept = [i for i, name in enumerate(header) if name or (i and any(row[i] for row in rows))]
+    if len({header[i] for i in kept}) < len(kept) or not kept or "\0" in text:
+        raise InputError(f"{path} cannot be read: it has no column, one stands twice, or it holds NUL bytes.")
+    return pd.DataFrame([[row[i] for i in kept] for row in rows], columns=[header[i] for i in kept], dtype=object)
 
 
 def read_parquet(path: Path) -> pd.DataFrame:

@@ -121,6 +121,11 @@ def test_other_sizes_and_other_sharpness_are_confounds_with_their_size(table: pd
     assert found.value["blur"] == pytest.approx(found.mean_a["blur"] - found.mean_b["blur"])
 
 
+def test_the_index_that_pandas_writes_is_no_property_of_an_image(table: pd.DataFrame, tmp_path: Path) -> None:
+    table.to_csv(tmp_path / "m.csv")
+    assert set(confounds(read_manifest(tmp_path / "m.csv")).key) == {"width", "height", "blur", "brightness", "contrast"}
+
+
 def test_no_label_is_ever_inferred() -> None:
     """No name of the module, and no kind of pair, is about who somebody is."""
     text = " ".join([*dir(ps), *ps.CHANGES, *(change.means for change in ps.CHANGES.values())])

@@ -135,6 +135,8 @@ ODD_YAML = ("<<: {fps: [6]}\n", "fps: !!python/object/apply:os.system [true]\n",
         ("large.yaml", "fps: [6]\n" + "#" * 2**20, "larger than"),
         ("short.csv", "fps,seed\n6\n", "row 2 has 1 cells"),
         ("twice.csv", "fps,fps\n6,7\n", "stands twice"),
+        ("unnamed.csv", "fps,\n6,7\n", "unknown column ''"),
+        ("index.csv", '""\n0\n1\n', "no column"),
         ("blank.csv", "fps;seed\n6;1\n;\n;\n", "row 3 has no value"),
         ("nul.csv", "fps\n6\0\n", "NUL"),
         ("value.csv", "fps\n0\n", "fps=0"),
@@ -182,6 +184,8 @@ def test_words_are_numbers_only_where_they_look_like_them() -> None:
         ("p.csv", 'fps;label_a\n"6";"x"\n\n', "utf-8-sig"),
         ("p.csv", "fps,label_a,seed\n6,x,\n", "utf-8"),
         ("p.csv", 'fps, label_a, seed\n6, "x", 1\n', "utf-8"),
+        ("p.csv", ",fps,label_a\n0,6,x\n", "utf-8"),
+        ("p.csv", "fps;label_a;;\n6;x;;\n", "utf-8"),
     ],
 )
 def test_neighbours_of_other_tools_plans(name: str, text: str, encoding: str, tmp_path: Path) -> None:
