@@ -9,12 +9,13 @@ True
 """
 
 import hashlib
+import io
 import os
 import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import StableVideoDiffusionPipeline
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from svdlab.errors import BrokenClipError, InputError, kind, path, shown, takes, text, warn, whole
 from svdlab.measure.reading import SHALLOW, UPPER, deep
@@ -96,9 +97,10 @@ def open_image(source: Any) -> Image.Image:
     >>> open_image(np.zeros((64, 64), dtype="uint8")).mode
     'RGB'
 
-    EXIF orientation is applied, transparency is laid on white, 16-bit files are scaled to 8, floats are taken as 0 to 1. Of a
-    file with several frames one is used, with a FirstFrameWarning. Raises InputError (for files ImageFileError, also an
-    OSError), also where the range of the values is ambiguous, and for what is too large, before it is decoded.
+    EXIF orientation and colour profile are applied, transparency is laid on white, 16-bit files are scaled to 8, floats are
+    taken as 0 to 1. Of a file with several frames one is used, with a FirstFrameWarning. Raises InputError (for files
+    ImageFileError, also an OSError), also where the range of the values is ambiguous, and for what is too large, before it is
+    decoded.
     """
     if isinstance(source, str) and is_sample(source):
         return sample_image(source)
@@ -172,13 +174,23 @@ def _to_rgb(image: Image.Image, name: str = "") -> Image.Image:
             known = "floats are 0 to 1" if image.mode == "F" else "16-bit is 0 to 65535, and more than 12 bits of it are used"
             raise InputError(f"the image{name} has values from {low:g} to {high:g}, and {known}: convert it to 8-bit RGB.")
         image = Image.fromarray(_bytes(values if image.mode == "F" else values / 65535, name))
+    profile = image.info.get("icc_profile")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
+    image = _in_srgb(image if image.mode == "CMYK" else image.convert("RGB"), profile)
     if max(high for _, high in image.getextrema()) == 1:  # type: ignore[misc]
         raise InputError(f"the image{name} has values 0 and 1 of 255, which is black: if 1 is white, multiply it by 255.")
     return image
+
+
+def _in_srgb(image: Image.Image, profile: Any) -> Image.Image:
+    """An RGB or CMYK image as RGB, by its file's colour profile (Display P3, Adobe RGB) where that is another than sRGB."""
+    with suppress(ImageCms.PyCMSError, OSError, TypeError):  # none, or a damaged one, which a browser ignores
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if own.profile.xcolor_space.strip() == image.mode and "sRGB" not in ImageCms.getProfileDescription(own):
+            return ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"), outputMode="RGB") or image
+    return image.convert("RGB")
 
 
 @takes(height=SIDE, width=SIDE)

@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from svdlab.errors import InputError
 from svdlab.pipeline.images import (
@@ -61,6 +61,25 @@ def test_transparency_is_laid_on_white_and_exif_orientation_is_applied(tmp_path:
     Image.fromarray(GREY).save(tmp_path / "turned.jpg", exif=exif)
     opened = open_image(str(tmp_path / "turned.jpg"))
     assert opened.size == (48, 64) and opened.getpixel((24, 2))[0] < 30 < 220 < opened.getpixel((24, 61))[0]
+
+
+def test_a_colour_profile_is_applied(tmp_path: Path) -> None:
+    """A profile whose red is sRGB's green, and the reverse: what a browser shows of it is green."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = (
+        srgb.replace(b"rXYZ", b"----")
+        .replace(b"gXYZ", b"rXYZ")
+        .replace(b"----", b"gXYZ")
+        .replace(b"s\0R\0G\0B", b"o\0w\0n\0 ")
+    )
+    for colour, profile, shown in (
+        ((230, 20), swapped, (20, 230)),
+        ((230, 20), srgb, (230, 20)),
+        ((230, 20), b"damaged", (230, 20)),
+    ):
+        for mode in ("RGB", "RGBA"):
+            Image.new(mode, (32, 32), (*colour, 20, 255)[: len(mode)]).save(tmp_path / "x.png", icc_profile=profile)
+            assert open_image(tmp_path / "x.png").getpixel((5, 5)) == pytest.approx((*shown, 20), abs=2)
 
 
 def test_samples() -> None:
