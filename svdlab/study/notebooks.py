@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import pandas as pd
 from markdown_it import MarkdownIt
 from markupsafe import Markup
@@ -206,9 +205,8 @@ def read_grid(grid: Mapping[str, Any] | str | Path) -> dict[str, list[Any]]:
     found = grid if isinstance(grid, Mapping) else plans.read_yaml(as_path("grid", grid))
     if not isinstance(found, Mapping) or not found:
         raise InputError("a grid maps parameters to lists of values, as in  fps: [6, 12].")
-    axes = {
-        str(key): list(axis) if isinstance(axis, (list, tuple, range, np.ndarray)) else [axis] for key, axis in found.items()
-    }
+    plain_axes = {str(key): axis.tolist() if hasattr(axis, "tolist") else axis for key, axis in found.items()}
+    axes = {key: list(axis) if isinstance(axis, (list, tuple, range)) else [axis] for key, axis in plain_axes.items()}
     if empty := [key for key, axis in axes.items() if not axis]:
         raise InputError(f"{empty[0]} has no values: the grid would be empty.")
     return axes

@@ -188,6 +188,12 @@ def test_a_grid_runs_every_point_and_goes_on(notebook: Path) -> None:
     assert (Path(again.notebook[0]).parent / "count.txt").read_text() == "x"  # not run again
 
 
+def test_an_axis_of_a_grid_may_be_what_holds_several_values() -> None:
+    several = dict(a=pd.Series([6, 12]), b=pd.Index([6, 12]), c=np.array([6, 12]), d=torch.tensor([6, 12]), e=(6, 12))
+    assert notebooks.read_grid(several) == {key: [6, 12] for key in "abcde"}
+    assert notebooks.read_grid({"a": np.array(6), "b": np.int64(6), "c": "cat"}) == {"a": [6], "b": [6], "c": ["cat"]}
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
