@@ -13,6 +13,7 @@ anything is read, and texts are made printable.
 import json
 import math
 import os
+import re
 import struct
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -49,6 +50,7 @@ SCHEDULERS = {  # ComfyUI's sampler -> diffusers' class, on SVD's noise levels
     "euler_ancestral": "EulerAncestralDiscreteScheduler",
 }
 LOADERS = ("ImageOnlyCheckpointLoader", "CheckpointLoaderSimple", "UNETLoader")
+IMAGES = ("LoadImage", "LoadImageOutput", "VHS_LoadImagePath")
 TAGS = ("prompt", "comment")
 CLIP_CROP = "ComfyUI shows CLIP the image's middle square, and svdlab the whole frame"
 LONGEST = 200  # characters of a recorded name
@@ -59,7 +61,7 @@ class Settings:
     """What made a clip, as its file says.
 
     conditions: without those that ComfyUI leaves to the player (playback_fps). sampler: ComfyUI's names of sampler and sigmas,
-    such as "euler, karras". image: the name of the first frame's file, "" where it was made in the graph. notes: what has no
+    such as "euler, karras". image: the name of the first frame's file, "" where no node says it. notes: what has no
     equivalent in svdlab.
     """
 
@@ -192,9 +194,10 @@ def settings_of(prompt: Mapping[str, Any]) -> Settings:
     known = isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**64
     notes += [] if known else ["the seed came from another node, which does not say it"]
     notes += [f"the seed {seed} is above 2**63 - 1: its rest is recorded"] if known and seed >= 2**63 else []
-    loaded = graph.upstream(node, "init_image", "LoadImage")
-    image = graph.text(loaded, "image").replace("\\", "/").split("/")[-1] if loaded else ""
-    notes += [] if image else ["the first frame was made in the graph"]
+    loaded = next((found for kind in IMAGES if (found := graph.upstream(node, "init_image", kind))), None)
+    file = graph.text(loaded, "image") if loaded else ""
+    image = re.split(r"[\\/]", re.sub(r" \[\w+\]$", "", file))[-1]  # [input], [output]: the folder
+    notes += [] if image else ["the first frame was made in the graph, or loaded by a node that is not read"]
     checkpoint = graph.text(loader, name) if loader else ""
     return Settings(conditions, seed if known else None, checkpoint, ", ".join(names), image, tuple(notes))
 

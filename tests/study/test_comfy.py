@@ -187,6 +187,22 @@ def test_what_has_no_equivalent_is_said(inputs: dict[str, Any], what: dict[str, 
         assert np.allclose(settings.conditions.guidance(4), np.linspace(3.0, 2.5, 4))
 
 
+@pytest.mark.parametrize(
+    ("kind", "image", "name"),
+    [
+        ("LoadImage", "clipspace/masked-1.png [input]", "masked-1.png"),  # as ComfyUI writes a file of another folder
+        ("LoadImageOutput", "a\\cat 2 [x].png [output]", "cat 2 [x].png"),
+        ("VHS_LoadImagePath", "/photos/cat.png", "cat.png"),
+        ("Image Load", "cat.png", ""),
+    ],
+)
+def test_the_first_frames_name_is_its_files(kind: str, image: str, name: str, tmp_path: Path) -> None:
+    prompt = changed(image=image)
+    prompt["23"]["class_type"] = kind
+    settings = read_settings(png(tmp_path / "a.png", prompt))
+    assert settings.image == name and any("or loaded by a node" in note for note in settings.notes) == (not name)
+
+
 def advanced(**inputs: Any) -> dict[str, Any]:
     """The prompt with ComfyUI's KSamplerAdvanced, which names its seed otherwise and may run some of its steps."""
     prompt = copy.deepcopy(PROMPT)
