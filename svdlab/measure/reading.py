@@ -62,11 +62,11 @@ def read_frames(path: str | Path) -> np.ndarray:
                 f"{str(path)!r} holds {len(images)} images, {'of different sizes' if images else 'no video'}: "
                 "give a video, or a folder with a clip's frames as images of one size."
             )
-        frames = np.stack(images)
+        stack = np.stack(images)
         with Image.open(ordered[0], formats=FORMATS) as first:
-            if deep(first) and frames.max() < UPPER:
+            if deep(first) and stack.max() < UPPER:
                 raise InputError(f"{str(path)!r}: {SHALLOW}")
-        return frames
+        return stack
     if not path.is_file():
         raise OutputError(f"{str(path)!r} cannot be read as a video: {'it is no file' if path.exists() else 'no such file'}.")
     try:

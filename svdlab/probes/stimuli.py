@@ -226,7 +226,7 @@ def _read(table: pd.DataFrame) -> Stimuli:
     for i, item in enumerate(items):
         known = PHOTOGRAPHS.get(item, WORLD if is_sample(item) else UNKNOWN) if isinstance(item, str) else UNKNOWN
         for column, value in zip(("source", "licence"), known, strict=True):
-            if pd.isna(table.loc[i, column]):
+            if table[column].isna()[i]:
                 table.loc[i, column] = value
         try:
             drawn = isinstance(item, str) and item in PHOTOGRAPHS and not is_sample(item)

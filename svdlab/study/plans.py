@@ -84,7 +84,7 @@ def read_plan(path: str | Path) -> pd.DataFrame:
     if isinstance(content, pd.DataFrame):
         content = content.astype(object).where(content.notna(), None)
         if path.suffix.lower() in (".csv", ".tsv"):
-            if content.shape[1] > 1 and len(blank := content.index[content.eq("").all(axis=1)]):  # as spreadsheets leave them
+            if content.shape[1] > 1 and len(blank := content.index[(content == "").all(axis=1)]):  # as spreadsheets leave them
                 raise InputError(f"{path}: row {blank[0] + 2} has no value: delete it, or write one into it.")
             content = content.apply(
                 lambda c: c if c.name in TEXTS else pd.Series([*map(_csv_value, c)], c.index, object)
