@@ -127,11 +127,12 @@ def fingerprint(pipe: Any) -> dict[str, list[float]]:
     ids = torch.tensor([[6.0, 127.0, 0.02]] * 2).to(device, dtype)
     latents, pixels = noise(1, 2, channels // 2, z, z), noise(1, 3, side, side).clamp(-1, 1)
     sample, context = noise(2, 2, channels, z, z), noise(2, 1, pipe.unet.config.cross_attention_dim)
+    given = dict(encoder_hidden_states=context, added_time_ids=ids, return_dict=False)  # as the sampler: a hook sees a tuple
     with torch.compiler.set_stance("force_eager"), _outputs(pipe) as seen:  # or a compiled model would be compiled anew
         try:
-            seen["unet"] = pipe.unet(sample, HIGH, encoder_hidden_states=context, added_time_ids=ids)
+            seen["unet"] = pipe.unet(sample, HIGH, **given)
             high = {f"{name} at high noise": output for name, output in seen.items()}
-            seen["unet"] = pipe.unet(sample, LOW, encoder_hidden_states=context, added_time_ids=ids)
+            seen["unet"] = pipe.unet(sample, LOW, **given)
             seen["vae.encode"] = pipe._encode_vae_image(pixels.to(pipe.vae.dtype), device, 1, False)
             seen["vae.decode"] = decoded = pipe.decode_latents(latents.to(pipe.vae.dtype), 2, 2)
             seen["image_encoder"] = pipe._encode_image(picture, device, 1, False)

@@ -144,6 +144,9 @@ BEHAVIOUR = {
     "time ids": lambda pipe: replaced(pipe, "_get_add_time_ids", lambda ids: ids + 1),
     "image processor": lambda pipe: replaced(pipe.video_processor, "preprocess", lambda pixels: -pixels),
     "frames": lambda pipe: replaced(pipe.video_processor, "postprocess_video", lambda video: 1 - video),
+    "hook on a tuple": lambda pipe: pipe.unet.register_forward_hook(
+        lambda m, args, out: (0.5 * out[0],) if isinstance(out, tuple) else None
+    ),
     "hook at high noise": lambda pipe: pipe.unet.register_forward_hook(at_high_noise, with_kwargs=True),
     "hook on one half": lambda pipe: pipe.unet.conv_in.register_forward_hook(second_half),
     "preprocessing": lambda pipe: setattr(
