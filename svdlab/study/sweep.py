@@ -117,6 +117,9 @@ def sweep(
         results, lacking = _found(Path(out), jobs, how)
         if lacking:
             raise
+        for lora, model in models.items():
+            with _adapted(pipe, lora), suppress(OutputError):  # a copy without fingerprints
+                identity.check(pipe, Path(out), model)
         warn(f"{error} Every clip of this plan is there, and is only read.")
         return _table(plan, jobs, results)
     results, lacking = _found(out, jobs, how)

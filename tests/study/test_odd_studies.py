@@ -74,7 +74,7 @@ sys.stderr.write(f"{len(svdlab.load_results(out))} {table.status.tolist()} {len(
 
 MOUNTED = """
 import sys, warnings, svdlab
-from svdlab.errors import OutputError
+from svdlab.errors import InputError, OutputError
 from svdlab.study import ledger, notebooks
 out, said = sys.argv[1], []
 plan = [{"num_inference_steps": 1, "num_frames": 2, "seed": 0}]
@@ -98,6 +98,11 @@ for act in (
         act()
     except OutputError as error:
         said.append("ritten" in str(error))
+pipe.unet.register_forward_hook(lambda module, args, out: (0 * out[0],))
+try:  # what is there is not the changed model's
+    svdlab.sweep(pipe, plan, out, measure=(), **how)
+except InputError as error:
+    said.append("computes something else" in str(error))
 sys.stderr.write(f"{sum(said)} refused")
 """
 MOUNT = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@"'
@@ -112,7 +117,7 @@ def test_a_study_on_a_read_only_mount_is_read_and_nothing_else_is_tried(pipe: An
         shutil.rmtree(study / "runs" / ("0" * 24))
         command = [sys.executable, "-c", READS, study]  # where this user may not mount
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.stderr.endswith(("6 refused", "1 ['done'] 1")), done.stderr[-2000:]
+    assert done.stderr.endswith(("7 refused", "1 ['done'] 1")), done.stderr[-2000:]
 
 
 def test_a_lock_of_another_process_is_named_while_it_lasts(pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
