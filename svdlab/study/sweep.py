@@ -10,6 +10,7 @@ sweep again after whatever stopped it, and it makes what is missing.
 """
 
 import hashlib
+import inspect
 import json
 import math
 import signal
@@ -34,6 +35,7 @@ from svdlab.errors import InputError, OutputError, SweepInterrupted, flag, path,
 from svdlab.measure.files import hash_facts, read_json, whole_text, write_whole
 from svdlab.pipeline.conditions import Conditions, UnusualConditionWarning
 from svdlab.pipeline.generate import ProbePipeline, resolve
+from svdlab.pipeline.hooks import trace
 from svdlab.pipeline.images import FLIPS, image_hash, prepare_image
 from svdlab.pipeline.lora import digest_of
 from svdlab.pipeline.lora import lora as lora_on
@@ -106,7 +108,7 @@ def sweep(
     devices = _devices(devices, executor)
     alone = executor is None and not devices
     _usable(pipe, executor, devices, intervention)
-    how = How({}, as_measures(measure), _kept(keep), retry_failed)
+    how = How({}, as_measures(measure), _kept(pipe, keep), retry_failed)
     several = _threads(threads, pipe, alone, len(plan))
     chosen = None if isinstance(batch_size, str) and batch_size == "auto" else errors.whole("batch_size", batch_size, 1)
     jobs, inputs, models = _jobs(pipe, plan, image, intervention)
@@ -241,9 +243,13 @@ def _models(pipe: ProbePipeline, plan: pd.DataFrame, intervention: str | None) -
     return found
 
 
-def _kept(keep: Any) -> dict[str, Any] | None:
+def _kept(pipe: ProbePipeline, keep: Any) -> dict[str, Any] | None:
     if isinstance(keep, Mapping):
-        return dict(keep)
+        known = [name for name in inspect.signature(trace).parameters if name != "pipe"]
+        if odd := [name for name in keep if name not in known]:
+            raise InputError(f"keep={shown(keep)}: {shown(odd[0])} is no argument of svdlab.trace: give {', '.join(known)}.")
+        with trace(pipe, **keep):  # what it refuses is refused before anything is made
+            return dict(keep)
     if not isinstance(keep, (list, tuple)) or any(not isinstance(name, str) or name not in KEEP for name in keep):
         raise InputError(f"keep={shown(keep)}: give a tuple of {', '.join(KEEP)}, or a dict of svdlab.trace's arguments.")
     return {"keep": tuple(keep)} if len(keep) else None
