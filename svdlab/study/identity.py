@@ -24,9 +24,10 @@ import tokenize
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache, partial
+from functools import cache, cached_property, lru_cache, partial
 from pathlib import Path
 from textwrap import dedent
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -52,6 +53,7 @@ LEAST = 1e-4  # norm below which an output is nothing but rounding
 PLAIN = "give numbers, strings, truth values, None, or lists or dicts of these"
 # Columns of results: a measure of that name would overwrite one.
 TAKEN = {*COLUMNS, *ledger.FIRST_COLUMNS, *ledger.FILES, "run_id", "seconds"}
+TAKEN |= {"file", "frames_in_file", "sampler", "notes"}  # of `svdlab.study.measured`
 CARRIED = ("label_", "seconds_")
 # Folders of what is installed, and of svdlab, whose measures are found by name: no code of the user's own.
 INSTALLED = tuple(f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "purelib", "platlib"))
@@ -259,6 +261,19 @@ def _published(clip: Any) -> dict[str, Any]:
 OWN = {f.__name__[1:]: Measure(f, f.__name__[1:], own=True) for f in (_motion, _fidelity, _published)}
 
 
+@cache
+def own_values() -> dict[str, Any]:
+    """What "motion" and "fidelity" call their numbers, each with a value: those of noise."""
+    noise = np.random.default_rng(0).random((3, 32, 32, 3), np.float32)
+    found = measure_clip(SimpleNamespace(frames=noise, image=noise[0], playback_fps=7), [OWN["motion"], OWN["fidelity"]], None)
+    return {key: value for entry in found.values() for key, value in entry["values"].items()}
+
+
+def _taken(key: str) -> bool:
+    """Whether no measure of the user's may fill this column: also of svdlab's own, which another sweep may ask for."""
+    return key in TAKEN or key.startswith(CARRIED) or key in own_values()
+
+
 def as_measures(wanted: Any) -> tuple[Measure, ...]:
     """Names, functions, `functools.partial`s and Measures as Measures.
 
@@ -295,7 +310,7 @@ def _as_measure(item: Any) -> Measure:
             f"measure {name} takes {', '.join(held)} from around it: make that a parameter, def {name}(clip, "
             f"{', '.join(held)}), and give functools.partial({name}, {', '.join(f'{v}={v}' for v in held)})."
         )
-    if name in TAKEN or name.startswith(CARRIED):
+    if _taken(name):
         raise InputError(f"measure {name!r} would overwrite the column {name!r} of the results: give it another name.")
     if odd := [key for key, value in given.parameters.items() if not _is_plain(value)]:
         raise InputError(f"measure {name}: {odd[0]} is a {type(given.parameters[odd[0]]).__name__}: {PLAIN}.")
@@ -409,7 +424,7 @@ def measure_clip(clip: Any, measures: Iterable[Measure], pipe: Any) -> dict[str,
             for key, value in values.items():
                 if not _is_plain(value):
                     raise InputError(f"{key} is a {type(value).__name__}: {PLAIN}.")
-                if key in TAKEN or str(key).startswith(CARRIED) or any(key in other["values"] for other in found.values()):
+                if (not measure.own and _taken(str(key))) or any(key in other["values"] for other in found.values()):
                     raise InputError(f"{key!r} is a column already.")
             entry["values"] = {str(key): plain(value) for key, value in values.items()}
         except Exception as error:  # a user's function: whatever it raises, the clip is good, and the others go on

@@ -9,12 +9,9 @@ range. Of svdlab's own notebooks also names of measures, probes, images and chec
 
 import warnings
 from collections.abc import Mapping
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-
-import numpy as np
 
 from svdlab import errors
 from svdlab.errors import InputError, SvdlabError, shown, whole
@@ -114,17 +111,7 @@ def _written(name: str, value: Any) -> Any:
 
 def _measure(name: str, value: Any) -> Any:
     """A column of results that a measure fills with numbers."""
-    return errors.one_of(name, value, _measured())
-
-
-@cache
-def _measured() -> list[str]:
-    noise = np.random.default_rng(0).random((3, 32, 32, 3), np.float32)
-    found = identity.measure_clip(
-        SimpleNamespace(frames=noise, image=noise[0], playback_fps=7), identity.as_measures(["motion", "fidelity"]), None
-    )
-    values = {key: value for entry in found.values() for key, value in entry["values"].items()}
-    return [key for key, value in values.items() if not isinstance(value, str)]
+    return errors.one_of(name, value, [key for key, example in identity.own_values().items() if not isinstance(example, str)])
 
 
 def _image(name: str, value: Any) -> Any:

@@ -189,6 +189,7 @@ def test_a_closure_is_refused_and_the_message_shows_the_fix() -> None:
 
 
 COLUMNS = ("status", "fps", "seed", "seconds_denoising", "label_arm", "run_id")  # case D3
+COLUMNS += ("notes", "sampler", "flow_px", "warp_error")  # of measured files, of svdlab's own measures
 
 
 @pytest.mark.parametrize(
@@ -218,8 +219,12 @@ def several_low(clip: Any) -> float:
     return 1.0
 
 
+def flow(clip: Any) -> dict[str, float]:
+    return {"px": 99.0}
+
+
 def test_values_are_filed_under_the_measures_name_as_plain_values_or_an_error_is() -> None:
-    measures = as_measures([partial(mean_of, frame=3), several, odd, several_low])
+    measures = as_measures([partial(mean_of, frame=3), several, odd, several_low, flow])
     found = measure_clip(CLIP, measures, pipe="the pipeline")
     assert found["mean_of"]["values"] == {"mean_of": pytest.approx(CLIP.frames[3].mean())}
     values = found["several"]["values"]
@@ -227,6 +232,7 @@ def test_values_are_filed_under_the_measures_name_as_plain_values_or_an_error_is
     assert type(values["several_low"]) is float and type(values["several_by_frame"]) is list
     assert values["several_pipe"] == "the pipeline"  # given to whoever asks for it
     assert "give numbers" in found["odd"]["error"] and "is a column already" in found["several_low"]["error"]
+    assert "'flow_px' is a column already" in found["flow"]["error"]  # of "motion", which another sweep asks for
 
 
 def test_what_a_run_lacks() -> None:
