@@ -93,7 +93,9 @@ def find_videos(videos: Any, out: Path | None = None) -> list[tuple[str, Path]]:
     for word in words:
         place = errors.path("videos", word)
         if place.is_dir():
-            inside = list(_inside(place, out))
+            if out is not None and place.resolve() == out.resolve():
+                raise InputError(f"out={str(out)!r} is the videos' own folder: give measured files a folder of their own.")
+            inside = list(_inside(place, out and out.resolve()))
             if not inside:
                 raise InputError(f"{place} holds no video: the suffixes are {', '.join((*VIDEOS, *ANIMATED))}.")
             found |= {p: str(p.relative_to(place)) if p != place else place.name for p in inside if p not in found}
@@ -112,7 +114,7 @@ def find_videos(videos: Any, out: Path | None = None) -> list[tuple[str, Path]]:
 def _inside(folder: Path, but: Path | None) -> Iterator[Path]:
     """The videos of a folder and the folders in it; a folder with nothing but stills, two or more, is a video itself."""
     for place, inner, names in os.walk(folder):
-        inner[:] = sorted(name for name in inner if name[0] != "." and Path(place, name) != but)
+        inner[:] = sorted(name for name in inner if name[0] != "." and Path(place, name).resolve() != but)
         files = [p for p in (Path(place, name) for name in sorted(names)) if p.is_file() and not p.name.startswith(".")]
         moving = [p for p in files if p.suffix.lower() in VIDEOS or (p.suffix.lower() in ANIMATED and _animated(p))]
         yield from moving

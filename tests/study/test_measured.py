@@ -186,7 +186,7 @@ def test_the_first_frame_may_be_given(tmp_path: Path) -> None:
     assert own["run_id"][0] != given["run_id"][0] and len(load_results(tmp_path / "own")) == 2
 
 
-WRONG = {"x.mp4": "no such file", "none": "holds no video", "a.mkv": "runs of a sweep"}
+WRONG = {"x.mp4": "no such file", "none": "holds no video", "a.mkv": "runs of a sweep", "out": "the videos' own folder"}
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -194,6 +194,8 @@ def test_what_cannot_be_measured_is_said_before_anything_is_written(name: str, t
     out = tmp_path / "out"
     (tmp_path / "none").mkdir()
     write_frames(tmp_path / "a.mkv", pan())
+    if name == "out":  # else what it holds would be measured the next time
+        out.mkdir()
     if name == "a.mkv":
         (out / "runs" / ("0" * 24)).mkdir(parents=True)
     before = sorted(tmp_path.rglob("*"))
