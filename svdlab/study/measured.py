@@ -161,8 +161,12 @@ def _one(
     """The record of a video: the one that is there, with what it lacks measured; else a new one."""
     folder = ledger.run_folder(out, run_id)
     record, wrong = ledger.inspect(folder, hashes=False) if folder.exists() else ({}, {"run.json": "absent"})
-    if not wrong and record["status"] == "done" and not missing_measures(record, wanted):
+    there = not wrong and record["status"] == "done"
+    if there and not missing_measures(record, wanted):
         return record
+    old = record["measures"] if there else {}
+    held = {key: entry for key, entry in old.items() if key != "file" and "error" not in entry}
+    wanted = tuple(missing_measures({"measures": held}, wanted))
     facts: dict[str, Any] = {"file": name, "frames_in_file": None, "sampler": "", "notes": ""}
     record = {
         "status": "failed",
@@ -171,7 +175,7 @@ def _one(
         "image_name": name,
         "call": {"conditions": dict.fromkeys(CONDITIONS), "seed": None, "image": "", "start": {}, "edits": []},
         "model": {"weights": "", "dtype": "", "versions": {}, "intervention": None},
-        "measures": {},
+        "measures": held,
         "seconds": {},
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "svdlab": __version__,
@@ -207,7 +211,7 @@ def _one(
             for found in pool.map(lambda measure: measure_clip(clip, [measure], None), wanted):
                 record["measures"] |= found
         broken = [f"{key}: {entry['error']}" for key, entry in record["measures"].items() if "error" in entry]
-        record["status"] = "failed" if broken and len(broken) == len(wanted) else "done"
+        record["status"] = "failed" if broken and len(broken) == len(record["measures"]) else "done"
         record["reason"] = printable(exported("; ".join(broken)))[:500]
     record["measures"]["file"] = {"identity": "file", "values": facts}
     with ledger.new_run(out, run_id, record) as part:

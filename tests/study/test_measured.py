@@ -37,6 +37,14 @@ def animated(path: Path, frames: np.ndarray, **how: Any) -> Path:
     return path
 
 
+def mean_red(clip: Any) -> float:
+    return float(clip.frames[..., 0].mean())
+
+
+def raising(clip: Any) -> float:
+    raise ValueError("never")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One clip in every form that people have, and what is none."""
@@ -128,8 +136,11 @@ def test_it_goes_on_where_it_was(study: Path, folder: Path, tmp_path: Path) -> N
     assert all(p.stat().st_mtime_ns == t for p, t in times.items() if p.parent != first)
     before = load_results(study).set_index("file")["camera_px"]
     assert table.set_index("file")["camera_px"].equals(before[table["file"]])
-    more = measure_files(folder / "a.mp4", out, measure=("motion", "published"), progress=False)
-    assert any(c.startswith("published_") for c in more)
+    more = measure_files(folder / "a.mp4", out, measure=mean_red, progress=False)  # beside what was measured
+    assert more["mean_red"].notna().all() and more["camera_px"][0] == before["a.mp4"] and more["warp_error"].notna().all()
+    more = measure_files(folder / "a.mp4", out, measure=raising, progress=False)  # nor does that cost anything
+    assert more["status"].tolist() == ["done"] and more["reason"][0] == "raising: ValueError: never" and more["frames"].all()
+    assert more[["mean_red", "camera_px"]].notna().all(axis=None)
 
 
 def test_what_a_file_plays_again_is_left_out(tmp_path: Path) -> None:
