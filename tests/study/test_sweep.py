@@ -235,6 +235,13 @@ def test_a_traced_run_holds_what_trace_keeps(small: Any, out: Path) -> None:
         assert sweep(small, plan_of(seed=[0, 1]), out).trace.all() and not counts  # more than asked for is enough
 
 
+def test_a_run_that_is_made_again_for_its_trace_keeps_what_was_measured(small: Any, out: Path) -> None:
+    before = sweep(small, plan_of(seed=[0]), out, measure=(brightness, "motion"))
+    after = sweep(small, plan_of(seed=[0]), out, measure=range_of, keep=("latents",))
+    assert after.trace.all() and after.range_of_low.notna().all()
+    assert after[["brightness", "flow_px"]].equals(before[["brightness", "flow_px"]])
+
+
 def test_an_edited_model_has_ids_of_its_own(small: Any, out: Path) -> None:
     plan = plan_of(seed=[0])
     plain = sweep(small, plan, out)
