@@ -77,7 +77,13 @@ class How:
             return "clip" if self.retry_failed else ""
         if self.kept is not None and record.get("kept") != plain(self.kept):
             return "clip"
-        return "measures" if missing_measures(record, self.measures, retry_failed=self.retry_failed) else ""
+        missing = missing_measures(record, self.measures, retry_failed=self.retry_failed)
+        return "measures" if missing or record["measures"].keys() > self.worth(record).keys() else ""
+
+    def worth(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """A run's measures without those that failed and are no longer asked for: else it would be failed for ever."""
+        asked = {measure.name for measure in self.measures}
+        return {name: entry for name, entry in record["measures"].items() if name in asked or "error" not in entry}
 
 
 @dataclass(frozen=True)
@@ -384,6 +390,7 @@ class Making:
 
     def _measure(self, record: dict[str, Any], clip: Clip) -> None:
         """Adds the measures that the record lacks, and says how they went."""
+        record["measures"] = self.how.worth(record)
         wanted = missing_measures(record, self.how.measures, retry_failed=self.how.retry_failed)
         record["measures"] |= measure_clip(clip, wanted, self.pipe)
         errors = [f"measure {name}: {entry['error']}" for name, entry in record["measures"].items() if "error" in entry]

@@ -220,6 +220,18 @@ def test_a_measure_that_raises_costs_no_clip(small: Any, out: Path) -> None:
     assert not counts and table.fussy.tolist() == [3.0] * 3 and set(table.status) == {"done"} and set(table.reason) == {""}
 
 
+def failing(clip: svdlab.Clip) -> float:
+    raise ValueError("never")
+
+
+def test_a_measure_that_is_given_up_leaves_no_run_failed(small: Any, out: Path) -> None:
+    assert sweep(small, plan_of(seed=[0]), out, measure=(failing, brightness)).status.tolist() == ["failed"]
+    with counted(small) as counts:
+        table = sweep(small, plan_of(seed=[0]), out, measure=brightness)
+    assert not counts and table.status.tolist() == svdlab.load_results(out).status.tolist() == ["done"]
+    assert table.reason.tolist() == [""] and table.brightness.notna().all()
+
+
 # --- identity ---------------------------------------------------------------------------------------------------------
 
 
