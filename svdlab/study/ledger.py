@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from svdlab.errors import InputError, OutputError, path, shown, takes, warn
+from svdlab.errors import InputError, OutputError, path, seed, shown, takes, warn
 from svdlab.measure import video
 from svdlab.measure.files import csv_text, exported, hash_file, plain, read_file, sync, whole_text, write_whole
 from svdlab.pipeline.conditions import Conditions
@@ -44,9 +44,12 @@ FIRST_COLUMNS += ("schedule", "sigma_max", "lora", "lora_hash", "lora_scale")
 FRAMES, PREVIEW, LATENTS, TRACE = "frames.mkv", "preview.mp4", "latents.safetensors", "trace.safetensors"
 FILES = {"frames": FRAMES, "preview": PREVIEW, "latents": LATENTS, "trace": TRACE}  # column of the table -> file
 SCHEMA: dict[str, dict[str, Any]] = {  # of run.json and its parts: what is read of them
-    "": dict(run_id=str, status=str, reason=str, image_name=str, seconds=dict, measures=dict, files=dict),
-    "call": dict(conditions=dict, seed=int | None, image=str, source=dict, start=dict),
-    "model": dict(weights=str, dtype=str, versions=dict),
+    "": dict(run_id=str, status=str, reason=str, image_name=str, seconds=dict, measures=dict, files=dict)
+    | dict(made=str, svdlab=str, device=str),
+    "call": dict(image=str, start=dict, sampler=dict | None),
+    "conditions": dict(fps=int | None),
+    "source": dict(checkpoint=str, label=str, licence=str),
+    "model": dict(weights=str, dtype=str, versions=dict, intervention=str | None),
     "measure": dict(identity=str, values=dict),
     "file": dict(bytes=int, sha256=str),
 }
@@ -237,7 +240,9 @@ def read_record(folder: str | Path) -> dict[str, Any]:
         record = dict(json.loads(text + b"\n}"))
         if b"\\ud" in text:  # half a surrogate pair, which no table holds
             json.dumps(record, ensure_ascii=False).encode()
-        parts = [("", record), ("call", record["call"]), ("model", record["model"])]
+        parts = [("", record), ("model", record["model"]), ("call", call := record["call"])]
+        parts += [(name, call[name]) for name in ("conditions", "source")]
+        None if call["seed"] is None else seed("seed", call["seed"])
         parts += [(kind, entry) for kind in ("measure", "file") for entry in record[f"{kind}s"].values()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise OutputError(f"{file_path} cannot be read: {error}") from error
@@ -315,11 +320,11 @@ def _row(record: dict[str, Any], runs: str) -> dict[str, Any]:
     call, source = record["call"], record["call"]["source"]
     row = {name: record[name] for name in ("status", "reason")}
     row |= {k: json.dumps(v) if isinstance(v, list) else v for k, v in call["conditions"].items()}
-    fps = call["conditions"]["fps"]
+    fps = call["conditions"].get("fps")
     row |= {"fps_id": fps if fps is None else fps - 1, "seed": call["seed"], "image": record["image_name"]}
     row |= {"image_hash": call["image"], "flip_noise": call["start"].get("flip_noise") or ""}
     row |= {"checkpoint": source["checkpoint"], "weights": record["model"]["weights"][:12], "label": source["label"]}
-    row |= {"licence": source["licence"], "intervention": record["model"]["intervention"] or ""}
+    row |= {"licence": source["licence"], "intervention": record["model"].get("intervention") or ""}
     sampler = call.get("sampler") or {}
     row |= {"scheduler": sampler.get("scheduler", ""), "schedule": sampler.get("schedule", "")}
     row |= {"sigma_max": sampler.get("sigma_max", np.nan), "lora": source.get("lora", "")}

@@ -169,6 +169,10 @@ def text(content: str) -> Any:
     return lambda folder: (folder / ledger.RECORD).write_text(content)
 
 
+ODD: list[dict[str, Any]] = [{"source": {}}, {"source": {**SOURCE, "label": 3}}, {"conditions": {"fps": "7"}}]
+ODD += [{"sampler": ["euler"]}, {"seed": 2**64}, {"seed": -1}]
+
+
 @pytest.mark.parametrize(
     "harm",
     [
@@ -185,6 +189,10 @@ def text(content: str) -> Any:
         rewritten(call=...),
         rewritten(call={"seed": 1}),
         rewritten(model={**MODEL, "weights": 3}),
+        rewritten(model={**MODEL, "intervention": 3}),
+        rewritten(made=...),
+        rewritten(device=3),
+        *(rewritten(call={**record()["call"], **odd}) for odd in ODD),
         rewritten(measures=[]),
         rewritten(measures={"motion": 1}),
         rewritten(files={"../../../etc/passwd": {"bytes": 1, "sha256": ""}}),
