@@ -310,13 +310,23 @@ def _runs(runs: pd.DataFrame) -> dict[str, list[Any]]:
     why = ["reason"] if (runs["reason"] != "").any() else []
     table = runs[[*varied, *(c for c in MEASURES if c in runs), "status", *why]].head(ROWS)
     there = runs[runs["preview"].astype(bool)]
+    chosen = there.iloc[:: max(1, -(-len(there) // CLIPS))]
     clips = [
         Media(run["preview"], ", ".join(f"{name(c)} {number(run[c])}" for c in varied) or str(run_id)[:8])
-        for run_id, run in there.iloc[:: max(1, -(-len(there) // CLIPS))].iterrows()
+        for run_id, run in chosen.iterrows()
+        if _plays(run["preview"])
     ]
+    lost = f" {len(chosen) - len(clips)} more cannot be read: svdlab ledger check names them." * (len(clips) < len(chosen))
     first = f"The first {len(table)} of {len(runs)} runs. Constant: {constant}."
     sections = {"Runs": [first, table.rename(columns={c: axis(c) for c in table.columns})]}
-    return {**sections, "Clips": [f"{len(clips)} of {len(there)} clips, looping.", *clips]}
+    return {**sections, "Clips": [f"{len(clips)} of {len(there)} clips, looping.{lost}", *clips]}
+
+
+def _plays(preview: str) -> bool:
+    """Whether a file of the right size begins as an MP4: an interrupted copy may have left zeros."""
+    with suppress(OSError), open(preview, "rb") as file:
+        return file.read(8)[4:] == b"ftyp"
+    return False
 
 
 def _story(notebook: Path) -> Iterator[Any]:

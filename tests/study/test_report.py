@@ -149,3 +149,12 @@ def test_a_report_opens_no_pipe_and_no_run_or_preview_that_is_a_link(study: Path
     (own / "preview.mp4").symlink_to(run / "preview.mp4")
     with pytest.raises(errors.InputError, match="nothing to report"):
         report(tmp_path)
+
+
+def test_a_preview_of_zeros_costs_the_report_one_clip(study: Path, tmp_path: Path) -> None:
+    """What a copy that was interrupted leaves: the size is right."""
+    copy = Path(shutil.copytree(study / "ledger", tmp_path / "copy"))
+    preview = next(copy.glob("runs/*/preview.mp4"))
+    preview.write_bytes(bytes(preview.stat().st_size))
+    page = Page(report(copy))
+    assert len(page.videos) == 1 and "1 more cannot be read: svdlab ledger check names them" in page.words
