@@ -68,7 +68,7 @@ def compare(
         cell = ", ".join(f"{labels.name(c)} {labels.number(v)}" for c, v in where.items())
         for measure in measures:
             sides = [runs.rename(columns={f"{measure}_{side}": measure}).groupby("image") for side in (1, 2)]
-            pairs = pd.DataFrame({side: {i: function(g, measure) for i, g in sides[side]} for side in (0, 1)})
+            pairs = pd.DataFrame({n: {i: _number(called, function(g, measure)) for i, g in sides[n]} for n in (0, 1)})
             whole = pairs[np.isfinite(pairs).all(axis=1)]
             what = f"{'' if called == 'mean' else f'{called} of '}{labels.name(measure)}, {names[1]} minus {names[0]}"
             key, what = (f"{measure}, {cell}", f"{what} at {cell}") if cell else (measure, what)
@@ -106,10 +106,9 @@ def slope_against(condition: str) -> Within:
 
     def slope(runs: pd.DataFrame, measure: str) -> float:
         columns("runs", runs, condition)
-        seen = runs.dropna(subset=measure)
-        if seen[condition].nunique() < 2:
-            return math.nan
-        return float(np.polyfit(seen[condition].astype(float), seen[measure].astype(float), 1)[0])
+        x, y = numbers(runs[condition]), numbers(runs[measure])
+        seen = x.notna() & y.notna()
+        return float(np.polyfit(x[seen], y[seen], 1)[0]) if x[seen].nunique() > 1 else math.nan
 
     slope.__name__ = f"slope against {condition}"
     return slope
@@ -123,11 +122,11 @@ def _side_by_side(tables: Mapping[str, pd.DataFrame], measures: list[str], by: l
     shared = [c for c in CONDITIONS if all(c in t for t in tables.values()) and c not in FILLED_BY_CHECKPOINT]
     if any(t["scheduler"].map(_cell).eq("").any() for t in tables.values() if "scheduler" in shared):
         shared.remove("scheduler")  # a measured file does not say it
-    keys, parts = ["image", "seed", *shared], []
+    keys, parts = list(dict.fromkeys(["image", "seed", *shared, *by])), []
     if taken := [measure for measure in measures if measure in keys]:
         raise InputError(f"{taken[0]!r} is no measure: runs are paired by it.")
     for side, (label, table) in enumerate(tables.items(), 1):
-        columns("table", table, "image", "seed", *measures, *by)
+        table = columns("table", table, "image", "seed", *measures, *by).reset_index(drop=True)
         part = table[keys].map(_cell).assign(**{f"{m}_{side}": numbers(table[m]) for m in measures})
         if part.duplicated(keys).any():
             raise InputError(f"the table of {label!r} holds a run twice: compare one run per image, seed and condition.")
@@ -139,6 +138,14 @@ def _side_by_side(tables: Mapping[str, pd.DataFrame], measures: list[str], by: l
         what = ", ".join(f"{k} {v}" for k, v in alone[keys].iloc[0].items() if v != "")
         raise InputError(f"{len(alone)} runs have no partner, one ({what}) only in {where!r}: sweep both with the same plan.")
     return names, both.drop(columns="_merge")
+
+
+def _number(called: str, value: Any) -> float:
+    """What a function of `within` gave, as a float; InputError where it is no number."""
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"within={called} gave {shown(value)}: give a function that returns a number.") from error
 
 
 def _cell(value: Any) -> Any:

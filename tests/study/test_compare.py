@@ -61,6 +61,12 @@ def test_a_spread_over_seeds_and_a_slope_have_their_own_size() -> None:
     assert slope.within[0] == "slope against motion_bucket_id"
 
 
+def test_a_label_that_the_plan_carried_along_splits_the_runs() -> None:
+    light = lambda table: table.assign(label_light=np.where(table.image < "scene-5", "day", "night"))
+    table = against(light(made(shift=0.5, rng=1)), light(made()).set_index("seed", drop=False), by=["label_light"])
+    assert table.label_light.tolist() == ["day", "night"] and table.n.tolist() == [5, 5]
+
+
 def test_false_alarms_stay_at_their_rate() -> None:
     """100 comparisons of equals: at alpha 0.05 more than 12 would be 1 in 700."""
     verdicts = [against(made(seeds=1, rng=2 * i), made(seeds=1, rng=2 * i + 1)).verdict[0] for i in range(1, 101)]
@@ -85,6 +91,9 @@ def test_five_images_have_no_verdict_and_images_without_a_number_are_left_out() 
         ({"a": made(), "b": made()}, {"within": "median"}, "within='median'"),
         ({"a": made(), "b": made()}, {"margins": {"flow_px": 1}}, "margins='flow_px'"),
         ({"a": made(), "b": made()}, {"within": slope_against("strength")}, "no column 'strength'"),
+        ({"a": made(), "b": made()}, {"within": slope_against("image")}, "'image' holds no numbers"),
+        ({"a": made(), "b": made()}, {"within": lambda runs, measure: None}, "gave None: give a function"),
+        ({"a": made(), "b": made()}, {"by": ["object_px"]}, "'object_px' is no measure"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(tables: dict, arguments: dict, said: str) -> None:
