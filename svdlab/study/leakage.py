@@ -101,7 +101,8 @@ def one_step(
 
     Columns: `motion`, the estimate's optical flow along the clip's own, 1 where it is as fast, 0 where it stands still;
     `change`, the same of the latents' difference from the image; `leak`, the weight by which the image is copied (see above):
-    0 for the best estimate, however uncertain, and 1 for a still clip. videos: as `fitted` makes them. Guidance changes all.
+    0 for the best estimate, however uncertain, and 1 for a still clip. All are NaN where the video itself stands still.
+    videos: as `fitted` makes them. Guidance changes all.
     """
     rows = []
     for i, video in enumerate(videos):
@@ -111,7 +112,11 @@ def one_step(
         for sigma, made in zip(sigmas, made_of, strict=True):
             found, own = made.latents - clip[:1], motion.flow(made.frames)
             both = float((found * true).sum())
-            row = dict(image=f"clip {i}", sigma=float(sigma), motion=float((own * flow).sum() / (flow * flow).sum()))
-            row |= dict(change=both / float((true * true).sum()), leak=1 - float((found * found).sum()) / both)
+            row = dict(image=f"clip {i}", sigma=float(sigma), motion=_ratio((own * flow).sum(), (flow * flow).sum()))
+            row |= dict(change=_ratio(both, (true * true).sum()), leak=1 - _ratio((found * found).sum(), both))
             rows.append(row | dict(seed=seed + i, checkpoint=pipe.source.checkpoint, label=pipe.source.label))
     return pd.DataFrame(rows)
+
+
+def _ratio(a: Any, b: Any) -> float:
+    return float(a) / float(b) if b else float("nan")

@@ -36,6 +36,11 @@ def test_a_still_clip_is_a_leak_of_one(pipe: svdlab.ProbePipeline, clips: np.nda
     assert np.ptp(still.latents.numpy(), axis=0).max() < 1e-3
 
 
+def test_a_video_that_stands_still_has_no_leak(pipe: svdlab.ProbePipeline, clips: np.ndarray) -> None:
+    table = one_step(pipe, [np.repeat(clips[0][:1], 8, axis=0), clips[0]], CONDITIONS, sigmas=[40.0])
+    assert table[["motion", "change", "leak"]].isna().to_numpy().tolist() == [[True] * 3, [False] * 3]
+
+
 def test_videos_are_cut_to_the_frames_and_the_size_that_are_asked_for(pipe: svdlab.ProbePipeline) -> None:
     long = np.random.default_rng(0).random((11, 96, 160, 3), dtype=np.float32)
     assert fitted(pipe, long, CONDITIONS).shape == (8, 64, 64, 3)
