@@ -12,7 +12,9 @@ dimmed portrait. Where a lamp or a lens acts on light (exposure, white balance, 
 """
 
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +30,7 @@ from svdlab.measure.files import write_whole
 from svdlab.pipeline.images import FLIPS, image_hash, open_image
 from svdlab.study.groups import CONFOUNDS, OTHERS, Contrast, confounds, contrasts, pairs_of  # noqa: F401
 from svdlab.study.manifest import COLUMNS, HOW, NEEDED, NOTHING, read_manifest  # noqa: F401
+from svdlab.study.plans import read_csv
 
 LUMINANCE = (0.2126, 0.7152, 0.0722)  # of linear sRGB
 
@@ -148,20 +151,29 @@ def make_pairs(
             other = change(image, scheme, how.amount) if how else mirror(image, flip)
             if image_hash(image) == image_hash(other):
                 raise InputError(f"{scheme} leaves {name!r} as it was (a flat or symmetrical image?): leave it out.")
-            files |= {f"{name}.png": image, f"{name}-{scheme}-{group}.png": other}
+            if (changed := f"{name}-{scheme}-{group}") in named:
+                raise InputError(f"images: {shown(changed)} is the name of what {shown(name)} becomes: give it another one.")
+            files |= {f"{name}.png": image, f"{changed}.png": other}
             shared = dict(pair_id=name, group_scheme=scheme, label_source=f"svdlab.study.pairs.{scheme}", licence=licence)
             shared |= dict(consent=consent, subject_id=name, notes=notes)
             rows += [dict(path=f"{name}.png", group="original", flip_noise="") | shared]
-            rows += [dict(path=f"{name}-{scheme}-{group}.png", group=group, flip_noise=flip) | shared]
+            rows += [dict(path=f"{changed}.png", group=group, flip_noise=flip) | shared]
     return write_pairs(rows, files, out)
 
 
 def write_pairs(rows: list[dict[str, Any]], files: Mapping[str, Image.Image], out: str | Path) -> pd.DataFrame:
-    """Write images by file name, and `manifest.csv` of them, into a folder; returns the manifest's rows."""
-    table = pd.DataFrame(rows)
+    """Write images by file name, and `manifest.csv` of them, into a folder; returns the manifest's rows. InputError where
+    a file would be replaced that an earlier call did not write."""
+    table, manifest = pd.DataFrame(rows), Path(out, "manifest.csv")
+    own = set()
+    with suppress(InputError, KeyError):
+        earlier = read_csv(manifest)
+        own = {"manifest.csv", *earlier["path"]} if earlier["label_source"].str.startswith("svdlab.").all() else set()
+    if lost := [file for file in ("manifest.csv", *files) if file not in own and os.path.lexists(Path(out, file))]:
+        raise InputError(f"{out} holds {shown(lost[0])}, which would be replaced: give the pairs a folder of their own.")
+    with write_whole(manifest) as part:  # first: it says whose the images are
+        table.to_csv(part, index=False)
     for file, image in files.items():
         with write_whole(Path(out, file)) as part:
             image.save(part)
-    with write_whole(Path(out, "manifest.csv")) as part:
-        table.to_csv(part, index=False)
     return table

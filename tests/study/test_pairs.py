@@ -223,12 +223,24 @@ def test_every_kind_makes_a_manifest_that_passes(tmp_path: Path, cat: Image.Imag
         ([], {}, "give paths"),
         (["a/one.png", "b/one.png"], {}, "each of another name"),
         ({"flat": flat(5, 5, 5)}, {}, "leaves 'flat' as it was"),
+        ({"a": "cat", "a-mirror-left_right": "coffee"}, {}, "is the name of what 'a' becomes"),
     ],
 )
 def test_pairs_that_cannot_be_made_are_refused(tmp_path: Path, images: Any, how: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         ps.make_pairs(images, tmp_path, **{"kinds": ["mirror"], "licence": "CC0", "consent": "nobody is shown"} | how)
     assert not (tmp_path / "manifest.csv").exists()
+
+
+@pytest.mark.parametrize("file", ["cat.png", "manifest.csv"])
+def test_pairs_replace_nothing_but_pairs(tmp_path: Path, file: str) -> None:
+    how: dict[str, Any] = dict(kinds=["mirror"], licence="CC0", consent="nobody is shown")
+    (tmp_path / file).write_text("path,label_source\ncat.png,the photographer\n")
+    with pytest.raises(InputError, match=f"holds '{file}', which would be replaced"):
+        ps.make_pairs(["cat"], tmp_path, **how)
+    assert [p.name for p in tmp_path.iterdir()] == [file]
+    ps.make_pairs(["cat"], tmp_path / "own", **how)
+    assert len(ps.make_pairs(["cat"], tmp_path / "own", **how)) == 2  # the same again
 
 
 @pytest.mark.parametrize("name", ["../outside", "a/b", "", ".."])
