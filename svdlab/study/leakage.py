@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from svdlab.errors import POSITIVE, InputError, number, seed, several, takes
+from svdlab.errors import POSITIVE, InputError, kind, number, seed, several, takes
 from svdlab.measure import motion
 from svdlab.measure.video import as_frames
 from svdlab.pipeline.conditions import Conditions, resolve
@@ -70,7 +70,7 @@ def estimates(
     return [generate(pipe, image, conditions, sigmas=[sigma], latents=clip + sigma * noise, **how) for sigma in sigmas]
 
 
-@takes(pipe=pipeline)
+@takes(pipe=pipeline, conditions=kind(Conditions))
 def fitted(pipe: ProbePipeline, video: Any, conditions: Any = None, **changes: Any) -> np.ndarray:
     """The first frames of a video as many and as large as the conditions ask for, the centre of each: "f h w 3" in [0, 1].
 

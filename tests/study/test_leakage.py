@@ -44,6 +44,8 @@ def test_a_video_that_stands_still_has_no_leak(pipe: svdlab.ProbePipeline, clips
 def test_videos_are_cut_to_the_frames_and_the_size_that_are_asked_for(pipe: svdlab.ProbePipeline) -> None:
     long = np.random.default_rng(0).random((11, 96, 160, 3), dtype=np.float32)
     assert fitted(pipe, long, CONDITIONS).shape == (8, 64, 64, 3)
+    with pytest.raises(InputError, match="give a Conditions"):
+        fitted(pipe, long, {"fps": 7})
     with pytest.raises(InputError, match="5 frames, and 8"):
         fitted(pipe, long[:5], CONDITIONS)
 
