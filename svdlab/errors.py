@@ -190,6 +190,9 @@ def path(name: str, value: Any) -> Path:
         return Path(os.path.abspath(found.expanduser()))
     except RuntimeError as error:
         raise InputError(f"{name}={shown(value)}: there is no such user's home folder.") from error
+    except FileNotFoundError as error:
+        text = "the folder that it starts from, where this process works, was deleted or moved: go to another (os.chdir)"
+        raise InputError(f"{name}={shown(value)}: {text}.") from error
 
 
 def folder(name: str, value: Any) -> Path:

@@ -40,6 +40,11 @@ def test_a_path_becomes_absolute_and_its_home_is_found(tmp_path: Path, monkeypat
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert errors.path("out", "a/../b") == tmp_path / "b" and errors.path("out", Path("~/x")) == tmp_path / "home/x"
     assert errors.path("out", "12:30") == tmp_path / "12:30"
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(errors.InputError, match="where this process works, was deleted or moved"):
+        errors.path("out", "results")
 
 
 def test_lists_tables_and_words_are_checked_by_name() -> None:
