@@ -29,10 +29,10 @@ from PIL import Image
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from svdlab.errors import InputError, shown
+from svdlab.errors import InputError, columns, shown
 from svdlab.errors import path as as_path
 from svdlab.pipeline.images import FLIPS, image_hash, is_sample, open_image
-from svdlab.study.plans import read_csv, read_parquet
+from svdlab.study.plans import empty, read_csv, read_parquet
 
 NEEDED = ("path", "pair_id", "group", "group_scheme", "label_source", "licence", "consent", "subject_id")
 COLUMNS = (*NEEDED, "notes")
@@ -74,10 +74,9 @@ def read_manifest(source: Any) -> pd.DataFrame:
             )
         except InputError as error:
             raise InputError(f"there is no manifest {source}: {error}.") from error
-    table = table.rename(columns=str)
-    if twice := [name for name in table if list(table).count(name) > 1]:
-        raise InputError(f"the manifest has the column {twice[0]!r} more than once: give each column a name of its own.")
+    table = table.set_axis([str(name) for name in table.columns], axis=1)
     table = table.rename(columns={given: name for given, name in ALIASES.items() if name not in table})
+    columns("manifest", table, *table.columns, least=0)  # each once
     missing = [name for name in NEEDED if name not in table and name not in ABSENT]
     if missing or not len(table):
         ways = "".join(f" {name}: {HOW[name]}." for name in missing if name in HOW)
@@ -86,7 +85,7 @@ def read_manifest(source: Any) -> pd.DataFrame:
     stated = {name for name in NEEDED if name in table}
     table = pd.DataFrame(ABSENT, index=table.index).assign(**table).reset_index(drop=True)
     for name in (*COLUMNS, "flip_noise"):
-        table[name] = ["" if pd.isna(value) else str(value).strip() for value in table[name]]
+        table[name] = ["" if empty(value) else str(value).strip() for value in table[name]]
     if "file" not in table:  # else it was read before
         table["file"] = [path if is_sample(path) else str(base / path) for path in table.path]
     if not isinstance(source, pd.DataFrame) and (

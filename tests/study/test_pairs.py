@@ -109,6 +109,14 @@ def test_what_is_no_manifest_is_refused_with_what_to_write_and_notes_may_be_empt
             read_manifest(source)
 
 
+def test_a_manifest_of_any_dataframe_is_read_or_refused(table: pd.DataFrame, tmp_path: Path) -> None:
+    table = table.assign(path=[str(tmp_path / path) for path in table.path])
+    more = table.assign(more=1).rename(columns={"more": 0}).assign(notes=[["a", "b"]] * 6)  # a column without a name, lists
+    assert read_manifest(more)[["0", "notes"]].iloc[0].tolist() == [1, "['a', 'b']"]
+    with pytest.raises(InputError, match="column 'path' more than once"):
+        read_manifest(pd.concat([table, table[["path"]]], axis=1))
+
+
 def test_other_sizes_and_other_sharpness_are_confounds_with_their_size(table: pd.DataFrame, tmp_path: Path) -> None:
     alike = confounds(read_manifest(written(table, tmp_path))).set_index("key")
     assert not alike.flagged[["width", "height", "blur"]].any()
