@@ -284,7 +284,7 @@ def notice() -> str:
         text = metadata.distribution("svdlab").read_text("licenses/NOTICE")
     except metadata.PackageNotFoundError:
         text = None
-    return text or (Path(__file__).parents[2] / "NOTICE").read_text()
+    return text or (Path(__file__).parents[2] / "NOTICE").read_text(encoding="utf-8")
 
 
 @takes(call=errors.kind(Mapping))

@@ -32,7 +32,7 @@ from filelock import FileLock, Timeout
 
 from svdlab.errors import InputError, OutputError, path, seed, shown, takes, warn
 from svdlab.measure import video
-from svdlab.measure.files import csv_text, exported, hash_file, plain, read_file, sync, whole_text, write_whole
+from svdlab.measure.files import csv_text, exported, hash_file, plain, printable, read_file, sync, whole_text, write_whole
 from svdlab.pipeline.conditions import Conditions
 
 RECORD = "run.json"
@@ -392,12 +392,13 @@ def export(out: str | Path, to: str | Path) -> Path:
             if names[-1] and not (out / MEASURED).exists():  # nobody knows what made a measured file
                 video.write_sidecar(to / names[-1], video.describe(record["call"], run_id=record["run_id"]))
         results = exported(table(out, records).drop(columns=[*FILES], errors="ignore").assign(preview=names))
-        (to / "results.csv").write_text(csv_text(results.reset_index()))
+        (to / "results.csv").write_text(csv_text(results.reset_index()), encoding="utf-8")
         results.apply(_one_kind).to_parquet(to / "results.parquet")
         labels = sorted({record["call"]["source"]["label"] for record in records} - {""})
         text = README if not (out / MEASURED).exists() else "{n} videos of the study {study}, measured with svdlab. {labels}\n"
-        (to / "README.txt").write_text(exported(text.format(n=len(records), study=out.name, labels="; ".join(labels))))
-        (to / "NOTICE").write_text(video.notice())
+        text = printable(exported(text.format(n=len(records), study=out.name, labels="; ".join(labels))), lines=True)
+        (to / "README.txt").write_text(text + "\n", encoding="utf-8")
+        (to / "NOTICE").write_text(video.notice(), encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{to} could not be written: {error}") from error
     return to

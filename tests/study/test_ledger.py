@@ -233,3 +233,16 @@ def test_a_colleague_can_read_an_export(out: Path, tmp_path: Path) -> None:
     assert "model organism" in (to / "README.txt").read_text() and len(pd.read_parquet(to / "results.parquet")) == 3
     with pytest.raises(InputError, match="not empty"):
         ledger.export(out, to)
+
+
+EXPORTS = "import sys; from svdlab.study import ledger; ledger.export(*sys.argv[1:])"
+
+
+def test_an_export_is_utf8_and_plain_text_whatever_the_locale(out: Path, tmp_path: Path) -> None:
+    call = record()["call"]
+    write_run(out, call={**call, "source": {**SOURCE, "label": "\x1b[31m日本\x1b[0m"}})
+    ascii_only = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", EXPORTS, str(out), str(tmp_path / "to")], env=ascii_only, check=True)
+    assert "日本" in (tmp_path / "to/results.csv").read_text(encoding="utf-8")
+    readme = (tmp_path / "to/README.txt").read_text(encoding="utf-8")
+    assert "generative model. 日本\n" in readme and "\x1b" not in readme
