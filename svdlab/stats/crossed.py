@@ -65,9 +65,9 @@ class Sample:
         >>> round(sample([1, 2, 3]).p(0.0), 3)
         0.074
         """
-        if not self.sd:
+        if not self.sd and not self.seeds:
             return float(math.isclose(self.value, null, rel_tol=1e-12))
-        return max(self.level(null - self.value), hall(self.means, null, limit=limit))
+        return max(self.level(null - self.value), hall(self.means, null, limit=limit) if self.sd else 0.0)
 
     def level(self, distance: float, variance: float | None = None, df: float | None = None) -> float:
         """The alpha at which the interval reaches so far."""

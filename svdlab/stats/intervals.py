@@ -172,8 +172,9 @@ def clustered_proportion(rates: Any, clips: int) -> Estimate:
         return Estimate(rate, float(low), float(high), images, "Clopper-Pearson", float(images))
     spread = float(x.var(ddof=1)) if images > 1 else 0.0
     n = float(np.clip(rate * (1 - rate) / (spread / images), images, clips)) if spread else float(clips)
-    if found.seeds and spread:
-        n /= max(1.0, found.reach(0.05) / Sample(x).reach(0.05)) ** 2
+    if found.seeds:
+        own = rate * (1 - rate) / n
+        n /= max(1.0, found.reach(0.05, own) / Sample(x).reach(0.05, own)) ** 2
     return replace(proportion(rate * n, n), value=rate, n=images, effective=n)
 
 

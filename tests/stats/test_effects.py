@@ -128,6 +128,18 @@ def test_shared_seeds_are_a_factor_of_their_own_and_own_seeds_are_not() -> None:
         assert ef.difference("x", "x", both, by="b", unit="px").low == pytest.approx(1)
 
 
+def test_where_the_seed_alone_decides_many_images_are_no_evidence() -> None:
+    """All images agree, and their two seeds do not: the mean of two values, not of twelve without spread."""
+    table = pd.concat([clips([v] * 12).assign(seed=s) for s, v in enumerate((1.0, -0.9))])
+    found, pairs = ef.mean("x", "x", table, unit=""), table.pivot(index="stimulus", columns="seed", values="x")
+    limits = sps.t.interval(0.95, 1, 0.05, 0.95)
+    assert (found.low, found.high) == pytest.approx(limits, rel=0.01)
+    assert found.p == pytest.approx(ef.paired("x", "x", pairs, unit="").p) == pytest.approx(0.967, abs=0.001)
+    assert ef.paired("x", "x", pairs, unit="").verdict == ef.INCONCLUSIVE
+    half = ef.share("x", "x", table.assign(x=table.x > 0), margin=0.1)
+    assert half.low < 0.05 and half.high > 0.95 and half.verdict == ef.INCONCLUSIVE
+
+
 def test_equivalence_is_corrected_like_an_effect() -> None:
     """Of sixty means near the margin, some look equivalent; corrected together none does. Thresholds as well."""
     rng = np.random.default_rng(3)
