@@ -310,7 +310,7 @@ def paired(
     elif margin:
         same = intervals.p_equivalent(found, values, -margin, margin)
     p = max(intervals.permutation_p(x.means), x.p(0.0))
-    blank = replace(blank, value=found.value, low=found.low, high=found.high, sd=x.sd)
+    blank = replace(blank, value=found.value, low=found.low, high=found.high, sd=x.sd, verdict=INCONCLUSIVE)
     return _verdict(replace(blank, p=p, p_equivalent=same))
 
 
@@ -436,10 +436,12 @@ def _verdict(e: Effect, tests: int = 1) -> Effect:
     """The verdict of tests and interval, of so many tests: of q where it is known, else of p."""
     q, same = (v if math.isfinite(v) else w for v, w in ((e.q, e.p), (e.q_equivalent, e.p_equivalent)))
     found, equal = q < e.alpha, same < e.alpha
+    if e.verdict == DESCRIPTIVE:
+        return e
     if e.method == "permutation":
         few = e.n < 2 or 2.0 ** (1 - e.n) > e.alpha / tests  # the smallest p that so many pairs can give
         return replace(e, verdict=TOO_FEW if few else EQUIVALENT if equal else EFFECT if found else INCONCLUSIVE)
-    if e.verdict in (TOO_FEW, DESCRIPTIVE) or math.isnan(q):
+    if e.verdict == TOO_FEW or math.isnan(q):
         return e
     if e.threshold:
         found, equal = found and e.low > e.margin, found and e.high < e.margin

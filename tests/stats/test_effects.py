@@ -217,7 +217,8 @@ def test_sentences_and_the_table() -> None:
     assert table.loc[0, ["key", "label", "n", "verdict"]].tolist() == ["m", "mean flow", 8, ef.EFFECT]
     assert list(ef.as_table([]).columns) == list(table.columns)
     assert ef.share("s", "{} of clips are still", clips([1] * 6), "x").label == "clips are still"
-    assert ef.descriptive(mean(np.arange(1.0, 9), margin=9.0)).verdict == ef.DESCRIPTIVE
+    for picked in (mean(np.arange(1.0, 9), margin=9.0), ef.paired("p", "p", np.arange(1.0, 9), unit="")):
+        assert ef.corrected([ef.descriptive(picked)])[0].verdict == ef.DESCRIPTIVE
 
 
 @pytest.mark.parametrize(
