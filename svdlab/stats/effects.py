@@ -191,7 +191,7 @@ def difference(
     certainty. With a margin, a side may have one row per image and seed only: in an average over conditions, opposite effects
     cancel, and it would look equivalent. See `cells`.
     """
-    keyed(table, by)
+    keyed(table, "stimulus", column or key, by)
     present = table[by].dropna().unique().tolist()
     try:
         levels = (max(present), min(present)) if levels is None else levels
@@ -201,7 +201,8 @@ def difference(
     if len(chosen) != 2 or chosen[0] == chosen[1] or not all(v in present for v in chosen):
         raise InputError(f"{what}: a difference needs rows of two values of {by}, and got {shown(levels)}.")
     both = table[table[by].isin(chosen)]
-    if margin is not None and "seed" in table and (rows := both.groupby(["stimulus", "seed", by]).size().max()) > 1:
+    keys = ["stimulus", by, *{"seed"} & {*table}]  # without seeds, no row can be told from a condition's
+    if margin is not None and (rows := both.groupby(keys, dropna=False).size().max()) > 1:
         raise InputError(
             f"{what}: {rows} rows of one image and seed would be averaged, in which opposite effects cancel: leave margin "
             f"out, or compare each condition by `svdlab.stats.cells`."

@@ -108,8 +108,9 @@ def test_effects_of_opposite_sign_do_not_cancel() -> None:
     assert [e.key for e in found] == ["blur, fps 7, bucket 40", "blur, fps 7, bucket 200"]
     assert [e.verdict for e in found] == [ef.EFFECT] * 2 and found[0].value < 0 < found[1].value
     table["centre"] = table.bucket == 127
-    with pytest.raises(InputError, match="opposite effects cancel"):
-        ef.difference("blur", "blur", table, "x", by="centre", margin=0.03)
+    for same in (table, table.drop(columns="seed"), table.assign(seed=np.nan)):
+        with pytest.raises(InputError, match="opposite effects cancel"):
+            ef.difference("blur", "blur", same, "x", by="centre", margin=0.03)
     assert abs(ef.difference("blur", "blur", table, "x", by="centre").value) < 0.02
 
 
