@@ -110,7 +110,8 @@ class Effect:
 
     def _reason(self) -> str:
         """The verdict in words, and what it rests on."""
-        q, limit = f"q {self.q:.2g}", quantity(self.margin, self.unit)
+        q = f"q {self.q:.2g}"  # a limit is not rounded to whole percent, as what was measured is
+        limit = f"{100 * self.margin:.3g} %" if self.unit == "share" else quantity(self.margin, self.unit)
         against, name = (self.margin, f"the {limit} threshold") if self.threshold else (self.null, f"{self.null:g}")
         inside, known = self.low <= against <= self.high, math.isfinite(self.q)
         within = self.null - self.margin < self.low and self.high < self.null + self.margin and not self.threshold
@@ -120,14 +121,12 @@ class Effect:
         if self.verdict == EQUIVALENT:
             return f" Equivalent within the margin{f': the interval lies below {name}' if self.threshold else f' of {limit}'}."
         if self.verdict == INCONCLUSIVE:
+            why = lambda q, p: f"q {q:.2g} after correction" if known else f"p {p:.2g} for skewed values"
             if inside and within:
-                after = (
-                    f"q {self.q_equivalent:.2g} after correction" if known else f"p {self.p_equivalent:.2g} for skewed values"
-                )
+                after = why(self.q_equivalent, self.p_equivalent)
                 return f" Inconclusive: the interval lies within the margin of {limit}, {after}."
             beyond = f" and exceeds the margin of {limit}" if math.isfinite(self.margin) and not self.threshold else ""
-            after = f"{q} after correction" if known else f"p {self.p:.2g} for skewed values"
-            return f" Inconclusive: {f'the interval contains {name}{beyond}' if inside else after}."
+            return f" Inconclusive: {f'the interval contains {name}{beyond}' if inside else why(self.q, self.p)}."
         return f" Too few {self.of}s for a verdict." if self.verdict == TOO_FEW else ""
 
 
@@ -269,7 +268,8 @@ def ratio(key: str, what: str, table: pd.DataFrame, column: str | None = None, *
     means = values.mean(axis=1).clip(lower=1e-6)
     near = values.sub(means, axis=0).div(means, axis=0)  # a seed's deviation, as a logarithm to first order
     logs = _judged(blank, near.sub(near.mean(axis=1), axis=0).add(np.log(means), axis=0), intervals.mean_interval)
-    return replace(logs, margin=margin, value=math.exp(logs.value), low=math.exp(logs.low), high=math.exp(logs.high))
+    own = {name: math.exp(getattr(logs, name)) for name in ("value", "low", "high")}
+    return replace(logs, margin=margin, sd=float(means.std()), **own)
 
 
 @takes(key=text, what=LABEL, unit=LABEL, margin=POSITIVE, seeds=COUNT, alpha=LEVEL, of=text)
@@ -437,13 +437,11 @@ def _verdict(e: Effect, tests: int = 1) -> Effect:
     """The verdict of tests and interval, of so many tests: of q where it is known, else of p."""
     q, same = (v if math.isfinite(v) else w for v, w in ((e.q, e.p), (e.q_equivalent, e.p_equivalent)))
     found, equal = q < e.alpha, same < e.alpha
-    if e.verdict == DESCRIPTIVE:
+    if e.verdict == DESCRIPTIVE or (e.method != "permutation" and (e.verdict == TOO_FEW or math.isnan(q))):
         return e
     if e.method == "permutation":
         few = e.n < 2 or 2.0 ** (1 - e.n) > e.alpha / tests  # the smallest p that so many pairs can give
         return replace(e, verdict=TOO_FEW if few else EQUIVALENT if equal else EFFECT if found else INCONCLUSIVE)
-    if e.verdict == TOO_FEW or math.isnan(q):
-        return e
     if e.threshold:
         found, equal = found and e.low > e.margin, found and e.high < e.margin
     else:

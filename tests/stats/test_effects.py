@@ -81,6 +81,11 @@ def test_a_mean_is_equivalent_where_both_one_sided_tests_reject_at_a_fortieth() 
     )  # what skewness costs
 
 
+def test_a_limit_of_half_a_percent_is_not_rounded_away() -> None:
+    found = ef.share("x", "{} of clips", clips([1] + [0] * 39), margin=0.025)
+    assert found.sentence.endswith("Inconclusive: the interval contains the 2.5 % threshold.")
+
+
 @pytest.mark.parametrize(("count", "verdict"), [(0, ef.EQUIVALENT), (3, ef.INCONCLUSIVE), (12, ef.EFFECT)])
 def test_a_share_is_wilsons_and_exact_where_all_agree(count: int, verdict: str) -> None:
     found = ef.share("x", "x", clips([True] * count + [False] * (12 - count)), margin=0.5)
@@ -166,7 +171,7 @@ def test_a_ratio_is_geometric() -> None:
     found = ef.ratio("x", "x", clips(x), unit="", margin=0.1)
     limits = sps.ttest_1samp(np.log(x), 0).confidence_interval(0.95)
     assert (found.value, found.low, found.high) == pytest.approx((1.0, math.exp(limits.low), math.exp(limits.high)))
-    assert found.verdict == ef.EFFECT
+    assert (found.verdict, found.d) == (ef.EFFECT, pytest.approx(1 / x.std(ddof=1)))
     assert ef.ratio("x", "x", clips([0.0] * 6), unit="", margin=0.1).value == pytest.approx(1e-6)
 
 
