@@ -292,8 +292,8 @@ def paired(
     differences: a list with one per pair; or, where pairs share their seeds, a DataFrame with a row per pair and a column per
     seed, whose part in the error is then counted. NaN is left out. p: the larger of the permutation test's, which is exact for
     symmetrical differences, and Hall's t test's, which holds for skewed ones (`stats.crossed`). Where differences of shares
-    (unit="share") are all 0, p_equivalent is the chance that so many pairs show none although a share `margin` of all pairs
-    differs. Pass the effects of one study to `corrected` together.
+    (unit="share") are all alike, interval and p_equivalent are those of `intervals.agreed`. Pass the effects of one study to
+    `corrected` together.
     """
     if isinstance(differences, pd.DataFrame):
         values: Any = differences.apply(numbers).dropna(how="all")
@@ -305,14 +305,12 @@ def paired(
     blank = Effect(key, what, NAN, NAN, NAN, unit, n, seeds, limit, alpha=alpha, of=of, method="permutation")
     if n < 2:
         return replace(blank, value=x.value if n else NAN, verdict=TOO_FEW)
-    found, same = intervals.mean_interval(values, confidence=1 - alpha), NAN
-    if margin and unit == "share" and not np.any(x.means):
-        same = (1 - min(margin, 1.0)) ** n
-    elif margin:
-        same = intervals.p_equivalent(found, values, -margin, margin)
+    agreed = unit == "share" and not (x.sd or x.seeds)
+    found = intervals.agreed(x.value, n, alpha) if agreed else intervals.mean_interval(values, confidence=1 - alpha)
+    same = intervals.p_equivalent(found, values, -margin, margin) if margin else NAN
     p = max(intervals.permutation_p(x.means), x.p(0.0))
     blank = replace(blank, value=found.value, low=found.low, high=found.high, sd=x.sd, verdict=INCONCLUSIVE)
-    return _verdict(replace(blank, p=p, p_equivalent=same))
+    return decided(replace(blank, p=p, p_equivalent=same))
 
 
 @takes(key=text, what=LABEL, value=number, unit=LABEL, table=TABLE)
@@ -348,7 +346,7 @@ def corrected(effects: Iterable[Effect], *, least_tests: int | None = None) -> l
     listed = list(effects)
     q, same = intervals.fdr([e.p for e in listed]), intervals.fdr([e.p_equivalent for e in listed])
     tests = least_tests or max(1, sum(math.isfinite(e.p) for e in listed))
-    return [_verdict(replace(e, q=float(q[i]), q_equivalent=float(same[i])), tests) for i, e in enumerate(listed)]
+    return [decided(replace(e, q=float(q[i]), q_equivalent=float(same[i])), tests) for i, e in enumerate(listed)]
 
 
 @takes(effects=partial(several, check=kind(Effect), least=0))
@@ -430,10 +428,10 @@ def _judged(blank: Effect, values: pd.DataFrame, interval: Callable[[Any], Estim
     same = NAN
     if not e.threshold and math.isfinite(e.margin):
         same = intervals.p_equivalent(found, values, e.null - e.margin, e.null + e.margin)
-    return _verdict(replace(e, p=intervals.p_of(found, values, against), p_equivalent=same, verdict=INCONCLUSIVE))
+    return decided(replace(e, p=intervals.p_of(found, values, against), p_equivalent=same, verdict=INCONCLUSIVE))
 
 
-def _verdict(e: Effect, tests: int = 1) -> Effect:
+def decided(e: Effect, tests: int = 1) -> Effect:
     """The verdict of tests and interval, of so many tests: of q where it is known, else of p."""
     q, same = (v if math.isfinite(v) else w for v, w in ((e.q, e.p), (e.q_equivalent, e.p_equivalent)))
     found, equal = q < e.alpha, same < e.alpha

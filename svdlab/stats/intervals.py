@@ -101,6 +101,8 @@ def p_of(found: Estimate, values: Any, null: float, *, limit: bool = False) -> f
     >>> round(p_of(t_interval([1, 2, 3]), [1, 2, 3], 0.0), 3)
     0.074
     """
+    if found.method == "agreed":
+        return max(0.0, 1 - abs(found.value - null)) ** found.n
     if found.method == "Clopper-Pearson":  # all units agree
         return min(1.0, 2 * (1 - abs(found.value - null)) ** found.effective)
     if found.method == "Wilson":
@@ -141,6 +143,18 @@ def paired_shares(differences: Any) -> Estimate:
     reach = x.reach(0.05, more.var() / len(more), math.inf)
     low, high = (float(np.clip(more.mean() + side * reach, -1, 1)) for side in (-1, 1))
     return Estimate(x.value, low, high, len(x.means), "Bonett-Price")
+
+
+def agreed(value: float, n: int, alpha: float = 0.05) -> Estimate:
+    """A difference of shares on which all of n units agree; no certainty, as a t interval of their spread would say.
+
+    >>> print(agreed(0.0, 12))
+    0 (-0.221 to 0.221)
+
+    The chance that n units show none, although a share r of all units differs, is (1 - r)^n at most: alpha at the ends.
+    """
+    reach = 1 - alpha ** (1 / n)
+    return Estimate(value, max(-1.0, value - reach), min(1.0, value + reach), n, "agreed")
 
 
 @takes(count=partial(number, least=0), n=partial(number, above=0), confidence=LEVEL)

@@ -21,7 +21,8 @@ from scipy import stats
 
 from svdlab.errors import COUNT, LABEL, LEVEL, POSITIVE, InputError, takes, text
 from svdlab.stats.crossed import Sample, finite, hall, sample
-from svdlab.stats.effects import INCONCLUSIVE, LEAST_IMAGES, TOO_FEW, Effect
+from svdlab.stats.effects import INCONCLUSIVE, LEAST_IMAGES, TOO_FEW, Effect, decided
+from svdlab.stats.intervals import Estimate, agreed, p_of
 
 LEAST_DF = 4  # below, the approximation is not to be trusted (Pustejovsky and Tipton 2018)
 LARGEST = 3000  # clusters times contrasts beyond which the degrees of freedom are those of the residuals
@@ -57,33 +58,45 @@ def contrast(
 
     values: one per row, or a DataFrame with a column per seed, whose part in the error is then counted. clusters: of each row.
     p is the larger of CR2's and Hall's for skewed values. Below 6 clusters or 4 degrees of freedom there is no verdict.
-    Raises InputError where the design cannot separate the contrast from its other columns.
+    Where the rows that have a number cannot tell the contrast (a group has none), there is no value.
     """
     table, x, names = _checked(values, design, clusters)
     e = Effect(key, what, math.nan, math.nan, math.nan, unit, len(set(names)), seeds, alpha=alpha, of=of, method="CR2")
     e = replace(e, margin=math.nan if margin is None else margin, verdict=TOO_FEW)
-    if len(table) <= np.linalg.matrix_rank(x):
+    c = np.asarray(weights, float)[None]
+    if not estimable(x, c):
         return e
     means = np.nanmean(table.to_numpy(float), axis=1)
-    fit = _fit(means, x, names, np.asarray(weights, float)[None])
+    if len(table) <= np.linalg.matrix_rank(x):
+        return replace(e, value=float((c @ np.linalg.pinv(x) @ means)[0]))
+    fit = _fit(means, x, names, c)
     value, variance, n = float(fit.value[0]), float(fit.variance[0, 0]), e.n
     # Each cluster's part in the estimate, by seed: what moves all parts alike is the seed's.
     moved = table.mul(fit.weights[0] * n, axis=0).groupby(np.asarray(names), sort=False).sum(min_count=1)
     crossed = sample(moved) if n > 1 else Sample(np.array([value]))
     x_ = replace(crossed, means=value + n * (fit.parts[:, 0] - fit.parts[:, 0].mean()), ease=1.0)  # no noise of clips alone
+    p = lambda null, limit=False: max(x_.level(value - null, variance, fit.df), hall(x_.means, null, limit=limit))
     reach = x_.reach(alpha, variance, fit.df)
     e = replace(e, value=value, low=value - reach, high=value + reach, sd=math.sqrt(n * variance))
-    if n < LEAST_IMAGES or fit.df < LEAST_DF or not variance:
+    if math.sqrt(variance + crossed.seeds) <= (none := 1e-12 * np.abs(means).max()):  # each group is all alike
+        least = min(
+            len({names[i] for i in np.flatnonzero(column)}) for column, weight in zip(x.T, c[0], strict=True) if weight
+        )
+        value = value if abs(value) > none else 0.0
+        found = agreed(value, least, alpha) if unit == "share" else Estimate(value, value, value, n, "")
+        p = lambda null, limit=False: p_of(found, [], null) if found.method else float(abs(value - null) <= none)
+        e = replace(e, value=value, low=found.low, high=found.high, sd=0.0)
+    if n < LEAST_IMAGES or fit.df < LEAST_DF:
         return e
-    p = lambda null, limit=False: max(x_.level(value - null, variance, fit.df), hall(x_.means, null, limit=limit))
     same = math.nan
     if margin is not None:
         same = max(p(side, True) if abs(value) < margin else 1.0 for side in (-margin, margin))
-    return replace(e, p=p(0.0), p_equivalent=same, verdict=INCONCLUSIVE)
+    return decided(replace(e, p=p(0.0), p_equivalent=same, verdict=INCONCLUSIVE))
 
 
 def joint(values: Any, design: Any, clusters: Sequence[Any], weights: Any) -> tuple[float, float, float, float]:
-    """F, its two degrees of freedom and p of the hypothesis that all of several contrasts are 0; NaN for too few clusters.
+    """F, its two degrees of freedom and p of the hypothesis that all of several contrasts are 0; NaN for too few clusters,
+    or rows that cannot tell the contrasts.
 
     >>> f, one, two, p = joint([1.0, 2, 3, 4, 6, 5, 1, 2, 2], np.repeat(np.eye(3), 3, 0), range(9), [[1, -1, 0], [0, 1, -1]])
     >>> round(f, 1), one, p < 0.05
@@ -94,7 +107,7 @@ def joint(values: Any, design: Any, clusters: Sequence[Any], weights: Any) -> tu
     table, x, names = _checked(values, design, clusters)
     c = np.atleast_2d(np.asarray(weights, float))
     q = len(c)
-    if len(table) <= np.linalg.matrix_rank(x):
+    if not estimable(x, c) or len(table) <= np.linalg.matrix_rank(x):
         return math.nan, q, math.nan, math.nan
     fit = _fit(np.nanmean(table.to_numpy(float), axis=1), x, names, c)
     df = fit.df - q + 1
@@ -117,7 +130,7 @@ def estimable(design: Any, weights: Any) -> bool:
 
 def _checked(values: Any, design: Any, clusters: Sequence[Any]) -> tuple[pd.DataFrame, np.ndarray, list[Any]]:
     """Rows that have a number: their values "n seeds", design "n p" and clusters."""
-    table = values if isinstance(values, pd.DataFrame) else pd.DataFrame(finite(values, gaps=True))
+    table = values if isinstance(values, pd.DataFrame) else pd.DataFrame(finite(values, least=0, gaps=True))
     x, names = np.asarray(design, float), list(clusters)
     if x.ndim != 2 or not len(x) == len(names) == len(table):
         raise InputError(f"got {len(table)} values, a design of shape {x.shape} and {len(names)} clusters: one row each.")
@@ -127,8 +140,6 @@ def _checked(values: Any, design: Any, clusters: Sequence[Any]) -> tuple[pd.Data
 
 
 def _fit(y: np.ndarray, x: np.ndarray, names: list[Any], c: np.ndarray) -> _Fit:
-    if not estimable(x, c):
-        raise InputError("the groups cannot be separated from the covariates in these images: leave the covariate out.")
     bread = np.linalg.pinv(x.T @ x)
     weights = c @ bread @ x.T  # "q n"
     _, cluster = np.unique(pd.factorize(pd.Series(names, dtype=object))[0], return_inverse=True)

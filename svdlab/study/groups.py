@@ -104,19 +104,23 @@ def covariates_of(part: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     return pd.concat(columns, axis=1)
 
 
-def check_covariates(manifest: pd.DataFrame, names: Sequence[str]) -> None:
+def check_covariates(manifest: pd.DataFrame, names: Sequence[str], reference: Mapping[str, str] | None = None) -> None:
     """InputError where a covariate is no column, is empty, or cannot be separated from the group."""
     for scheme, part in manifest.groupby("group_scheme", sort=False):
         covariates = covariates_of(part, names)
-        if paired(part):
-            continue  # within a pair, its difference may be constant: `estimate` finds that in each contrast
         x = np.column_stack([pd.get_dummies(part.group), covariates]).astype(float)
         groups = part.group.nunique()
         sides = np.eye(groups, x.shape[1])[1:] - np.eye(1, x.shape[1])
-        if not linear.estimable(x, sides):
+        designs = [(x, sides)]
+        if paired(part):  # no image of a pair need be like the other's, but their difference must not be that of every pair
+            covs = covariates.groupby([part.pair_id, part.group]).mean()
+            own = [c for c in contrasts(manifest, reference) if c.scheme == scheme]
+            each = [_by_pair(_differences(covs, weights_of(part, c))) for c in own]
+            designs = [(x, np.eye(1, x.shape[1])) for x in each if len(x) > np.linalg.matrix_rank(x)]
+        if not all(linear.estimable(*design) for design in designs):
             raise InputError(
-                f"{', '.join(names)} cannot be separated from the groups of scheme {scheme!r}: no image of one group is like "
-                f"those of another. Leave the covariate out (the difference is then confounded with it), or add images."
+                f"{', '.join(names)} cannot be separated from the groups of scheme {scheme!r}: every image or pair differs in "
+                f"it as the groups do. Leave the covariate out (the difference is then confounded with it), or add images."
             )
 
 
@@ -146,10 +150,8 @@ def estimate(
     d, dx = _differences(sides, weights), _differences(covs, weights)
     own = own[d.index]
     how["of"] = "pair" if own.is_unique else "subject"
-    dx = dx.loc[:, (dx.abs() > 1e-12).any()]
-    if dx.shape[1]:
-        x = np.column_stack([np.ones(len(d)), dx])
-        return linear.contrast(key, what, d, x, list(own), [1.0] + [0.0] * dx.shape[1], **how)
+    if (x := _by_pair(dx)).shape[1] > 1:
+        return linear.contrast(key, what, d, x, list(own), list(np.eye(1, x.shape[1])[0]), **how)
     return paired_effect(key, what, d.groupby(own.to_numpy()).mean(), **how)
 
 
@@ -199,6 +201,11 @@ def _differences(sides: pd.DataFrame, weights: Mapping[str, float]) -> pd.DataFr
         means: list[Any] = [pd.DataFrame(one.loc[both]).mean(axis=1) for one in each]
         cells = sum(w * one for one, w in zip(means, sizes, strict=True))
     return pd.DataFrame(cells.sort_index())
+
+
+def _by_pair(dx: pd.DataFrame) -> np.ndarray:
+    """The design of pairs' differences: 1, and those of the covariates, without covariates that are alike in every pair."""
+    return np.column_stack([np.ones(len(dx)), dx.loc[:, (dx.abs() > 1e-12).any()]])
 
 
 def side_means(values: pd.DataFrame, manifest: pd.DataFrame, contrast: Contrast) -> pd.DataFrame:

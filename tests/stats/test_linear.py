@@ -79,10 +79,12 @@ def test_verdicts() -> None:
     assert contrast("k", "k", y[18:25], x[18:25], range(7), [1, -1], unit="").verdict == TOO_FEW  # two of one group
 
 
-def test_a_covariate_that_is_the_group_is_refused() -> None:
+def test_a_covariate_that_is_the_group_leaves_no_value() -> None:
     x = np.column_stack([dummies(6, 6), np.repeat([1, 2], 6)])
     assert not estimable(x, [1, -1, 0])
-    with pytest.raises(InputError, match="cannot be separated from the covariates"):
-        contrast("k", "k", range(12), x, range(12), [1, -1, 0], unit="")
+    found = contrast("k", "k", range(12), x, range(12), [1, -1, 0], unit="")
+    assert np.isnan(found.value) and found.verdict == TOO_FEW
+    one_each = contrast("k", "k", [1.0, 3.0], dummies(1, 1), range(2), [1, -1], unit="")
+    assert (one_each.value, one_each.verdict) == (-2, TOO_FEW) and np.isnan(one_each.low)
     with pytest.raises(InputError, match="one row each"):
         contrast("k", "k", range(12), x[:3], range(12), [1, -1, 0], unit="")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from svdlab.errors import InputError
-from svdlab.stats.effects import EFFECT, TOO_FEW, corrected
+from svdlab.stats.effects import EFFECT, EQUIVALENT, INCONCLUSIVE, TOO_FEW, corrected
 from svdlab.study.groups import (
     OTHERS,
     Contrast,
@@ -61,7 +61,30 @@ def test_unpaired_groups_differ_by_their_means(rng: np.random.Generator) -> None
     y = rng.normal(size=40) + np.repeat([1.5, 0], [15, 25])
     e = of(y, rows("a" * 15 + "b" * 25))
     assert (e.value, e.n, e.of) == (pytest.approx(y[:15].mean() - y[15:].mean()), 40, "image")
-    assert corrected([e])[0].verdict == EFFECT
+    assert e.verdict == corrected([e])[0].verdict == EFFECT
+
+
+def test_a_group_without_a_number_leaves_its_contrasts_without_one_and_no_other(rng: np.random.Generator) -> None:
+    """All clips of group c failed, or the instrument abstained on them."""
+    y, table = rng.normal(size=60), rows("abc" * 20)
+    y[2::3] = np.nan
+    assert (of(y, table).n, of(y, table).verdict) == (40, INCONCLUSIVE)
+    lost = [of(y, table, Contrast("x", *sides)) for sides in (("c", "a"), ("a", OTHERS))]
+    lost += [of(np.full(60, np.nan), table, Contrast("x", "a", "b"))]
+    assert all(np.isnan(e.value) and e.verdict == TOO_FEW for e in lost)
+    for pairs in (table, table.assign(pair_id=[str(i // 3) for i in range(60)])):
+        assert np.isnan(overall(pd.DataFrame(y), pairs, "x")[3])
+
+
+def test_groups_in_which_all_agree_are_not_too_few_and_not_certain() -> None:
+    """No clip of 20 and 20 images is still: shares below 14 % of one group may well show none."""
+    for table in (rows("ab" * 20), rows("ab" * 20, pair_id=[str(i // 2) for i in range(40)])):
+        frame = pd.DataFrame(np.zeros((40, 2)))
+        none = [estimate("k", "k", frame, table, AB, unit="share", margin=m) for m in (0.1, 0.2)]
+        assert [e.verdict for e in none] == [INCONCLUSIVE, EQUIVALENT]
+        assert none[0].high == -none[0].low == pytest.approx(1 - 0.05 ** (1 / 20))
+        assert of(np.full(40, 0.3), table, margin=0.1).verdict == EQUIVALENT
+        assert of(np.tile([0.3, 0.4], 20), table).verdict == EFFECT
 
 
 def test_each_of_several_levels_against_the_mean_of_the_others_and_one_test_of_all(rng: np.random.Generator) -> None:
@@ -110,6 +133,15 @@ def test_a_covariate_that_is_the_group_or_no_column_is_refused(column: str, said
         check_covariates(table, [column])
     with pytest.raises(InputError, match="covariate gap is empty in row 2"):
         check_covariates(table, ["gap"])
+
+
+def test_a_covariate_that_differs_alike_in_every_pair_is_refused() -> None:
+    """a is ten years older than b in each pair: before any clip is made, not after all of them."""
+    pairs = rows("ab" * 8, pair_id=[str(i // 2) for i in range(16)], age=[30 + i // 2 + 10 * (i % 2) for i in range(16)])
+    with pytest.raises(InputError, match="cannot be separated from the groups"):
+        check_covariates(pairs, ["age"])
+    check_covariates(pairs.assign(age=pairs.age + (pairs.index == 3)), ["age"])
+    check_covariates(pairs.assign(age=pairs.pair_id), ["age"])
 
 
 def test_one_treated_image_is_compared_with_the_mean_of_its_controls(rng: np.random.Generator) -> None:

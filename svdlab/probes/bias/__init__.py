@@ -127,7 +127,7 @@ class Design:
         self.reference = dict(kind(Mapping)("reference", self.reference))
         contrasts(self.manifest, self.reference)
         self.covariates = list(several("covariates", self.covariates, text, least=0, distinct=True))
-        check_covariates(self.manifest, self.covariates)
+        check_covariates(self.manifest, self.covariates, self.reference)
 
     @property
     def pairs(self) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def compare(
     image, or covariates that cannot be separated from the groups.
     """
     margins = margins_of({} if margins is None else margins, measures)
-    check_covariates(manifest, covariates)
+    check_covariates(manifest, covariates, reference)
     facts, effects = [], []
     seeds = (
         int(clips.groupby("label_row")["seed"].nunique().median()) if {"label_row", "seed"} <= {*clips} and len(clips) else 1
@@ -173,7 +173,7 @@ def per_seed(clips: pd.DataFrame, manifest: pd.DataFrame, measure: str, *, net: 
 def _any_sentence(row: Mapping[Any, Any]) -> str:
     words = MEASURES.get(row["measure"], (row["measure"].replace("_", " "), ""))[0]
     found = f"F({row['df']:.0f}, {row['df_within']:.3g}) = {row['f']:.3g}, p {row['p']:.2g}, q {row['q']:.2g}"
-    none = "too few images for a test"
+    none = "no test: too few images, or all alike"
     return f"{words}, any of the {row['groups']} groups of {row['scheme']}: {found if row['p'] == row['p'] else none}."
 
 
