@@ -5,7 +5,7 @@ print(svdlab.stats.dose_response(results, "motion_bucket_id", "object_px").sente
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 
@@ -71,10 +71,11 @@ def dose_response(table: pd.DataFrame, condition: str, measure: str) -> DoseResp
     low, high = np.nanquantile(settled, (0.025, 0.975)) if np.isfinite(settled).mean() >= 0.5 else (math.nan, math.nan)
     level = Estimate(saturation(levels, values.mean(0)), float(low), float(high), len(values), "percentile")
     rho, p = mean_interval(own), math.nan
+    rho = replace(rho, low=max(-1.0, rho.low), high=min(1.0, rho.high))
     if len(own) >= LEAST_UNITS:
         cells = seeds.unstack(1).dropna()  # a row per unit and seed with all levels
-        shifts = cells.apply(rank, axis=1).unstack() if shared and len(cells) else own
-        p = max(permutation_p(own), sample(shifts).p(0.0))
+        shifts = cells.apply(rank, axis=1).unstack() if shared and len(cells) else pd.DataFrame()
+        p = max(permutation_p(own), sample(shifts if len(shifts) >= LEAST_UNITS else own).p(0.0))
     steady = p < 0.05
     turn = ("rises" if rho.value > 0 else "falls") if steady else "shows no trend"
     turn = turn if len(own) >= LEAST_UNITS else f"has too few {unit}s for a trend"
@@ -112,8 +113,9 @@ def variance_shares(table: pd.DataFrame, measure: str, factors: Sequence[str]) -
     factors = list(factors)
     if len(factors) not in (2, 3) or measure in factors:
         raise InputError(f"got {len(factors)} factors ({', '.join(factors)}): two or three, the measure not among them.")
-    cells = numbers(table[measure]).groupby([table[f] for f in factors], sort=True).mean().unstack(factors[1:])
-    array = cells.to_numpy(np.float64).reshape([table[f].nunique() for f in factors] if cells.size else (0,))
+    cells = numbers(table[measure]).groupby([table[f] for f in factors], sort=True).mean()
+    levels = cells.index.remove_unused_levels().levels
+    array = cells.reindex(pd.MultiIndex.from_product(levels)).to_numpy(np.float64).reshape([*map(len, levels)])
     gaps = int((~np.isfinite(array)).sum())
     if min(array.shape) < 2 or gaps:
         raise InputError(f"{gaps} of {array.size} cells are missing: give a whole cross, two levels at least of each factor.")

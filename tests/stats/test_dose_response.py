@@ -58,6 +58,13 @@ def test_a_trend_is_two_sided_and_needs_six_units() -> None:
     assert {"rises", "falls", "shows"} >= {f.sentence.split()[1] for f in found}
 
 
+def test_a_rank_correlation_is_at_most_1_and_seeds_that_differ_between_levels_are_allowed() -> None:
+    table = crossed([1, 2, 3, 4], 8, 1, float, 1, 0.5)
+    random = table.assign(seed=[0 if i == 0 else 9 + k for k, i in enumerate(table.image)])  # image 0 alone has one for all
+    for found in (dose_response(table, "level", "speed"), dose_response(random, "level", "speed")):
+        assert found.spearman.value > 0.8 and found.spearman.high == 1 and found.p < 0.05
+
+
 def test_variance_components_are_those_of_statsmodels_mean_squares() -> None:
     """Of the crossed random model: MS(level) = rest + 5 level x image + 4 level x seed + 20 level, and so on."""
     table = crossed([1, 2, 3], 4, 5, lambda x: 3 * x, 4, 1)
@@ -84,6 +91,10 @@ WHOLE = crossed([1, 2], 3, 2, float, 1, 1)
     ("wrong", "message"),
     [
         (lambda: variance_shares(WHOLE.iloc[1:], "speed", ["level", "image", "seed"]), "1 of 12 cells are missing"),
+        (
+            lambda: variance_shares(WHOLE.query("image != 2 or seed != 1"), "speed", ["level", "image", "seed"]),
+            "2 of 12 cells are missing",  # one image lacks a seed
+        ),
         (lambda: variance_shares(WHOLE[WHOLE.level == 1], "speed", ["level", "image"]), "two levels at least"),
         (lambda: variance_shares(WHOLE, "speed", ["level"]), "two or three"),
         (lambda: dose_response(WHOLE, "level", "sped"), "no column 'sped'"),
