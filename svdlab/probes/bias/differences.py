@@ -101,7 +101,7 @@ def compare(
             key = f"{contrast.scheme}/{contrast.a}/{contrast.b}/{measure}"
             clip = trip = math.nan
             if f"{measure}{ROUND_TRIP}" in clips:
-                raw = per_seed(clips, manifest, measure, net=False)
+                raw = per_seed(clips, manifest, measure, net=False).where(whole.notna())  # of the same clips
                 clip, trip = (estimate(key, what, v, manifest, contrast, **how).value for v in (raw, raw - whole))
             effects.append(estimate(key, what, whole, manifest, contrast, margin=margins.get(measure), **how))
             sides = side_means(whole, manifest, contrast)

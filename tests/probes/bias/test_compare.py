@@ -74,6 +74,13 @@ def test_pairs_without_a_number_are_counted_not_hidden() -> None:
     assert "2 pairs have no number." in row.sentence
 
 
+def test_clips_minus_round_trips_is_the_value_also_where_a_round_trip_has_no_number() -> None:
+    results = clips(apart(np.linspace(1, 2, 9))).assign(speed_round_trip=np.linspace(0, 0.4, 18) ** 2)
+    results.loc[4, "speed_round_trip"] = np.nan  # the instrument abstained on it
+    row = one(results, 9)
+    assert row.n == 8 and row.clip_value - row.round_trip_value == pytest.approx(row.value)
+
+
 def test_equivalence_is_shown_only_inside_a_margin() -> None:
     results = clips(apart(np.random.default_rng(2).normal(0, 0.05, 30)))
     rows = [one(results, 30, margins=margins) for margins in ({}, {"speed": 0.001}, {"speed": 0.2})]
