@@ -73,10 +73,10 @@ def run(
     """Make the pairs of clips and measure them.
 
     images: a list of paths, sample names, PIL images or arrays. out: folder of the runs. margin: px/frame within which a
-    direction counts as none (TOST). The image is the unit, and seeds are averaged first. `errors` has, for each flip and
-    image, mean absolute differences in [0, 1]: `equivariance` |flip(f(x)) - f(flip(x))|, `autoencoder` the same of the
-    autoencoder alone, and `seeds`, between the clips of two seeds (NaN for one seed). Raises InputError for an unknown flip or
-    no image, before any model runs.
+    direction counts as none (TOST). The image is the unit; seeds, which all images share, count as a factor of their own.
+    `errors` has, for each flip and image, mean absolute differences in [0, 1]: `equivariance` |flip(f(x)) - f(flip(x))|,
+    `autoencoder` the same of the autoencoder alone, and `seeds`, between the clips of two seeds (NaN for one seed). Raises
+    InputError for an unknown flip or no image, before any model runs.
     """
     conditions = conditions or conditions_of(pipe.source.checkpoint)
     size = resolve(pipe, conditions)
@@ -102,11 +102,12 @@ def directions(clips: pd.DataFrame, flips: Iterable[str], *, margin: float | Non
     how: dict[str, Any] = dict(unit="px/frame", margin=margin, seeds=clips["seed"].nunique(), of="image")
     for flip in flips:
         for measure, words in DIRECTIONS[flip].items():
-            u = numbers(clips[measure]).groupby([clips["label_image"], clips["flip_noise"]]).mean().unstack()
-            bias = (u[""] + u[flip]) / 2
+            keys = [clips[c] for c in ("label_image", "seed", "flip_noise")]
+            u = numbers(clips[measure]).groupby(keys).mean().unstack()
+            bias = ((u[""] + u[flip]) / 2).unstack()  # "image seed"
             what = f"{words}, {'bias' if flip == 'left_right' else 'sensitivity'} by flip {flip}"
             effects.append(paired(f"{flip}/{measure}", what, bias, **how))
-            facts.append({"flip": flip, "measure": measure, "left_out": int(bias.isna().sum())})
+            facts.append({"flip": flip, "measure": measure, "left_out": int(bias.isna().all(axis=1).sum())})
     return pd.concat([pd.DataFrame(facts), as_table(corrected(effects))], axis=1)
 
 

@@ -107,6 +107,15 @@ def test_a_preferred_direction_is_found_and_images_without_a_number_are_counted(
     assert (row.verdict, row.value, row.n, row.left_out) == ("effect", pytest.approx(1, abs=0.1), 11, 1)
 
 
+def test_seeds_that_all_images_share_and_that_decide_are_two_values() -> None:
+    """Seed 0 leans to the right and seed 1 to the left, in all of 24 images alike: no evidence of a direction."""
+    rng = np.random.default_rng(0)
+    table = clips(rng.normal(0, 0.1, 24), rng.normal(0, 0.1, 24), seeds=2)
+    leaning = table.assign(pan_px=table.pan_px + np.where(table.seed == 0, 1.0, -0.7))
+    row = symmetry.directions(leaning, ["left_right"]).iloc[0]
+    assert row.verdict == "inconclusive" and row.low < -1 and row.high > 1 and row.value == pytest.approx(0.15, abs=0.05)
+
+
 @pytest.mark.parametrize(
     ("images", "options", "said"),
     [
