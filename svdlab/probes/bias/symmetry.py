@@ -81,7 +81,7 @@ def run(
     conditions = conditions or conditions_of(pipe.source.checkpoint)
     size = resolve(pipe, conditions)
     originals = [prepare_image(image, height=size.height or 0, width=size.width or 0) for image in images]
-    given = {k: v for k, v in conditions.asdict().items() if v is not None and not isinstance(v, (list, tuple))}
+    given = {k: v for k, v in conditions.asdict().items() if v is not None}
     rows = [
         {"image": mirror(image, flip) if flip else image, "flip_noise": flip or None, "seed": s, "label_image": i, **given}
         for i, image in enumerate(originals)

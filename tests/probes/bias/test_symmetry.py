@@ -12,6 +12,7 @@ import svdlab
 from svdlab.errors import InputError
 from svdlab.pipeline.generate import ProbePipeline, Source, Start, generate_batch
 from svdlab.probes.bias import symmetry
+from svdlab.study.plans import as_plan
 from tests.small import build
 
 FAST = svdlab.Conditions(num_inference_steps=3, max_guidance_scale=1.0, noise_aug_strength=0.2)
@@ -76,6 +77,22 @@ def test_an_ordinary_model_is_not_symmetrical(pipe: Any, tmp_path: Path) -> None
     )
     assert (found.errors.equivariance > 0.002).all() and set(found.errors.flip) == {"left_right", "up_down"}
     assert set(found.table.verdict) == {"too few"}
+
+
+def test_its_clips_are_made_under_all_conditions_that_were_given(
+    pipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[pd.DataFrame] = []
+
+    def stop(pipe: Any, plan: pd.DataFrame, *args: Any, **kwargs: Any) -> None:
+        made.append(as_plan(plan))
+        raise InputError("planned")
+
+    monkeypatch.setattr(symmetry, "sweep", stop)
+    given = FAST.replace(guidance_interval=(0.1, 10.0), guidance_curve=(1.0,) * 8, num_frames=8)
+    with pytest.raises(InputError, match="planned"):
+        symmetry.run(pipe, ["scene-3"], tmp_path, conditions=given)
+    assert (made[0].guidance_interval == (0.1, 10.0)).all() and (made[0].guidance_curve == (1.0,) * 8).all()
 
 
 def clips(own: Any, other: Any, seeds: int = 1) -> pd.DataFrame:
