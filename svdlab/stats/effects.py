@@ -200,7 +200,7 @@ def difference(
     if len(chosen) != 2 or chosen[0] == chosen[1] or not all(v in present for v in chosen):
         raise InputError(f"{what}: a difference needs rows of two values of {by}, and got {shown(levels)}.")
     both = table[table[by].isin(chosen)]
-    keys = ["stimulus", by, *{"seed"} & {*table}]  # without seeds, no row can be told from a condition's
+    keys = ["stimulus", by, *{"seed"} & {*table}]  # without seeds, rows may be of several conditions
     if margin is not None and (rows := both.groupby(keys, dropna=False).size().max()) > 1:
         raise InputError(
             f"{what}: {rows} rows of one image and seed would be averaged, in which opposite effects cancel: leave margin "

@@ -225,7 +225,8 @@ def detectable(pairs: int, *, alpha: float = 0.05) -> float:
     >>> round(detectable(34), 2)
     0.5
 
-    By the noncentral t distribution. statsmodels' solver is not used: with 6 pairs and alpha = 0.05 / 55 it gave an effect
-    of power 0.50, and with 120 pairs an array (0.15).
+    The tests of svdlab allow for skewed values too: of normal ones their power there is 0.6 with 8 pairs, 0.7 with 12 and
+    0.77 with 24. By the noncentral t distribution. statsmodels' solver is not used: with 6 pairs and alpha = 0.05 / 55 it
+    gave an effect of power 0.50, and with 120 pairs an array (0.15).
     """
     return float(special.nctdtrinc(pairs - 1, 0.2, stats.t.isf(alpha / 2, pairs - 1)) / math.sqrt(pairs))

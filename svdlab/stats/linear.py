@@ -58,7 +58,7 @@ def contrast(
 
     values: one per row, or a DataFrame with a column per seed, whose part in the error is then counted. clusters: of each row.
     p is the larger of CR2's and Hall's for skewed values. Below 6 clusters or 4 degrees of freedom there is no verdict.
-    Where the rows that have a number cannot tell the contrast (a group has none), there is no value.
+    Where the rows that have a number cannot separate the contrast (a group has none), there is no value.
     """
     table, x, names = _checked(values, design, clusters)
     e = Effect(key, what, math.nan, math.nan, math.nan, unit, len(set(names)), seeds, alpha=alpha, of=of, method="CR2")
@@ -86,7 +86,7 @@ def contrast(
         found = agreed(value, least, alpha) if unit == "share" else Estimate(value, value, value, n, "")
         p = lambda null, limit=False: p_of(found, [], null) if found.method else float(abs(value - null) <= none)
         e = replace(e, value=value, low=found.low, high=found.high, sd=0.0)
-    if n < LEAST_IMAGES or fit.df < LEAST_DF:
+    if n < LEAST_IMAGES or round(fit.df, 6) < LEAST_DF:
         return e
     same = math.nan
     if margin is not None:
@@ -96,7 +96,7 @@ def contrast(
 
 def joint(values: Any, design: Any, clusters: Sequence[Any], weights: Any) -> tuple[float, float, float, float]:
     """F, its two degrees of freedom and p of the hypothesis that all of several contrasts are 0; NaN for too few clusters,
-    or rows that cannot tell the contrasts.
+    or rows in which the contrasts cannot be separated.
 
     >>> f, one, two, p = joint([1.0, 2, 3, 4, 6, 5, 1, 2, 2], np.repeat(np.eye(3), 3, 0), range(9), [[1, -1, 0], [0, 1, -1]])
     >>> round(f, 1), one, p < 0.05

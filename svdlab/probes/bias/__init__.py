@@ -55,6 +55,7 @@ from svdlab.probes.bias.differences import (
     ODD,
     ROUND_TRIP,
     any_difference,
+    can_show,
     compare,
     manifest_rows,
     margins_of,
@@ -68,7 +69,6 @@ from svdlab.show.figure import COLOURS, INK, WIDTH, Figure, draw, fitted, graphs
 from svdlab.show.page import Sections, Strong, markdown
 from svdlab.show.tables import forest
 from svdlab.stats.effects import EFFECT, VERDICTS, numbers, quantity
-from svdlab.stats.intervals import detectable
 from svdlab.study import ledger
 from svdlab.study.groups import OTHERS, Contrast, check_covariates, confounds, contrasts, pairs_of
 from svdlab.study.manifest import BOX, image_of, paired, read_manifest, units
@@ -153,14 +153,7 @@ class Design:
             f"{tests} tests: {len(self.pairs)} contrast(s) in {len(self.measures)} measure(s), alpha {self.alpha:g} over all."
         ]
         for contrast, (n, m, in_pairs) in self._sizes().items():
-            least = 2.0 ** (1 - n) if in_pairs else 0.0
-            worth = n if in_pairs else int(n * m / (n + m))  # pairs of the same standard error
-            what = f"{n} pairs" if in_pairs else f"{n} and {m} unpaired images or identities"
-            can = f"no p below {least:.2g}, and a verdict needs {strictest:.2g}: numbers only" if in_pairs else "numbers only"
-            if worth > 2 and least <= strictest:
-                of = "pairs" if in_pairs else "images"
-                can = f"effects from {detectable(worth, alpha=strictest):.2g} standard deviations of {of} with 80 % power"
-            lines.append(f"{contrast}: {what} can show {can}.")
+            lines.append(f"{contrast}: {can_show(n, m, in_pairs, strictest)}.")
         if self.covariates:
             lines.append(f"Adjusted by regression on {', '.join(self.covariates)}.")
         if unset := [name for name in self.measures if name not in self.margins]:
@@ -275,6 +268,11 @@ def run(pipe: ProbePipeline, design: Design, out: str | Path, *, progress: bool 
         loss = autoencoder_loss(pipe, manifest, design.conditions, design.measures)
     clips = clips.merge(loss, on="label_row", how="left")
     measured = [name for name in design.measures if name in clips and numbers(clips[name]).notna().any()]
+    if not measured:
+        why = "; ".join(sorted(set(clips.loc[clips["status"] != "done", "reason"]))[:3])
+        raise InputError(
+            f"no clip gave a number for {', '.join(design.measures)}{f' ({why})' * bool(why)}: nothing to compare."
+        )
     # A margin that was not fixed beforehand shows no equivalence; `departures` names it.
     margins = {name: m for name, m in design.margins.items() if name in measured and planned["margins"].get(name) == m}
     how: dict[str, Any] = dict(alpha=design.alpha, reference=design.reference, covariates=design.covariates)
@@ -401,6 +399,10 @@ def worst_pairs(result: BiasResult, row: Any, *, count: int = 3) -> Video:
             {"a": [first(u, True) for u in sides[0].index[:n]], "b": [first(u, False) for u in sides[1].index[:n]]}
         )
         names = [f"{i + 1}" for i in range(n)]
+    if found.empty:
+        raise InputError(
+            f"no {'pair' if values.index.name == 'pair_id' else 'image of each side'} has a number: nothing to show."
+        )
     places = found.to_numpy().ravel()
     made = result.clips[result.clips["frames"].fillna("").ne("")].drop_duplicates("label_row")
     clips = made.set_index("label_row").reindex(places)
@@ -438,7 +440,7 @@ def save_figures(result: BiasResult, out: str | Path) -> None:
     """The figures of a study into `out/figures/`: the forest, and slopes and videos of the three surest effects."""
     folder = Path(out, "figures")
     save(result.figure(), folder / "forest")
-    for _, row in result.table[result.table.n >= 1].sort_values(["q", "p"], kind="stable").head(3).iterrows():
+    for _, row in result.table.dropna(subset="value").sort_values(["q", "p"], kind="stable").head(3).iterrows():
         name = re.sub(r"[^\w.-]+", "-", f"{row.scheme}-{row.measure}")[:80]
         save(slopes(result, row), folder / f"slopes-{name}", formats=("png", "csv"))
         worst_pairs(result, row).save(folder / f"worst-{name}")

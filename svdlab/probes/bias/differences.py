@@ -12,8 +12,9 @@ import numpy as np
 import pandas as pd
 
 from svdlab.errors import LEVEL, POSITIVE, InputError, columns, kind, one_of, several, takes, text
-from svdlab.stats.effects import INCONCLUSIVE, as_table, corrected, numbers, quantity
+from svdlab.stats.effects import INCONCLUSIVE, LEAST_IMAGES, as_table, corrected, numbers, quantity
 from svdlab.stats.intervals import detectable, fdr
+from svdlab.stats.linear import LEAST_DF
 from svdlab.study.groups import Contrast, check_covariates, contrasts, estimate, overall, side_means
 from svdlab.study.manifest import paired, units
 
@@ -55,6 +56,24 @@ def margins_of(value: Any, measures: Sequence[str]) -> dict[str, float]:
     return {one_of("margins", name, measures): POSITIVE("margin", margin) for name, margin in given.items()}
 
 
+def can_show(n: int, m: int, in_pairs: bool, alpha: float) -> str:
+    """What n pairs, or n and m images, can show in a test at alpha, in words.
+
+    >>> can_show(12, 12, True, 0.05)
+    '12 pairs can show effects from 0.89 standard deviations of pairs, with a power of 55 to 80 %'
+    """
+    what, of, df, error = f"{n} pairs", "pairs", n - 1, math.sqrt(1 / n)  # error: of the difference, in standard deviations
+    if in_pairs and (least := 2.0 ** (1 - n)) > alpha:
+        return f"{what} can show no p below {least:.2g}, and a verdict needs {alpha:.2g}: numbers only"
+    if not in_pairs:  # as `stats.linear` compares them, without covariates
+        what, of, error = f"{n} and {m} unpaired images or identities", "images", math.sqrt(1 / n + 1 / m)
+        df = int(error**4 / (1 / (n * n * (n - 1)) + 1 / (m * m * (m - 1)))) if min(n, m) > 1 else 0
+        if n + m < LEAST_IMAGES or df < LEAST_DF:
+            return f"{what} can show numbers only"
+    smallest = detectable(df + 1, alpha=alpha) * math.sqrt(df + 1) * error
+    return f"{what} can show effects from {smallest:.2g} standard deviations of {of}, with a power of 55 to 80 %"
+
+
 NAMES = partial(several, check=text, distinct=True)
 
 
@@ -80,9 +99,9 @@ def compare(
     `study.manifest.read_manifest`. measures: columns. margins: by measure, in its unit. reference, covariates: see `Design`.
     Where clips have a column `<measure>_round_trip` (of the image through the autoencoder alone), the value is the difference
     of clip minus round trip; `clip_value` and `round_trip_value` are both of its parts. `adjusted`: how other differences
-    between the groups were taken off. `left_out`: pairs, or images, without a number. detectable: the smallest effect found
-    with 80 % power at alpha over the number of tests. Raises InputError for a column that is not there, clips that lack an
-    image, or covariates that cannot be separated from the groups.
+    between the groups were taken off. `left_out`: pairs, or images, without a number. detectable: the smallest effect that
+    `stats.detectable` gives at alpha over the number of tests. Raises InputError for a column that is not there, clips that
+    lack an image, or covariates that cannot be separated from the groups.
     """
     margins = margins_of({} if margins is None else margins, measures)
     check_covariates(manifest, covariates, reference)

@@ -9,6 +9,7 @@ from scipy import stats as sps
 
 from svdlab.errors import InputError
 from svdlab.probes.bias import compare
+from svdlab.probes.bias.differences import can_show
 from svdlab.stats.effects import EFFECT, EQUIVALENT, INCONCLUSIVE, TOO_FEW
 from svdlab.stats.intervals import detectable
 
@@ -86,6 +87,19 @@ def test_equivalence_is_shown_only_inside_a_margin() -> None:
     rows = [one(results, 30, margins=margins) for margins in ({}, {"speed": 0.001}, {"speed": 0.2})]
     assert [row.verdict for row in rows] == [INCONCLUSIVE, INCONCLUSIVE, EQUIVALENT]
     assert f"An effect below {rows[0].detectable:.3g} would mostly be missed." in rows[0].sentence
+
+
+def test_what_is_promised_of_unpaired_images_is_what_their_comparison_does() -> None:
+    """Three images a side have a verdict, four about the power that is promised; two of one side have none."""
+    smallest, rng = float(can_show(4, 4, False, 0.05).split("from ")[1].split()[0]), np.random.default_rng(0)
+    loose = manifest(4).assign(pair_id="")
+    y = rng.normal(size=(8, 8)) + smallest * (loose.group == "a").to_numpy()
+    found = [compare(clips(v).assign(seed=range(8)), loose, ["speed"]).verdict[0] for v in y]
+    assert TOO_FEW not in found and 2 <= found.count(EFFECT) <= 7
+    three = compare(clips(y[0]).assign(seed=range(8)), loose.drop(index=[0, 1]), ["speed"])
+    assert "effects from" in can_show(3, 3, False, 0.05) and three.verdict[0] != TOO_FEW
+    few = compare(clips(y[0]).assign(seed=range(8)), loose.drop(index=[1, 3]), ["speed"])
+    assert "numbers only" in can_show(2, 4, False, 0.05) and few.verdict[0] == TOO_FEW
 
 
 @pytest.mark.parametrize(

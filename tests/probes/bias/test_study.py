@@ -67,6 +67,20 @@ def test_the_power_of_a_sample_is_known_beforehand(images: Path) -> None:
     assert "Equivalence cannot be shown for flow_px" in few.expectation
 
 
+def test_a_study_without_any_number_says_so_and_a_side_without_one_is_named(
+    pipe: Any, images: Path, study: tuple[bias.BiasResult, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="no clip gave a number for face_persistence"):
+        nobody = read_manifest(images).head(2)
+        bias.run(pipe, design(nobody, measures=["face_persistence"], margins={}, seeds=[0]), tmp_path, progress=False)
+    result, _ = study
+    row = result.table.query("measure == 'object_px'").iloc[0]
+    silent = replace(result, clips=result.clips.assign(object_px=np.nan))
+    with pytest.raises(InputError, match="nothing to show"):
+        bias.worst_pairs(silent, row)
+    bias.save_figures(replace(silent, table=result.table.head(1).assign(value=np.nan)), tmp_path)
+
+
 def test_the_plan_was_there_before_the_first_clip(study: tuple[bias.BiasResult, Path]) -> None:
     result, out = study
     planned = json.loads((out / PLAN).read_text())
