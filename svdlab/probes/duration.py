@@ -131,7 +131,8 @@ class Duration(Probe):
         if not rounds:
             return
         frames = chains(clips).groupby(["stimulus", "seed"], sort=False)
-        whole = (~frames["broken"].any()).rename("whole").reset_index()
+        broken, last = frames["broken"].any(), clips.groupby(["stimulus", "seed"])["round"].max() == rounds
+        whole = (~broken).where(broken | last).rename("whole").reset_index()  # no number where a later clip failed
         words = f"{rounds} continuation{'s' * (rounds > 1)}, {(rounds + 1) * count / fps:.3g} s"
         yield share("whole", f"{{}} of chains are still whole after {words}", whole)
         slope: Callable[[pd.Series], float] = lambda values: fidelity.slope(values.to_numpy())

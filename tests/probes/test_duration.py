@@ -42,6 +42,14 @@ def test_a_sound_chain_never_breaks_and_drift_and_blur_are_absent(sources: dict[
     assert found["blur"].verdict == found["colour"].verdict == EQUIVALENT
 
 
+def test_a_chain_whose_later_clips_failed_is_not_whole_by_its_first(sources: dict[str, np.ndarray]) -> None:
+    clips = chains_of(sources)
+    ended = clips[(clips["round"] == 0) | ~clips["stimulus"].isin(list(sources)[:2])]  # as `Result.clips` has them
+    assert (findings_of("duration", ended)["whole"].n, findings_of("duration", ended)["whole"].value) == (4, 1.0)
+    broken = chains_of(sources, shift=0.03)
+    assert findings_of("duration", broken[broken["round"] < 1 + (broken["stimulus"] != "cat")])["whole"].n == 6
+
+
 @pytest.mark.parametrize("shift", [0.01, 0.015])
 def test_drift_is_recovered_at_its_size_and_breaks_where_it_must(sources: dict[str, np.ndarray], shift: float) -> None:
     """Red rises and blue falls by `shift` per frame: sqrt 2 times that in RGB distance."""
