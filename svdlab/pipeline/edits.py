@@ -32,17 +32,19 @@ ONE_STEP += ("AnimateLCMSVDStochasticIterative",)
 
 
 @takes(pipe=pipeline)
-def image_embedding(pipe: ProbePipeline, image: Any, *, steps: Any = None) -> AbstractContextManager[None]:
+def image_embedding(
+    pipe: ProbePipeline, image: Any, *, steps: Any = None, height: int | None = None, width: int | None = None
+) -> AbstractContextManager[None]:
     """The image encoder's view of another image, while the VAE's latents stay those of the clip's own.
 
     >>> with svdlab.edits.image_embedding(pipe, "cat"):
     ...     clip = svdlab.generate(pipe, "astronaut")          # what CLIP says of the cat, the pixels of the astronaut
 
-    image: as for `generate`, cropped to the checkpoint's own aspect. The unconditional half keeps its zeros. The image
-    encoder runs once, when this is called. Raises InputError for an image that cannot be read.
+    image: as for `generate`, cropped to the aspect of height and width, by default the checkpoint's own. The unconditional
+    half keeps its zeros. The image encoder runs once, when this is called. Raises InputError for an image that cannot be read.
     """
     chosen_steps(steps)
-    prepared = prepare_image(image, height=pipe.source.height, width=pipe.source.width)
+    prepared = prepare_image(image, height=height or pipe.source.height, width=width or pipe.source.width)
     with torch.no_grad():
         other = pipe._encode_image([prepared], pipe._execution_device, 1, False)  # "1 1 d"
     swap = lambda value, step: torch.where((value == 0).all(-1, keepdim=True), value, other.to(value))

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from svdlab.errors import one_of, several
+from svdlab.errors import InputError, one_of, several
 from svdlab.pipeline import edits, hooks
 from svdlab.pipeline.generate import generate
 from svdlab.probes.probe import Check, Example, Graph, Probe, Study, below, graded, most, near
@@ -51,6 +51,8 @@ class TextControl(Probe):
     def plan(self, study: Study) -> pd.DataFrame:
         base = study.grid()
         hashes = study.stimuli.table.set_index("name")["hash"].str[:12]
+        if hashes.iloc[0] == hashes.iloc[-1]:
+            raise InputError("text_control gives each image the embedding of the first or last: give two images that differ.")
         giver = base["label_stimulus"].map(partner(study.stimuli.names)).map(hashes)
         kinds = {"none": None, "another seed": None, "swap": "image embedding of " + giver}
         kinds |= {kind: f"image embedding x {SCALES[kind]:g}" for kind in study.options["scales"]}
@@ -84,7 +86,8 @@ class TextControl(Probe):
             edit: AbstractContextManager[Any] | None = None
             if kind == "swap":  # all images of a group have the same partner
                 giver = study.stimuli.names.index(partners[rows["label_stimulus"].iloc[0]])
-                edit = edits.image_embedding(study.pipe, study.stimuli.images[giver])
+                size: Any = dict(height=study.height, width=study.width)
+                edit = edits.image_embedding(study.pipe, study.stimuli.images[giver], **size)
             elif kind in SCALES:
                 edit = hooks.edit(study.pipe, "image_embeddings", partial(_times, SCALES[kind]))
             parts.append(study.sweep(rows, edit=edit, intervention=str(name) if edit else None))

@@ -1,8 +1,11 @@
 """Ready-made edits change what they say, and nothing where they ask for what was there; runs go on from a step."""
 
 import copy
+import warnings
+from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import EulerAncestralDiscreteScheduler
@@ -10,6 +13,7 @@ from diffusers import EulerAncestralDiscreteScheduler
 import svdlab
 from svdlab.errors import InputError, SvdlabError, TraceError
 from svdlab.pipeline import edits
+from svdlab.pipeline.conditions import UnusualConditionWarning
 from svdlab.pipeline.generate import Start
 from tests.pipeline.making import TEMPORAL, beside, make
 
@@ -45,6 +49,16 @@ def test_an_embedding_is_swapped_and_the_latents_stay(pipe: Any) -> None:
     assert torch.allclose(embeddings[2], embeddings[1], atol=1e-5)
     assert embeddings[2][0].abs().max() == 0  # the unconditional half
     assert torch.equal(latents[2], latents[0])
+
+
+def test_the_embedding_is_of_the_frame_that_the_other_image_has_at_that_size(pipe: Any) -> None:
+    """The encoder sees the whole frame: at 64x128 not the middle of it, cropped to the checkpoint's 64x64."""
+    image, size, seen = np.tile(np.linspace(0, 1, 128)[:, None], (64, 1, 3)), dict(height=64, width=128), []
+    look = lambda: svdlab.edit(pipe, "image_embeddings", lambda value, step: seen.append(value[-1]))
+    for edit in (nullcontext(), edits.image_embedding(pipe, image, **size)):
+        with warnings.catch_warnings(category=UnusualConditionWarning, action="ignore"), edit, look():
+            svdlab.generate(pipe, image, seed=0, num_inference_steps=1, num_frames=2, **size)
+    assert torch.allclose(seen[0], seen[1], atol=1e-5)
 
 
 def test_silenced_attention_adds_nothing(pipe: Any) -> None:

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from svdlab import probes
+from svdlab.errors import InputError
 from svdlab.probes import text_control
 from svdlab.stats.effects import EFFECT, EQUIVALENT, Effect
 from tests.probes.conftest import FAST, findings_of
@@ -35,6 +36,13 @@ def test_where_nothing_steers_that_is_reported() -> None:
     found = steered(0.0)
     assert found["swap"].value < 1e-5 and found["swap"].verdict == EQUIVALENT
     assert found["towards"].value == 0 and found["towards"].verdict == EQUIVALENT
+
+
+@pytest.mark.parametrize("images", [["scene-1"], ["scene-1", "scene-2", "scene-1"]])
+def test_an_image_is_not_given_its_own_embedding_as_another_ones(pipe: Any, tmp_path: Path, images: list[str]) -> None:
+    with pytest.raises(InputError, match="two images that differ"):
+        probes.run("text_control", pipe, tmp_path / "out", images=images, conditions=FAST, progress=False)
+    assert not (tmp_path / "out").exists()
 
 
 def test_edits_have_runs_of_their_own_and_latents_are_kept(pipe: Any, tmp_path: Path) -> None:
