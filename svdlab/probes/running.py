@@ -388,7 +388,7 @@ def _short(study: Study) -> list[str]:
     images = known.get("wall", pd.Series(known.index, known.index))  # of signs, what they hang on
     n = images[study.plan["label_stimulus"].unique()].nunique() if "label_stimulus" in study.plan else len(study.stimuli)
     if n < LEAST_IMAGES:
-        return [f"{n} images: numbers without a verdict, which takes {LEAST_IMAGES}"]
+        return [f"{n} image{'s' * (n != 1)}: numbers without a verdict, which takes {LEAST_IMAGES}"]
     return [f"{n} images: {what} takes {least}" for what, least in study.probe.needed(study).items() if n < least]
 
 

@@ -116,7 +116,7 @@ def test_signs_hang_on_the_users_images(pipe, tmp_path):
     assert (
         probes.estimate(pipe, tmp_path, names=["legibility"], images=[red], quick=True, conditions=FEW)
         .why[0]
-        .startswith("1 images")
+        .startswith("1 image:")
     )
 
 
