@@ -242,7 +242,7 @@ class OffConditions(Probe):
                 for cell, rows in adjusted.groupby("cell", sort=False):
                     words = f"{what}, at equal motion, {cell} minus the centre"
                     yield mean(f"equal_motion_{column}, {cell}", words, rows, "value", unit=unit, margin=margin)
-                if len(other):
+                if other["centre"].nunique() == 2:
                     own, theirs = (away(t, column).set_index(["cell", "stimulus"])["change"] for t in (clips, other))
                     for cell, rows in (own - theirs).dropna().rename("value").reset_index().groupby("cell", sort=False):
                         words = f"{what}, {cell} minus the centre, these weights minus the other"
@@ -267,7 +267,11 @@ class OffConditions(Probe):
                 if own:
                     counted = f"of {len(own)} cells {differ} differ from {against}, {same} are equivalent to it"
                     parts.append(counted if kind else f"{what}: {counted}")
-        return f"{'; '.join(parts).capitalize()}." if parts else "There is no other cell than the centre."
+        return (
+            f"{'; '.join(parts).capitalize()}."
+            if parts
+            else "No cell can be compared with the centre: there is no other, or its clips failed."
+        )
 
 
 def away(clips: pd.DataFrame, *columns: str) -> pd.DataFrame:
@@ -303,6 +307,7 @@ def at_equal_motion(clips: pd.DataFrame, column: str) -> pd.DataFrame:
 
     if len(images) < 3:
         return pd.DataFrame(columns=["cell", "stimulus", "value"])
-    n, whole = len(images), fit(table)
+    n, whole = table.groupby("cell")["stimulus"].nunique(), fit(table)  # cells may lack images, whose clips failed
     pseudo = {image: n * whole - (n - 1) * fit(table[table["stimulus"] != image]) for image in images}
-    return pd.DataFrame(pseudo).rename_axis("cell").melt(var_name="stimulus", ignore_index=False).reset_index()
+    values = pd.DataFrame(pseudo).rename_axis("cell").melt(var_name="stimulus", ignore_index=False).reset_index()
+    return table[["cell", "stimulus"]].merge(values)

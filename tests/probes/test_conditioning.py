@@ -15,7 +15,7 @@ from svdlab.measure import fidelity, motion, suite
 from svdlab.organism import world
 from svdlab.probes import Stimuli, conditioning, stimuli
 from svdlab.probes.conditioning import classify, measures
-from svdlab.stats.effects import EFFECT, EQUIVALENT, INCONCLUSIVE, Effect, corrected
+from svdlab.stats.effects import EFFECT, EQUIVALENT, INCONCLUSIVE, TOO_FEW, Effect, corrected
 from tests.probes.conftest import FAST, by_key, findings_of, table_of
 
 CLIPS = 24
@@ -224,6 +224,17 @@ def test_what_only_follows_from_speed_is_none_at_equal_motion() -> None:
     assert own[f"equal_motion_{place}"].verdict == EFFECT and own[f"equal_motion_{place}"].value == pytest.approx(
         0.08, abs=0.015
     )
+
+
+def test_a_cell_in_which_most_clips_failed_counts_its_own_images_alone() -> None:
+    clips, place = drawn(0.08, 0.06), "blur_last, fps 7, motion_bucket_id 200"
+    images = clips["stimulus"].unique()
+    lost = (clips["motion_bucket_id"] == 200) & (clips["fps"] == 7) & clips["stimulus"].isin(images[2:])
+    few, whole = findings_of("off_conditions", clips[~lost]), findings_of("off_conditions", clips)
+    for key in (place, f"equal_motion_{place}"):
+        assert (few[key].n, few[key].verdict, whole[key].n) == (2, TOO_FEW, len(images))
+    two = clips.assign(weights="own"), clips[clips["centre"]].assign(weights="other")  # all others of these weights failed
+    assert not any(key.startswith("versions") for key in findings_of("off_conditions", pd.concat(two)))
 
 
 def test_two_checkpoints_are_compared_cell_by_cell() -> None:
