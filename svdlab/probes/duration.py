@@ -182,7 +182,7 @@ def against(clips: pd.DataFrame, images: Mapping[Any, np.ndarray]) -> pd.DataFra
         if whole and clip["round"] == clips["round"].max():
             blur, colour = (rows[-1][key][-1] for key in ("blur_rise", "colour_shift"))
             rows[-1]["decayed"] = max(0.0, blur / BLUR_RISE) + colour / COLOUR_SHIFT
-    return clips.join(pd.DataFrame(rows, index=clips.index))
+    return clips.assign(**pd.DataFrame(rows, index=clips.index))
 
 
 def chains(clips: pd.DataFrame) -> pd.DataFrame:

@@ -17,6 +17,7 @@ frequency, sharpness and flicker. That detail is there does not prove that it is
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise, product
 from typing import Any
@@ -114,7 +115,7 @@ class Autoencoder(Probe):
 
     def stimuli(self, study: Study) -> Stimuli:
         if "content" not in study.given.table:
-            study.given.table["content"] = "yours"
+            study.given = replace(study.given, table=study.given.table.assign(content="yours"))
         return at_size(study.given, study.height, study.width)
 
     def plan(self, study: Study) -> pd.DataFrame:
@@ -227,11 +228,13 @@ def _clips(study: Study) -> Iterator[dict[str, Any]]:
     # No more frames at once than the study decodes: memory may not have room for them.
     frames = max(2, min(CLIP_FRAMES, study.conditions.decode_chunk_size or CLIP_FRAMES))
     chunk = min(study.options["decode_chunk_size"], frames - 1)
-    whole = study.stimuli.where(study.stimuli.table["content"].isin(["images", "yours"]))
-    for name in whole.names[:6]:
-        latents = encode(study.pipe, panned(whole.array(name), frames, px=PAN * study.width))
+    given = study.given.table
+    whole = list(given.loc[given["content"].eq("images"), "name"]) or study.given.names  # no crops of our own
+    for name in whole[:6]:
+        image = study.stimuli.array(name)
+        latents = encode(study.pipe, panned(image, frames, px=PAN * study.width))
         found = seams(decode(study.pipe, latents), decode(study.pipe, latents, chunk), chunk)
-        found |= fidelity.flicker(through_autoencoder(study.pipe, still(whole.array(name), frames)))
+        found |= fidelity.flicker(through_autoencoder(study.pipe, still(image, frames)))
         numbers = {"seam_height": "seam_height", "chunk_rms": "chunk_rms", "flicker": "flicker_brightness"}
         row = {"kind": "clip", "stimulus": name, "content": "panned"}
         yield row | {name: LEVEL * found[key] for name, key in numbers.items()}

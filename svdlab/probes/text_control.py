@@ -91,7 +91,8 @@ class TextControl(Probe):
             elif kind in SCALES:
                 edit = hooks.edit(study.pipe, "image_embeddings", partial(_times, SCALES[kind]))
             parts.append(study.sweep(rows, edit=edit, intervention=str(name) if edit else None))
-        table = pd.concat(parts, ignore_index=True).rename(columns={"label_kind": "kind"})
+        table = pd.concat(parts, ignore_index=True)
+        table = table.assign(kind=table.pop("label_kind"))  # a manifest may have such a column, too
         table["seed"] -= OTHER_SEED * (table["kind"] == "another seed")  # whose reference it is
         return compare(table, study.frames, partners)
 
@@ -141,7 +142,7 @@ def compare(table: pd.DataFrame, frames_of: Any, partners: Mapping[str, str]) ->
         if own is not None:
             clip, swapped = frames_of(row), row["kind"] == "swap" and other is not None
             found.loc[i] = rms(clip, own), part_of_the_way(clip, own, other) if swapped else np.nan
-    return table.join(found)
+    return table.assign(**found)
 
 
 def rms(one: np.ndarray, two: np.ndarray) -> float:
