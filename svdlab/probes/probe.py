@@ -163,6 +163,8 @@ class Graph:
             part = table.reindex(columns=[*keys, column]).dropna(subset=[column]).rename(columns={column: "value"})
             if len(part) and isinstance(part["value"].iloc[0], (list, np.ndarray)):
                 part = part.assign(**{self.x: part["value"].map(lambda v: list(range(len(v))))}).explode([self.x, "value"])
+            if len(part) and self.x not in part:
+                raise InputError(f"the graph {self.title!r} is over {self.x!r}, which is no column of the clips.")
             parts.append(part.assign(by=part.get(self.by, column)).rename(columns={self.x: "x"}))
         points = pd.concat(parts)
         groups = points.groupby(["x", "by"], sort=False, observed=True) if len(points) else ()
@@ -358,7 +360,7 @@ class Probe:
 
     def plan(self, study: Study) -> pd.DataFrame:
         """The clips to make. A column `label_intervention` names the edit under which a row is made."""
-        return study.grid(**{axis: list(study.options[axis]) for axis in self.axes})
+        return study.grid(**{axis: several(axis, study.options[axis], lambda _, v: v) for axis in self.axes})
 
     def measures(self, study: Study) -> tuple[Any, ...]:
         """What is measured on each clip: see `svdlab.sweep`."""

@@ -25,6 +25,7 @@ from svdlab.errors import (
     BrokenClipError,
     InputError,
     MissingExtraError,
+    columns,
     flag,
     folder,
     kind,
@@ -196,6 +197,11 @@ def prepare(
     >>> prepare("stillness", pipe, "results/limitations", quick=True).plan
     """
     one = find(probe)
+    if Path(text("a probe's name", one.name)).name != one.name or one.name[0] == ".":
+        raise InputError(f"a probe's name, {one.name!r}, is that of the folder of its tables: give a plain name.")
+    for method in ("audit", "findings"):
+        if getattr(type(one), method) is getattr(Probe, method):
+            raise InputError(f"probe {one.name} has no {method}: write it, as in the head of svdlab/probes/probe.py.")
     if missing := [m for m in one.modules if importlib.util.find_spec(m) is None]:
         raise MissingExtraError(f"probe {one.name} needs {', '.join(missing)}: pip install 'svdlab[{one.extra}]'.")
     return Study(
@@ -267,7 +273,7 @@ def run(probe: str | Probe | type[Probe], pipe: ProbePipeline, out: str | Path, 
     ledger.prepare(study.out)
     if study.progress:
         print(f"probe {one.name}: {len(study.plan)} clips, {_missing(study)} to make", file=sys.stderr)
-    audit = tuple(one.audit(study))
+    audit = several("audit", one.audit(study), kind(Check), least=0)
     if not audit:
         raise InputError(f"probe {one.name} has an empty audit: an instrument that was never checked gives no verdict.")
     study.notes += (short := _short(study))  # known before any clip is made
@@ -275,13 +281,13 @@ def run(probe: str | Probe | type[Probe], pipe: ProbePipeline, out: str | Path, 
         failed_checks = sum(not c.passed for c in audit)
         warned = [*short, *([f"{failed_checks} checks of the audit failed: no verdict"] if failed_checks else [])]
         print(*(f"probe {one.name}: {w}" for w in warned), sep="\n", end="\n" * bool(warned), file=sys.stderr)
-    table = one.measure(study)
+    table = columns("measure", one.measure(study), least=0)
     clips = _done(table)
     if failed := len(table) - len(clips):
         first = table.loc[table["status"] != "done", "reason"].iloc[0]
         study.notes.append(f"{failed} of {len(table)} clips failed and are left out; the first: {first}")
     found = tuple(effects.corrected(one.findings(study, clips))) if len(clips) else ()
-    examples = tuple(one.examples(study, clips)) if len(clips) else ()
+    examples = several("examples", one.examples(study, clips), kind(Example), least=0) if len(clips) else ()
     status, verdict = _verdict(one, audit, found)
     quick = ["quick: fewer images, levels, seeds and steps"] if study.quick else []
     result = Result(

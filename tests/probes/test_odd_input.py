@@ -14,7 +14,7 @@ from svdlab import __main__ as cli
 from svdlab import probes
 from svdlab.errors import InputError
 from svdlab.pipeline import checkpoints
-from svdlab.probes import Probe, Stimuli, stimuli
+from svdlab.probes import Graph, Probe, Stimuli, duration, quality, stimuli, text_control
 from tests.probes.conftest import FAST
 from tests.probes.test_running import Paper, Toy
 
@@ -121,6 +121,33 @@ def test_a_measure_cannot_take_the_name_of_a_column(pipe: Any, tmp_path: Path, c
         probes.run(probe, pipe, tmp_path, seeds=1, conditions=FAST, progress=False)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (dict(name=""), "name"),
+        (dict(name="../elsewhere"), "plain name"),
+        (dict(name=".."), "plain name"),
+        (dict(audit=Probe.audit), "has no audit"),
+        (dict(findings=Probe.findings), "has no findings"),
+        (dict(axes={"motion_bucket_id": 40}), "motion_bucket_id=40: give a list"),
+        (dict(audit=lambda self, study: [True]), "audit=True: give a Check"),
+        (dict(measure=lambda self, study: None), "measure=None: give a DataFrame"),
+        (dict(examples=lambda self, study, clips: None), "examples=None: give a list"),
+    ],
+)
+def test_a_probe_that_is_not_written_as_the_docs_say_is_named(
+    pipe: Any, tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        probes.run(type("Odd", (Paper,), changes), pipe, tmp_path / "out", progress=False)
+    assert not list(tmp_path.glob("*.csv")) and not (tmp_path / "elsewhere").exists()
+
+
+def test_a_graph_over_a_column_that_is_none_is_named() -> None:
+    with pytest.raises(InputError, match="'bucket', which is no column"):
+        Graph("Speed", "bucket", "speed").points(pd.DataFrame({"stimulus": [0], "speed": [1.0]}))
+
+
 # --- manifests of images ----------------------------------------------------------------------------------------------
 
 
@@ -145,6 +172,26 @@ def test_a_manifest_without_all_names_has_the_files(folder: Path) -> None:
     (folder / "m.csv").write_text("path,name,licence\na.png,007,\nb.png,,CC0\n")
     found = Stimuli.of(folder / "m.csv")
     assert found.names == ["007", "b"] and found.table["licence"].tolist() == ["not stated", "CC0"]
+
+
+def test_columns_of_a_manifest_that_a_probe_uses_too_are_its_own(
+    pipe: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Known of each image, they stand beside every clip: `content`, `kind`, `broken` and `change` ended in raw errors."""
+    (folder / "m.csv").write_text("path,content\na.png,portrait\nb.png,portrait\n")
+    monkeypatch.setattr(quality, "_stills", lambda study: [])
+    monkeypatch.setattr(quality, "_gratings", lambda study: [])
+    given = Stimuli.of(folder / "m.csv")
+    study = probes.prepare("autoencoder", pipe, folder, images=given, conditions=FAST)
+    assert study.probe.measure(study)["stimulus"].tolist() == ["a", "b"]
+    plain = Stimuli.of(folder)
+    probes.prepare("autoencoder", pipe, folder, images=plain, conditions=FAST)
+    assert "content" not in plain.table  # the user's own table stays as it was
+    frames = np.zeros((2, 16, 16, 3), np.float32)
+    row = dict(stimulus="a", seed=0, round=0, **duration.curves(type("Clip", (), {"frames": frames})), broken="no")
+    assert duration.against(pd.DataFrame([row]), {"a": frames[0]})["broken"][0] == [False, False]
+    clips = pd.DataFrame([dict(stimulus="a", seed=0, kind=kind, change="no") for kind in ("none", "zero")])
+    assert text_control.compare(clips, lambda row: frames, {"a": "b"})["change"][1] == 0
 
 
 @pytest.mark.parametrize(
