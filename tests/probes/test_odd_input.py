@@ -189,7 +189,7 @@ def test_columns_of_a_manifest_that_a_probe_uses_too_are_its_own(
     assert "content" not in plain.table  # the user's own table stays as it was
     frames = np.zeros((2, 16, 16, 3), np.float32)
     row = dict(stimulus="a", seed=0, round=0, **duration.curves(type("Clip", (), {"frames": frames})), broken="no")
-    assert duration.against(pd.DataFrame([row]), {"a": frames[0]})["broken"][0] == [False, False]
+    assert duration.against(pd.DataFrame([row]), {"a": frames[0]})["broken"][0] == [True, True]  # black
     clips = pd.DataFrame([dict(stimulus="a", seed=0, kind=kind, change="no") for kind in ("none", "zero")])
     assert text_control.compare(clips, lambda row: frames, {"a": "b"})["change"][1] == 0
 
