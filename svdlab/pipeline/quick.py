@@ -121,7 +121,8 @@ def quick_convolutions(pipe: Any) -> Iterator[None]:
     with ExitStack() as stack:
         for module in (m for part in parts for m in part.modules() if type(m) is torch.nn.Conv3d):
             over_time = module.kernel_size == (3, 1, 1) and module.padding == (1, 0, 0) and module.stride == (1, 1, 1)
-            if over_time and not touched(module):
+            usual = module.padding_mode == "zeros" and module.dilation == (1, 1, 1) and module.groups == 1
+            if over_time and usual and not touched(module):
                 module.forward = in_two_dimensions(module, module.forward)  # type: ignore[method-assign]
                 stack.callback(vars(module).pop, "forward", None)
         yield

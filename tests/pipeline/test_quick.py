@@ -45,6 +45,16 @@ def test_quick_convolutions_are_for_what_the_cpu_computes(pipe: Any, monkeypatch
         assert not any("forward" in vars(m) for m in pipe.unet.modules())
 
 
+@pytest.mark.parametrize("change", [("padding_mode", "circular"), ("dilation", (2, 1, 1)), ("groups", 2)])
+def test_a_convolution_of_other_settings_computes_as_it_is(change: tuple[str, Any]) -> None:
+    """Case A1's kind: frames that close to a loop, by an attribute that loading does not set."""
+    pipe = four_levels()
+    for module in (m for m in pipe.unet.modules() if type(m) is torch.nn.Conv3d):
+        setattr(module, *change)
+    with quick_convolutions(pipe):
+        assert not any("forward" in vars(m) for m in pipe.unet.modules())
+
+
 # --- attention to one key -----------------------------------------------------------------------------------------------
 
 
