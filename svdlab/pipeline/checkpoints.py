@@ -104,9 +104,10 @@ def load_pipeline(
     device = str(device or here[0])
     if not re.fullmatch(rf"({'|'.join(here)})(:\d{{1,4}})?", device):
         raise InputError(f"device={shown(device)}: give {' or '.join(here)}, or cuda:1 for one of several.")
-    dtype = one_of("dtype", str(dtype or ("float32" if device == "cpu" else "float16")).removeprefix("torch."), DTYPES)
+    on_cpu = torch.device(device).type == "cpu"
+    dtype = one_of("dtype", str(dtype or ("float32" if on_cpu else "float16")).removeprefix("torch."), DTYPES)
     name, folder = locate(checkpoint)
-    if offload is not None and one_of("offload", offload, ("model", "sequential")) and device == "cpu":
+    if offload is not None and one_of("offload", offload, ("model", "sequential")) and on_cpu:
         raise InputError(f"offload={offload!r} moves weights to a GPU, and none is used with device='cpu': leave it out.")
     if folder is None:
         folder = _fetch(name, DTYPES[dtype], variant, revision, local_files_only)

@@ -209,6 +209,7 @@ def test_bad_arguments_are_refused_before_anything_is_loaded(checkpoint: Path) -
     wrong = (
         dict(offload="disk"),
         dict(offload="model", device="cpu"),
+        dict(offload="model", device="cpu:0"),
         dict(dtype="fp8"),
         dict(device="gpu"),
         dict(device="cpu:x"),
@@ -224,7 +225,7 @@ def test_bad_arguments_are_refused_before_anything_is_loaded(checkpoint: Path) -
 
 @pytest.mark.parametrize("dtype", [None, "float16", torch.bfloat16])
 def test_all_parts_have_the_dtype(checkpoint: Path, dtype: Any) -> None:
-    pipe = load_pipeline(checkpoint, device="cpu", dtype=dtype)
+    pipe = load_pipeline(checkpoint, device="cpu:0", dtype=dtype)
     wanted = checkpoints.DTYPES.get(str(dtype or "float32"), dtype)
     assert pipe.unet.dtype == pipe.vae.dtype == pipe.image_encoder.dtype == wanted
 
