@@ -158,7 +158,7 @@ def _fault(w: torch.Tensor, alpha: float | None, down: Any = None, up: Any = Non
     ranks, sides = (down.shape[0], up.shape[1]), (_core(up[:, :1].shape), _core(down.shape[1:]))
     if not ranks[0] or ranks[0] != ranks[1] or sides != (w.shape[:1], _core(w.shape[1:])):
         return f"{tuple(up.shape)} times {tuple(down.shape)} for a weight of {tuple(w.shape)}"
-    if not (down.isfinite().all() and up.isfinite().all() and abs(alpha or 0) < 1e6):
+    if not (all(part.float().isfinite().all() for part in (down, up)) and abs(alpha or 0) < 1e6):  # float8 has no isfinite
         return "its numbers are not finite"
     if w.device.type == "meta" or not w.is_floating_point() or w.element_size() < 2:
         return f"its weight is {w.dtype} on {w.device}: no LoRA reaches quantised layers, or those offloaded in sequence"

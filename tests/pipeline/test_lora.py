@@ -218,6 +218,7 @@ def changed(state: dict[str, torch.Tensor], **changes: Any) -> dict[str, torch.T
         (lambda s: changed(s, A=torch.ones(0, 64), B=torch.ones(64, 0)), "for a weight"),
         (lambda s: changed(s, A=torch.ones(4, 64, dtype=torch.int32)), "no matrices of floats"),
         (lambda s: changed(s, A=torch.full((4, 64), torch.inf)), "not finite"),
+        (lambda s: changed(s, A=torch.full((4, 64), torch.nan).to(torch.float8_e4m3fn)), "not finite"),
         (lambda s: s | {K.format("A").replace("lora_A.weight", "alpha"): torch.tensor(torch.nan)}, "not finite"),
         (lambda s: s | {K.format("A").replace("lora_A.weight", "alpha"): torch.ones(2)}, "not finite"),
     ],
