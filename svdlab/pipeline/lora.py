@@ -86,8 +86,8 @@ def attach(pipe: Any, file: str | os.PathLike[str], scale: float, digest: str | 
     def undo() -> None:
         pipe.source = source
         for module, parameter in kept.items():
-            if parameter.device != module.weight.device:  # the pipeline was moved meanwhile
-                parameter.data = parameter.data.to(module.weight.device)
+            if (w := module.weight).device != parameter.device or w.dtype != parameter.dtype:  # moved or cast meanwhile
+                parameter.data = parameter.data.to(w.device, w.dtype)
             module.weight = parameter
 
     if not scale:  # W + 0 would turn -0.0 into 0.0

@@ -186,7 +186,8 @@ def test_weights_of_half_precision_and_moved_pipelines_come_back(trained: Any, t
     with svdlab.lora(pipe, path, scale=0.5):
         assert {p.dtype for p in pipe.unet.parameters()} == {torch.bfloat16}
         assert sum(p is not own[name] for name, p in pipe.unet.named_parameters()) == len(trained[1]) // 2
-    assert all(p is own[name] for name, p in pipe.unet.named_parameters())
+        pipe.unet.to(torch.float16)
+    assert all(p is own[name] and p.dtype == torch.float16 for name, p in pipe.unet.named_parameters())
 
 
 K = "mid_block.attentions.0.transformer_blocks.0.attn1.to_k.lora_{}.weight"
