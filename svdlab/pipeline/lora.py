@@ -29,7 +29,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
 
-from svdlab.errors import InputError, number, path, takes, text
+from svdlab.errors import InputError, number, path, shown, takes, text
 from svdlab.measure.files import read_file, read_json
 from svdlab.pipeline.pipeline import pipeline
 from svdlab.pipeline.single_file import UNET, stability_name
@@ -188,7 +188,10 @@ def _alphas(file: Path, content: bytes) -> dict[str, float]:
         config = {key.removeprefix("unet."): value for key, value in held.items()}
         if config.get("use_rslora"):
             raise ValueError("its rank-stabilised scaling is not supported")
+        patterns = {key.removeprefix("^"): float(a) for key, a in (config.get("alpha_pattern") or {}).items()}
+        if odd := [key for key in patterns if not re.fullmatch(r"[\w.-]+", key)]:
+            raise ValueError(f"the regular expression {shown(odd[0])} in its alpha_pattern is not supported")
         all_layers = {"": float(config["lora_alpha"])} if config.get("lora_alpha") is not None else {}
-        return all_layers | {f".{key.removeprefix('^')}": float(a) for key, a in (config.get("alpha_pattern") or {}).items()}
+        return all_layers | {f".{key}": a for key, a in patterns.items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{file.name} has an adapter configuration that cannot be used: {error}.") from error

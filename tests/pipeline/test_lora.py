@@ -249,7 +249,8 @@ def test_only_safetensors_are_read(four: Any, name: str, content: bytes | None, 
 
 
 def test_an_adapter_configuration_that_cannot_be_used_is_refused(four: Any, trained: Any, tmp_path: Path) -> None:
-    for held in ("[", "[]", '{"unet.lora_alpha": "x"}', '{"unet.use_rslora": true}', '{"unet.alpha_pattern": 3}'):
+    wrong = ("[", "[]", '{"unet.lora_alpha": "x"}', '{"unet.use_rslora": true}', '{"unet.alpha_pattern": 3}')
+    for held in (*wrong, '{"unet.alpha_pattern": {".*to_v": 8}}'):  # peft reads it as a regular expression
         with (
             pytest.raises(InputError, match="adapter configuration"),
             svdlab.lora(four, file_of(tmp_path, trained[1], lora_adapter_metadata=held)),
