@@ -166,7 +166,8 @@ class Start:
     first: int = 0
 
     def __post_init__(self) -> None:
-        errors.whole("first", self.first)
+        if errors.whole("first", self.first) and self.latents is None:
+            raise InputError(f"first={self.first}: give the latents of that step, which the seed's noise is not.")
         for name in ("latents", "noise"):
             None if getattr(self, name) is None else tensor(name, getattr(self, name))
 

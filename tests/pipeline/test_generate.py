@@ -131,6 +131,9 @@ def test_a_batch_must_agree(pipe: Any) -> None:
             generate_batch(pipe, ["scene-1", "scene-2"], conditions, seeds)
     with pytest.raises(InputError, match="latents has shape"):
         make(pipe, start=Start([1.0], torch.zeros(1, 8, 4, 8, 8)))
+    for own in ({}, {"noise": torch.zeros(1, 8, 4, 16, 16)}):  # as noisy as the schedule's first level, not as the step's
+        with pytest.raises(InputError, match="first=1: give the latents of that step"):
+            Start(first=1, **own)
     with pytest.raises(InputError, match="ProbePipeline"):
         generate_batch(stock(pipe), ["scene-1"], [a], [0])
 
