@@ -32,15 +32,13 @@ from transformers.utils import logging as transformers_logging
 from svdlab.errors import CheckpointError, InputError, flag, kind, one_of, path, shown, takes, text, warn
 from svdlab.measure.files import hash_file, read_file, read_json
 from svdlab.measure.video import licence_line, show_licence
-from svdlab.pipeline.conditions import REPOSITORIES, file_preset, line
+from svdlab.pipeline.conditions import ABOUT, METADATA, REPOSITORIES, file_preset, line
 from svdlab.pipeline.generate import ProbePipeline, Source
 from svdlab.pipeline.memory import MODES, choose, make_small
 from svdlab.pipeline.quick import compile_blocks
 from svdlab.pipeline.single_file import NUM_FRAMES, frames_of, full_size, read_parts
 
 SHIPPED = ("organism", "organism-fixed")
-METADATA = "svdlab.json"  # a checkpoint's own facts, where they are not SVD's
-ABOUT = ("height", "width", "label", "licence", "stimuli")
 LARGEST = 2**24  # bytes of a JSON file
 FLOATS = ("F16", "BF16", "F32", "F64")
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "image_encoder": "model"}

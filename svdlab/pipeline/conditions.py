@@ -31,6 +31,8 @@ REPOSITORIES = {
     "SVD_1_1": "stabilityai/stable-video-diffusion-img2vid-xt-1-1",
 }
 SINGLE_FILES = {"svd": "SVD", "svd_xt": "SVD_XT", "svd_xt_1_1": "SVD_1_1"}  # Stability's names of one safetensors
+METADATA = "svdlab.json"  # a checkpoint's own facts, where they are not SVD's
+ABOUT = ("height", "width", "label", "licence", "stimuli")
 CONSISTENCY = "AnimateLCMSVDStochasticIterativeScheduler"  # for checkpoints distilled as AnimateLCM-SVD was
 SCHEDULERS = (  # diffusers' classes that work on SVD's noise levels, see svdlab.pipeline.samplers
     "EulerDiscreteScheduler",

@@ -8,7 +8,10 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +24,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
 from svdlab.errors import InputError
-from svdlab.pipeline.conditions import Source
+from svdlab.measure.files import write_whole
+from svdlab.pipeline.conditions import ABOUT, METADATA, Source
 from svdlab.pipeline.images import encode_pixels, vae_in_turn
 from svdlab.pipeline.sampler import Denoising, Listener
 
@@ -44,6 +48,12 @@ class ProbePipeline(StableVideoDiffusionPipeline):
         pipe = super().from_pipe(pipeline, **{"torch_dtype": pipeline.unet.dtype, **kwargs})
         pipe.source, pipe.memory = (getattr(pipeline, name, getattr(cls, name)) for name in ("source", "memory"))
         return pipe
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """As diffusers', and beside it the source's frame size, label, licence and stimuli, which `load_pipeline` reads."""
+        with write_whole(Path(save_directory, METADATA)) as part:
+            part.write_text(json.dumps({name: getattr(self.source, name) for name in ABOUT}, indent=2) + "\n")
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     @torch.no_grad()
     def __call__(

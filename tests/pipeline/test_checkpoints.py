@@ -269,6 +269,7 @@ def test_variants_and_shards_that_were_saved_load_again_and_a_snapshot_tells_its
     for folder, variant, commit in ((saved, "fp16", COMMIT), (copy, None, None)):
         again = load_pipeline(folder, revision=commit)  # as a worker reloads what was recorded
         assert (again.source.variant, again.source.revision) == (variant, commit)
+        assert (again.source.height, again.source.label) == (pipe.source.height, "random weights")
         assert all(torch.equal(a, b) for a, b in zip(again.unet.parameters(), pipe.unet.parameters(), strict=True))
 
 
