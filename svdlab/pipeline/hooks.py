@@ -298,6 +298,8 @@ def edit(pipe: ProbePipeline, where: str | Iterable[str], fn: Fn, *, steps: Any 
     the call and comes through as it is.
     """
     wanted, named = chosen_steps(steps), isinstance(where, str) and where in EDITABLE
+    if not isinstance(where, str) and (places := [name for name in where if name in EDITABLE]):
+        raise TraceError(f"{places[0]} stands alone, as in edit(pipe, {places[0]!r}, fn), not in a list: nest the blocks.")
     selected = {} if named else select_modules(pipe, where, others=EDITABLE)
 
     def hear(name: str, value: Any, run: Denoising) -> Any:

@@ -405,6 +405,9 @@ def test_what_an_edit_itself_raises_comes_through_as_it_is(pipe: Any, where: str
 def test_unusable_arguments_of_edit(pipe: Any) -> None:
     with pytest.raises(TraceError, match="denoised"), svdlab.edit(pipe, "denoise", lambda value, step: None):
         pass
+    for where in (["latents"], [TEMPORAL, "latents"]):
+        with pytest.raises(TraceError, match="latents stands alone"), svdlab.edit(pipe, where, lambda value, step: None):
+            pass
     for result in (3, torch.zeros(1)):
         with pytest.raises(TraceError, match="shape"), svdlab.edit(pipe, "cond", lambda value, step, result=result: result):
             make(pipe, num_inference_steps=1)
