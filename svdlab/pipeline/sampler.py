@@ -50,11 +50,12 @@ class Step:
 
 @dataclass(eq=False)
 class Listener:
-    """An open block: see `listen`. edits: what it changes, or ""."""
+    """A block: see `listen`. edits: what it changes, or "". open: until the block ends."""
 
     pipe: Any
     hear: Callable[[str, Any, Denoising], Any]
     edits: str = ""
+    open: bool = True
 
 
 _LISTENERS: ContextVar[tuple[Listener, ...]] = ContextVar("listeners", default=())
@@ -64,7 +65,7 @@ _RUNNING: ContextVar[Denoising | None] = ContextVar("running", default=None)
 @contextmanager
 def listen(pipe: Any, hear: Callable[[str, Any, Denoising], Any], *, edits: str = "") -> Iterator[Listener]:
     """Inside the block, `hear(name, value, run)` is called at every place of every step of this pipeline's calls, and returns
-    the value, changed or the same.
+    the value, changed or the same. A call that outlasts the block, in a copy of its context, raises TraceError.
 
     names: EDITABLE, as far as they occur, then "noise_pred" (what the scheduler is given), "pred_original_sample" (its
     estimate) and "next_latents". An exception ends the call. Edits come before mere listeners, and the edit of the inner
@@ -75,6 +76,7 @@ def listen(pipe: Any, hear: Callable[[str, Any, Denoising], Any], *, edits: str 
     try:
         yield listener
     finally:
+        listener.open = False  # for whoever goes on in a copy of the block's context
         _LISTENERS.set(tuple(other for other in _LISTENERS.get() if other is not listener))
 
 
@@ -125,6 +127,9 @@ class Denoising:
     def at(self, name: str, value: Any) -> Any:
         """The value after all who listen; the very same tensor where nobody changed it."""
         for listener in self.listeners:
+            if not listener.open:
+                what = f"svdlab.edit of {listener.edits}" if listener.edits else "svdlab.trace"
+                raise TraceError(f"the block of {what} ended before a call in a copy of its context: wait for that inside it.")
             value = listener.hear(name, value, self)
         return value
 

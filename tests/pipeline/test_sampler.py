@@ -1,5 +1,6 @@
 """The sampler: every scheduler or a clear refusal, all noise by the seed, threads apart, nothing left behind."""
 
+import contextlib
 import contextvars
 import threading
 import warnings
@@ -142,3 +143,16 @@ def test_a_block_acts_in_the_thread_that_opened_it_unless_its_context_is_taken_a
             assert bool(tr.steps) == (name == "same")
     assert torch.equal(found["other"], plain)
     assert not torch.equal(found["same"], plain) and len(tr) == 3
+
+
+@pytest.mark.parametrize("where", ["cond", TEMPORAL])
+def test_a_call_that_outlasts_its_block_is_stopped(pipe: Any, where: str) -> None:
+    """Its clip would name an edit whose hooks are gone."""
+    with contextlib.ExitStack() as block:
+        block.enter_context(svdlab.edit(pipe, where, lambda value, step: 0 * value))
+        context = contextvars.copy_context()
+        block.enter_context(svdlab.edit(pipe, "latents", lambda value, step: block.close()))
+        with pytest.raises(TraceError, match="ended before a call"):
+            make(pipe)
+    with pytest.raises(TraceError, match=r"edit of .*ended before a call"):
+        context.run(make, pipe)
