@@ -169,7 +169,8 @@ def _schedule(scheduler: Any) -> torch.Tensor:
 
 @contextmanager
 def _outputs(pipe: Any) -> Iterator[dict[str, Any]]:
-    """The last output of each module with submodules, by name, while the block runs."""
+    """The last output of each module with submodules, by name, while the block runs; of feed-forward layers the whole one,
+    also where memory="small" computes it in parts."""
     seen: dict[str, Any] = {}
     with ExitStack() as hooks:
         for part in ("unet", "vae", "image_encoder"):
@@ -177,6 +178,9 @@ def _outputs(pipe: Any) -> Iterator[dict[str, Any]]:
                 if name != part and any(module.children()):
                     keep = lambda module, args, output, name=name: seen.update({name: output})
                     hooks.callback(module.register_forward_hook(keep).remove)
+                if getattr(module, "_chunk_size", None):
+                    hooks.callback(setattr, module, "_chunk_size", module._chunk_size)
+                    module._chunk_size = None
         yield seen
 
 

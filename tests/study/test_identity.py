@@ -225,6 +225,9 @@ def test_a_fingerprint_is_the_same_on_other_threads_and_kernels(checkpoint: Path
     torch.set_num_threads(before)
     with quick_convolutions(pipe):
         assert identity.different(first, identity.fingerprint(pipe), dtype) == []
+    pipe.unet.enable_forward_chunking()  # memory="small"
+    assert identity.different(first, identity.fingerprint(pipe), dtype) == []
+    assert {m._chunk_size for m in pipe.unet.modules() if hasattr(m, "_chunk_size")} == {1}
     assert len(first) > 50 and all(np.isfinite(values).all() for values in first.values())
     assert not any(m._forward_hooks for part in (pipe.unet, pipe.vae, pipe.image_encoder) for m in part.modules())
 
