@@ -124,6 +124,7 @@ def _branch_from(pipe: ProbePipeline, trace: Trace, step: int, changes: dict[str
     flips, image = [call.start.get("flip_noise")], changes.get("image", trace.images[0])
     start = Start(call.start.get("sigmas"), kept[step], flip_noise=flips, first=step)
     own = steps_of(prepared(pipe, conditions.scheduler, conditions.num_inference_steps, start.levels()))
-    if not np.allclose([*(s.sigma for s in own), own[-1].sigma_next], trace.schedule, rtol=1e-3):
+    levels = np.array([*(s.sigma for s in own), own[-1].sigma_next])
+    if levels.shape != trace.schedule.shape or not np.allclose(levels, trace.schedule, rtol=1e-3):
         raise TraceError(f"the pipeline's {scheduler} has other noise levels than the trace: set the scheduler of that call.")
     return image, conditions, start

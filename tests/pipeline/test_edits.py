@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import EulerAncestralDiscreteScheduler
+from diffusers import EulerAncestralDiscreteScheduler, HeunDiscreteScheduler
 
 import svdlab
 from svdlab.errors import InputError, SvdlabError, TraceError
@@ -143,13 +143,11 @@ def test_what_a_branch_needs_is_said(pipe: Any, unet_calls: list[int]) -> None:
 
 
 def test_a_branch_of_another_schedulers_trace_is_refused(pipe: Any) -> None:
-    """A neighbour of case B4: its latents are of other noise levels."""
-    with svdlab.trace(pipe) as tr:
-        make(pipe)
-    own = pipe.scheduler
-    try:
-        pipe.scheduler = EulerAncestralDiscreteScheduler.from_config(own.config)
+    """A neighbour of case B4: its latents are of other noise levels, or of another number of them."""
+    own, heun = type(pipe.scheduler), HeunDiscreteScheduler
+    for kinds in ((own, EulerAncestralDiscreteScheduler), (heun, own)):
+        first, second = (beside(pipe, scheduler=kind.from_config(pipe.scheduler.config)) for kind in kinds)
+        with svdlab.trace(first) as tr:
+            make(first)
         with pytest.raises(TraceError, match="other noise levels than the trace"):
-            svdlab.branch(pipe, tr, 1)
-    finally:
-        pipe.scheduler = own
+            svdlab.branch(second, tr, 1)
