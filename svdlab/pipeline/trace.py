@@ -181,7 +181,8 @@ class Trace:
                 tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict
             if header["format"] != FORMAT:
                 raise ValueError(f"its format is not {FORMAT}")
-            steps = [Step(**{**s, "values": {}}) for s in header["steps"]]
+            levels = lambda s: (number(name, s[name]) for name in ("sigma", "sigma_next", "timestep"))
+            steps = [Step(whole("index", s["index"]), *levels(s), float(s["seconds"])) for s in header["steps"]]
             colours = tensors.pop("colours", None)
             images = {}
             for key, value in tensors.items():
@@ -190,7 +191,7 @@ class Trace:
                     images[int(name)] = open_image(value.numpy())
                 else:
                     first = next((s.values[name] for s in steps if name in s.values), value)
-                    if value.shape != first.shape or value.ndim < 1 + len(KEEP.get(name, ())):
+                    if value.shape != first.shape or value.ndim < 1 + len(KEEP.get(name, ("half",))):
                         raise ValueError(f"{name} has shape {tuple(value.shape)} at step {n}")
                     whole("batch", header["batch"], len(value), len(value))
                     steps[whole("step", int(n))].values[name] = value

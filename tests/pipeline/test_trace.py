@@ -20,6 +20,7 @@ from svdlab.pipeline.trace import KEEP, colour_map
 from tests.pipeline.making import TEMPORAL, beside, make
 
 MID = "unet.mid_block"
+STEP = {"index": 2, "sigma": 1.0, "sigma_next": 0.0, "timestep": 0.0, "seconds": 0.1}
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,8 @@ def test_shapes(full: svdlab.Trace) -> None:
             for key in ("batch", "schedule", "steps", "calls", "label")
             for wrong in (None, 3.5, [[1]], [{}], "\x1b")
         ),
-        {"steps": [{"index": 0, "sigma": 1.0, "sigma_next": 0.0, "timestep": 0.0}]},  # fewer than the file has
+        {"steps": [{**STEP, "index": 0}]},  # fewer than the file has
+        *({"steps": [{**STEP, name: wrong}] * 2} for name in ("index", "sigma", "timestep") for wrong in (None, "a", [1])),
         "[" * 100_000,
         *(torch.zeros(shape) for shape in [(2,), (2, 8, 4, 3, 3), (3, 8, 4, 16, 16)]),  # latents of one of the steps
     ],
