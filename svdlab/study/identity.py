@@ -38,7 +38,7 @@ from PIL import Image
 from svdlab.errors import InputError
 from svdlab.measure import fidelity, motion, published, video
 from svdlab.measure.files import hash_facts, plain, read_json, write_whole
-from svdlab.pipeline.sampler import steps_of
+from svdlab.pipeline.sampler import open_edits, steps_of
 from svdlab.study import ledger
 from svdlab.study.plans import COLUMNS
 from svdlab.study.weights import module_of, weights_hash
@@ -206,15 +206,23 @@ def different(one: Mapping[str, list[float]], other: Mapping[str, list[float]], 
 def check(pipe: Any, out: Path, model: dict[str, Any]) -> dict[str, list[float]]:
     """The fingerprint of a pipeline, kept in `<out>/models/` for its facts, or compared with the one that is there.
 
-    Raises InputError where they differ: the same weights and settings then compute something else than they did.
+    Raises InputError where they differ: the same weights and settings then compute something else than they did. Of what
+    `svdlab.edit` changes, the places are compared.
     """
-    path, own = out / "models" / f"{hash_facts(model)}.json", fingerprint(pipe)
+    path, own, edits = out / "models" / f"{hash_facts(model)}.json", fingerprint(pipe), list(open_edits(pipe))
     try:
-        modules = different(read_json(path, follow=False)["fingerprint"], own, model["dtype"])
+        kept = read_json(path, follow=False)
+        modules, others = different(kept["fingerprint"], own, model["dtype"]), list(kept.get("edits", edits))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or damaged
         with ledger.disk_errors(path), write_whole(path) as part:
-            part.write_text(json.dumps({"model": model, "parts": describe(pipe), "fingerprint": own}) + "\n")
+            found = {"model": model, "parts": describe(pipe), "edits": edits, "fingerprint": own}
+            part.write_text(json.dumps(found) + "\n")
         return own
+    if others != edits:
+        raise InputError(
+            f"the runs of intervention={model['intervention']!r} in {out} were made with svdlab.edit of "
+            f"{', '.join(others) or 'nothing'}, and now it is of {', '.join(edits) or 'nothing'}: give that another name."
+        )
     if modules:
         raise InputError(
             f"{', '.join(modules[:3])}: computes something else than for the runs in {out} of the same weights and settings. "

@@ -215,6 +215,19 @@ def test_one_name_for_two_changes_is_refused(small: Any, out: Path) -> None:
         sweep(small, out, intervention="dimmed")
 
 
+def test_one_name_for_two_places_that_are_edited_or_for_none_is_refused(small: Any, out: Path) -> None:
+    """A forgotten block made plain clips; with the block, the same name found them again."""
+    sweep(small, out, intervention="forgotten")
+    with svdlab.edit(small, "denoised", lambda value, step: 0.5 * value):
+        with pytest.raises(InputError, match=r"'forgotten' in .* of nothing, and now it is of denoised"):
+            sweep(small, out, intervention="forgotten")
+        sweep(small, out, intervention="half")
+    for where in ("latents", "unet.mid_block"):
+        said = pytest.raises(InputError, match=f"of denoised, and now it is of .*{where}")
+        with svdlab.edit(small, where, lambda value, step: 0.5 * value), said:
+            sweep(small, out, intervention="half")
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_fingerprint_is_the_same_on_other_threads_and_kernels(checkpoint: Path, dtype: str) -> None:
     pipe = svdlab.load_pipeline(checkpoint, device="cpu", dtype=dtype)
