@@ -117,10 +117,11 @@ class Clip:
         return self.call.conditions.playback_fps or self.call.conditions.fps
 
     def __repr__(self) -> str:
-        c = self.conditions
+        c, of = self.conditions, self.source
+        lora = f"LoRA {of.lora} at {of.lora_scale:g}" if of.lora else ""
         guided = f"guidance {c.min_guidance_scale:g} to {c.max_guidance_scale:g}"
         made = f"fps {c.fps}, bucket {c.motion_bucket_id}, noise {c.noise_aug_strength:g}, {guided}, seed {self.seed}"
-        return f"Clip({c.num_frames} frames of {c.width}x{c.height}, {made}{', ' * bool(self.label)}{self.label})"
+        return f"Clip({', '.join(filter(None, (f'{c.num_frames} frames of {c.width}x{c.height}', made, lora, of.label)))})"
 
     def _repr_html_(self) -> str:
         return video.small_html(self.frames, self.playback_fps, repr(self)) if len(self.frames) else html.escape(repr(self))

@@ -12,12 +12,12 @@ from svdlab.errors import COUNT, InputError, MissingExtraError, takes
 from svdlab.measure.failures import judge, kinds_of, place
 from svdlab.show.clips import _absent, frames_of
 from svdlab.show.figure import COLOURS, INK, LABEL, Figure, broken, draw, fitted, images, room, scaled, side_by_side
-from svdlab.show.labels import RUN, WORDS, captions
+from svdlab.show.labels import MODEL, RUN, SHAPE, WORDS, captions
 from svdlab.show.motion import HALO
 
 SHOWN, LEAST = 6, 90  # frames of a clip, each of at least so many px
 SIDES = ("left", "top", "right", "bottom")
-MADE = ("image", *RUN, "flip_noise", "num_frames", "height", "width", "guidance_curve", "guidance_interval")
+MADE = ("image", *RUN, *SHAPE, *MODEL)
 
 
 @takes(k=partial(COUNT, most=100), kinds=kinds_of, title=WORDS)

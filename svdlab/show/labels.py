@@ -25,6 +25,8 @@ NAMES = {  # column -> its name in a figure, where that is not the column's with
     "min_guidance_scale": "min. guidance",
     "max_guidance_scale": "max. guidance",
     "num_inference_steps": "steps",
+    "lora": "LoRA",
+    "lora_scale": "LoRA strength",
 }
 UNITS = {  # ending of a measure's column -> its unit
     "_px_s": "px/s",
@@ -39,6 +41,9 @@ UNITS = {  # ending of a measure's column -> its unit
 STEMS = {"object": "subject speed", "camera": "camera speed", "flow": "mean flow"}  # measures without their unit
 SOURCE = ("checkpoint", "label", "licence")
 RUN = (*SHORT, "min_guidance_scale", "max_guidance_scale", "num_inference_steps", "seed", *SOURCE)
+MODEL = ("scheduler", "lora", "lora_scale")  # which a footer names where they are not the checkpoint's own
+SHAPE = ("guidance_curve", "guidance_interval", "num_frames", "height", "width", "flip_noise")
+OWN = "EulerDiscreteScheduler"  # SVD's own sampler
 DONE = ("edited", "intervention", "started from")
 SILENT = ("__array__", "__array_interface__", "frames")  # arrays, tensors, images, videos: what they show has no source
 LONGEST = 80  # characters of a label
@@ -129,11 +134,12 @@ def captions(table: pd.DataFrame, among: pd.DataFrame | None = None) -> list[str
     ['fps 6', 'fps 12']
     """
     whole = table if among is None else among
-    columns = ["image", *(c for c in RUN if c not in SOURCE), "checkpoint"]
+    columns = ["image", *(c for c in (*RUN, *MODEL, *SHAPE) if c not in SOURCE), "checkpoint"]
     varied = [c for c in columns if c in whole and whole[c].dropna().astype(str).nunique() > 1]  # pandas 2 writes "nan"
     texts = short(whole["image"]) if "image" in varied else {}
     said = lambda c, v: texts[v] if c == "image" and v in texts else f"{SHORT.get(c, name(c))} {number(v)}"
-    known = lambda c, v: c not in (*SHORT, "seed", "checkpoint") or not (v == "" or pd.isna(v))  # of a measured file
+    named = (*SHORT, "seed", "checkpoint", "num_frames", "height", "width", "scheduler", "lora", "flip_noise")
+    known = lambda c, v: c not in named or not (v == "" or pd.isna(v))  # of a measured file
     return [", ".join(said(c, row[c]) for c in varied if known(c, row[c])) for row in table.to_dict("records")]
 
 
@@ -172,7 +178,8 @@ def about(*things: Any) -> str:
     Arrays and files say nothing about where they come from: their line is empty. Raises InputError for anything else.
     """
     runs = records(*things)
-    seen = {key: ordered(r[key] for r in runs if not pd.isna(r.get(key)) and r[key] != "") for key in (*RUN, *DONE)}
+    keys = (*RUN, *MODEL, *DONE)
+    seen = {key: ordered(r[key] for r in runs if not pd.isna(r.get(key)) and r[key] != "") for key in keys}
     seen = {key: values for key, values in seen.items() if values}
     conditions = [f"{word} {_range(seen[key])}" for key, word in SHORT.items() if key in seen]
     scales = [*seen.get("min_guidance_scale", [])[:1], *seen.get("max_guidance_scale", [])[-1:]]
@@ -181,9 +188,13 @@ def about(*things: Any) -> str:
         conditions.append(f"guidance {' to '.join(map(number, ordered([least, most])))}" if most > 1 else "no guidance")
     if steps := seen.get("num_inference_steps"):
         conditions.append(f"{_range(steps)} step{'s' * (steps != [1])}")
+    if (samplers := seen.get("scheduler", [])) != [OWN][: len(samplers)]:
+        conditions.append(", ".join(map(number, samplers)))
+    strengths = _range(seen.get("lora_scale", [1.0]))
     seeds = seen.get("seed", [])
     parts = [
         ", ".join(re.split(r"[\\/]", str(c).rstrip("\\/"))[-1] for c in seen.get("checkpoint", [])),
+        f"LoRA {', '.join(map(number, seen['lora']))} at {strengths}" if "lora" in seen else "",
         ", ".join(conditions),
         f"seed{'s' * (len(seeds) > 1)} {_range(seeds)}" if seeds else "",
         *(f"{what}: {', '.join(map(str, seen[what]))}" for what in DONE if what in seen),
@@ -203,13 +214,13 @@ def records(*things: Any) -> list[dict[str, Any]]:
         if isinstance(thing, str):
             found.append({"label": thing})
         elif isinstance(thing, pd.DataFrame):
-            cells = thing[[c for c in (*RUN, *DONE) if c in thing]]
+            cells = thing[[c for c in (*RUN, *MODEL, *DONE) if c in thing]]
             rows = cells.map(lambda v: v if pd.api.types.is_scalar(v) else str(v)).drop_duplicates().to_dict("records")
             found += [{str(key): value for key, value in row.items()} for row in rows]
         elif hasattr(thing, "call") or hasattr(thing, "calls"):  # a clip, a trace
             found += [_flat(call.asdict()) for call in (thing.calls if hasattr(thing, "calls") else [thing.call])]
         elif hasattr(thing, "checkpoint"):
-            found.append({key: getattr(thing, key, "") for key in SOURCE})
+            found.append({key: getattr(thing, key, "") for key in (*SOURCE, "lora", "lora_scale")})
         elif isinstance(thing, Mapping | Sequence):
             found += records(*(thing.values() if isinstance(thing, Mapping) else thing))
         elif not isinstance(thing, os.PathLike) and not any(hasattr(thing, word) for word in SILENT):
@@ -220,8 +231,10 @@ def records(*things: Any) -> list[dict[str, Any]]:
 def _flat(call: dict[str, Any]) -> dict[str, Any]:
     start = ", ".join(key.replace("_", " ") for key, value in (call.get("start") or {}).items() if value)
     done = (", ".join(dict.fromkeys(call.get("edits") or ())), call.get("intervention"), start)
-    source = {key: call["source"].get(key, "") for key in SOURCE}
-    return {**call["conditions"], "seed": call["seed"], **source, **dict(zip(DONE, done, strict=True))}
+    source = {key: call["source"].get(key, "") for key in (*SOURCE, "lora", "lora_scale")}
+    sampler = (call.get("sampler") or {}).get("scheduler") or call["conditions"].get("scheduler")
+    made = {**call["conditions"], "scheduler": sampler, "seed": call["seed"]}
+    return {**made, **source, **dict(zip(DONE, done, strict=True))}
 
 
 def sources(*things: Any) -> tuple[dict[str, str], ...]:

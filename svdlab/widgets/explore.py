@@ -42,7 +42,8 @@ from svdlab.widgets.panel import (
     wrapping,
 )
 
-AXES = ("checkpoint", "weights", "intervention", "image", *CONDITIONS, "seed")  # what a sweep may vary, in the order shown
+MODEL = ("checkpoint", "lora", "lora_scale")  # which have one version of the weights each, or several
+AXES = (*MODEL, "weights", "intervention", "image", *CONDITIONS, "seed")  # what a sweep may vary, in the order shown
 NO_MEASURE = (*AXES, "fps_id", "seconds_denoising", "seconds_decoding", "abstained")  # numbers, but not of a clip
 FIRST = ("object_px", "camera_px", "flow_px", "object_area", "zoom_pct", "drift_ssim_last", "drift_colour_last")
 MOST_MEASURES = 12
@@ -236,8 +237,13 @@ class Pane(ipywidgets.VBox):
         self._following = False
         run = None if self.place is None else self.panel.runs.table.iloc[self.place]
         self._mp4 = b""
+        pipe, wanted = self.panel.pipe, {**self.panel.runs.table.iloc[0], **point}
+        able = pipe is not None and wanted.get("lora_scale", 0.0) == pipe.source.lora_scale
         if run is None:
-            how = "" if self.panel.pipe is not None else " Give explore(..., pipe=pipe) to make it from here."
+            lacks = (
+                "Give explore(..., pipe=pipe) to make it from here." if pipe is None else "A sweep makes it, with its LoRA."
+            )
+            how = "" if able else f" {lacks}"
             text = f"not run: {_text(point)}.{how}"
         elif not run["preview"]:
             text = f"no video: {run.get('reason') or run.get('status')}"
@@ -249,7 +255,7 @@ class Pane(ipywidgets.VBox):
         self._alt, self.caption.value = f"Clip at {text}, looping", status(text)
         (self.caption.add_class if run is None else self.caption.remove_class)("svdlab-missing")
         running = not self.job.halt.disabled  # for a point that was left meanwhile
-        visible(self.job, running or (run is None and self.panel.pipe is not None))
+        visible(self.job, running or (run is None and able))
         self.panel.refresh(restart=True)
 
     def play(self) -> None:
@@ -298,9 +304,9 @@ class Runs:
         self.table = table.reset_index(drop=True)
         cells = {n: list(map(cell, table[n])) for n in AXES if n in table}
         cells = {n: values for n, values in cells.items() if len(set(values)) > 1}
-        versions = set(zip(cells.get("checkpoint", ()), cells.get("weights", ()), strict=False))
-        if versions and len(versions) == len(set(cells["checkpoint"])):
-            del cells["weights"]  # one version of each checkpoint: its name is enough
+        models = list(zip(*(cells[n] for n in MODEL if n in cells), strict=True))
+        if models and "weights" in cells and len(set(zip(models, cells["weights"], strict=True))) == len(set(models)):
+            del cells["weights"]  # one version of each checkpoint and LoRA: their names are enough
         self.axes = {n: ordered(values) for n, values in cells.items()}
         self._points = [{n: values[i] for n, values in cells.items()} for i in range(len(table))]
 
@@ -351,7 +357,7 @@ def _text(point: dict[str, Any]) -> str:
 
 
 def _label(value: Any) -> str:
-    return "none" if value is None else number(value).rsplit("/", 1)[-1]
+    return "none" if value in (None, "") else number(value).rsplit("/", 1)[-1]
 
 
 def _ranks(table: pd.DataFrame, measures: Sequence[str], places: Sequence[int | None]) -> str:

@@ -18,7 +18,7 @@ from svdlab import show
 from svdlab.errors import InputError, OutputError
 from svdlab.measure import video
 from svdlab.show.figure import Figure, draw, fitted, graphs, images, save, scaled
-from svdlab.show.labels import about, axis, caption, name, number, sources
+from svdlab.show.labels import about, axis, caption, captions, name, number, sources
 from svdlab.stats.effects import mean
 from tests.show.conftest import NOTE, nothing_cut, overlapping, texts
 
@@ -164,6 +164,23 @@ def test_the_footer_gives_what_was_done_to_a_call() -> None:
     edited = SimpleNamespace(call=SimpleNamespace(asdict=lambda: odd))
     done = "edited: cond · intervention: silenced · started from: flip noise, sigmas"
     assert about(edited) == f"organism · fps 7 · seed 0 · {done} · {NOTE}"
+    other = odd | dict(edits=[], start={}, intervention=None, sampler={"scheduler": "HeunDiscreteScheduler"})
+    other["source"] = odd["source"] | {"lora": "pan.safetensors", "lora_scale": 0.5}
+    made = SimpleNamespace(call=SimpleNamespace(asdict=lambda: other))
+    assert about(made) == f"organism · LoRA pan.safetensors at 0.5 · fps 7, HeunDiscreteScheduler · seed 0 · {NOTE}"
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "said"),
+    [
+        ("scheduler", ["EulerDiscreteScheduler", "HeunDiscreteScheduler"], "scheduler HeunDiscreteScheduler"),
+        ("lora_scale", [0.0, 0.5], "LoRA strength 0.5"),
+        ("num_frames", [14, 25], "num frames 25"),
+        ("height", [320, 576], "height 576"),
+    ],
+)
+def test_every_condition_tells_the_runs_of_a_table_apart(column: str, values: list[Any], said: str) -> None:
+    assert captions(pd.DataFrame({"fps": 7, "seed": 0, column: values}))[1] == said
 
 
 def test_characters_that_the_font_lacks_give_no_warning_each(tmp_path: Path) -> None:

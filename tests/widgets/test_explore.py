@@ -41,6 +41,8 @@ def test_two_versions_of_a_checkpoint_are_distinguished_and_one_is_not_an_axis()
     again = Runs(table("checkpoint weights fps", *rows, ("mine", "ccc", 7)))
     assert list(again.axes) == ["checkpoint", "weights", "fps"]
     assert again.at({"checkpoint": "other", "weights": "ccc", "fps": 7}) is None
+    strengths = [("mine", "pan.safetensors", 0.5, "aaa"), ("mine", "pan.safetensors", 1.0, "bbb")]
+    assert Runs(table("checkpoint lora lora_scale weights", *strengths)).axes == {"lora_scale": [0.5, 1]}
 
 
 def test_what_cannot_be_explored_is_refused(results: pd.DataFrame, tmp_path: Path) -> None:
