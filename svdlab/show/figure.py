@@ -287,6 +287,17 @@ def plain(ax: Axes) -> None:
         axis.label.set(fontsize=LABEL, color=INK)
 
 
+def named(axis: Any, places: Sequence[float], labels: Sequence[str], width: float) -> float:
+    """Names as the labels of an x axis of `width` px: upright where they would touch, every second or third where even those
+    would. Returns the px that they take below what a line of text takes."""
+    letter, line = 0.6 * (LABEL - 1) * DPI / 72, 1.2 * (LABEL - 1) * DPI / 72
+    longest, each = letter * max(map(len, labels), default=0), width / max(1, len(labels))
+    upright = longest > each - letter
+    every = max(1, int(np.ceil(line / each))) if upright else 1
+    axis.set_ticks(places[::every], labels[::every], rotation=90 if upright else 0)
+    return longest - line if upright else 0.0
+
+
 def draw(ax: Axes, image: np.ndarray, **kwargs: Any) -> Any:
     """An image "h w 3" in [0, 1] or a map "h w", its pixels as they are."""
     return ax.imshow(np.clip(image, 0, 1) if image.ndim == 3 else image, interpolation="none", aspect="auto", **kwargs)

@@ -12,9 +12,11 @@ from svdlab import errors
 from svdlab.errors import InputError, flag, takes, text
 from svdlab.show.figure import (
     COLOURS,
+    DPI,
     GREY,
     INK,
     LABEL,
+    LABELS,
     MARKERS,
     NARROW,
     PALE,
@@ -24,6 +26,7 @@ from svdlab.show.figure import (
     broken,
     figure,
     graphs,
+    named,
     plain,
     room,
     side_by_side,
@@ -70,14 +73,15 @@ def dose_response(
     values = [v for v in ordered(results[x].dropna()) if not numeric or abs(v) < MOST]
     places = {v: float(v if numeric else i) for i, v in enumerate(values)}  # others stand side by side
     table = results.assign(_x=results[x].map(places), _y=numbers(results[y]))
-    table["_y"] = table["_y"].where(table["_x"].notna() & (table["_y"].abs() < MOST))
+    there = table["_x"].notna() & (table[by].notna() if by else True)
+    table["_y"] = table["_y"].where(there & (table["_y"].abs() < MOST))
+    groups: list[Any] = [(v, table[table[by] == v]) for v in ordered(results[by].dropna())] if by else [(None, table)]
+    if not groups:
+        raise InputError(f"the column {by!r} is empty in {len(table)} rows: leave by= out.")
     missing = int(table["_y"].isna().sum())
     if missing == len(table):
         raise InputError(f"the column {y!r} holds no number in {len(table)} rows.")
     unit = "image" if x != "image" and "image" in table and table["image"].nunique() > 1 else "seed"
-    groups: list[Any] = [(v, table[table[by] == v]) for v in ordered(results[by].dropna())] if by else [(None, table)]
-    if not groups:
-        raise InputError(f"the column {by!r} is empty in {len(table)} rows: leave by= out.")
     if together and len(groups) > len(COLOURS):
         raise InputError(f"together=True: {by!r} has {len(groups)} values, and one graph holds {len(COLOURS)} at most.")
     columns = 1 if together else side_by_side(min(4, len(groups)), 150)
@@ -86,11 +90,12 @@ def dose_response(
         rows=1 if together else -(-len(groups) // columns),
         columns=columns,
         of=results,
-        title=title or f"{name(y).capitalize()} against {name(x)}" + (f", by {name(by)}" if by else ""),
+        title=title or f"{name(y)[:1].upper()}{name(y)[1:]} against {name(x)}" + (f", by {name(by)}" if by else ""),
     )
     for spare in axes.flat[len(groups) :]:
         spare.set_visible(False)
     tables, called = [], short(results["image"]) if "image" in (x, by) else {}
+    wide, tall = fig.size[0] / columns - 80, 0.0
     for i, (value, group) in enumerate(groups):
         ax, means = axes.flat[0 if together else i], _means(group, unit)
         look = (COLOURS[i], MARKERS[i]) if together and by else (COLOURS[0], "o")
@@ -99,13 +104,22 @@ def dose_response(
         ax.set(xlabel=axis(x) if last else "", ylabel=axis(y) if first else "")
         ax.tick_params(labelbottom=last, labelleft=first)
         if by and together:
-            ax.plot([], [], color=look[0], marker=look[1], markersize=4, label=f"{name(by)} {number(value)}")
-            ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0, frameon=False, fontsize=LABEL)
+            words = broken(f"{name(by)} {called.get(value, number(value))}", LABEL, wide - 40)  # beside its line
+            ax.plot([], [], color=look[0], marker=look[1], markersize=4, label=words)
+            keys = ax.get_legend_handles_labels()[1]
+            ncols = 2 if 0.6 * LABEL * DPI / 72 * max(map(len, keys)) < wide / 2 - 40 else 1
+            ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=ncols, borderaxespad=0, frameon=False, fontsize=LABEL)
         elif by:
-            ax.set_title(f"{name(by)} {called.get(value, number(value))}", fontsize=LABEL, loc="left", color=INK)
+            words = broken(f"{name(by)} {called.get(value, number(value))}", LABEL, wide)
+            ax.set_title(words, fontsize=LABEL, loc="left", color=INK)
+        if group["_y"].isna().all() and not together:
+            ax.text(0.5, 0.5, "no number", transform=ax.transAxes, ha="center", va="center", fontsize=LABEL, color=GREY)
         gaps = np.diff(sorted(places.values()))
-        if not len(gaps) or gaps.min() >= 0.1 * gaps.sum():  # every value can have its tick without the labels touching
-            ax.set_xticks(list(places.values()), [called.get(v, number(v)) if x == "image" else number(v) for v in places])
+        labels = [called.get(v, number(v)) if x == "image" else number(v) for v in places]
+        if not numeric:
+            tall = named(ax.xaxis, list(places.values()), labels, wide)
+        elif not len(gaps) or gaps.min() >= 0.1 * gaps.sum():  # every value can have its tick without the labels touching
+            ax.set_xticks(list(places.values()), labels)
         runs = group.dropna(subset="_y").sort_values("_x", kind="stable")
         runs = runs[[c for c in dict.fromkeys([by, x, y, "image", "seed", "run_id"]) if c in runs]].assign(_x=runs["_x"])
         tables.append(runs.merge(means.rename(columns={"mean": f"{y}_mean"}), on="_x").drop(columns="_x"))
@@ -113,6 +127,9 @@ def dose_response(
     drawn = pd.concat([table["_y"], data["low"], data["high"]])
     margin = 0.08 * (drawn.max() - drawn.min()) or max(0.1 * abs(drawn.max()), 0.1)
     axes[0, 0].set_ylim(drawn.min() - margin, drawn.max() + margin)  # the axes of a grid share it
+    if by and together:
+        tall += 16 * max(0.0, sum(key.count("\n") + 1 for key in keys) / ncols - 2)  # lines above the graph
+    fig.size = fig.size[0], fig.size[1] + tall
     notes = ["points: runs", f"band: 95 % interval of the mean over {unit}s" if data["low"].notna().any() else ""]
     return fig.finish(data, *notes, f"{missing} run{'s' * (missing > 1)} without a number left out" if missing else "")
 
@@ -124,8 +141,10 @@ def _means(group: pd.DataFrame, unit: str) -> pd.DataFrame:
         units = here.groupby(unit)["_y"].mean() if unit in here else here["_y"]
         found = mean_interval(units.to_numpy()) if len(units) >= FEWEST else None
         low, high = (found.low, found.high) if found else (np.nan, np.nan)
-        rows.append({"mean": here["_y"].mean(), "low": low, "high": high, "runs": len(here), "_x": place})
-    return pd.DataFrame(rows, columns=["mean", "low", "high", "runs", "_x"])
+        rows.append({"mean": units.mean(), "low": low, "high": high, "runs": len(here), "_x": place})
+    return pd.DataFrame(rows, columns=["mean", "low", "high", "runs", "_x"]).astype(
+        dict.fromkeys(("mean", "low", "high", "_x"), float)
+    )
 
 
 def _curve(ax: Axes, group: pd.DataFrame, means: pd.DataFrame, colour: str, marker: str, *, numeric: bool, own: bool) -> None:
@@ -184,10 +203,12 @@ def heat(
         low, high = centre - reach, centre + reach
     colours = "viridis" if centre is None else "RdBu_r"
     drawn = ax.imshow(values, interpolation="none", aspect="auto", cmap=colours, vmin=low, vmax=high)
-    for set_ticks, labels in ((ax.set_xticks, table.columns), (ax.set_yticks, table.index)):
-        every = -(-len(labels) // TICKS)
-        shown = [number(round(v, 3) if isinstance(v, (float, np.floating)) else v) for v in labels[::every]]
-        set_ticks(range(0, len(labels), every), shown)
+    places, texts = zip(*(_ticks(labels) for labels in (table.columns, table.index)), strict=True)
+    beside = [broken(text, LABEL - 1, LABELS * room()) for text in texts[1]]
+    ax.set_yticks(places[1], beside)
+    taken = 0.6 * (LABEL - 1) * DPI / 72 * max(len(line) for text in beside for line in text.split("\n"))
+    wide = max(fig.size[0], min(room(), fig.size[0] + taken - 60))
+    fig.size = wide, fig.size[1] + named(ax.xaxis, places[0], texts[0], wide - taken - 140)
     ax.set(xlabel=columns, ylabel=rows)
     ax.spines[:].set_visible(False)
     ax.tick_params(length=0)
@@ -197,12 +218,19 @@ def heat(
             text = "0" if abs(value) < 0.005 * np.nanmax(np.abs(values)) else f"{value:.2g}"
             ax.text(c, r, text, ha="center", va="center", fontsize=SMALL + 1, color="#111111" if light else "white")
     bar = fig.colorbar(drawn, ax=ax, fraction=0.04, pad=0.02)
-    bar.set_label(key, fontsize=LABEL, color=INK)
+    bar.set_label(broken(key, LABEL, size[1]), fontsize=LABEL, color=INK)
     bar.ax.tick_params(labelsize=LABEL - 1, length=2)
     bar.outline.set_visible(False)
     data = table.copy()
     data.insert(0, rows or table.index.name or "index", list(table.index), allow_duplicates=True)
     return fig.finish(data.reset_index(drop=True))
+
+
+def _ticks(labels: Any) -> tuple[range, list[str]]:
+    """Places and names of the ticks of a side, TICKS at most."""
+    every = -(-len(labels) // TICKS)
+    shown = [number(round(v, 3) if isinstance(v, (float, np.floating)) else v) for v in labels[::every]]
+    return range(0, len(labels), every), shown
 
 
 @takes(by=text, standardised=flag, title=WORDS)

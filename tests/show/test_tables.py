@@ -10,7 +10,7 @@ from svdlab import show
 from svdlab.errors import InputError
 from svdlab.stats import effects as ef
 from svdlab.stats.intervals import mean_interval
-from tests.show.conftest import NOTE
+from tests.show.conftest import NOTE, nothing_cut, overlapping
 
 BUCKETS = dict(x="motion_bucket_id", y="object_px")
 
@@ -63,6 +63,53 @@ def test_categories_stand_side_by_side_without_a_line(results: pd.DataFrame) -> 
     wide = lambda f: [line for line in f.axes[0].lines if line.get_linewidth() == 1.8 and line.get_linestyle() == "-"]
     assert not wide(fig) and wide(show.dose_response(results, x="fps", y="object_px"))
     assert fig.data["low"].notna().all() and "over seeds" in fig.footer  # one image at a place: seeds are what varies there
+
+
+NAMES = [f"EDMDPMSolverMultistepScheduler-{i}" for i in range(4)]
+
+
+def long_names(kind: str) -> Any:
+    """Figures of a table whose values have long names, as samplers and files have."""
+    table = pd.DataFrame({"scheduler": NAMES * 4, "fps": np.repeat(range(4), 4), "seed": 0, "flow_px": np.arange(16.0)})
+    image = table.assign(
+        image=[f"photos/{n} with a name of many words, as cameras and people write them.png" for n in NAMES * 4]
+    )
+    match kind:
+        case "category":
+            return show.dose_response(table, x="scheduler", y="flow_px")
+        case "panels":
+            return show.dose_response(image, x="fps", y="flow_px", by="image")
+        case "together":
+            return show.dose_response(table, x="fps", y="flow_px", by="scheduler", together=True)
+    return show.heat(table.pivot_table(index="fps", columns="scheduler", values="flow_px"), title="t", key="px/frame")
+
+
+@pytest.mark.parametrize("kind", ["category", "panels", "together", "heat"])
+@pytest.mark.filterwarnings("error:constrained_layout not applied")
+def test_long_names_neither_touch_nor_leave_the_figure(kind: str) -> None:
+    with show.for_paper(3.3):
+        narrow = long_names(kind)
+    for fig in (long_names(kind), narrow):
+        assert nothing_cut(fig) and not [pair for pair in overlapping(fig) if "Scheduler-" in pair[0] + pair[1]]
+
+
+def test_many_categories_keep_their_names() -> None:
+    table = pd.DataFrame({"image": [f"scene-{i}" for i in range(20)], "flow_px": np.arange(20.0)})
+    ticks = [t.get_text() for t in show.dose_response(table, x="image", y="flow_px").axes[0].get_xticklabels()]
+    assert sorted(ticks) == sorted(table["image"])
+
+
+def test_a_group_without_a_number_is_an_empty_graph(results: pd.DataFrame) -> None:
+    fig = show.dose_response(results.assign(object_px=results.object_px.where(results.fps > 6)), **BUCKETS, by="fps")
+    assert [t.get_text() for t in fig.axes[0].texts] == ["no number"] and "20 runs without a number left out" in fig.footer
+
+
+def test_the_mean_is_that_of_the_units_which_the_interval_is_of() -> None:
+    rows = [("a", 0.0)] * 8 + [("b", 3.0), ("c", 6.0)]
+    fig = show.dose_response(
+        pd.DataFrame(rows, columns=["image", "flow_px"]).assign(fps=7, seed=range(10)), x="fps", y="flow_px"
+    )
+    assert fig.data["flow_px_mean"].unique() == [3.0] and fig.data[["low", "high"]].mean(axis=1).unique() == [pytest.approx(3)]
 
 
 def test_a_heat_map_writes_its_numbers_and_leaves_what_is_missing_blank() -> None:
