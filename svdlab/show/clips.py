@@ -34,6 +34,7 @@ from svdlab.show.figure import (
     facts_of,
     fitted,
     images,
+    placed,
     room,
     scaled,
     side_by_side,
@@ -189,20 +190,24 @@ def sheet(
 
     results: the table that `svdlab.sweep` returns, narrowed to one run a cell (of several, the first is shown).
     frame: number in each clip, negative from the end. note: a column whose value stands under each image.
-    clips: in the table's order, instead of the ones on disk. A condition that was not run, or failed, is a blank cell
-    that says so. Raises InputError for a column that the table lacks, or where no run has frames.
+    clips: in the table's order, instead of the ones on disk; those of several sizes keep their shapes. A condition that was
+    not run, or failed, is a blank cell that says so. Raises InputError for a column that the table lacks, or where no run has
+    frames.
     """
     errors.columns("results", results, rows, columns, *filter(None, (note, "frames" if clips is None else None)))
-    down, across = ordered(results[rows]), ordered(results[columns])
-    table = results.assign(_at=range(len(results))).drop_duplicates([rows, columns])
+    known = results.assign(_at=range(len(results))).dropna(subset=[rows, columns])
+    down, across, table = ordered(known[rows]), ordered(known[columns]), known.drop_duplicates([rows, columns])
     sources = errors.several("clips", results["frames"] if clips is None else clips, lambda _, clip: clip)
     if len(sources) != len(results):
         raise InputError(f"{len(sources)} clips for {len(results)} rows: give one for each, in the table's order.")
     arrays = {i: None if _absent(sources[i]) else frames_of(sources[i]) for i in table["_at"]}
-    shape = next((a.shape[1:] for a in arrays.values() if a is not None), None)
-    if shape is None:
+    shapes = [a.shape[1:] for a in arrays.values() if a is not None]
+    if table.empty:
+        raise InputError(f"no row has a value of both {rows!r} and {columns!r}.")
+    if not shapes:
         said = f": their status is {', '.join(map(str, table['status'].unique()))}" if "status" in table else ""
         raise InputError(f"none of the {len(table)} runs has frames{said}.")
+    shape = tuple(map(max, zip(*shapes, strict=True)))
     labels, above = (
         [(short(v) if c == "image" else {}).get(w, number(w)) for w in v] for c, v in ((rows, down), (columns, across))
     )
@@ -225,13 +230,17 @@ def sheet(
             text = "not run" if hit.empty else "failed"
             ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=LABEL, color=GREY)
             continue
-        draw(ax, scaled(array[chosen(frame, len(array), 1, "frame")[0]], size))
+        image = array[chosen(frame, len(array), 1, "frame")[0]]
+        draw(ax, scaled(image, size) if image.shape == shape else placed(image, size)[0])
         if note:
             value = hit[note].iloc[0]
-            ax.set_xlabel("no value" if pd.isna(value) else number(value), fontsize=LABEL - 1, color=INK, labelpad=2)
+            words = "no value" if pd.isna(value) else broken(number(value), LABEL - 1, size[1])
+            ax.set_xlabel(words, fontsize=LABEL - 1, color=INK, labelpad=2)
         shown.append(hit)
     kept = [c for c in dict.fromkeys([rows, columns, note, "seed", "run_id"]) if c in results.columns]
-    return fig.finish(pd.concat(shown)[kept], "first of several runs per cell" if len(table) < len(results) else "")
+    lacking = " or ".join(name(c) for c in dict.fromkeys((rows, columns)) if results[c].isna().any())
+    lost = f"{len(results) - len(known)} without {lacking} left out" if lacking else ""
+    return fig.finish(pd.concat(shown)[kept], "first of several runs per cell" if len(table) < len(known) else "", lost)
 
 
 def named(clips: Any, labels: Sequence[str] | None = None) -> tuple[list[np.ndarray], list[str], list[Any]]:

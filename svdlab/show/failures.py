@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from svdlab.errors import COUNT, InputError, MissingExtraError, takes
 from svdlab.measure.failures import judge, kinds_of, place
 from svdlab.show.clips import _absent, frames_of
-from svdlab.show.figure import COLOURS, INK, LABEL, Figure, broken, draw, fitted, images, room, scaled, side_by_side
+from svdlab.show.figure import COLOURS, INK, LABEL, Figure, broken, draw, fitted, images, placed, room, side_by_side
 from svdlab.show.labels import MODEL, RUN, SHAPE, WORDS, captions
 from svdlab.show.motion import HALO
 
@@ -78,13 +78,7 @@ def _place(kind: str, frames: np.ndarray) -> Any:
 
 def _frame(ax: Any, image: np.ndarray, size: tuple[int, int], t: int, *, marked: bool, box: Any) -> None:
     """One frame in the middle of an axes of that size; the clips of a folder may differ in theirs."""
-    h, w = image.shape[:2]
-    by = min(size[0] / h, size[1] / w)
-    by = int(by) if by >= 1 else by
-    image = scaled(image, (max(1, round(h * by)), max(1, round(w * by))))
-    down, across = ((s - n) // 2 for s, n in zip(size, image.shape, strict=False))
-    board = np.ones((*size, 3), np.float32)
-    board[down : down + image.shape[0], across : across + image.shape[1]] = image
+    board, by, (down, across) = placed(image, size)
     draw(ax, board)
     ax.set_xlabel(f"frame {t}", fontsize=LABEL - 1, color=COLOURS[1] if marked else INK, labelpad=2)
     if marked:

@@ -260,9 +260,9 @@ def images(
     for ax in fig.grid.flat:
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
-    for ax, label in zip(fig.grid[0], column_labels, strict=True):
-        above = broken(label, LABEL, size[1] + GAP)
-        ax.set_title("\n" * bool(column_title) + above, fontsize=LABEL, color=INK, pad=3)
+    above = [broken(label, LABEL, size[1] + GAP) for label in column_labels]
+    for ax, label in zip(fig.grid[0], above, strict=True):
+        ax.set_title("\n" * bool(column_title) + label, fontsize=LABEL, color=INK, pad=3)
     for ax, label in zip(fig.grid[:, 0], row_labels, strict=True):
         ax.set_ylabel(
             broken(label, LABEL, min(BESIDE, LABELS * room())), fontsize=LABEL, color=INK, rotation=0, ha="right", va="center"
@@ -270,10 +270,9 @@ def images(
     words = dict(xycoords="axes fraction", textcoords="offset points", fontsize=LABEL, color=INK, annotation_clip=False)
     fig.grid[0, 0].annotate(row_title, (0, 1), xytext=(-4, 3), ha="right", **words)
     middle = 0.5 if len(column_labels) % 2 else 1 + GAP / size[1] / 2
-    above = fig.grid[0, (len(column_labels) - 1) // 2].annotate(
-        column_title, (middle, 1), xytext=(0, 15), ha="center", **words
-    )
-    above.set_in_layout(False)  # it stands over several columns, in the line that their titles leave free
+    up = 15 + 1.2 * LABEL * max(label.count("\n") for label in above)
+    over = fig.grid[0, (len(column_labels) - 1) // 2].annotate(column_title, (middle, 1), xytext=(0, up), ha="center", **words)
+    over.set_in_layout(False)  # it stands over several columns, in the line that their titles leave free
     return fig, fig.grid
 
 
@@ -322,6 +321,18 @@ def scaled(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if size[1] < w:
         return cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
     return image.repeat(size[0] // h, axis=0).repeat(size[1] // w, axis=1)
+
+
+def placed(image: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, float, tuple[int, int]]:
+    """An image of any shape in the middle of a white board of `size` (height, width); its scale and corner (down, across)."""
+    h, w = image.shape[:2]
+    by = min(size[0] / h, size[1] / w)
+    by = int(by) if by >= 1 else by
+    image = scaled(image, (max(1, round(h * by)), max(1, round(w * by))))
+    down, across = ((s - n) // 2 for s, n in zip(size, image.shape, strict=False))
+    board = np.ones((*size, 3), np.float32)
+    board[down : down + image.shape[0], across : across + image.shape[1]] = image
+    return board, by, (down, across)
 
 
 def chosen(asked: Any, count: int, most: int, what: str) -> list[int]:

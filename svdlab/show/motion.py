@@ -156,9 +156,11 @@ def camera_path(clip: Any, *, title: str = "") -> Figure:
 
     >>> show.camera_path(clip)
 
-    The camera's own motion: it goes right where the image goes left.
+    The camera's own motion: it goes right where the image goes left. Pairs that could not be measured count as no motion, and
+    the footer says how many.
     """
-    path = motion.camera_path(motion.measure(frames_of(clip)))
+    pairs = motion.measure(frames_of(clip))
+    path, unknown = motion.camera_path(pairs), int(pairs["abstained"].sum())
     columns = side_by_side(3, 250)
     fig, grid = graphs(
         rows=3 // columns, columns=columns, size=(280, 250), of=made_by(clip), title=title or "Path of the camera", share=False
@@ -186,7 +188,8 @@ def camera_path(clip: Any, *, title: str = "") -> Figure:
     for at, text in ends:
         where = dict(xytext=(0, -13 if at is start else 7), textcoords="offset points", ha="center")
         track.annotate(text, tuple(at), fontsize=SMALL + 1, path_effects=HALO, **where)
-    return fig.finish(path.reset_index())
+    lost = f"{unknown} of {len(pairs)} frame pairs could not be measured: drawn as no motion" if unknown else ""
+    return fig.finish(path.reset_index(), lost)
 
 
 @takes(field=FLOW, fastest=POSITIVE)

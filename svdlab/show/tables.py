@@ -292,7 +292,10 @@ def forest_on(fig: Any, table: pd.DataFrame, *, by: str = "unit", standardised: 
             "standard deviations" if standardised else ", ".join(sorted("%" if u == "share" else cut(u) for u in units))
         )
         ax.set_title("" if by == "unit" else number(which), fontsize=LABEL, loc="left", color=INK)
-    notes = [f"{look[3]}: {verdict}" for verdict, look in LOOKS.items() if verdict in set(table["verdict"])]
+    beyond = (ends["value"].abs() > REACH) & standardised
+    drawn = set(table["verdict"][~beyond])
+    notes = [f"{look[3]}: {verdict}" for verdict, look in LOOKS.items() if verdict in drawn]
+    notes += [f"arrow: {verdict}, beyond the axis" for verdict in LOOKS if verdict in set(table["verdict"][beyond])]
     if np.isfinite(table["low"]).any():
         notes.insert(0, f"line: {', '.join(f'{100 * (1 - a):g}' for a in table['alpha'].unique())} % interval")
     return [*notes, *(["grey band: margin"] if np.isfinite(table["margin"]).any() else [])]

@@ -18,7 +18,7 @@ from svdlab.errors import InputError, TraceError
 from svdlab.measure import video
 from svdlab.show.clips import as_colours
 from svdlab.show.figure import scaled
-from tests.show.conftest import NOTE, drawn_in, pixels, texts
+from tests.show.conftest import NOTE, drawn_in, nothing_cut, overlapping, pixels, texts
 
 
 def test_small_images_grow_by_whole_factors_unsmoothed(clip: Any) -> None:
@@ -53,6 +53,28 @@ def test_a_sheet_orders_by_number_and_marks_what_is_missing(results: pd.DataFram
     for wrong in (dict(rows="speed"), dict(frame=9)):
         with pytest.raises(InputError, match=r"speed|frame 9"):
             show.sheet(one, **{**dict(rows="motion_bucket_id", columns="fps", clips=clips), **wrong})
+
+
+def test_a_sheet_keeps_the_shapes_of_its_clips_and_counts_rows_without_a_place(results: pd.DataFrame) -> None:
+    one = results[(results.seed == 0) & (results.motion_bucket_id == 10)].assign(fps=[6.0, 12.0, np.nan])
+    wide, square = np.zeros((2, 32, 64, 3), np.float32), np.zeros((2, 64, 64, 3), np.float32)
+    fig = show.sheet(one, rows="motion_bucket_id", columns="fps", clips=[wide, square, square])
+    assert (drawn_in(fig, fig.axes[0]).mean((1, 2)) < 10).mean() == 0.5 and (drawn_in(fig, fig.axes[1]) == 0).all()
+    assert "nan" not in texts(fig) and "1 without fps left out" in fig.footer
+    with pytest.raises(InputError, match="no row has a value of both 'motion_bucket_id' and 'fps'"):
+        show.sheet(one[2:], rows="motion_bucket_id", columns="fps", clips=[square])
+
+
+def test_long_names_and_notes_of_a_sheet_stay_apart(results: pd.DataFrame) -> None:
+    one = results[(results.seed == 0) & (results.motion_bucket_id == 10)]
+    one = one.assign(image=[f"a name of {n} words, as cameras and people write them.png" for n in ("many", "more", "other")])
+    clips = [np.zeros((2, 32, 32, 3), np.float32)] * 3
+    fig = show.sheet(
+        one.assign(reason="what went wrong in this clip, in words"), rows="fps", columns="image", note="reason", clips=clips
+    )
+    assert nothing_cut(fig) and [pair for pair in overlapping(fig) if "image" not in pair] == []
+    above = next(t for t in fig.axes[1].texts if t.get_text() == "image").get_window_extent()
+    assert above.y0 > max(t.get_window_extent().y1 for t in [fig.axes[1].title]) - 16  # in the line that is left free
 
 
 def test_a_sheet_reads_the_clips_of_a_sweep(results: pd.DataFrame, tmp_path: Path) -> None:

@@ -78,7 +78,12 @@ def test_graphs_of_a_known_pan(pan: world.Scenes, clip: Any) -> None:
 
 def test_a_graph_of_speed_marks_what_could_not_be_measured(clip: Any) -> None:
     assert "could not be measured" not in show.stepwise(clip).footer
-    assert "could not be measured" in show.stepwise(np.full((3, 32, 32, 3), 0.5, np.float32)).footer  # flat ground
+    flat = np.full((3, 32, 32, 3), 0.5, np.float32)
+    assert "could not be measured" in show.stepwise(flat).footer
+    assert (
+        "2 of 2 frame pairs could not be measured" in show.camera_path(flat).footer
+        and not show.camera_path(clip.frames).footer
+    )
 
 
 def test_a_slice_is_the_images_own_row(clip: Any) -> None:

@@ -167,6 +167,8 @@ def test_margins_are_bands_and_what_lies_beyond_the_axis_is_an_arrow() -> None:
     for standardised in (False, True):
         markers = {line.get_marker() for line in panels(show.forest([far], standardised=standardised))[0].lines}
         assert (">" in markers) == standardised
+        footer = show.forest([far], standardised=standardised).footer
+        assert ("arrow: effect, beyond the axis" in footer) == standardised and ("square" in footer) != standardised
 
 
 def test_the_footer_claims_what_is_drawn_and_nothing_else() -> None:
