@@ -181,8 +181,9 @@ class Trace:
                 tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a dict
             if header["format"] != FORMAT:
                 raise ValueError(f"its format is not {FORMAT}")
-            levels = lambda s: (number(name, s[name]) for name in ("sigma", "sigma_next", "timestep"))
-            steps = [Step(whole("index", s["index"]), *levels(s), float(s["seconds"])) for s in header["steps"]]
+            checks: dict[str, Any] = {"index": whole, **dict.fromkeys(("sigma", "sigma_next", "timestep"), number)}
+            checks["seconds"] = lambda _, value: float(value)  # NaN where nobody looked at a clock
+            steps = [Step(**{name: check(name, s[name]) for name, check in checks.items()}) for s in header["steps"]]
             colours = tensors.pop("colours", None)
             images = {}
             for key, value in tensors.items():

@@ -268,7 +268,7 @@ def ratio(key: str, what: str, table: pd.DataFrame, column: str | None = None, *
     means = values.mean(axis=1).clip(lower=1e-6)
     near = values.sub(means, axis=0).div(means, axis=0)  # a seed's deviation, as a logarithm to first order
     logs = _judged(blank, near.sub(near.mean(axis=1), axis=0).add(np.log(means), axis=0), intervals.mean_interval)
-    own = {name: math.exp(getattr(logs, name)) for name in ("value", "low", "high")}
+    own: dict[str, Any] = {name: math.exp(getattr(logs, name)) for name in ("value", "low", "high")}
     return replace(logs, margin=margin, sd=float(means.std()), **own)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -114,7 +115,8 @@ def variance_shares(table: pd.DataFrame, measure: str, factors: Sequence[str]) -
     if len(factors) not in (2, 3) or measure in factors:
         raise InputError(f"got {len(factors)} factors ({', '.join(factors)}): two or three, the measure not among them.")
     cells = numbers(table[measure]).groupby([table[f] for f in factors], sort=True).mean()
-    levels = cells.index.remove_unused_levels().levels
+    index: Any = cells.index
+    levels = index.remove_unused_levels().levels
     array = cells.reindex(pd.MultiIndex.from_product(levels)).to_numpy(np.float64).reshape([*map(len, levels)])
     gaps = int((~np.isfinite(array)).sum())
     if min(array.shape) < 2 or gaps:

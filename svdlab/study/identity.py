@@ -41,11 +41,9 @@ from svdlab.measure.files import hash_facts, plain, read_json, write_whole
 from svdlab.pipeline.sampler import open_edits, steps_of
 from svdlab.study import ledger
 from svdlab.study.plans import COLUMNS
-from svdlab.study.weights import module_of, weights_hash
+from svdlab.study.weights import describe, module_of, weights_hash
 
 FORMAT = 2  # of run.json and of the ids
-PARTS = ("unet", "vae", "image_encoder", "feature_extractor", "scheduler", "video_processor")
-RECORDS = ("transformers_version", "architectures", "dtype", "torch_dtype")  # of a config: where it came from
 PROJECTIONS = 8
 LOW, HIGH = 0.0, 1.6  # log(sigma) / 4, SVD's timestep: sigma 1 and 600
 TOLERANCE, HALF_TOLERANCE = 5e-3, 5e-2  # of a fingerprint's norm: other machines, threads and TF32 stay below it
@@ -75,35 +73,6 @@ def facts(pipe: Any, intervention: str | None = None) -> dict[str, Any]:
         "intervention": intervention,
         "format": FORMAT,
     }
-
-
-def describe(pipe: Any) -> dict[str, Any]:
-    """Class and config of each part, with a hash of its modules' settings."""
-    described: dict[str, Any] = {}
-    for name in PARTS:
-        part = module_of(pipe, name)
-        config = part if hasattr(part, "to_dict") else getattr(part, "config", {})
-        config = config.to_dict() if hasattr(config, "to_dict") else config
-        own = {key: plain(value) for key, value in config.items() if key[0] != "_" and key not in RECORDS}
-        described[name] = {"class": _class(part), "config": own}
-        if isinstance(part, torch.nn.Module):
-            described[name]["modules"] = hash_facts({key: _settings(module) for key, module in part.named_modules()})
-    return described
-
-
-def _class(thing: Any) -> str:
-    return f"{type(thing).__module__}.{type(thing).__qualname__}"
-
-
-def _settings(module: torch.nn.Module) -> list[Any]:
-    """What a module computes with beside its tensors: plain attributes, its own and its attention processor's, and which
-    adapters of peft are at work (their `scaling` is an attribute)."""
-    found: list[Any] = [getattr(module, name, None) for name in ("active_adapters", "disable_adapters", "merged_adapters")]
-    kinds = (bool, int, float, str, tuple, dict, type(None))
-    for thing in (module, getattr(module, "processor", None)):
-        own = {k: v for k, v in getattr(thing, "__dict__", {}).items() if k[0] != "_" and isinstance(v, kinds)}
-        found += [_class(thing), {k: plain(v) for k, v in own.items() if k not in ("training", "name_or_path")}]
-    return found
 
 
 # --- its behaviour ----------------------------------------------------------------------------------------------------

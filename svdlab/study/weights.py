@@ -1,4 +1,4 @@
-"""The hash of all weights as they are in memory, quantised ones too.
+"""What the parts of a pipeline are in memory: a hash of all weights, quantised ones too, and their classes and settings.
 
 >>> len(weights_hash(pipe))
 64
@@ -15,6 +15,10 @@ from typing import Any
 
 import torch
 
+from svdlab.measure.files import hash_facts, plain
+
+PARTS = ("unet", "vae", "image_encoder", "feature_extractor", "scheduler", "video_processor")
+RECORDS = ("transformers_version", "architectures", "dtype", "torch_dtype")  # of a config: where it came from
 THREADS = 16
 FEW = 2**26  # bytes up to which handing tensors to threads costs more than it saves
 
@@ -38,6 +42,35 @@ def module_of(pipe: Any, name: str) -> Any:
     """A part of a pipeline; a compiled one has the ids of the plain one."""
     part = getattr(pipe, name)
     return getattr(part, "_orig_mod", part)
+
+
+def describe(pipe: Any) -> dict[str, Any]:
+    """Class and config of each part, with a hash of its modules' settings."""
+    described: dict[str, Any] = {}
+    for name in PARTS:
+        part = module_of(pipe, name)
+        config = part if hasattr(part, "to_dict") else getattr(part, "config", {})
+        config = config.to_dict() if hasattr(config, "to_dict") else config
+        own = {key: plain(value) for key, value in config.items() if key[0] != "_" and key not in RECORDS}
+        described[name] = {"class": _class(part), "config": own}
+        if isinstance(part, torch.nn.Module):
+            described[name]["modules"] = hash_facts({key: _settings(module) for key, module in part.named_modules()})
+    return described
+
+
+def _class(thing: Any) -> str:
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
+
+
+def _settings(module: torch.nn.Module) -> list[Any]:
+    """What a module computes with beside its tensors: plain attributes, its own and its attention processor's, and which
+    adapters of peft are at work (their `scaling` is an attribute)."""
+    found: list[Any] = [getattr(module, name, None) for name in ("active_adapters", "disable_adapters", "merged_adapters")]
+    kinds = (bool, int, float, str, tuple, dict, type(None))
+    for thing in (module, getattr(module, "processor", None)):
+        own = {k: v for k, v in getattr(thing, "__dict__", {}).items() if k[0] != "_" and isinstance(v, kinds)}
+        found += [_class(thing), {k: plain(v) for k, v in own.items() if k not in ("training", "name_or_path")}]
+    return found
 
 
 def _state(module: torch.nn.Module) -> dict[str, Any]:
