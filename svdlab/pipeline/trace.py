@@ -147,7 +147,7 @@ class Trace:
         for axis, (what, chosen) in enumerate([("steps", steps), ("frames", frames)]):
             if chosen is not None:
                 position = partial(whole, most=latents.shape[axis] - 1)
-                latents = latents.index_select(axis, torch.tensor(several(what, chosen, position)))
+                latents = latents.index_select(axis, torch.tensor(several(what, chosen, position), device="cpu"))
         chunk = (self.calls[0].conditions.decode_chunk_size if self.calls else None) or latents.shape[1]
         return np.stack([decode_latents(pipe, z, chunk) for z in latents])
 

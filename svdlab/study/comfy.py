@@ -89,7 +89,8 @@ class Settings:
         if noise:
             assert c.num_frames and c.height and c.width  # a node has them
             drawn = torch.Generator().manual_seed(self.seed)
-            row["start_noise"] = torch.randn(c.num_frames, 4, c.height // 8, c.width // 8, generator=drawn)
+            shape = c.num_frames, 4, c.height // 8, c.width // 8
+            row["start_noise"] = torch.randn(shape, generator=drawn, device="cpu")
         return plans.as_plan([row])
 
 

@@ -92,7 +92,7 @@ def fingerprint(pipe: Any) -> dict[str, list[float]]:
     draw = torch.Generator().manual_seed(0)
 
     def noise(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=draw).to(device, dtype)
+        return torch.randn(shape, generator=draw, device="cpu").to(device, dtype)
 
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8))
     ids = torch.tensor([[6.0, 127.0, 0.02]] * 2).to(device, dtype)
@@ -157,7 +157,7 @@ def _projected(output: Any) -> list[float]:
     while not isinstance(output, torch.Tensor):
         output = output[0]
     flat = torch.nan_to_num(output.detach().float().cpu().flatten(), nan=1e4, posinf=1e4, neginf=-1e4).double()
-    axes = torch.randn(PROJECTIONS, len(flat), generator=torch.Generator().manual_seed(0)).double()
+    axes = torch.randn(PROJECTIONS, len(flat), generator=torch.Generator().manual_seed(0), device="cpu").double()
     return [float(v) for v in axes @ flat / len(flat) ** 0.5]
 
 

@@ -65,7 +65,7 @@ def estimates(
     but for its strength. conditions, changes: as in `svdlab.generate`.
     """
     clip, image = encode(pipe, video), as_frames(video, least=2)[0]
-    noise = torch.randn(clip.shape, generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn(clip.shape, generator=torch.Generator().manual_seed(seed), device="cpu")
     how = dict(seed=seed, **changes)
     return [generate(pipe, image, conditions, sigmas=[sigma], latents=clip + sigma * noise, **how) for sigma in sigmas]
 

@@ -32,7 +32,7 @@ def unit_noise(pipe: ProbePipeline, seeds: Sequence[int], **changes: int) -> tor
     c, side = resolve(pipe, Conditions().replace(**changes)), pipe.vae_scale_factor
     assert c.num_frames and c.height and c.width  # resolved
     shape = (c.num_frames, pipe.unet.config.in_channels // 2, c.height // side, c.width // side)
-    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s)) for s in seeds])
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(s), device="cpu") for s in seeds])
 
 
 @takes(low=tensor, high=tensor, cutoff=CUTOFF)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableVideoDiffusionPipeline
+from torch.overrides import TorchFunctionMode
 
 import svdlab
 from svdlab.errors import BrokenClipError, InputError, OutOfMemoryError
@@ -15,6 +16,7 @@ from svdlab.organism import world
 from svdlab.pipeline import sampler as schedule
 from svdlab.pipeline.generate import Start, generate_batch
 from svdlab.pipeline.images import decode_latents, encode, encode_pixels
+from svdlab.study import identity
 from tests.pipeline.making import beside, close, make
 
 STEPS = 2
@@ -102,6 +104,22 @@ def test_image_noise_is_drawn_before_the_latents_always(pipe: Any, picture: Any)
     for latents in first:
         assert torch.equal(latents, first[0])
         assert torch.allclose(latents, noise * (700**2 + 1) ** 0.5)
+
+
+class OnAnother(TorchFunctionMode):
+    """torch.set_default_device("cuda"), as far as a CPU shows it: noise without a device of its own is refused."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        assert function is not torch.randn or kwargs.get("device"), "Expected a 'cuda' device type for generator"
+        return function(*args, **kwargs)
+
+
+def test_another_default_device_leaves_the_noise_on_the_cpu(pipe: Any) -> None:
+    plain = make(pipe)
+    with OnAnother():
+        assert torch.equal(make(pipe).latents, plain.latents)
+        identity.fingerprint(pipe)
 
 
 def test_levels_of_ones_own_and_a_start_from_less_noise(pipe: Any) -> None:
