@@ -177,7 +177,13 @@ class Denoising:
         for self.turn, (sample, embeddings, ids) in enumerate(parts):
             given = dict(encoder_hidden_states=embeddings, added_time_ids=ids, return_dict=False)
             self.at_once = len(sample) // len(self.latents)
-            outputs.append(self.pipe.unet(sample, t, **given)[0])
+            try:
+                outputs.append(self.pipe.unet(sample, t, **given)[0])
+            except RuntimeError as error:
+                if sample.dtype == self.pipe.unet.dtype or "type" not in str(error):
+                    raise
+                parts = f"the UNet in {self.pipe.unet.dtype}, what image encoder and VAE give in {sample.dtype}"
+                raise InputError(f"{parts}: pipe.to(dtype) gives all one. ({error})") from error
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _towards_edited(self, x: torch.Tensor, v: torch.Tensor, step: Step) -> torch.Tensor:

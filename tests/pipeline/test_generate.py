@@ -1,5 +1,6 @@
 """`generate` is diffusers' own call; what is known of that call, and relied upon, is pinned here."""
 
+import copy
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -104,6 +105,12 @@ def test_image_noise_is_drawn_before_the_latents_always(pipe: Any, picture: Any)
     for latents in first:
         assert torch.equal(latents, first[0])
         assert torch.allclose(latents, noise * (700**2 + 1) ** 0.5)
+
+
+def test_parts_of_different_dtypes_are_named(pipe: Any) -> None:
+    own = beside(pipe, image_encoder=copy.deepcopy(pipe.image_encoder).to(torch.bfloat16))
+    with pytest.raises(InputError, match=r"the UNet in torch.float32, .* torch.bfloat16: pipe.to\(dtype\)"):
+        make(own)
 
 
 class OnAnother(TorchFunctionMode):
