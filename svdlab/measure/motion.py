@@ -239,7 +239,8 @@ def _class(table: pd.DataFrame, shape: tuple[int, ...], floor: float) -> tuple[s
     each = each.astype(float)
     errors = seen.camera_se_px.to_numpy(float) if "camera_se_px" in seen else np.zeros(len(seen))
     noise = float(np.square(errors).mean())
-    path = math.sqrt(max(0.0, float(np.square(each).sum(1).mean()) - 4 * noise))  # minus what the errors alone would give
+    mean = float(np.linalg.norm(each, axis=1).mean())
+    path = math.sqrt(max(0.0, mean**2 - 4 * noise))  # minus what the errors alone would give
     return decide(tuple(each.mean(0)), math.sqrt(noise), path, shape=shape, floor=floor)
 
 

@@ -29,6 +29,7 @@ def test_the_class_of_a_table_by_hand():
         (dict(pan_px=[1.0] * 4, tilt_px=[-0.8] * 4), "mixed"),  # 0.8 is beyond SECOND
         (dict(pan_px=[1.0] * 4, tilt_px=[-0.6] * 4), "pan_right"),
         (dict(pan_px=[1.0, 1.0, -1.0, -1.0]), "mixed"),  # it came back
+        (dict(pan_px=[0.0, 0.0, 0.0, 4.0]), "pan_right"),  # it set out late, and did not
         (dict(abstained=[True, True, False, False]), "abstained"),
         (dict(zoom_pct=[1.0] * 4, pan_px=[0.1] * 4), "zoom_in"),
     ):
