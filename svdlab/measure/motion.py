@@ -265,7 +265,8 @@ def _net(judged: pd.DataFrame, pairs: int, shape: tuple[int, ...]) -> dict[str, 
         step = (1 + zoom / 100) * np.exp(-1j * math.radians(roll))
         turn, shift = step * turn, step * shift + complex(-pan, tilt)
     more = pairs / len(steps) if len(steps) else math.nan
-    zoom, roll, shift = abs(turn) ** more, float(np.sum(steps[:, 1])) * more, shift * more
+    zoom = math.exp(more * math.log(abs(turn)))  # no power: 1 ** NaN is 1
+    roll, shift = float(np.sum(steps[:, 1])) * more, shift * more
     h, w = shape
     z = np.linspace(-0.5, 0.5, 17)[None, :] * w + 1j * np.linspace(-0.5, 0.5, 17)[:, None] * h
     moved = np.abs((zoom * np.exp(-1j * math.radians(roll)) - 1) * z + shift) if len(steps) else np.array(math.nan)
