@@ -238,7 +238,7 @@ def decide(
     below which nothing is seen to move. The probability is the share of cameras within that error (normal, and MODEL of the
     speed) that fall into the class; below SURE the class is "abstained".
     """
-    if not math.isfinite(se):
+    if not math.isfinite(se + sum(net)):
         return "abstained", 0.0
     spread = math.hypot(se, MODEL * float(np.linalg.norm(net)))
     drawn = np.array(net) + spread * np.random.default_rng(0).standard_normal((DRAWS, 4))
@@ -270,4 +270,4 @@ def _classes(camera: np.ndarray, path: float, shape: tuple[int, ...], floor: flo
     )
     found = np.where(inside & (turn >= floor), turns, shifts)
     found = np.where(net < RETURNED * path, "mixed", found)
-    return np.where(np.maximum(net, path) < floor, "static", np.where((net < floor) & (path >= floor), "mixed", found))
+    return np.where(np.maximum(net, path) <= floor, "static", np.where((net < floor) & (path >= floor), "mixed", found))
