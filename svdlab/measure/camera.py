@@ -36,7 +36,7 @@ MODEL = 0.03  # of its speed: error of a camera by what no similarity describes;
 DRAWS = 500  # cameras drawn within their error
 
 GRID = 48  # sites across the longer side at which the camera is fitted
-RIM = 12  # this part of the longer side is left out along the border, where flow is drawn inwards
+RIM = 12  # this part of the longer side (at most a quarter of the other) is left out along the border: flow is drawn inwards
 FEWEST = 12  # sites that a camera is fitted to
 BLOCKS = 6  # a side: sites of one block err together
 OUTER = 1.5  # weight of blocks at the rim: a subject seldom reaches it
@@ -65,7 +65,7 @@ class Sites:
     def of(travel: np.ndarray, usable: np.ndarray, shape: tuple[int, ...]) -> Sites | None:
         """Every few sites of a field "h w 2" (px over the baseline) where it is usable; None where these are too few."""
         rows, columns = usable.shape
-        step, rim = max(1, max(rows, columns) // GRID), max(rows, columns) // RIM
+        step, rim = max(1, max(rows, columns) // GRID), min(max(rows, columns) // RIM, min(rows, columns) // 4)
         y, x = (v.ravel() for v in np.mgrid[rim : rows - rim : step, rim : columns - rim : step])
         kept = usable[y, x]
         y, x = y[kept], x[kept]

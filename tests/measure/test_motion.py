@@ -77,6 +77,12 @@ def test_frozen_is_not_abstained_and_abstained_is_not_frozen():
     assert np.isnan([flat[key] for key in flat if key.startswith("net_") or key in ("pan_px", "object_px")]).all()
 
 
+@pytest.mark.parametrize("size", [(16, 256), (160, 24)])
+def test_a_strip_is_measured(size):
+    found = motion.summary(moving("cat", size=size, frames=3, pan=2).frames)
+    assert found["pan_px"] == pytest.approx(2, rel=0.05) or found["abstained"]
+
+
 def test_a_cut_is_not_judged():
     one, two = (moving(name, size=MIDDLE, frames=2).frames for name in ("cat", "coffee"))
     table = motion.measure(np.concatenate([one, two]))
