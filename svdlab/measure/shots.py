@@ -59,7 +59,8 @@ def fades(small: np.ndarray) -> list[tuple[int, int]]:
     first, last = np.triu_indices(count, SHORTEST)
     unlike = (alike[first, last] < ALIKE) & (np.minimum(spread[first], spread[last]) > CHANGE)
     first, last = first[unlike], last[unlike]
-    gram = small.astype(np.float64) @ small.T.astype(np.float64) / pixels
+    shapes = (small - small.mean(1, keepdims=True)).astype(np.float64)  # a fade to white changes the mean most
+    gram = shapes @ shapes.T / pixels
 
     def blend(i: np.ndarray, j: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Weight of frame j that explains frame t best beside i, mean square left over, mean square between the ends."""

@@ -88,6 +88,9 @@ def test_f4_a_cut_is_a_cut_and_a_cross_fade_a_fade():
 
 
 def test_f4_what_is_no_cut():
+    pan, white = [view(photograph("cat"), X + 2 * t) for t in range(N)], np.linspace(0, 1, N)
+    lighter = np.float32([over(frame, 255, share) for frame, share in zip(pan, white, strict=True)])
+    assert not shots.fades(shots.thumbnails(lighter / 255))
     gains = np.linspace(1, 0.1, N)[:, None, None, None]
     shifts = [view(GROUND, X + 9 * t) for t in range(N)]
     for frames in (STILL * gains, shifts):
