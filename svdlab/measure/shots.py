@@ -19,7 +19,7 @@ ALIKE = 0.6  # correlation
 CHANGE = 0.04  # grey of 1, rms: views that differ by less are the same, and flatter ones show nothing
 OUTLIER = 3.0  # times the change of the pairs around it: a jump
 AROUND = 3  # pairs before and after
-SHORTEST = 3  # pairs: a fade is at least that long
+SHORTEST = 2  # pairs: a fade is at least that long; of two, it is a cut with a blended frame
 UNEXPLAINED = 0.1  # of the difference between the ends: what a blend may leave over
 STEADY = 0.6  # of a whole fade: one step beyond that is a cut
 

@@ -87,6 +87,13 @@ def test_f4_a_cut_is_a_cut_and_a_cross_fade_a_fade():
     assert fade["photometric"] > 0.02 and cut["photometric"] < 0.002
 
 
+@pytest.mark.parametrize("share", [0.5, 0.6])
+def test_f4_a_cut_with_a_blended_frame_changes_the_shot_once(share):
+    other = view(FRONT)
+    found = still_camera(motion.summary([STILL] * 6 + [over(STILL, other, share)] + [other] * 7))
+    assert found["cuts"] + found["fades"] == 1 and not found["frozen"]
+
+
 def test_f4_what_is_no_cut():
     pan, white = [view(photograph("cat"), X + 2 * t) for t in range(N)], np.linspace(0, 1, N)
     lighter = np.float32([over(frame, 255, share) for frame, share in zip(pan, white, strict=True)])
