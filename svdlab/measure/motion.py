@@ -9,8 +9,9 @@ confirmed by the images, is parallax where it runs along the camera's own lines,
 subject. Speeds are px of the frames given, per frame; px/s only follow from `playback_fps`, which is not the fps that a model
 was conditioned on.
 
-Limits: a subject that fills most of the frame is taken for the camera; frames without texture are not judged at all
-(`abstained`); a subject that runs along with a travelling camera's content, faster than half of it, is taken for depth.
+Limits: a subject of a third of the frame or more may leave a clip unjudged (`abstained`), as a lack of texture does, and one
+that fills it is taken for the camera; bars and text over a moving camera's frames are taken for a subject; a subject that runs
+along with a travelling camera's content, faster than half of it, is taken for depth.
 """
 
 import math
@@ -109,7 +110,10 @@ def _measure(frames: np.ndarray, playback_fps: float | None, floor: float) -> pd
         camera = fit(sites) if sites else None
         if camera is None:
             return pair, seen, "no fit", {}
-        return pair, seen, "", _split(pair, evidence, camera, floor) | {"hidden": 1 - float(pair.visible.mean())}
+        numbers = _split(pair, evidence, camera, floor)
+        if not numbers:
+            return pair, seen, "the rim rests", {}
+        return pair, seen, "", numbers | {"hidden": 1 - float(pair.visible.mean())}
 
     looks, starts, baselines = each_window(frames, look)
     jump, fade = shots.jumps(thumbs), shots.in_fades(shots.fades(thumbs), len(looks))
@@ -301,11 +305,13 @@ def _decay(seen: pd.DataFrame) -> float:
 
 
 def _split(pair: residual.Pair, evidence: residual.Evidence, camera: Camera, floor: float) -> dict[str, Any]:
-    """The camera's numbers per frame, and what moves against it."""
+    """The camera's numbers per frame, and what moves against it; {} where the frame's rim rests and does not follow it."""
     move = 1 + camera.m
     scale, turn, shift = abs(move) ** (1 / pair.baseline), np.angle(move) / pair.baseline, camera.d / pair.baseline
     per_frame = (scale * np.exp(1j * turn) - 1) * pair.places + shift
     ours = np.stack([per_frame.real, per_frame.imag], -1).astype(np.float32)
+    if residual.rim_rests(pair, evidence, ours):
+        return {}
     body = residual.look(pair, evidence, camera, ours)
     camera_px, error, visible = float(speed(ours).mean()), camera.se / pair.baseline, pair.visible
     return {

@@ -36,6 +36,8 @@ TOGETHER = 0.5  # net over mean speed of a piece: less, and it turns, grows or r
 SIDE = 160  # px: larger pieces are shrunk before they are aligned
 ACROSS = 0.25  # of its residual flow: a piece that runs along the camera's own lines but for that is at another depth
 NEARER = 6.0  # a residual faster than so many times the camera is no depth
+RESTS = 0.5  # px of working size over the baseline: slower flow may be none
+TELLS = 0.15  # of the rim: with less texture it proves nothing
 FARTHER = 0.5  # of the camera's speed: a piece inside the frame that is slower follows the camera, as a subject would
 
 
@@ -190,6 +192,18 @@ def _confirmed(pair: Pair, evidence: Evidence, ours: np.ndarray, moving: np.ndar
     alone = unlike(one, brought(two, ours, pair), evidence.energy)
     textured = (alone > LEVELS**2) & (_blocks(moving, alone.shape) > 0.5)
     return textured & (evidence.moved < SHARE**2 * alone), textured
+
+
+def rim_rests(pair: Pair, evidence: Evidence, ours: np.ndarray) -> bool:
+    """Whether the images show most of the frame's rim at rest, though the camera would move it: it is a large subject's."""
+    one, two = pair.fine
+    alone = unlike(one, brought(two, ours, pair), evidence.energy)
+    slow = _blocks(speed(pair.forward) * pair.baseline < RESTS / working_factor(pair.shape), alone.shape) > 0.5
+    rim, wide = np.ones(alone.shape, bool), max(1, min(alone.shape) // 8)
+    rim[wide:-wide, wide:-wide] = False
+    tells = rim & (np.minimum(alone, evidence.energy) > LEVELS**2)
+    rests = tells & slow & (evidence.still < SHARE**2 * alone)
+    return bool(tells.sum() > TELLS * rim.sum() and rests.sum() > 0.5 * tells.sum())
 
 
 def brought(later: np.ndarray, flow: np.ndarray, pair: Pair, frames: int | None = None) -> np.ndarray:

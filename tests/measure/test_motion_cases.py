@@ -38,9 +38,9 @@ def turned(degrees, scale=1.0, about=(0.0, 0.0)):
     return c * (X - x) + s * (Y - y) + x, c * (Y - y) - s * (X - x) + y
 
 
-def disc(area, scale=1.0):
+def disc(area, scale=1.0, right=0.0):
     radius = np.sqrt(area * W * H / np.pi) * scale
-    return np.clip(0.5 + (radius - np.hypot(X, Y)) / 1.5, 0, 1)[..., None]
+    return np.clip(0.5 + (radius - np.hypot(X - right, Y)) / 1.5, 0, 1)[..., None]
 
 
 def over(ground, front, alpha):
@@ -104,6 +104,12 @@ def test_f4_what_is_no_cut():
         found = motion.summary(np.uint8(frames))
         assert (found["cuts"], found["fades"]) == (0, 0)
     assert not shots.fades(shots.thumbnails(np.float32(shifts) / 255))
+
+
+@pytest.mark.parametrize("area", [0.4, 0.5, 0.6])
+def test_a_large_subject_before_a_still_rim_is_not_the_camera(area):
+    frames = [over(STILL, view(FRONT, X - x), disc(area, right=x)) for x in 2.5 * np.arange(-3, 4)]
+    assert motion.summary(frames)["camera"] in ("static", "abstained")
 
 
 @pytest.mark.parametrize("growth, camera", [(1.01, "zoom_in"), (1 / 1.01, "zoom_out")])
