@@ -32,7 +32,7 @@ from skimage.transform import SimilarityTransform
 
 from svdlab import errors
 from svdlab.errors import InputError, MissingExtraError, takes
-from svdlab.measure.video import FRAMES, IMAGE
+from svdlab.measure.video import FRAMES, IMAGE, as_image
 
 MODEL = "face_detection_yunet_2023mar.onnx"
 CONFIDENT = 0.7  # score from which on a detection counts; YuNet gives faces .8 to .95, and cups and cats up to .68
@@ -118,12 +118,14 @@ def track(frames: Any, first: Any = None) -> pd.DataFrame:
     then, NaN where not found: `x`, `y` the face's centre and `size` the root of its box's area, px; `blur` of the face's box,
     0 sharp to 1 blurred (skimage.measure.blur_effect); `parts`, the lowest correlation of its eyes, nose and mouth with the
     first image's, -1 to 1; `<landmark>_x`, `<landmark>_y`; `others`, how many more faces there are. A face is the same while
-    its centre stays within its own width of where it was last found. Raises InputError for a first image without a face.
+    its centre stays within its own width of where it was last found. Raises InputError for a first image without a face or of
+    another size than the frames.
     """
-    start = detect(frames[0] if first is None else first)
+    first = frames[0] if first is None else as_image(first, frames.shape[1:3], name="first")
+    start = detect(first)
     if not start:
         raise InputError(f"no face with a score of {CONFIDENT} or more in the first image: there is nothing to follow.")
-    own = _upright(frames[0] if first is None else first, start[0])
+    own = _upright(first, start[0])
     last, rows = start[0], []
     for number, frame in enumerate(frames):
         faces = detect(frame)

@@ -106,3 +106,5 @@ def test_another_face_is_not_taken_for_the_first():
     assert table.x[table.found].to_numpy() == pytest.approx(faces.detect(left)[0].centre[0], abs=3)
     with pytest.raises(InputError, match="no face"):
         faces.track(image("coffee")[None])
+    with pytest.raises(InputError, match="first is an image of"):
+        faces.track(FACE[None], first=image("astronaut", 128))
