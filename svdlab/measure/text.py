@@ -12,6 +12,7 @@ to be read first.
 
 import math
 import os
+import unicodedata
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from importlib import import_module
@@ -82,6 +83,7 @@ def make_plate(
     Raises InputError for a value outside its range, or a text that does not fit.
     """
     h, w = shape
+    text = unicodedata.normalize("NFC", text)  # an accent and its letter are one
     if not text.isprintable() or not text.strip() or height > h:
         raise InputError(f"text={text[:40]!r}, height={height}: give a line of letters, less high than the image's {h} px.")
     image = np.full((h, w, 3), 0.5, np.float32) if background is None else as_image(background, shape).copy()
@@ -99,9 +101,13 @@ def make_plate(
     image[top : top + panel_h, left : left + panel_w] = light * (1 - alpha) + dark * alpha
     ends = [left + margin + face.getlength(text[:i]) for i in range(len(text) + 1)]
     upper, lower = top + margin - 1, top + margin + height + 1
-    cells = ((math.floor(ends[i]), upper, math.ceil(ends[i + 1]), lower) for i in range(len(text)) if text[i] != " ")
+    cells = [(math.floor(ends[i]), upper, math.ceil(ends[i + 1]), lower) for i in range(len(text)) if text[i] != " "]
+    drawn = np.asarray(ink)
+    for char, (x0, y0, x1, y1) in zip(text.replace(" ", ""), cells, strict=True):
+        if x1 - x0 < 2 or not drawn[y0 - top : y1 - top, max(0, x0 - left) : x1 - left].any():
+            raise InputError(f"text={text[:40]!r}: {char!r} has no place of its own on the line: leave it out.")
     panel = (left, top, left + panel_w, top + panel_h)
-    return Plate(image, text, np.array(list(cells)), height, font, contrast, panel)
+    return Plate(image, text, np.array(cells), height, font, contrast, panel)
 
 
 @takes(plate=errors.kind(Plate), frames=FRAMES)

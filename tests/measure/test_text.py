@@ -37,6 +37,11 @@ def test_a_plate_is_what_it_says(font, shape, height):
     assert plate.image[y0:y1, x0:x1].std() > 0.05
 
 
+def test_an_accent_is_part_of_its_letter():
+    plate = text.make_plate("CAFE\u0301", (256, 256), height=28)
+    assert plate.text == "CAFÉ" and not text.correlation(plate, plate.image[None]).dropped.any()
+
+
 def test_a_clean_plate_is_all_there_and_another_one_is_not():
     table = text.correlation(PLATE, PLATE.image[None])
     assert len(table) == 5 and not table.dropped.any()
@@ -95,6 +100,8 @@ def test_reading_clean_blurred_and_absent_text():
     [
         lambda: text.make_plate("A", (64, 64), height=4),
         lambda: text.make_plate("A", (64, 64), height=10, font="gothic"),
+        lambda: text.make_plate("A_B", (256, 256), height=28),
+        lambda: text.make_plate("\u0645\u0631\u062d\u0628\u0627", (256, 256), height=28),
         lambda: text.make_plate("A VERY LONG SENTENCE INDEED", (64, 64), height=10),
         lambda: text.make_plate("A", (64, 64), height=10, background=np.zeros((32, 64, 3))),
         lambda: text.correlation(PLATE, PLATE.image[None, :64]),
