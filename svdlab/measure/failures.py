@@ -120,8 +120,9 @@ def _reason(name: str, value: float, failed: bool) -> str:
     kind = KINDS[name]
     unit = kind.unit.removeprefix("share").strip()
     number = lambda v: f"{100 * v:.3g} %" if kind.unit.startswith("share") else f"{v:.3g}"
+    end = "" if failed else ", not reached" if value < kind.threshold else f", but the clip is not {kind.only}"
     said = " ".join(filter(None, (kind.says, number(value), unit)))
-    return f"{name}: {said}; threshold {number(kind.threshold)}{'' if failed else ', not reached'}"
+    return f"{name}: {said}; threshold {number(kind.threshold)}{end}"
 
 
 # --- where it shows ---------------------------------------------------------------------------------------------------

@@ -57,6 +57,7 @@ def test_a_clip_is_judged_by_what_was_measured() -> None:
     assert drift.run.tolist() == [2, 0] and drift.failed.tolist() == [True, False]
     assert drift.reason.iloc[0] == "drift: the last frame's colour is off the input's by 0.3 (RGB distance); threshold 0.15"
     assert drift.reason.iloc[1].endswith("not reached")
+    assert found[found.kind == "frozen"].reason.iloc[-1].endswith("threshold 100 %, but the clip is not frozen")
     assert found[(found.kind == "frozen") & found.failed].run.tolist() == [0, 2]  # the instrument's word, not the share alone
     blurred = judge(table(blur_last=0.5, blur_first=[0.5, 0.4, 0.3, 0.1], cuts=[0, 0, 0, 1], fades=0, errors=[0, 0, 1.0, 0]))
     assert blurred[blurred.failed].groupby("kind").run.apply(list).to_dict() == {"blur": [3, 2], "cut": [3], "letters": [2]}
