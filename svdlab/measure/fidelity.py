@@ -192,7 +192,8 @@ def summary(frames: Any, image: Any = None) -> dict[str, float]:
 
 @takes(one=IMAGE, two=IMAGE)
 def ssim(one: np.ndarray, two: np.ndarray) -> float:
-    """Structural similarity of two images "h w 3" in [0, 1] (Wang et al. 2004, window of 7 px, over the colour channels)."""
+    """Structural similarity of two images "h w 3" of one size (Wang et al. 2004, window of 7 px, over the colour channels)."""
+    two = as_image(two, one.shape, name="two")
     return float(structural_similarity(one, two, channel_axis=-1, data_range=1.0))
 
 

@@ -209,6 +209,7 @@ def test_seams_of_known_height_are_recovered(height):
         lambda: fidelity.summary(FROZEN[:1]),
         lambda: fidelity.drift(FROZEN, IMAGE[:32]),
         lambda: fidelity.kept(LARGE, LARGE[None, :128]),
+        lambda: fidelity.ssim(LARGE, LARGE[:128]),
         lambda: fidelity.grating((64, 64), 0.5),
         lambda: fidelity.power(LARGE[None] * np.nan),
         lambda: fidelity.budget({"input": LARGE, "together": LARGE}),
