@@ -27,7 +27,7 @@ from svdlab.widgets.panel import (
     pale,
     player,
     row_of_call,
-    row_of_run,
+    rows_of_runs,
     status,
     stills,
     webp,
@@ -112,7 +112,7 @@ class Comparison(Panel):
 
     def plan(self) -> list[dict[str, Any]]:
         if isinstance(self._source, pd.DataFrame):
-            return [row_of_run(row) for _, row in self._source.iterrows()]
+            return rows_of_runs(self._source)
         return [row_of_call(clip.call, clip.image) for clip in self.clips if isinstance(clip, Clip)]
 
 

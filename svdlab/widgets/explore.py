@@ -33,7 +33,7 @@ from svdlab.widgets.panel import (
     put,
     put_figure,
     row_of,
-    row_of_run,
+    rows_of_runs,
     stacked,
     status,
     study_of,
@@ -87,7 +87,8 @@ class Explorer(Panel):
         again = lambda: self.refresh(restart=True)
         self.two = control(ipywidgets.ToggleButton, "Second pane", again, width=None, icon="columns")
         self.ranks, self.curve, self.failed = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
-        numeric = [n for n, values in self.runs.axes.items() if all(isinstance(v, (int, float)) for v in values)]
+        known = {n: [v for v in values if v is not None] for n, values in self.runs.axes.items()}
+        numeric = [n for n, values in known.items() if len(values) > 1 and all(isinstance(v, (int, float)) for v in values)]
         doses = [n for n in numeric if n != "seed"] or numeric
         self.x = self._dropdown("against", doses, x and errors.one_of("x", x, doses))
         self.y = self._dropdown("measure", self.measures, y and errors.one_of("y", y, self.measures))
@@ -152,8 +153,9 @@ class Explorer(Panel):
         fig = show.dose_response(self.runs.like(point, held), x=x, y=y, title=title)
         limits = [*fig.axes[0].get_ylim()]
         for mark, run in marks.items():
-            limits.append(float(pd.to_numeric(run[y], errors="coerce")))
-            fig.axes[0].plot(run[x], limits[-1], gid=mark, fillstyle="none", ms=10, mew=2, clip_on=False, **MARKS[mark])
+            at, value = (float(pd.to_numeric(run[column], errors="coerce")) for column in (x, y))
+            limits.append(value)
+            fig.axes[0].plot(at, value, gid=mark, fillstyle="none", ms=10, mew=2, clip_on=False, **MARKS[mark])
         fig.axes[0].set_ylim(np.nanmin(limits), np.nanmax(limits))
         return fig
 
@@ -178,11 +180,11 @@ class Explorer(Panel):
 
     def video(self) -> Video:
         table, labels = self._on_screen()
-        rate = table.iloc[0].get("playback_fps")
-        return show.video(table, labels=labels, fps=float(rate if rate and rate > 0 else table.iloc[0]["fps"]))
+        rates = [table.iloc[0].get(column) for column in ("playback_fps", "fps")]  # a file's may be unknown
+        return show.video(table, labels=labels, fps=next((float(r) for r in rates if pd.notna(r) and r > 0), None))
 
     def plan(self) -> list[dict[str, Any]]:
-        return [row_of_run(run) for _, run in self._on_screen()[0].iterrows()]
+        return rows_of_runs(self._on_screen()[0])
 
 
 class Pane(ipywidgets.VBox):

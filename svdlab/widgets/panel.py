@@ -185,6 +185,11 @@ def row_of_run(run: pd.Series) -> dict[str, Any]:
     return row_of(run, run=run.get("run_id"), checkpoint=run.get("checkpoint"), beyond_the_plan=beyond)
 
 
+def rows_of_runs(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """A plan's row for each run; none for a file that was measured, whose maker nothing here can run again."""
+    return [row_of_run(run) for _, run in table.iterrows() if not run.get("file")]
+
+
 def row_of_call(call: Call, image: Any) -> dict[str, Any]:
     """A plan's row for what made a clip. image: name or path, or the prepared image itself."""
     beyond = {key: value for key, value in (("start", call.start), ("edits", call.edits)) if value}  # no plan can express it

@@ -170,6 +170,17 @@ def test_the_curve_marks_what_is_on_screen_and_a_missing_run_has_no_mark(results
     assert "ring" not in panel.curve.tooltip and "square" in panel.curve.tooltip
 
 
+def test_measured_files_have_a_curve_a_video_and_no_plan(results: pd.DataFrame, tmp_path: Path) -> None:
+    """Of files some have no settings, and some no rate of their own."""
+    own = results.assign(file="a.webp", motion_bucket_id=[20.0, 200.0, None], fps=None, playback_fps=None)
+    widget = widgets.explore(own)
+    assert widget.x.value == "motion_bucket_id" and len(widget.curve_figure().data) > 0
+    widget.panes[0].go(2)
+    assert widget.curve_figure() and widget.video().fps == 7
+    suffixes = {path.suffix for path in [*widget.export(tmp_path), *widgets.compare(own).export(tmp_path)]}
+    assert suffixes == {".png", ".pdf", ".csv", ".mp4"}  # no plan: no model here made them
+
+
 def test_a_missing_point_is_made_from_here(pipe: Any, results: pd.DataFrame) -> None:
     panel = widgets.explore(results, pipe=pipe)
     pane = panel.panes[0]
