@@ -17,7 +17,7 @@ from svdlab.errors import columns, several, takes, text
 from svdlab.measure.failures import judge, kinds_of
 from svdlab.show.labels import captions, name, number
 from svdlab.stats.effects import as_table, share
-from svdlab.study.plans import COLUMNS, CONDITIONS
+from svdlab.study.plans import COLUMNS, CONDITIONS, LORA
 
 TITLES = ("kind", "condition", "level", "clips", "failed")
 
@@ -50,12 +50,12 @@ def rates(results: pd.DataFrame, by: str | Sequence[str] | None = None, *, kinds
     >>> table[table.failed > 0][["kind", "condition", "level", "failed", "clips", "value", "low", "high"]]
     >>> show.forest(rates(results, kinds=["drift"]), by="condition", of=results)
 
-    by: columns; default the conditions that vary. A first row per kind is of all clips. Images are the units, so that clips of
+    by: columns; default those conditions that vary. A first row per kind is of all clips. Images are the units, so that clips of
     one image are no independent evidence (`svdlab.stats.share`); `value`, `low`, `high`, `n` (images) and the rest are an
     Effect's. Clips without a number for a kind are left out of it.
     """
     columns("results", results)
-    varied = [c for c in CONDITIONS if c in results and results[c].astype(str).nunique() > 1]
+    varied = [c for c in (*CONDITIONS, *LORA) if c in results and results[c].astype(str).nunique() > 1]
     axes = varied if by is None else several("by", [by] if isinstance(by, str) else by, text, distinct=True)
     columns("results", results, *axes)
     clips = results.reset_index(drop=True)

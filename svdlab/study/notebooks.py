@@ -300,7 +300,9 @@ def _facts(record: dict[str, Any]) -> dict[str, Any]:
 
 def _runs(runs: pd.DataFrame) -> dict[str, list[Any]]:
     """What was constant, a table of what varied and what was measured, the clips."""
-    columns = [c for c in ("file", "image", *plans.CONDITIONS, "seed") if c in runs and runs[c].notna().any()]
+    known = ("file", "checkpoint", *plans.LORA, "intervention", "image", *plans.CONDITIONS, "seed")
+    columns = [c for c in known if c in runs and (runs[c].notna() & (runs[c].astype(str) != "")).any()]
+    columns = [c for c in columns if c != "lora_scale" or "lora" in columns]
     varied = [c for c in columns if runs[c].astype(str).nunique() > 1]
     constant = ", ".join(f"{name(c)} {number(runs[c].dropna().iloc[0])}" for c in columns if c not in varied)
     if "image" in runs:

@@ -20,7 +20,7 @@ from svdlab.show.tables import dose_response
 from svdlab.stats.crossed import numbers
 from svdlab.stats.effects import quantity
 from svdlab.study.failures import rates
-from svdlab.study.plans import CONDITIONS
+from svdlab.study.plans import CONDITIONS, LORA
 
 MOST = 12  # rows or columns of a sheet
 MEASURES = ("object_px", "camera_px", "flow_px", "drift_colour_last", "warp_error")  # the first with numbers is drawn
@@ -30,7 +30,7 @@ MEASURES = ("object_px", "camera_px", "flow_px", "drift_colour_last", "warp_erro
 def overview(results: pd.DataFrame, out: str | Path) -> list[Path]:
     """Write results.csv, and where something varies sheet.png and dose-response.png; returns their paths.
 
-    The sheet has the two conditions (or images, or seeds) with most values, at the first value of all others; the curve the
+    The sheet has the first two conditions that vary (else images and seeds), at the first value of all others; the curve the
     first condition with numbers that varies, by the second. Raises InputError for a table of another kind.
     """
     columns("results", results, "run_id", "status", "frames", "seed", least=0)
@@ -39,7 +39,9 @@ def overview(results: pd.DataFrame, out: str | Path) -> list[Path]:
         part.write_text(csv_text(results), encoding="utf-8")
     done = results[(results["status"] == "done") & (results["frames"].astype(str) != "")]
     count = {
-        c: done[c].nunique() for c in (*CONDITIONS, "image", "seed") if c in done and pd.api.types.is_scalar(_first(done[c]))
+        c: done[c].nunique()
+        for c in (*CONDITIONS, *LORA, "image", "seed")
+        if c in done and pd.api.types.is_scalar(_first(done[c]))
     }
     varied = sorted((c for c, n in count.items() if n > 1), key=lambda c: (c == "seed", c == "image"))
     if not varied:

@@ -13,6 +13,9 @@ import svdlab
 from svdlab.errors import InputError
 from svdlab.measure.files import hash_file
 from svdlab.study import ledger
+from svdlab.study.failures import rates
+from svdlab.study.notebooks import report
+from svdlab.study.overview import overview
 from tests.study.making import latents, same, sweep
 
 pytestmark = pytest.mark.filterwarnings("ignore::svdlab.pipeline.images.CropWarning", "ignore:__array__ implementation")
@@ -50,6 +53,20 @@ def test_a_dose_response_over_strength_is_what_the_block_makes(small: Any, pan: 
         inside = sweep(small, [{"num_inference_steps": 2}], tmp_path / "study")
     assert inside.run_id[0] == table.run_id[1] and ledger.check(tmp_path / "study").empty
     assert small.source.lora == "" and str(pan.parent) not in (Path(table.frames[1]).parent / "run.json").read_text()
+
+
+def test_report_overview_and_rates_of_a_study_tell_strengths_and_interventions_apart(
+    small: Any, pan: Path, tmp_path: Path
+) -> None:
+    plan = svdlab.grid(lora=str(pan), lora_scale=[0.0, 1.0], num_inference_steps=1)
+    table = sweep(small, plan, tmp_path, measure=("motion", "fidelity"))
+    assert {"sheet.png", "dose-response.png"} <= {path.name for path in overview(table, tmp_path)}
+    assert set(rates(table, kinds=["blur"]).condition) == {"all", "lora_scale"}
+    with svdlab.edit(small, "guidance", lambda value, step: value / 2):
+        sweep(small, svdlab.grid(num_inference_steps=1), tmp_path, intervention="half the guidance")
+    page = report(tmp_path).read_text()
+    for words in ("LoRA strength 1", "intervention half the guidance", "LoRA camera-pan.safetensors"):
+        assert words in page
 
 
 def test_an_executors_workers_have_the_rows_lora_or_refuse(small: Any, pan: Path, tmp_path: Path) -> None:
