@@ -50,7 +50,7 @@ def rates(results: pd.DataFrame, by: str | Sequence[str] | None = None, *, kinds
     >>> table[table.failed > 0][["kind", "condition", "level", "failed", "clips", "value", "low", "high"]]
     >>> show.forest(rates(results, kinds=["drift"]), by="condition", of=results)
 
-    by: columns; default those conditions that vary. A first row per kind is of all clips. Images are the units, so that clips of
+    by: columns; default the conditions that vary. A first row per kind is of all clips. Images are the units, so that clips of
     one image are no independent evidence (`svdlab.stats.share`); `value`, `low`, `high`, `n` (images) and the rest are an
     Effect's. Clips without a number for a kind are left out of it.
     """
