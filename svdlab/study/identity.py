@@ -397,7 +397,8 @@ def measure_clip(clip: Any, measures: Iterable[Measure], pipe: Any) -> dict[str,
         entry: dict[str, Any] = {"identity": measure.identity, "values": {}}
         try:
             given = {"pipe": pipe} if "pipe" in inspect.signature(measure.function).parameters else {}
-            values = measure.function(clip, **given, **measure.parameters)
+            own = clip if measure.own else copy.deepcopy(clip)  # what it does to its clip, no other sees
+            values = measure.function(own, **given, **measure.parameters)
             if not isinstance(values, Mapping):
                 values = {measure.name: values}
             elif not measure.own:

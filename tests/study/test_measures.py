@@ -235,6 +235,17 @@ def test_values_are_filed_under_the_measures_name_as_plain_values_or_an_error_is
     assert "'flow_px' is a column already" in found["flow"]["error"]  # of "motion", which another sweep asks for
 
 
+def spoils(clip: Any) -> float:
+    clip.frames *= 0
+    clip.frames = clip.frames[:1]
+    return 0.0
+
+
+def test_a_measure_that_changes_its_clip_changes_no_other_number() -> None:
+    found = measure_clip(CLIP, as_measures([spoils, partial(mean_of, frame=3)]), None)
+    assert found["mean_of"]["values"]["mean_of"] == CLIP.frames[3].mean() > 0.5
+
+
 def test_what_a_run_lacks() -> None:
     asked = as_measures([mean_of, several, odd])
     held = measure_clip(CLIP, as_measures([partial(mean_of, frame=1), odd, several]), pipe=None)
