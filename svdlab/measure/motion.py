@@ -151,7 +151,8 @@ def summary(frames: Any, *, playback_fps: float | None = None, floor: float = FL
     vector); `travel` (px, net, of the subject over the clip; 0 where it is seen in less than half of the pairs or its net is
     within three standard errors), `cuts` and `fades` (numbers), `onset` (first pair that moves), `decay` (mean speed of the
     last third over the first third). Numbers that cannot be measured are NaN. floor: px/frame; a camera below it is
-    static, unless first and last frame show a drift nearly as fast: then its class is "abstained". It holds for real video; `noise_floor` measures that of a checkpoint's autoencoder.
+    static, unless first and last frame show a drift nearly as fast: then its class is "abstained". It holds for real video;
+    `noise_floor` measures that of a checkpoint's autoencoder.
     """
     table = _measure(frames, playback_fps, floor)
     seen = table[~table.abstained]

@@ -102,10 +102,9 @@ def make_plate(
     ends = [left + margin + face.getlength(text[:i]) for i in range(len(text) + 1)]
     upper, lower = top + margin - 1, top + margin + height + 1
     cells = [(math.floor(ends[i]), upper, math.ceil(ends[i + 1]), lower) for i in range(len(text)) if text[i] != " "]
-    drawn = np.asarray(ink)
     for char, (x0, y0, x1, y1) in zip(text.replace(" ", ""), cells, strict=True):
-        if x1 - x0 < 2 or not drawn[y0 - top : y1 - top, max(0, x0 - left) : x1 - left].any():
-            raise InputError(f"text={text[:40]!r}: {char!r} has no place of its own on the line: leave it out.")
+        if x1 - x0 < 2 or image[y0:y1, x0:x1].std() < FAINT:
+            raise InputError(f"text={text[:40]!r}, contrast={contrast:g}: {char!r} shows nothing in a place of its own on the line.")
     panel = (left, top, left + panel_w, top + panel_h)
     return Plate(image, text, np.array(cells), height, font, contrast, panel)
 
