@@ -128,7 +128,13 @@ def sweep(
     """
     from svdlab.study import plans
 
-    plan, image = plans.with_images(plans.read_plan(grid), image)  # all that can be checked is, before the model is loaded
+    asked = image
+    plan, image = plans.with_images(plans.read_plan(grid), asked)  # all that can be checked is, before the model is loaded
+    found = asked is not None and image is None and not asked.lower().endswith((".csv", ".tsv"))  # a folder's, or a glob's
+    if found and out.resolve() in {Path(each).resolve().parent for each in plan["image"]}:
+        raise InputError(
+            f"--out {out} is the images' own folder: its sheet would be an image of the next sweep. Give another."
+        )
     counts = {"batch_size": batch_size, "threads": threads}
     given: Options = {k: whole(f"--{k.replace('_', '-')}", v, 1, 4096) for k, v in counts.items() if v is not None}
     from svdlab.pipeline.checkpoints import load_pipeline

@@ -163,6 +163,9 @@ def test_a_sweep_of_a_folder_takes_every_image_in_it(checkpoint: Any, tmp_path: 
     for n in (1, 2):
         sample_image(f"scene-{n}").save(images / f"{n}.PNG")
     (images / "notes.txt").touch()
+    for given in (images, f"{images}/*.PNG"):
+        code, _, err = run(capsys, "sweep", "--grid", grid, "--out", images, "--image", given)
+        assert code == 1 and "is the images' own folder" in err and not (images / "runs").exists()
     assert run(capsys, *sweep)[0] == 0
     table = load_results(tmp_path / "out")
     made = {(fps, Path(image).name) for fps, image in zip(table["fps"], table["image"], strict=True)}
