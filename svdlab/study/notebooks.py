@@ -82,8 +82,7 @@ def run_grid(
     if "out" in axes:
         raise InputError("the grid sets 'out': each point is given a folder of its own below out=.")
     points = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-    if jobs is not None:
-        jobs = whole("jobs", jobs, 1, 64)
+    jobs = whole("jobs", jobs, 1, 64)
     points = [check_parameters(path, point) for point in points]
     _check_kernel(path)
     root = Path("results", f"{path.stem}-grid") if out is None else errors.folder("out", out)
@@ -209,6 +208,8 @@ def read_grid(grid: Mapping[str, Any] | str | Path) -> dict[str, list[Any]]:
     axes = {key: list(axis) if isinstance(axis, (list, tuple, range)) else [axis] for key, axis in plain_axes.items()}
     if empty := [key for key, axis in axes.items() if not axis]:
         raise InputError(f"{empty[0]} has no values: the grid would be empty.")
+    if twice := [key for key, axis in axes.items() if len({json.dumps(plain(value)) for value in axis}) < len(axis)]:
+        raise InputError(f"{twice[0]} has a value more than once: each point has a folder of its own.")
     return axes
 
 

@@ -199,6 +199,7 @@ def test_an_axis_of_a_grid_may_be_what_holds_several_values() -> None:
     [
         ("out: ['../../elsewhere']", "folder of its own"),
         ("fps: []", "fps has no values"),
+        ("fps: [6, 12, 6]", "fps has a value more than once"),
         ("- fps", "maps parameters"),
         ("!!python/object/apply:os.system ['true']", "cannot be read"),
     ],
@@ -207,6 +208,8 @@ def test_a_grid_file_that_is_none_is_refused(notebook: Path, tmp_path: Path, tex
     (tmp_path / "grid.yaml").write_text(text)
     with pytest.raises(InputError, match=said):
         notebooks.run_grid(notebook, tmp_path / "grid.yaml")
+    with pytest.raises(InputError, match="jobs=None: give a whole number"):
+        notebooks.run_grid(notebook, {"fps": [6]}, jobs=None)  # type: ignore[arg-type]
     assert not Path("results").exists()
 
 
