@@ -14,19 +14,13 @@ alone changes nothing.
 
 import copy
 import inspect
-import io
 import json
 import math
-import os
-import sys
-import sysconfig
-import tokenize
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property, lru_cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
-from textwrap import dedent
 from types import SimpleNamespace
 from typing import Any
 
@@ -41,6 +35,7 @@ from svdlab.measure.files import hash_facts, plain, read_json, write_whole
 from svdlab.pipeline.sampler import open_edits, steps_of
 from svdlab.study import ledger
 from svdlab.study.plans import COLUMNS
+from svdlab.study.sources import is_plain, source
 from svdlab.study.weights import describe, module_of, weights_hash
 
 FORMAT = 2  # of run.json and of the ids
@@ -53,9 +48,6 @@ PLAIN = "give numbers, strings, truth values, None, or lists or dicts of these"
 TAKEN = {*COLUMNS, *ledger.FIRST_COLUMNS, *ledger.FILES, "run_id", "seconds"}
 TAKEN |= {"file", "frames_in_file", "sampler", "notes"}  # of `svdlab.study.measured`
 CARRIED = ("label_", "seconds_")
-# Folders of what is installed, and of svdlab, whose measures are found by name: no code of the user's own.
-INSTALLED = tuple(f"{sysconfig.get_path(name)}{os.sep}" for name in ("stdlib", "purelib", "platlib"))
-INSTALLED += (f"{Path(video.__file__).parents[1]}{os.sep}",)
 
 
 # --- the model --------------------------------------------------------------------------------------------------------
@@ -223,7 +215,7 @@ class Measure:
         signature = inspect.signature(self.function).parameters
         defaults = {k: p.default for k, p in signature.items() if p.default is not p.empty}
         facts = {"name": self.name, "parameters": {**defaults, **self.parameters}}
-        return hash_facts({**facts, "source": _source(self.function, whole=not self.own)})
+        return hash_facts({**facts, "source": source(self.function, whole=not self.own)})
 
 
 def _motion(clip: Any, floor: float = motion.FLOOR) -> dict[str, Any]:
@@ -293,7 +285,7 @@ def _as_measure(item: Any) -> Measure:
         )
     if _taken(name):
         raise InputError(f"measure {name!r} would overwrite the column {name!r} of the results: give it another name.")
-    if odd := [key for key, value in given.parameters.items() if not _is_plain(value)]:
+    if odd := [key for key, value in given.parameters.items() if not is_plain(value)]:
         raise InputError(f"measure {name}: {odd[0]} is a {type(given.parameters[odd[0]]).__name__}: {PLAIN}.")
     signature = inspect.signature(function)
     try:
@@ -301,93 +293,6 @@ def _as_measure(item: Any) -> Measure:
     except TypeError as error:
         raise InputError(f"measure {name}{signature} cannot be called with a clip and {given.parameters}: {error}.") from None
     return Measure(function, name, dict(given.parameters))
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
-    if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):
-        return all(_is_plain(v) for v in value)
-    if isinstance(value, int) and abs(value) >= 2**63:  # no column holds it
-        return False
-    kinds = (bool, int, float, str, type(None), np.generic, Path)
-    return isinstance(value, kinds) or (hasattr(value, "tolist") and _is_plain(value.tolist()))
-
-
-def _source(function: Any, whole: bool) -> dict[str, str]:
-    """The function's text and, with whole, its file's; and the files that these name by a word of their code, and so on: in
-    svdlab.measure and, with whole, beside the function's, and the user's modules that they come from. One too many is
-    harmless: it is measured once more."""
-    enclosed = _enclosed(function) if whole else []
-    function = inspect.unwrap(function)
-    path, folders = Path(function.__code__.co_filename), [Path(video.__file__).parent]
-    try:
-        texts = {"": "\n".join([*_cell(function, set()), *enclosed])}
-        if whole and path.is_file():
-            texts[""] += path.read_text(encoding="utf-8")
-            folders.append(path.parent)
-    except OSError as error:
-        raise InputError(f"measure {function.__name__} has no source: define it in a file or a cell.") from error
-    files = {file.stem: file for folder in folders for file in folder.glob("*.py") if file.stem != "__init__"}
-    queue = [texts[""]]
-    for text in queue:
-        for name in _words(text) & files.keys() - texts.keys():
-            texts[name] = files[name].read_text(encoding="utf-8")
-            queue.append(texts[name])
-    if whole:
-        seen = {str(path), *(str(files[name]) for name in texts.keys() & files.keys())}
-        texts |= _modules(_words(texts[""]), function.__globals__, seen)
-    return texts
-
-
-def _modules(words: Iterable[str], space: Mapping[str, Any], seen: set[str]) -> dict[str, str]:
-    """The sources of the user's own modules from which what these words name in a namespace comes, and so on."""
-    texts: dict[str, str] = {}
-    for name in sorted(set(words) & space.keys()):
-        value = space[name]
-        module = value if inspect.ismodule(value) else sys.modules.get(str(getattr(value, "__module__", "")))
-        file = str(getattr(module, "__file__", None) or "")
-        if file.endswith(".py") and not file.startswith(INSTALLED) and file not in seen:
-            seen.add(file)
-            texts[f"{name}.py"] = text = Path(file).read_text(encoding="utf-8")
-            texts |= _modules({*words, *_words(text)}, vars(module), seen)
-    return texts
-
-
-def _enclosed(function: Any) -> list[str]:
-    """The plain values and the text that a decorator's wrapper holds: its function's own text does not name them."""
-    found: list[str] = []
-    while hasattr(function, "__wrapped__"):
-        code = getattr(function, "__code__", None)
-        if code is not None and not code.co_filename.startswith(INSTALLED):
-            found.append(dedent(inspect.getsource(code)))
-            cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
-            found += [f"{name} = {plain(c.cell_contents)!r}" for name, c in cells if _is_plain(c.cell_contents)]
-        function = function.__wrapped__
-    return found
-
-
-def _cell(function: Any, seen: set[str]) -> list[str]:
-    """A function's text, with the functions and plain values that it names, and where others come from."""
-    function = inspect.unwrap(function)  # what `errors.takes` encloses
-    own = {name: plain(value) for name, value in vars(function).items() if _is_plain(value)}
-    texts = [dedent(inspect.getsource(function)), *([repr(own)] if own else [])]
-    for name in sorted(_words(texts[0]) & function.__globals__.keys() - seen):
-        seen.add(name)
-        value = function.__globals__[name]
-        if inspect.isfunction(value) and value.__module__ == function.__module__:
-            texts += _cell(value, seen)
-        elif inspect.ismodule(value) or inspect.isfunction(value):
-            texts.append(f"import {getattr(value, '__module__', value.__name__)}")
-        elif _is_plain(value):
-            texts.append(f"{name} = {plain(value)!r}")
-    return texts
-
-
-@lru_cache
-def _words(text: str) -> frozenset[str]:
-    """The names in a source, not what stands in its strings and comments."""
-    return frozenset(t.string for t in tokenize.generate_tokens(io.StringIO(text).readline) if t.type == tokenize.NAME)
 
 
 def measure_clip(clip: Any, measures: Iterable[Measure], pipe: Any) -> dict[str, Any]:
@@ -404,7 +309,7 @@ def measure_clip(clip: Any, measures: Iterable[Measure], pipe: Any) -> dict[str,
             elif not measure.own:
                 values = {f"{measure.name}_{key}": value for key, value in values.items()}
             for key, value in values.items():
-                if not _is_plain(value):
+                if not is_plain(value):
                     raise InputError(f"{key} is a {type(value).__name__}: {PLAIN}.")
                 if (not measure.own and _taken(str(key))) or any(key in other["values"] for other in found.values()):
                     raise InputError(f"{key!r} is a column already.")

@@ -178,6 +178,28 @@ def test_what_a_function_names_counts(where: str, tmp_path: Path, monkeypatch: p
     assert of(text.replace("= 3", "= 4")) != first and of(text.replace("return x", "return 2 * x")) != first
 
 
+NAMED = {  # neighbours of case A8: what else a measure in a cell computes with
+    "a dict by numbers": ("W = {0: 1.0}", "W[0]", "1.0", "2.0"),
+    "a set": ("W = {'a', 'b'}", "len(W)", "'b'", "'c'"),
+    "a range": ("W = range(3)", "len(W)", "3", "4"),
+    "a class": ("class G:\n    def f(self):\n        return 1", "G().f()", "1", "2"),
+    "a class's value": ("class G:\n    K = 1", "G.K", "1", "2"),
+    "a dataclass's instance": ("@dataclass\nclass G:\n    k: int\ng = G(1)", "g.k", "(1)", "(2)"),
+    "a cached function": ("@lru_cache\ndef g():\n    return 1", "g()", "1", "2"),
+    "a partial": ("def h(k):\n    return k\ng = partial(h, k=1)", "g()", "k=1", "k=2"),
+    "a partial's function": ("def h(k):\n    return k\ng = partial(h, k=1)", "g()", "return k", "return -k"),
+    "a type of numpy": ("W = np.float32", "W(LIMIT)\nLIMIT = 1", "= 1", "= 2"),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_what_a_cell_names_counts_whatever_it_is(name: str) -> None:
+    given, used, old, new = NAMED[name]
+    text = f"from dataclasses import dataclass\nfrom functools import lru_cache, partial\nimport numpy as np\n{given}\n"
+    text += f"def measure(clip):\n    return {used}\n"
+    assert identity(in_a_cell(text)) == identity(in_a_cell(text)) != identity(in_a_cell(text.replace(old, new)))
+
+
 def test_a_closure_is_refused_and_the_message_shows_the_fix() -> None:
     threshold = 0.5
 
