@@ -348,8 +348,8 @@ def _sample(
 
     def encoded(key: tuple[Any, ...], make: Callable[[], torch.Tensor]) -> torch.Tensor:
         if key not in cache:
-            while len(cache) >= 256:  # of a sweep: oldest first
-                cache.pop(next(iter(cache)))
+            for oldest in list(cache)[:-255]:  # of a sweep, whose threads share it
+                cache.pop(oldest, None)
             cache[key] = make()
         return cache[key]
 
