@@ -10,8 +10,8 @@ subject. Speeds are px of the frames given, per frame; px/s only follow from `pl
 was conditioned on.
 
 Limits: a subject of a third of the frame or more may leave a clip unjudged (`abstained`), as a lack of texture does, and one
-that fills it is taken for the camera; bars and text over a moving camera's frames are taken for a subject; a subject that runs
-along with a travelling camera's content, faster than half of it, is taken for depth.
+that fills it is taken for the camera; black borders and text over a moving camera's frames are taken for a subject; a subject
+that runs along with a travelling camera's content, faster than half of it, is taken for depth.
 """
 
 import math

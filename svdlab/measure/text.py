@@ -104,8 +104,7 @@ def make_plate(
     cells = [(math.floor(ends[i]), upper, math.ceil(ends[i + 1]), lower) for i in range(len(text)) if text[i] != " "]
     for char, (x0, y0, x1, y1) in zip(text.replace(" ", ""), cells, strict=True):
         if x1 - x0 < 2 or image[y0:y1, x0:x1].std() < FAINT:
-            told = f"text={text[:40]!r}, contrast={contrast:g}: {char!r} shows nothing in a place of its own on the line."
-            raise InputError(told)
+            raise InputError(f"text={text[:40]!r}, contrast={contrast:g}: {char!r} shows nothing in a place of its own.")
     panel = (left, top, left + panel_w, top + panel_h)
     return Plate(image, text, np.array(cells), height, font, contrast, panel)
 

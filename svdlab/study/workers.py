@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, load_file, save
 
 from svdlab import __version__
-from svdlab.errors import BrokenClipError, OutOfMemoryError, SvdlabError, warn
+from svdlab.errors import BrokenClipError, InputError, OutOfMemoryError, SvdlabError, warn
 from svdlab.measure import video
 from svdlab.measure.files import plain
 from svdlab.pipeline import samplers
@@ -138,7 +138,7 @@ class Making:
 
     def run(self, threads: int = 1) -> None:
         """Raises OutputError where the disk refuses, OutOfMemoryError where not even one clip fits; what was made is kept."""
-        self.threads, self.size = threads, max(map(len, self.queue))
+        self.threads, self.size, self.source = threads, max(map(len, self.queue)), self.pipe.source
         self.claims: dict[str, FileLock] = {}  # of runs that are not yet written
         self.encodings: dict[Any, torch.Tensor] = {}  # each image is encoded once
         self.colours = cache(partial(colour_map, self.pipe))  # of all traces
@@ -315,6 +315,8 @@ class Making:
                 encodings=self.encodings,
                 decode=False,
             )
+        if {self.source} != {self.pipe.source, *(clip.source for clip in clips)}:
+            raise InputError("a LoRA was put on this sweep's pipeline, or taken off, meanwhile: load another pipeline for it.")
         if tr is not None:
             tr.find_colours = self.colours
             self.colours()  # here, and not on the writer's thread while this one uses the VAE

@@ -1,6 +1,7 @@
 """LoRA and scheduler as columns of a plan: what each row's clip is, what it is called, and what workers make of it."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,20 @@ def test_report_overview_and_rates_of_a_study_tell_strengths_and_interventions_a
     page = report(tmp_path).read_text()
     for words in ("LoRA strength 1", "intervention half the guidance", "LoRA camera-pan.safetensors"):
         assert words in page
+
+
+def test_a_lora_of_another_thread_stops_the_sweep(small: Any, tmp_path: Path) -> None:
+    """As in a notebook that goes on while a sweep runs in the background: its rows would be called the plain model's."""
+    own = small.source
+
+    def put_on(value: Any, step: Any) -> None:
+        small.source = replace(own, lora="camera-pan.safetensors")
+
+    rows = [{"num_inference_steps": 2, "seed": seed} for seed in (0, 1)]
+    with svdlab.edit(small, "latents", put_on), pytest.raises(InputError, match="a LoRA was put on this sweep's pipeline"):
+        sweep(small, rows, tmp_path / "study", intervention="another thread's", batch_size=1)
+    small.source = own
+    assert not list(tmp_path.glob("study/runs/*/frames.mkv"))
 
 
 def test_an_executors_workers_have_the_rows_lora_or_refuse(small: Any, pan: Path, tmp_path: Path) -> None:
