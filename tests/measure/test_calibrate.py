@@ -19,7 +19,7 @@ TOOLS = Path(__file__).parents[2] / "tools"
 
 def tool():
     pytest.importorskip("skvideo")
-    spec = importlib.util.spec_from_file_location("calibrate_video", TOOLS / "calibrate_film.py")
+    spec = importlib.util.spec_from_file_location("calibrate_video", TOOLS / "calibrate_video.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
