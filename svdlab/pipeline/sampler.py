@@ -182,8 +182,8 @@ class Denoising:
             except RuntimeError as error:
                 if sample.dtype == self.pipe.unet.dtype or "type" not in str(error):
                     raise
-                text = f"the UNet is in {self.pipe.unet.dtype}, what image encoder and VAE give in {sample.dtype}"
-                raise InputError(f"{text}: pipe.to(dtype) gives all parts one. ({error})") from error
+                dtypes = f"the UNet is in {self.pipe.unet.dtype}, what it is given is in {sample.dtype}"
+                raise InputError(f"{dtypes}: pipe.to(dtype) gives all parts one. ({error})") from error
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
     def _towards_edited(self, x: torch.Tensor, v: torch.Tensor, step: Step) -> torch.Tensor:

@@ -109,7 +109,7 @@ def test_image_noise_is_drawn_before_the_latents_always(pipe: Any, picture: Any)
 
 def test_parts_of_different_dtypes_are_named(pipe: Any) -> None:
     own = beside(pipe, image_encoder=copy.deepcopy(pipe.image_encoder).to(torch.bfloat16))
-    with pytest.raises(InputError, match=r"the UNet in torch.float32, .* torch.bfloat16: pipe.to\(dtype\)"):
+    with pytest.raises(InputError, match=r"the UNet is in torch.float32, .* torch.bfloat16: pipe.to\(dtype\)"):
         make(own)
 
 
