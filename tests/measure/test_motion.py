@@ -29,12 +29,13 @@ def test_the_class_of_a_table_by_hand():
         (dict(pan_px=[1.0] * 4, tilt_px=[-0.8] * 4), "mixed"),  # 0.8 is beyond SECOND
         (dict(pan_px=[1.0] * 4, tilt_px=[-0.6] * 4), "pan_right"),
         (dict(pan_px=[1.0, 1.0, -1.0, -1.0]), "mixed"),  # it came back
-        (dict(pan_px=[0.0, 0.0, 0.0, 4.0]), "pan_right"),  # it set out late, and did not
         (dict(abstained=[True, True, False, False]), "abstained"),
         (dict(pan_px=[np.nan, 1.0, 1.0, 1.0]), "abstained"),
         (dict(zoom_pct=[1.0] * 4, pan_px=[0.1] * 4), "zoom_in"),
     ):
         assert motion.camera_class(table(**columns), SMALL) == camera, columns
+    late = table(**dict.fromkeys(("tilt_px", "zoom_pct", "roll_deg"), [0.0] * 6), pan_px=[0.0] * 5 + [4.0], abstained=[False] * 6)
+    assert motion.camera_class(late, SMALL) == "abstained"  # it did not come back
     assert motion.camera_class(table(), SMALL, floor=0) == "static"
     # A zoom of 1 % moves the mean pixel of a square by 0.01 * 0.3826 * its side (the mean distance from the centre)
     assert motion.mean_radius((1000, 1000)) == pytest.approx(382.6, abs=0.1)
