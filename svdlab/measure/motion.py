@@ -194,9 +194,8 @@ def camera_class(table: pd.DataFrame, shape: tuple[int, ...], *, floor: float = 
 
     By its net motion: below `floor` px/frame it is static. A zoom or roll has its fixed point inside the frame, wherever; a
     pan or tilt has not. "mixed" are components within SECOND of each other, and a camera that came back on its path.
-    "abstained": half of the pairs or more, a camera that moves in few of them, or a class that the error of the fit leaves less
-    than SURE. (`summary` compares the
-    clip's ends as well before it calls a camera static.)
+    "abstained": half of the pairs or more, a camera that moves in few of them, or a class that the error of the fit leaves
+    less than SURE. (`summary` compares the clip's ends as well before it calls a camera static.)
     """
     return _class(table, tuple(shape), floor)[0]
 
@@ -248,7 +247,7 @@ def _class(table: pd.DataFrame, shape: tuple[int, ...], floor: float) -> tuple[s
     speeds, net = np.linalg.norm(each, axis=1), tuple(each.mean(0))
     paths = (math.sqrt(max(0.0, float(p) - 4 * noise)) for p in (speeds.mean() ** 2, np.square(speeds).mean()))  # minus errors
     mean, rms = (decide(net, math.sqrt(noise), path, shape=shape, floor=floor) for path in paths)
-    return rms if mean[0] == rms[0] else ("abstained", min(mean[1], rms[1]))  # it moves in few pairs, or these are wrong
+    return rms if mean[0] == rms[0] else ("abstained", math.nan)  # it moves in few pairs, or these are wrong
 
 
 def _drifts(frames: np.ndarray, table: pd.DataFrame, floor: float) -> bool:

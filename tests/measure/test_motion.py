@@ -34,7 +34,7 @@ def test_the_class_of_a_table_by_hand():
         (dict(zoom_pct=[1.0] * 4, pan_px=[0.1] * 4), "zoom_in"),
     ):
         assert motion.camera_class(table(**columns), SMALL) == camera, columns
-    late = table(**dict.fromkeys(("tilt_px", "zoom_pct", "roll_deg"), [0.0] * 6), pan_px=[0.0] * 5 + [4.0], abstained=[False] * 6)
+    late = pd.concat([table(), table(pan_px=[0.0, 0.0, 0.0, 4.0])])
     assert motion.camera_class(late, SMALL) == "abstained"  # it did not come back
     assert motion.camera_class(table(), SMALL, floor=0) == "static"
     # A zoom of 1 % moves the mean pixel of a square by 0.01 * 0.3826 * its side (the mean distance from the centre)
