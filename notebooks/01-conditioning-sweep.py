@@ -133,7 +133,7 @@ for condition in ("motion_bucket_id", "fps", "max_guidance_scale"):
 
 # %%
 by_ratio = ratio.pivot_table(index=["motion bucket / fps", "seed"], columns="fps", values=measure).dropna()
-if len(by_ratio):
+if len(by_ratio) and by_ratio.shape[1] > 1:
     low, high = min(by_ratio), max(by_ratio)
     apart = stats.mean_interval((by_ratio[high] - by_ratio[low]).groupby("seed").mean())
     print(f"At the same bucket / fps, {measure} at fps {high} minus that at fps {low} is {apart}: 0 if only the ratio counts.")

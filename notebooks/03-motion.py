@@ -60,7 +60,7 @@ show.save(show.stepwise(clip, playback_fps=playback_fps), Path(out, "stepwise"))
 show.save(show.xt_slice(clip), Path(out, "xt-slice"))
 
 # %%
-panned = svdlab.generate(pipe, images[1], conditions, seed=seeds[0], num_inference_steps=num_inference_steps)
+panned = svdlab.generate(pipe, (images[1:] or images)[0], conditions, seed=seeds[0], num_inference_steps=num_inference_steps)
 show.save(show.camera_path(panned), Path(out, "camera-path"))
 
 # %% [markdown]

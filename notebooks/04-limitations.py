@@ -46,7 +46,8 @@ pd.DataFrame({name: {"the card says": p.card, "question": p.question} for name, 
 # %%
 pipe = svdlab.load_pipeline(checkpoint)
 choice = dict(images=images or None, seeds=seeds, quick=quick)
-cost = probes.estimate(pipe, out, names=[probe, *also], **choice)
+others = [name for name in also if name != probe]
+cost = probes.estimate(pipe, out, names=[probe, *others], **choice)
 cost[["probe", "clips", "missing", "seconds", "device", "why"]]
 
 # %% [markdown]
@@ -75,11 +76,13 @@ result.table.describe().T[["count", "mean", "min", "max"]].round(3)
 # %% [markdown]
 # ## The card
 #
-# Every probe named above, together: as a page with its figures inside, as Markdown, and as JSON with every number. `svdlab probe
-# all` writes the whole card.
+# Every probe named above, together: as a page with its figures inside, as Markdown, and as JSON with every number. The findings of
+# all are corrected as one family, so that q, and with it a verdict, may differ from that of one probe alone. `svdlab probe all`
+# writes the whole card.
 
 # %%
-results = {probe: result, **probes.run_all(pipe, out, names=also, **choice)}
+further = probes.run_all(pipe, out, names=others, **choice) if others else {}
+results = probes.together({probe: result, **further})
 written = probes.card.write(results, out)
 written
 

@@ -138,18 +138,18 @@ widgets.compare(starts, out=Path(out, "exports"))
 # ## Answer
 
 # %%
-lost = share.lt(0.5).idxmax(axis=1)
+lost = share.lt(0.5).idxmax(axis=1).where(share.lt(0.5).any(axis=1), "none")
 print(f"Of {num_inference_steps} steps, a change loses half of its effect if it is made from this one on:")
 print(", ".join(f"{name}: {step}" for name, step in lost.items()))
 slowest = min(effects[1:-1], key=lambda effect: effect.value)
 for effect in (effects[0], slowest, effects[-1]):
-    interval = f"{effect.value:.2f} ({effect.low:.2f} to {effect.high:.2f})"
-    print(f"Speed with temporal attention silenced in {effect.what}: {interval} px/frame.")
+    interval = f" ({effect.low:.2f} to {effect.high:.2f})" if effect.n > 1 else ""
+    print(f"Speed with temporal attention silenced in {effect.what}: {effect.value:.2f}{interval} px/frame.")
 
 # %%
 apart = {name: np.abs(clips[i].frames - clips[0].frames).mean() for name, i in (("embedding", 1), ("latents", 2))}
-ratio = apart["latents"] / apart["embedding"]
-print(f"Another image in the latents changes the clip {ratio:.0f} times as much as one in the embedding.")
+print("Another image changes the clip (mean absolute difference of the frames, 0 to 1):")
+print(f"in the latents by {apart['latents']:.3f}, in the embedding by {apart['embedding']:.3f}.")
 
 # %% [markdown]
 # ## Exercise

@@ -51,6 +51,7 @@ from svdlab import motion, show, stats
 from svdlab.organism import LEAKY, world
 from svdlab.pipeline.images import encode
 from svdlab.study import leakage
+from svdlab.study.measured import find_videos
 
 # %% [markdown]
 # ## Clips of known motion
@@ -66,13 +67,13 @@ conditions = svdlab.Conditions(**asked, max_guidance_scale=1.0, num_inference_st
 
 # %%
 if videos:
-    given = sorted(Path(videos).iterdir())[:count]
+    given = [path for _, path in find_videos(videos)][:count]
 else:
     world_of = dict(motion="object", background="light", frames=pipe.unet.config.num_frames)
     given = world.scenes(count, seed=800, **world_of, **asked).video
 clips = [leakage.fitted(pipe, frames, conditions) for frames in given]
-labels = dict(labels=["clip 0", "clip 1", "clip 2"][:count], title="Clips of known motion")
-show.save(show.filmstrip(clips[:3], **labels), Path(out, "clips"))
+shown = {f"clip {i}": clip for i, clip in enumerate(clips[:3])}
+show.save(show.filmstrip(shown, title="Clips of known motion"), Path(out, "clips"))
 
 # %% [markdown]
 # ## Three models

@@ -75,6 +75,11 @@ chooses = kept[::3]
 reports = [name for name in kept if name not in chooses]
 f"{len(pairs)} pairs on {len(kept)} of {len(images)} images"
 
+# %%
+if not reports:
+    few = f"Seeds disagree on {len(kept)} of {len(images)} images, and on two they must: give more images or seeds."
+    raise svdlab.errors.InputError(few)
+
 # %% [markdown]
 # ## One third of the images chooses the cutoff
 #

@@ -149,7 +149,8 @@ def one_of(name: str, value: Any, options: Iterable[str]) -> str:
     """One of some words."""
     words = list(options)
     if not isinstance(value, str) or value not in words:
-        raise InputError(f"{name}={shown(value)}: give one of {', '.join(words)}.")
+        allowed = f"give one of {', '.join(words)}" if words else "nothing can be chosen"
+        raise InputError(f"{name}={shown(value)}: {allowed}.")
     return value
 
 

@@ -80,6 +80,8 @@ class Explorer(Panel):
     ) -> None:
         self.runs, self.pipe = Runs(results), pipe
         self.measures = list(measures or self.runs.measures())
+        if y in self.runs.table.select_dtypes("number") and y not in self.measures:  # one that does not vary, too
+            self.measures.append(str(y))
         errors.columns("results", self.runs.table, "run_id", "fps", *self.measures)
         self.turn = threading.RLock()  # JupyterLab hands over each control's moves on threads of their own
         self.panes = [Pane(self), Pane(self)]

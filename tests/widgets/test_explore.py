@@ -170,6 +170,13 @@ def test_the_curve_marks_what_is_on_screen_and_a_missing_run_has_no_mark(results
     assert "ring" not in panel.curve.tooltip and "square" in panel.curve.tooltip
 
 
+def test_a_study_of_one_run_is_shown_with_the_measure_asked_for(results: pd.DataFrame) -> None:
+    widget = widgets.explore(results[:1], y="object_px")
+    assert widget.measures == ["object_px"] and "subject speed" in widget.ranks.value
+    with pytest.raises(errors.InputError, match="x='fps': nothing can be chosen"):
+        widgets.explore(results[:1], x="fps")
+
+
 def test_measured_files_have_a_curve_a_video_and_no_plan(results: pd.DataFrame, tmp_path: Path) -> None:
     """Of files some have no settings, and some no rate of their own."""
     own = results.assign(file="a.webp", motion_bucket_id=[20.0, 200.0, None], fps=None, playback_fps=None)
