@@ -14,6 +14,8 @@ from IPython.utils.capture import capture_output
 from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 
+from svdlab.errors import InputError
+
 FOLDER = Path(__file__).parents[1] / "notebooks"
 ALL = sorted(FOLDER.glob("*.ipynb"))
 LONGEST_CELL = 8  # lines
@@ -152,3 +154,30 @@ def test_it_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     shown = run_in_this_process(path, tmp_path / "out", **SMALL.get(path.stem, {}))
     assert [data for data in shown if "image/png" in data]
     check_results(path, tmp_path / "out")
+
+
+FEW: dict[str, tuple[dict[str, Any], str]] = {  # parameters that a user may well give, and how the notebook ends
+    "04-limitations": (dict(probe="autoencoder", also=["autoencoder"], images="world"), ""),
+    "06-interventions": (dict(num_inference_steps=1, seeds=[0]), ""),
+    "09-initial-noise": (dict(num_inference_steps=1, scenes=[15], seeds=[0, 1], cutoffs=[0.5]), "Seeds disagree on 0 of 1"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FEW)
+def test_few_of_everything_is_an_answer_or_a_plain_refusal(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(FOLDER)
+    parameters, refusal = FEW[name]
+    if refusal:
+        with pytest.raises(InputError, match=refusal):
+            run_in_this_process(FOLDER / f"{name}.ipynb", tmp_path / "out", **parameters)
+        return
+    assert run_in_this_process(FOLDER / f"{name}.ipynb", tmp_path / "out", **parameters)
+
+
+def test_one_step_is_no_step_from_which_a_change_is_lost(tmp_path: Path) -> None:
+    """Where no share is below one half, idxmax names the first step."""
+    (answer,) = (c.source for c in nbformat.read(FOLDER / "06-interventions.ipynb", 4).cells if "idxmax" in c.source)
+    share, line = pd.DataFrame({0: [1.0, 1.0], 1: [0.9, 0.2]}, index=["kept", "lost"]), answer.splitlines()[0]
+    exec(line, found := {"share": share})
+    assert found["lost"].to_dict() == {"kept": "none", "lost": 1}
