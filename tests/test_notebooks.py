@@ -1,6 +1,7 @@
 """Every notebook: its parameters are what papermill sees, its cells are short, and it runs from a clean start."""
 
 import ast
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,7 @@ def test_cells_are_short_and_define_nothing(path: Path) -> None:
 def run_in_this_process(path: Path, folder: Path, **parameters: Any) -> list[dict[str, Any]]:
     """Run a notebook's cells in a fresh IPython shell here, which saves a kernel's start; returns each display's data."""
     shown: list[dict[str, Any]] = []
+    main = sys.modules["__main__"]  # the shell puts its own in this place, which no process can be started from
     InteractiveShell.clear_instance()
     shell = InteractiveShell.instance(colors="nocolor")
     try:
@@ -133,6 +135,7 @@ def run_in_this_process(path: Path, folder: Path, **parameters: Any) -> list[dic
     finally:
         shell.reset()
         InteractiveShell.clear_instance()
+        sys.modules["__main__"] = main
     return shown
 
 

@@ -1,5 +1,6 @@
 """The texts that a measure's numbers come from: its source, the functions, classes and values that it names, their files.
 
+>>> from svdlab.measure import motion
 >>> list(source(motion.summary, whole=False))[:1]              # and of svdlab.measure what these name, by the file's name
 ['']
 """
